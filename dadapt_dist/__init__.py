@@ -1,0 +1,22 @@
+"""Learning-rate-free optimizers that stay correct, and cost nothing extra, when training is sharded."""
+
+from .api import DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion, DAdaptSGD, Prodigy
+from .layout import PlacementError
+from .optimizer import LearningRateFree
+from .step_size import NonFiniteError, StepSize
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DAdaptAdaGrad",
+    "DAdaptAdam",
+    "DAdaptAdan",
+    "DAdaptLion",
+    "DAdaptSGD",
+    "LearningRateFree",
+    "NonFiniteError",
+    "PlacementError",
+    "Prodigy",
+    "StepSize",
+    "__version__",
+]

@@ -1,0 +1,222 @@
+"""How many ranks hold the same elements of a parameter, and do all ranks' elements make up the model exactly once?
+
+Runs once, before the first update. Ranks with the same list of parameters form a class (all ranks, in most runs; one class
+a pipeline stage). Of a tensor held by H ranks in n distinct pieces there are H/n copies of each piece; a rank then
+contributes partial/copies, and one SUM counts every element once. What cannot be read from one parameter is checked:
+
+    row of each rank     [ failed | configuration | list of parameters | pieces held | values held ]
+    one all_gather       same list and pieces, other values?  Then they are no copies: two pipeline stages that look alike,
+                         replicas that drifted apart, or slices stored as plain tensors. Raised on all ranks.
+    only with several    one all_gather_object: the list of one rank of each class, to find tensors common to classes
+    one all_reduce       Σ local elements/copies = elements of the model, or it is raised on all ranks
+"""
+
+import hashlib
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .adapters.base import Placement
+from .layout import PlacementError, ShardLayout
+
+NAME_CURE = (
+    "If these are different tensors (pipeline stages, experts), give the optimizer named parameters: "
+    "Prodigy(model.named_parameters(), ...), with names that differ between stages. If they are slices of one tensor, pass "
+    "copies=, a function that gives for a parameter the number of ranks with the same elements. If each rank trains a model "
+    "of its own, pass process_group= with the ranks that train together."
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One parameter of this rank: its tensor, name or None, place in the optimizers, and placement."""
+
+    param: Tensor
+    name: str | None
+    position: str
+    place: Placement
+    copies: int | None = None  # declared by the user
+
+    @property
+    def key(self) -> str:
+        return f"{self.position if self.name is None else self.name}|{self.place.signature}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What another rank needs to know of an item."""
+
+    key: str
+    named: bool
+    shards: int
+    numel: int
+    piece: str
+    checksum: int
+    constant: bool
+
+
+def find_copies(items: Sequence[Item], configuration: Hashable, layout: ShardLayout, device: torch.device) -> list[int]:
+    """The number of ranks that hold the same elements, for each item; a collective call of all ranks.
+
+    configuration: equal on all ranks, else raised. device: where the group can communicate.
+    Raises PlacementError, on all ranks alike, when the placements do not add up.
+    """
+    if layout.world_size == 1:
+        return [1] * len(items)
+    open_items = [item for item in items if item.copies is None]
+    sums = _checksums(open_items, layout.world_size)
+    lists = [item.key for item in open_items], [item.place.piece for item in open_items], sums
+    row = [0, _digest(configuration), *(_digest(entries) for entries in lists)]
+    rows = layout.all_gather(torch.tensor(row, dtype=torch.int64, device=device)).tolist()
+    _raise_if_any_failed(rows, None, layout)
+    _check_configuration(rows)
+    _check_values(rows, open_items, layout.world_size)
+    holders, expected = _holders(rows, open_items, sums, layout)
+    copies = _copies(items, holders)
+    _check_coverage(items, copies, expected, layout, device)
+    return copies
+
+
+def report_failure(error: Exception, layout: ShardLayout, device: torch.device) -> None:
+    """Take part in the exchange of `find_copies` as a rank that could not place its parameters, and raise there."""
+    if layout.world_size > 1:
+        rows = layout.all_gather(torch.tensor([1, 0, 0, 0, 0], dtype=torch.int64, device=device)).tolist()
+        _raise_if_any_failed(rows, error, layout)
+    raise error
+
+
+def _raise_if_any_failed(rows: list[list[int]], error: Exception | None, layout: ShardLayout) -> None:
+    """Every rank sees the same rows, so either all raise here or none: no rank waits for another that is gone."""
+    failed = [rank for rank, row in enumerate(rows) if row[0]]
+    if not failed:
+        return
+    texts = layout.all_gather_object(None if error is None else str(error))
+    raise PlacementError(f"rank {failed[0]}: {texts[failed[0]]}") from error
+
+
+def _check_configuration(rows: list[list[int]]) -> None:
+    others = [rank for rank, row in enumerate(rows) if row[1] != rows[0][1]]
+    if others:
+        raise PlacementError(
+            f"ranks 0 and {others[0]} were given different methods, estimates or constants (d0, d_coef, growth_rate, beta3, "
+            "betas, freeze_after, nonfinite). One d needs one configuration: pass the same options on every rank, and with "
+            "pipeline stages declare all estimates in StepSize(estimates=...)."
+        )
+
+
+def _check_values(rows: list[list[int]], items: Sequence[Item], world_size: int) -> None:
+    """Ranks that claim the same pieces of the same list must hold the same values.
+
+    That also tells apart what names do not: two pipeline stages of equal shapes have different weights.
+    """
+    seen: dict[tuple[int, int], tuple[int, int]] = {}
+    for rank, (_, _, names, pieces, values) in enumerate(rows):
+        first, expected = seen.setdefault((names, pieces), (rank, values))
+        if values == expected:
+            continue
+        shapes = ", ".join(str(tuple(item.param.shape)) for item in items[:3])
+        raise PlacementError(
+            f"ranks {first} and {rank} hold parameters that look like copies of the same tensors (shapes {shapes}, ...) but "
+            f"their values differ, so it cannot be known whether each element counts once or {world_size} times. {NAME_CURE} "
+            "If they are meant to be copies, broadcast them from one rank before the first step, as DistributedDataParallel "
+            "does."
+        )
+
+
+def _holders(
+    rows: list[list[int]], items: Sequence[Item], sums: list[int], layout: ShardLayout
+) -> tuple[dict[str, int], int]:
+    """For each item's key the ranks that hold a piece of its tensor, and the elements of all tensors of all ranks."""
+    classes: dict[int, list[int]] = {}
+    for rank, row in enumerate(rows):
+        classes.setdefault(row[2], []).append(rank)
+    if len(classes) == 1:
+        return {item.key: layout.world_size for item in items}, sum(item.place.numel for item in items)
+    speaks = layout.rank in [ranks[0] for ranks in classes.values()]
+    mine = [_entry(item, value) for item, value in zip(items, sums, strict=True)] if speaks else None
+    lists = layout.all_gather_object(mine)
+    tensors = _join([(lists[ranks[0]], len(ranks)) for ranks in classes.values()])
+    own = list(classes).index(rows[layout.rank][2])
+    holders = {item.key: tensors[_global_key(item.key, item.name is not None, own)][0] for item in items}
+    return holders, sum(numel for _, numel in tensors.values())
+
+
+def _join(classes: list[tuple[list[Entry], int]]) -> dict[str, tuple[int, int]]:
+    """Classes as (entries, ranks) -> {global key: (ranks that hold a piece, elements of the tensor)}."""
+    tensors: dict[str, tuple[int, int]] = {}
+    values: dict[tuple[str, str], int] = {}
+    owner: dict[tuple[int, int], int] = {}
+    for index, (entries, ranks) in enumerate(classes):
+        for entry in entries:
+            key = _global_key(entry.key, entry.named, index)
+            tensors[key] = (tensors.get(key, (0, 0))[0] + ranks, entry.numel)
+            if values.setdefault((key, entry.piece), entry.checksum) != entry.checksum:
+                raise PlacementError(f"ranks with different lists of parameters disagree on the values of {key}. {NAME_CURE}")
+            content = (entry.numel, entry.checksum)
+            if not (entry.named or entry.constant) and owner.setdefault(content, index) != index:
+                raise PlacementError(
+                    f"ranks with different lists of unnamed parameters share one tensor ({key}, {entry.numel} elements), "
+                    f"and without names it cannot be known how often it counts. {NAME_CURE}"
+                )
+    return tensors
+
+
+def _global_key(key: str, named: bool, class_index: int) -> str:
+    """Named tensors are the same tensor in all classes; without a name a position means nothing to another class."""
+    return key if named else f"class {class_index}: {key}"
+
+
+def _copies(items: Sequence[Item], holders: dict[str, int]) -> list[int]:
+    copies = []
+    for item in items:
+        ranks = holders.get(item.key, 0)
+        if item.copies is None and ranks % item.place.shards:
+            raise PlacementError(
+                f"{ranks} ranks hold the parameter {item.key} of shape {tuple(item.param.shape)}, which is cut into "
+                f"{item.place.shards} pieces: the copies do not come out even. Pass process_group= with the ranks that hold it."
+            )
+        copies.append(item.copies if item.copies is not None else ranks // item.place.shards)
+    return copies
+
+
+def _check_coverage(
+    items: Sequence[Item], copies: Sequence[int], expected: int, layout: ShardLayout, device: torch.device
+) -> None:
+    """Σ over ranks of local elements/copies is the model's element count; declared parameters are taken at their word."""
+    pairs = [(item, number) for item, number in zip(items, copies, strict=True) if item.copies is None]
+    local = sum(item.place.local(item.param).numel() / number for item, number in pairs)
+    counted = torch.tensor([local], dtype=torch.float64, device=device)
+    layout.all_reduce(counted).wait()
+    if abs(float(counted) - expected) > 1e-6 * max(expected, 1):
+        shapes = ", ".join(f"{tuple(i.param.shape)}: {i.place.signature} copies {n}" for i, n in pairs[:5])
+        raise PlacementError(
+            f"the ranks' elements add up to {float(counted):.6g}, but the model has {expected} ({shapes}, ...). Some "
+            "parameter is sharded in a way that was not recognised; pass copies= to say how many ranks hold the same elements."
+        )
+
+
+def _entry(item: Item, checksum: int) -> Entry:
+    local = item.place.local(item.param).detach()
+    constant = local.numel() == 0 or bool((local == local.reshape(-1)[0]).all())
+    place = item.place
+    return Entry(item.key, item.name is not None, place.shards, place.numel, place.piece, checksum, constant)
+
+
+def _checksums(items: Sequence[Item], world_size: int) -> list[int]:
+    """A number for the bits of each local tensor; 0 where no other rank can hold the same elements."""
+    sums = [
+        _checksum(item.place.local(item.param).detach()) if item.place.shards < world_size else None for item in items
+    ]
+    return [0 if value is None else int(value) for value in sums]
+
+
+def _checksum(t: Tensor) -> Tensor:
+    bits = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[t.element_size()]
+    return t.contiguous().view(bits).sum(dtype=torch.int64) if t.numel() else torch.zeros((), dtype=torch.int64)
+
+
+def _digest(item: Hashable) -> int:
+    """A 63-bit number that is the same in every process, unlike hash()."""
+    return int.from_bytes(hashlib.blake2b(repr(item).encode(), digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,42 @@
+"""What is a parameter group here? A dict whose scalars (d, ...) are current whenever they are read."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .step_size import StepSize
+
+
+class LiveGroup(dict[str, Any]):
+    """A parameter group. `group["d"]` waits for the reduce under way and returns d as a float.
+
+    Reading is the one moment at which the host waits for the device, and only the reader pays it. Copies and pickles are
+    plain dicts: frameworks deep-copy and pickle groups, and a StepSize holds a process group, which cannot be.
+    """
+
+    __slots__ = ("_live", "_step_size")
+
+    def __init__(self, group: dict[str, Any], step_size: "StepSize", live: frozenset[str]) -> None:
+        super().__init__(group)
+        self._step_size = step_size
+        self._live = live
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._live:
+            return self._step_size.value(super().__getitem__("estimate"), key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (self.plain(),)
+
+    def __copy__(self) -> dict[str, Any]:
+        return self.plain()
+
+    def copy(self) -> dict[str, Any]:
+        return self.plain()
+
+    def plain(self) -> dict[str, Any]:
+        """A plain dict with the scalars as python numbers."""
+        return {key: self[key] if key in self._live else value for key, value in self.items()}

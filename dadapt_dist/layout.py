@@ -1,0 +1,82 @@
+"""Where do the elements of a parameter live, and over which ranks do the sums run?"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .adapters import ADAPTERS
+from .adapters.base import Placement
+
+
+class PlacementError(RuntimeError):
+    """A parameter cannot be placed, or the placements do not add up to the model."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShardLayout:
+    """The ranks that train one model together, and every collective of the optimizer.
+
+    process_group: the ranks of the sums; None is the default group. copies: for sharding that cannot be read from a
+    parameter (a plain tensor that holds a slice): `copies(p)` gives how many ranks of the group hold the same elements
+    of p, or None to have it found out.
+    """
+
+    process_group: Any = None
+    copies: Callable[[Tensor], int | None] | None = None
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the group; 1 when torch.distributed is not initialised."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return 1
+        return dist.get_world_size(self.process_group)
+
+    @property
+    def rank(self) -> int:
+        """This process's rank in the group; 0 when torch.distributed is not initialised."""
+        return 0 if self.world_size == 1 else dist.get_rank(self.process_group)
+
+    def all_reduce(self, sums: Tensor) -> Any:
+        """Start the SUM of `sums` over the ranks, in place; returns the work to wait for."""
+        return dist.all_reduce(sums, group=self.process_group, async_op=True)
+
+    def all_gather(self, row: Tensor) -> Tensor:
+        """[n] of every rank -> [world_size, n]. Once, when the parameters are placed."""
+        rows = [torch.empty_like(row) for _ in range(self.world_size)]
+        dist.all_gather(rows, row, group=self.process_group)
+        return torch.stack(rows)
+
+    def all_gather_object(self, item: Any) -> list[Any]:
+        """One picklable object of every rank. Once, and only when the ranks hold different parameters."""
+        items: list[Any] = [None] * self.world_size
+        dist.all_gather_object(items, item, group=self.process_group)
+        return items
+
+    def reduce_device(self, home: torch.device) -> torch.device:
+        """The device on which the group can reduce: `home` where the group has a backend for it."""
+        if self.world_size == 1:
+            return home
+        group = self.process_group or dist.group.WORLD
+        types = [device.type for device in getattr(group, "_device_types", [home])]
+        if home.type in types or not types:
+            return home
+        index = torch.accelerator.current_device_index() if types[0] != "cpu" else None
+        return torch.device(types[0], index)
+
+
+def resolve(params: Sequence[Tensor]) -> list[Placement]:
+    """Ask the adapters, in order, where each parameter lives; raise PlacementError for one that cannot be placed."""
+    found: dict[int, Placement] = {}
+    for place in ADAPTERS:
+        rest = [p for p in params if id(p) not in found]
+        try:
+            placements = place(rest)
+        except ValueError as error:
+            raise PlacementError(str(error)) from error
+        found.update((id(p), placement) for p, placement in zip(rest, placements, strict=True) if placement is not None)
+    return [found[id(p)] for p in params]
+

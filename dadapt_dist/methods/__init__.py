@@ -1,0 +1,23 @@
+"""Which learning-rate-free methods exist? One file each; this file only names them."""
+
+from .base import Buffer, Method
+from .dadapt_adagrad import DAdaptAdaGradMethod
+from .dadapt_adam import DAdaptAdamMethod
+from .dadapt_adan import DAdaptAdanMethod
+from .dadapt_lion import DAdaptLionMethod
+from .dadapt_sgd import DAdaptSGDMethod
+from .prodigy import ProdigyMethod
+
+METHODS: dict[str, type[Method]] = {
+    cls.name: cls
+    for cls in (
+        ProdigyMethod,
+        DAdaptAdamMethod,
+        DAdaptSGDMethod,
+        DAdaptAdaGradMethod,
+        DAdaptAdanMethod,
+        DAdaptLionMethod,
+    )
+}
+
+__all__ = ["METHODS", "Buffer", "Method"]

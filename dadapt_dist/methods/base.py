@@ -1,0 +1,126 @@
+"""What is a method? The mathematics of one step on one plain tensor, and the rule that turns global sums into d."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+Options = Mapping[str, Any]  # the options of one parameter group: plain numbers
+Scalars = dict[str, Tensor]  # float64; 0-dim for one estimate, [n_estimates] inside `rule`
+Buffers = dict[str, Tensor]  # per-parameter state, in the state dtype
+Coefficients = dict[str, Any]  # what `update` needs of the options and scalars: numbers and 0-dim float64 tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Buffer:
+    """One per-parameter buffer, shaped and placed like its parameter.
+
+    `init`: the fill value, or "param" for a copy of the parameter. `statistic`: it serves the estimate of d alone, so
+    `freeze_after` releases it. `sliced`: `slice_p` keeps every p-th entry of it only.
+    """
+
+    init: float | Literal["param"] = 0.0
+    statistic: bool = False
+    sliced: bool = False
+
+
+class Method(ABC):
+    """One learning-rate-free method: tensors and scalars, no ranks, no frameworks.
+
+    A step of the optimizer calls `coefficients` once a group, `update` once a tensor, adds the returned partial sums over
+    all tensors of all ranks, and hands the global sums to `rule`. `update` must be elementwise and its sums additive, so
+    that any splitting of the tensors gives the same result.
+    """
+
+    name: ClassVar[str]
+    sums: ClassVar[tuple[str, ...]]
+    """Names of the partial sums that `update` returns, in order."""
+    denominator: ClassVar[str]
+    """The sum that `rule` divides by; when it is 0 there was no gradient yet, and no scalar moves."""
+    early_sums: ClassVar[tuple[str, ...]] = ()
+    """Sums needed before the first update, by a blocking reduce; `measure` computes and `absorb` stores them."""
+    averaging: ClassVar[bool] = False
+    """Does the rule use an averaging constant (`average`)?"""
+    sparse: ClassVar[bool] = False
+    """Does the method take sparse gradients (`update_sparse`)?"""
+
+    def scalars(self, options: Options) -> dict[str, float]:
+        """Initial values of the scalars of one estimate; "d" is always among them, "k" is kept by the caller."""
+        return {"d": float(options["d0"])}
+
+    def constants(self, options: Options) -> dict[str, float]:
+        """Constants of one estimate for `rule` and `coefficients`, from the first group that belongs to it."""
+        names = ("d0", "growth_rate", "d_coef")
+        return {name: float(options[name]) for name in names if name in options}
+
+    @abstractmethod
+    def buffers(self, options: Options) -> dict[str, Buffer]:
+        """The buffers of every parameter of a group with these options."""
+
+    def coupled_decay(self, options: Options) -> float:
+        """The weight decay that enters the gradient (g + wd·x) for a group; 0 where decay is decoupled."""
+        return 0.0
+
+    @abstractmethod
+    def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
+        """What one step of one group multiplies by. 0-dim tensors on the device of `scalars`, no host sync."""
+
+    @abstractmethod
+    def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
+        """Advance `x` and `buf` in place by one step; return the partial `sums` (0-dim float64).
+
+        All tensors have one dtype and one shape, but for sliced buffers, which match `x.reshape(-1)[cut]`. A frozen
+        method has no statistic buffers; then the result is ignored and may be empty.
+        """
+
+    def update_sparse(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        """`update` for a coalesced sparse gradient."""
+        raise NotImplementedError(f"{self.name} takes no sparse gradients")
+
+    @abstractmethod
+    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        """The next scalars from the global sums: pure arithmetic, elementwise over estimates ([n_estimates] each)."""
+
+    def measure(self, g: Tensor, options: Options) -> tuple[Tensor, ...]:
+        """Partial `early_sums` of one tensor (0-dim float64)."""
+        raise NotImplementedError(f"{self.name} has no early sums")
+
+    def absorb(self, sums: Scalars, scalars: Scalars) -> Scalars:
+        """The scalars that the early sums set; those of an estimate whose sums are 0 stay as they are."""
+        raise NotImplementedError(f"{self.name} has no early sums")
+
+    def needs_early_sums(self, scalars: Scalars) -> Tensor:
+        """bool [n_estimates]: estimates still waiting for their early sums."""
+        return torch.zeros_like(scalars["d"], dtype=torch.bool)
+
+
+def total(t: Tensor) -> Tensor:
+    """Sum of all elements as a 0-dim float64 tensor.
+
+    Accumulated in float64: float32 accumulation over 5e7 elements is off by percents, and float64 partials make the
+    parameters independent of how the tensors are sharded.
+    """
+    return torch.sum(t, dtype=torch.float64)
+
+
+def bias_correction(options: Options, k: Tensor) -> Tensor | float:
+    """sqrt(1 - b2^(k+1)) / (1 - b1^(k+1)), Adam's correction; 1.0 when the group has it off. k: 0-dim float64."""
+    if not options.get("use_bias_correction", False):
+        return 1.0
+    beta1, beta2 = options["betas"][:2]
+    return torch.sqrt(1 - beta2 ** (k + 1)) / (1 - beta1 ** (k + 1))
+
+
+def grown(scalars: Scalars, d_hat: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
+    """max(d, min(d_hat, d·growth_rate)): d never falls, and grows at most by its rate a step."""
+    d = scalars["d"]
+    return torch.maximum(d, torch.minimum(d_hat, d * constants["growth_rate"]))
+
+
+def sqrt_beta2(options: Options) -> float:
+    """The averaging constant of D-Adapt Adam and Lion."""
+    return math.sqrt(options["betas"][1])

@@ -1,0 +1,65 @@
+"""D-Adapt AdaGrad: what is one step, and what is the next d? (Defazio & Mishchenko, arXiv 2301.07733)"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, grown, total
+
+
+class DAdaptAdaGradMethod(Method):
+    """AdaGrad with D-Adaptation; γ = d·lr, r = layer_scale, α starts at 1e-6.
+
+    α = α + g²;  s = s + γ·g;  gsq = Σ r·γ²·g²/(√α + eps);  sksq = Σ r·s²/(√α + eps);  s_l1 = Σ r|s|
+    z = x0 - r·s/(√α + eps);  x = momentum·x + (1 - momentum)·z
+    G = G + gsq;  d_hat = (sksq - G)/s_l1;  d = max(d, min(d_hat, d·growth_rate))
+
+    The sums over s are computed anew each step; the released code adds up differences, the same number with drift.
+    """
+
+    name = "dadapt_adagrad"
+    sums = ("gsq", "sksq", "s_l1")
+    denominator = "s_l1"
+    sparse = True
+
+    def scalars(self, options: Options) -> dict[str, float]:
+        return {"d": options["d0"], "gsq_weighted": 0.0}
+
+    def buffers(self, options: Options) -> dict[str, Buffer]:
+        return {"alphak": Buffer(init=1e-6), "s": Buffer(), "x0": Buffer(init="param")}
+
+    def coupled_decay(self, options: Options) -> float:
+        return float(options["weight_decay"])
+
+    def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
+        gamma, r = scalars["d"] * options["lr"], options["layer_scale"]
+        return {"gamma": gamma, "gsq": gamma * gamma * r, "r": r, "eps": options["eps"], "pull": 1 - options["momentum"]}
+
+    def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
+        s = buf["s"].add_(g * c["gamma"])
+        square = g * g
+        denom = buf["alphak"].add_(square).sqrt().add_(c["eps"])
+        z = buf["x0"] - s * c["r"] / denom
+        if c["pull"] == 1:
+            x.copy_(z)
+        else:
+            x.add_((z - x).mul_(c["pull"]))
+        return total(square.div_(denom)) * c["gsq"], total(s * s / denom) * c["r"], total(s.abs()) * c["r"]
+
+    def update_sparse(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        """Only the rows in the coalesced gradient are written; the sums over s read the whole buffers."""
+        if c["pull"] != 1:
+            raise ValueError("dadapt_adagrad: sparse gradients need momentum=0: momentum would move every row")
+        rows, values = tuple(g.indices()), g.values()
+        s, alphak = buf["s"], buf["alphak"]
+        s[rows] += values * c["gamma"]
+        alphak[rows] += values * values
+        denom = alphak[rows].sqrt_().add_(c["eps"])
+        x[rows] = buf["x0"][rows] - s[rows] * c["r"] / denom
+        gsq = total(values * values / denom) * c["gsq"]
+        return gsq, total(s * s / (alphak.sqrt() + c["eps"])) * c["r"], total(s.abs()) * c["r"]
+
+    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        gsq_weighted = scalars["gsq_weighted"] + sums["gsq"]
+        d_hat = (sums["sksq"] - gsq_weighted) / sums["s_l1"]
+        return {"d": grown(scalars, d_hat, constants), "gsq_weighted": gsq_weighted}

@@ -1,0 +1,65 @@
+"""D-Adapt Adam: what is one step, and what is the next d? (Defazio & Mishchenko, arXiv 2301.07733, released v3 form)"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, bias_correction, grown, sqrt_beta2, total
+
+
+class DAdaptAdamMethod(Method):
+    """Adam with D-Adaptation; γ = d·lr·c (c: optional bias correction), r = layer_scale.
+
+    inner = Σ r·γ·g·s/(√v + eps), with s and v of before this step
+    m = b1·m + (1-b1)·r·γ·g;  v = b2·v + (1-b2)·g²;  s = √b2·s + (1-√b2)·γ·g;  x = x·(1 - wd·γ) - m/(√v + eps)
+    num = √b2·num + (1-√b2)·inner;  d_hat = num/((1-√b2)·Σ r|s|);  d = max(d, min(d_hat, d·growth_rate))
+    """
+
+    name = "dadapt_adam"
+    sums = ("inner", "s_l1")
+    denominator = "s_l1"
+
+    def scalars(self, options: Options) -> dict[str, float]:
+        return {"d": options["d0"], "numerator": 0.0}
+
+    def constants(self, options: Options) -> dict[str, float]:
+        return super().constants(options) | {"average": sqrt_beta2(options)}
+
+    def buffers(self, options: Options) -> dict[str, Buffer]:
+        return {"s": Buffer(statistic=True), "exp_avg": Buffer(), "exp_avg_sq": Buffer()}
+
+    def coupled_decay(self, options: Options) -> float:
+        return 0.0 if options["decouple"] else float(options["weight_decay"])
+
+    def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
+        (beta1, beta2), decay, average = options["betas"], options["weight_decay"], constants["average"]
+        gamma = scalars["d"] * options["lr"] * bias_correction(options, scalars["k"])
+        scaled = gamma * options["layer_scale"]
+        return {
+            "b1": beta1, "to_m": scaled * (1 - beta1),
+            "b2": beta2, "one_minus_b2": 1 - beta2,
+            "b3": average, "to_s": gamma * (1 - average), "inner": scaled,
+            "keep": 1 - gamma * decay if decay and options["decouple"] else None,
+            "eps": options["eps"], "r": options["layer_scale"],
+        }  # fmt: skip
+
+    def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
+        sums = self._statistics(g, buf, c) if "s" in buf else ()
+        m = buf["exp_avg"].mul_(c["b1"]).add_(g * c["to_m"])
+        v = buf["exp_avg_sq"].mul_(c["b2"]).add_(g * g * c["one_minus_b2"])
+        if c["keep"] is not None:
+            x.mul_(c["keep"])
+        x.sub_(m / v.sqrt().add_(c["eps"]))
+        return sums
+
+    def _statistics(self, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        s = buf["s"]
+        inner = total(g * s / buf["exp_avg_sq"].sqrt().add_(c["eps"])) * c["inner"]
+        s.mul_(c["b3"]).add_(g * c["to_s"])
+        return inner, total(s.abs()) * c["r"]
+
+    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        average = constants["average"]
+        numerator = average * scalars["numerator"] + (1 - average) * sums["inner"]
+        d_hat = numerator / ((1 - average) * sums["s_l1"])
+        return {"d": grown(scalars, d_hat, constants), "numerator": numerator}

@@ -1,0 +1,80 @@
+"""D-Adapt Adan: what is one step, and what is the next d? (released with arXiv 2301.07733; Adan: arXiv 2208.06677)"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, grown, total
+
+
+class DAdaptAdanMethod(Method):
+    """Adan with D-Adaptation; γ = d·lr, r = layer_scale.
+
+    diff = g - g_prev (0 at the parameter's first step);  u = g + b2·diff
+    m = b1·m + (1-b1)·r·γ·g;  n = b2·n + (1-b2)·r·γ·diff;  v = b3·v + (1-b3)·u²;  den = √v + eps
+    s = b3·s + (1-b3)·γ·g;  gsq = Σ r·γ²·g²/den;  sksq = Σ r·s²/den;  s_l1 = Σ r|s|
+    x = (x - (m + b2·n)/den)/(1 + γ·wd)          (no_prox: x·(1 - γ·wd) first, no division)
+    G = b3·G + (1-b3)·gsq;  d_hat = (sksq/(1-b3) - G)/s_l1;  d = max(d, min(d_hat, d·growth_rate))
+
+    `pre_grad` starts as NaN, "no gradient seen yet": a buffer survives sharding and checkpoints, a flag would not.
+    """
+
+    name = "dadapt_adan"
+    sums = ("gsq", "sksq", "s_l1")
+    denominator = "s_l1"
+
+    def scalars(self, options: Options) -> dict[str, float]:
+        return {"d": options["d0"], "gsq_weighted": 0.0}
+
+    def constants(self, options: Options) -> dict[str, float]:
+        return super().constants(options) | {"average": float(options["betas"][2])}
+
+    def buffers(self, options: Options) -> dict[str, Buffer]:
+        return {
+            "s": Buffer(statistic=True),
+            "exp_avg": Buffer(),
+            "exp_avg_diff": Buffer(),
+            "exp_avg_sq": Buffer(),
+            "pre_grad": Buffer(init=float("nan")),
+        }
+
+    def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
+        beta1, beta2, beta3 = options["betas"]
+        gamma, r, average = scalars["d"] * options["lr"], options["layer_scale"], constants["average"]
+        scaled, decay = gamma * r, options["weight_decay"]
+        return {
+            "b1": beta1, "to_m": scaled * (1 - beta1),
+            "b2": beta2, "to_n": scaled * (1 - beta2),
+            "b3": beta3, "one_minus_b3": 1 - beta3,
+            "average": average, "to_s": gamma * (1 - average), "gsq": gamma * gamma * r, "r": r,
+            "keep": 1 - gamma * decay if decay and options["no_prox"] else None,
+            "shrink": 1 + gamma * decay if decay and not options["no_prox"] else None,
+            "eps": options["eps"],
+        }  # fmt: skip
+
+    def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
+        before = buf["pre_grad"]
+        diff = g - torch.where(before.isnan(), g, before)
+        look_ahead = g + diff * c["b2"]
+        m = buf["exp_avg"].mul_(c["b1"]).add_(g * c["to_m"])
+        n = buf["exp_avg_diff"].mul_(c["b2"]).add_(diff * c["to_n"])
+        denom = buf["exp_avg_sq"].mul_(c["b3"]).add_(look_ahead.square_() * c["one_minus_b3"]).sqrt().add_(c["eps"])
+        before.copy_(g)
+        if c["keep"] is not None:
+            x.mul_(c["keep"])
+        x.sub_((m + n * c["b2"]).div_(denom))
+        if c["shrink"] is not None:
+            x.div_(c["shrink"])
+        return self._statistics(g, buf["s"], denom, c) if "s" in buf else ()
+
+    def _statistics(self, g: Tensor, s: Tensor, denom: Tensor, c: Coefficients) -> tuple[Tensor, ...]:
+        gsq = total(g * g / denom) * c["gsq"]
+        s.mul_(c["average"]).add_(g * c["to_s"])
+        return gsq, total(s * s / denom) * c["r"], total(s.abs()) * c["r"]
+
+    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        average = constants["average"]
+        gsq_weighted = average * scalars["gsq_weighted"] + (1 - average) * sums["gsq"]
+        d_hat = (sums["sksq"] / (1 - average) - gsq_weighted) / sums["s_l1"]
+        return {"d": grown(scalars, d_hat, constants), "gsq_weighted": gsq_weighted}

@@ -1,0 +1,58 @@
+"""D-Adapt Lion: what is one step, and what is the next d? (released with arXiv 2301.07733; Lion: arXiv 2302.06675)"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, sqrt_beta2, total
+
+
+class DAdaptLionMethod(Method):
+    """Lion with D-Adaptation; γ = d·lr, r = layer_scale.
+
+    u = sign(b1·m + (1-b1)·g);  x = x·(1 - γ·wd) - r·γ·u;  m = b2·m + (1-b2)·γ·g
+    inner = Σ r·γ·u·s (old s);  s = √b2·s + (1-√b2)·γ·u
+    num = √b2·num + (1-√b2)·inner;  d_hat = num/((1-√b2)·Σ r|s|);  d = max(d, d_hat)
+    """
+
+    name = "dadapt_lion"
+    sums = ("inner", "s_l1")
+    denominator = "s_l1"
+
+    def scalars(self, options: Options) -> dict[str, float]:
+        return {"d": options["d0"], "numerator": 0.0}
+
+    def constants(self, options: Options) -> dict[str, float]:
+        return super().constants(options) | {"average": sqrt_beta2(options)}
+
+    def buffers(self, options: Options) -> dict[str, Buffer]:
+        return {"s": Buffer(statistic=True), "exp_avg": Buffer()}
+
+    def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
+        (beta1, beta2), average = options["betas"], constants["average"]
+        gamma, r = scalars["d"] * options["lr"], options["layer_scale"]
+        return {
+            "b1": beta1, "one_minus_b1": 1 - beta1, "b2": beta2, "to_m": gamma * (1 - beta2),
+            "average": average, "to_s": gamma * (1 - average), "step": gamma * r, "r": r,
+            "keep": 1 - gamma * options["weight_decay"] if options["weight_decay"] else None,
+        }  # fmt: skip
+
+    def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
+        u = (buf["exp_avg"] * c["b1"]).add_(g, alpha=c["one_minus_b1"]).sign_()
+        if c["keep"] is not None:
+            x.mul_(c["keep"])
+        x.sub_(u * c["step"])
+        buf["exp_avg"].mul_(c["b2"]).add_(g * c["to_m"])
+        return self._statistics(u, buf["s"], c) if "s" in buf else ()
+
+    def _statistics(self, u: Tensor, s: Tensor, c: Coefficients) -> tuple[Tensor, ...]:
+        inner = total(u * s) * c["step"]
+        s.mul_(c["average"]).add_(u * c["to_s"])
+        return inner, total(s.abs()) * c["r"]
+
+    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        average = constants["average"]
+        numerator = average * scalars["numerator"] + (1 - average) * sums["inner"]
+        d_hat = numerator / ((1 - average) * sums["s_l1"])
+        return {"d": torch.maximum(scalars["d"], d_hat), "numerator": numerator}

@@ -1,0 +1,65 @@
+"""D-Adapt SGD: what is one step, and what is the next d? (Defazio & Mishchenko, arXiv 2301.07733)"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, grown, total
+
+
+class DAdaptSGDMethod(Method):
+    """SGD with D-Adaptation and momentum; γ = d·lr/‖g0‖, r = layer_scale.
+
+    inner = Σ r·γ·g·s (old s);  s = s + γ·g;  s_sq = Σ r·s²;  z = x0 - r·s;  x = momentum·x + (1 - momentum)·z
+    num = num + inner;  d_hat = 2·num/√s_sq;  d = max(d, min(d_hat, d·growth_rate))
+
+    ‖g0‖² = Σ r·g² of the first step whose gradient is not zero. It is needed before that step's update: the one blocking
+    reduce. The released code divides by zero there when the first gradient is zero, and leaves weight decay out of ‖g0‖.
+    """
+
+    name = "dadapt_sgd"
+    sums = ("inner", "s_sq")
+    denominator = "s_sq"
+    early_sums = ("g_sq",)
+
+    def scalars(self, options: Options) -> dict[str, float]:
+        return {"d": options["d0"], "numerator": 0.0, "g0_norm": 0.0}
+
+    def buffers(self, options: Options) -> dict[str, Buffer]:
+        return {"s": Buffer(), "x0": Buffer(init="param")}  # both make up the iterate: freezing keeps them
+
+    def coupled_decay(self, options: Options) -> float:
+        return float(options["weight_decay"])
+
+    def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
+        norm = scalars["g0_norm"]
+        # While ‖g0‖ is unset (every gradient so far was zero) the step length is 0 instead of a division by zero.
+        gamma = torch.where(norm > 0, scalars["d"] * options["lr"] / torch.where(norm > 0, norm, 1.0), 0.0)
+        ready = (norm > 0).to(norm.dtype)
+        return {
+            "gamma": gamma, "r": options["layer_scale"], "pull": (1 - options["momentum"]) * ready,
+        }  # fmt: skip
+
+    def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
+        s, r = buf["s"], c["r"]
+        inner = total(g * s) * (c["gamma"] * r)
+        s.add_(g * c["gamma"])
+        x.add_((buf["x0"] - s * r).sub_(x).mul_(c["pull"]))
+        return inner, total(s * s) * r
+
+    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        numerator = scalars["numerator"] + sums["inner"]
+        d_hat = 2 * numerator / torch.sqrt(sums["s_sq"])
+        return {"d": grown(scalars, d_hat, constants), "numerator": numerator, "g0_norm": scalars["g0_norm"]}
+
+    def measure(self, g: Tensor, options: Options) -> tuple[Tensor, ...]:
+        return (total(g.double().square()) * options["layer_scale"],)
+
+    def absorb(self, sums: Scalars, scalars: Scalars) -> Scalars:
+        norm = torch.sqrt(sums["g_sq"])
+        usable = self.needs_early_sums(scalars) & torch.isfinite(norm) & (norm > 0)
+        return scalars | {"g0_norm": torch.where(usable, norm, scalars["g0_norm"])}
+
+    def needs_early_sums(self, scalars: Scalars) -> Tensor:
+        return scalars["g0_norm"] == 0

@@ -1,0 +1,84 @@
+"""Prodigy: what is one step, and what is the next d? (Mishchenko & Defazio, arXiv 2306.06101, Algorithm 3)"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, bias_correction, sqrt_beta2, total
+
+
+class ProdigyMethod(Method):
+    """Prodigy with d = d_k known before the step, γ = d·lr·c (c: optional bias correction), r = layer_scale.
+
+    w = (d/d0)·γ;  inner = Σ w·g·(x0 - x);  s = b3·s + w_s·g (w_s = (d/d0)·d with safeguard_warmup, else w)
+    m = b1·m + (1-b1)·d·g;  v = b2·v + (1-b2)·d²·g²;  x = x·(1 - wd·γ) - r·γ·m/(√v + d·eps)
+    num = b3·num + inner;  d_hat = d_coef·num/Σ r|s|;  d follows d_max = max d_hat, at most growth_rate a step.
+
+    eps is scaled by d_k as in the paper; the released code scales it by d_{k+1}, which would need the global sums before
+    the update can be written (docs/deviations.md has the measured size).
+    """
+
+    name = "prodigy"
+    sums = ("inner", "s_l1")
+    denominator = "s_l1"
+
+    def scalars(self, options: Options) -> dict[str, float]:
+        return {"d": options["d0"], "d_max": options["d0"], "numerator": 0.0}
+
+    def constants(self, options: Options) -> dict[str, float]:
+        beta3 = options["beta3"]
+        return super().constants(options) | {"average": sqrt_beta2(options) if beta3 is None else float(beta3)}
+
+    def buffers(self, options: Options) -> dict[str, Buffer]:
+        buffers = {
+            "p0": Buffer(init="param", statistic=True, sliced=True),
+            "s": Buffer(statistic=True, sliced=True),
+            "exp_avg_sq": Buffer(),
+        }
+        if options["betas"][0] > 0:  # without momentum d·g itself takes the place of m
+            buffers["exp_avg"] = Buffer()
+        return buffers
+
+    def coupled_decay(self, options: Options) -> float:
+        return 0.0 if options["decouple"] else float(options["weight_decay"])
+
+    def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
+        d = scalars["d"]
+        (beta1, beta2), decay = options["betas"], options["weight_decay"]
+        gamma = d * options["lr"] * bias_correction(options, scalars["k"])
+        weight = d / constants["d0"] * gamma
+        return {
+            "b1": beta1, "to_m": d * (1 - beta1),
+            "b2": beta2, "to_v": d * d * (1 - beta2),
+            "b3": constants["average"], "inner": weight,
+            "to_s": d / constants["d0"] * d if options["safeguard_warmup"] else weight,
+            "keep": 1 - gamma * decay if decay and options["decouple"] else None,
+            "step": gamma * options["layer_scale"], "eps": d * options["eps"], "r": options["layer_scale"],
+        }  # fmt: skip
+
+    def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
+        sums = self._statistics(x, g, buf, c, cut) if "s" in buf else ()
+        v = buf["exp_avg_sq"].mul_(c["b2"]).add_(g * g * c["to_v"])
+        if "exp_avg" in buf:
+            m = buf["exp_avg"].mul_(c["b1"]).add_(g * c["to_m"])
+        else:
+            m = g * c["to_m"]
+        if c["keep"] is not None:
+            x.mul_(c["keep"])
+        x.sub_((m * c["step"]).div_(v.sqrt().add_(c["eps"])))
+        return sums
+
+    def _statistics(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
+        if cut is not None:
+            x, g = x.reshape(-1)[cut], g.reshape(-1)[cut]
+        inner = total(g * (buf["p0"] - x)) * c["inner"]
+        s = buf["s"].mul_(c["b3"]).add_(g * c["to_s"])
+        return inner, total(s.abs()) * c["r"]
+
+    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        numerator = constants["average"] * scalars["numerator"] + sums["inner"]
+        d_hat = constants["d_coef"] * numerator / sums["s_l1"]
+        d, d_max = scalars["d"], torch.maximum(scalars["d_max"], d_hat)
+        d = torch.where(d == constants["d0"], torch.maximum(d, d_hat), d)
+        return {"d": torch.minimum(d_max, d * constants["growth_rate"]), "d_max": d_max, "numerator": numerator}

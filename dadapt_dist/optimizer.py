@@ -1,0 +1,271 @@
+"""How do method, layout and step size make one torch optimizer? One pass over the parameters a step."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from . import state as states
+from . import state_dict as state_dicts
+from .groups import LiveGroup
+from .kernels import Work, advance, rehearse
+from .methods import METHODS, Buffer
+from .options import check_options
+from .step_size import StepSize
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Share:
+    """Partial sums of this optimizer's tensors of one group, before weighting."""
+
+    row: int
+    weights: list[float]
+    sums: list[Tensor]
+
+
+class LearningRateFree(Optimizer):
+    """A learning-rate-free optimizer. Use its subclasses (`Prodigy`, `DAdaptAdam`, ...), which name their options.
+
+    params: tensors, (name, tensor) pairs or group dicts, as for every torch optimizer. method: a name in METHODS.
+    options: the defaults of the groups. step_size: the estimate of D, possibly shared with other optimizers.
+    state_dtype: dtype of the buffers; None is float32 for low-precision parameters and the parameter's own otherwise.
+
+    Nothing about a parameter is kept from the construction: frameworks wrap, shard and swap parameters afterwards.
+    """
+
+    _step_supports_amp_scaling = True  # a GradScaler must not keep one rank from a step that the others take
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        method: str,
+        options: dict[str, Any],
+        step_size: StepSize,
+        state_dtype: torch.dtype | None = None,
+    ) -> None:
+        if state_dtype is not None and state_dtype not in (torch.float64, torch.float32, torch.bfloat16):
+            raise ValueError(f"state_dtype={state_dtype} must be torch.float64, torch.float32, torch.bfloat16 or None")
+        check_options(options, options, type(self).__name__)
+        self.method = METHODS[method]()
+        self.step_size = step_size
+        self.state_dtype = state_dtype
+        self._anchored: set[Tensor] = set()  # parameters that may have moved: their x0 stays
+        self._bound = False
+        step_size.bind(self.method, options)
+        super().__init__(params, dict(options))
+        for group in self.param_groups:
+            step_size.register(group)
+        self._join()
+
+    def _join(self) -> None:
+        self._bound = True
+        self.step_size.roster.add(self)
+        self.bind_groups()
+
+    # ---------------------------------------------------------------- groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as torch's optimizers do. Raises ValueError for an option that cannot be right; nothing is added."""
+        if isinstance(param_group, dict):
+            check_options(param_group, self.defaults, f"{type(self).__name__} group {len(self.param_groups)}")
+        super().add_param_group(param_group)
+        try:
+            states.check_params(self.param_groups[-1]["params"])
+            if self._bound:
+                self.step_size.register(self.param_groups[-1])
+        except Exception:
+            self.param_groups.pop()
+            raise
+        if self._bound:
+            self.bind_groups()
+
+    def bind_groups(self) -> None:
+        """Let the groups' scalars be views of the step size's, and reading them wait for the reduce. In place."""
+        scalars = self.step_size.scalars
+        live = frozenset((*scalars.values, "steps"))
+        for index, group in enumerate(self.param_groups):
+            views = scalars.of(scalars.row(group["estimate"]))
+            plain = {key: value for key, value in group.items() if key not in live}
+            self.param_groups[index] = LiveGroup(plain | views | {"method": self.method.name, "steps": 0}, self.step_size, live)
+
+    def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
+        """(position, name or None, parameter) of every parameter."""
+        for index, group in enumerate(self.param_groups):
+            names = group.get("param_names") or [None] * len(group["params"])
+            for place, (name, p) in enumerate(zip(names, group["params"], strict=True)):
+                yield f"{index}:{place}", name, p
+
+    # ---------------------------------------------------------------- what users read
+
+    @property
+    def d(self) -> float | dict[str, float]:
+        """The current estimate of D: a float, or name -> float with several estimates. Waits for the reduce under way."""
+        return self.step_size.d
+
+    @property
+    def effective_lr(self) -> list[float]:
+        """d·lr of each group: what the learning rate of the underlying method would be."""
+        return [group["d"] * float(group["lr"]) for group in self.param_groups]
+
+    # ---------------------------------------------------------------- one step
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Take one step; returns the closure's loss, if there is a closure.
+
+        The update uses d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with self.step_size.piece(self) as window:
+            self._log()
+            window.moves |= any(float(group["lr"]) > 0 for group in self.param_groups)
+            if not window.skipped:
+                window.sums += self._pass(advance, moves=True)
+        return loss
+
+    def measure(self) -> Tensor:
+        """Early sums of the gradients, weighted by 1/copies: float64 [n_estimates, n_early_sums]."""
+        shares = []
+        for group, works in self._works():
+            share = _Share(self.step_size.scalars.row(group["estimate"]), [], [])
+            for work, weight in works:
+                share.weights.append(weight)
+                share.sums += states.early_sums(self.method, work, group)
+            shares.append(share)
+        return self._gathered(shares, len(self.method.early_sums))
+
+    def rehearse(self) -> Tensor:
+        """The sums of the coming step, with nothing moved: float64 [n_estimates, n_sums + 1]."""
+        return self._pass(rehearse, moves=False)
+
+    def _pass(self, kernel: Callable[..., list[Tensor]], *, moves: bool) -> Tensor:
+        """Run the kernel over every tensor that has a gradient; return the weighted sums [n_estimates, n_sums + 1]."""
+        width, frozen = len(self.method.sums) + 1, self.step_size.frozen
+        if self._found_inf():  # this rank's gradients are unusable: it moves nothing, and the sums say so to all ranks
+            flag = torch.zeros(len(self.step_size.scalars.names), width, dtype=torch.float64)
+            flag[:, -1] = 1
+            return flag.to(self.step_size.scalars.device)
+        batches, shares = list(self._works()), []  # every gradient is checked before any parameter moves
+        for group, works in batches:
+            row = self.step_size.scalars.row(group["estimate"])
+            constants, share, coefficients = self.step_size.scalars.constants(row), _Share(row, [], []), {}
+            for work, weight in works:
+                device = work.x.device
+                if device not in coefficients:
+                    coefficients[device] = self.method.coefficients(group, self.step_size.on(device, row), constants)
+                share.weights.append(weight)
+                sums = kernel(self.method, work, coefficients[device])
+                share.sums += sums[-1:] if frozen else sums
+            shares.append(share)
+        if moves:  # from now on x0 is where they started
+            self._anchored.update(p for group, p in self._params() if p.grad is not None and float(group["lr"]) > 0)
+        if frozen:  # d stays: only the count of non-finite elements is of use
+            return torch.nn.functional.pad(self._gathered(shares, 1), (width - 1, 0))
+        return self._gathered(shares, width)
+
+    def _works(self) -> Iterator[tuple[dict[str, Any], list[tuple[Work, float]]]]:
+        """Each group that moves, with its tensors' work and weights (1/copies)."""
+        scale = getattr(self, "grad_scale", None)  # set by a GradScaler around step()
+        for group in self.param_groups:
+            if float(group["lr"]) == 0:
+                continue
+            works = []
+            for p in group["params"]:
+                place, weight = self.step_size.roster[p]
+                gradient = place.gradient(p)
+                if gradient is None:
+                    continue
+                states.check_gradient(p, gradient, place.local(p), self.method, group)
+                works.append((self._work(p, gradient, group, scale), weight))
+            yield group, works
+
+    def _work(self, p: Tensor, gradient: Tensor, group: dict[str, Any], scale: Tensor | None) -> Work:
+        place, _ = self.step_size.roster[p]
+        if p not in self.state:
+            self._create(p, group)
+        elif p not in self._anchored:
+            states.anchor(p, self.state[p], place, self._buffers(group), states.cut_of(place, group))
+        return Work(
+            x=place.local(p.detach()),
+            g=gradient,
+            buf={name: place.local(t) for name, t in self.state[p].items()},
+            decay=self.method.coupled_decay(group),
+            maximize=group["maximize"],
+            scale=scale,
+            cut=states.cut_of(place, group),
+        )
+
+    def _gathered(self, shares: list[_Share], width: int) -> Tensor:
+        table = self.step_size.scalars
+        total = torch.zeros(len(table.names), width, dtype=torch.float64, device=table.device)
+        for share in shares:
+            if share.sums:
+                sums = torch.stack([t.to(table.device, non_blocking=True) for t in share.sums]).view(-1, width)
+                weights = torch.tensor(share.weights, dtype=torch.float64).to(table.device, non_blocking=True)
+                total[share.row] += weights @ sums
+        return total
+
+    def _found_inf(self) -> bool:
+        """Did a GradScaler find a non-finite gradient on this rank? Reading it waits for the device, as the scaler itself does."""
+        found = getattr(self, "found_inf", None)
+        return found is not None and bool(found)
+
+    def _log(self) -> None:
+        every = self.param_groups[0].get("log_every", 0)
+        if every and self.step_size.steps % every == 0:
+            logger.info("step %d: d %s, d·lr %s", self.step_size.steps, self.d, self.effective_lr)
+
+    # ---------------------------------------------------------------- buffers
+
+    def _params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        return ((group, p) for group in self.param_groups for p in group["params"])
+
+    def _buffers(self, group: dict[str, Any]) -> dict[str, Buffer]:
+        buffers = self.method.buffers(group)
+        return {n: b for n, b in buffers.items() if not (self.step_size.frozen and b.statistic)}
+
+    def prepare(self) -> None:
+        """Create the buffers of every trainable parameter, with or without a gradient: all ranks have the same keys."""
+        for group, p in self._params():
+            if p.requires_grad and p not in self.state:
+                self._create(p, group)
+
+    def _create(self, p: Tensor, group: dict[str, Any]) -> None:
+        place, _ = self.step_size.roster[p]
+        self.state[p] = states.create(p, place, self._buffers(group), self.state_dtype, states.cut_of(place, group))
+
+    def release_statistics(self) -> None:
+        """Drop the buffers that serve the estimate alone."""
+        for group, p in self._params():
+            for name, buffer in self.method.buffers(group).items():
+                if buffer.statistic and p in self.state:
+                    self.state[p].pop(name, None)
+
+    # ---------------------------------------------------------------- saving and loading
+
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+        """As torch's. Waits for the reduce under way and calls no collective: one rank alone may save."""
+        return state_dicts.save(self, super().state_dict)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+        """As torch's, but buffers keep their dtype. Raises ValueError, before anything changes, for a checkpoint that does not fit."""
+        state_dicts.load(self, state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.step_size.finish()
+        own = ("method", "step_size", "state_dtype", "_anchored", "_bound")
+        return super().__getstate__() | {name: self.__dict__[name] for name in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._join()

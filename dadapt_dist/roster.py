@@ -1,0 +1,100 @@
+"""Which optimizers share one d, and where do all their parameters live?"""
+
+import weakref
+from collections import Counter
+from collections.abc import Hashable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .adapters.base import Placement
+from .coverage import Item, find_copies, report_failure
+from .layout import ShardLayout, resolve
+
+
+class Member(Protocol):
+    """What a StepSize asks of an optimizer that shares it."""
+
+    def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
+        """(position in the groups, name or None, parameter) of every parameter."""
+
+    def prepare(self) -> None:
+        """Create the buffers of every trainable parameter."""
+
+    def release_statistics(self) -> None:
+        """Drop the buffers that serve the estimate alone."""
+
+    def measure(self) -> Tensor:
+        """Early sums of this optimizer's gradients, weighted: [n_estimates, n_early_sums]."""
+
+    def rehearse(self) -> Tensor:
+        """Sums that the coming step would have: [n_estimates, n_sums + 1], the last the non-finite elements."""
+
+    def bind_groups(self) -> None:
+        """Point the groups' scalars to the StepSize's."""
+
+
+class Roster:
+    """The optimizers of this process that share one StepSize, and the placements of their parameters."""
+
+    def __init__(self, layout: ShardLayout) -> None:
+        self.layout = layout
+        self._members: list[weakref.ref[Member]] = []
+        self._placed: dict[Tensor, tuple[Placement, float]] = {}
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter([member for ref in self._members if (member := ref()) is not None])
+
+    def add(self, member: Member) -> None:
+        if all(other is not member for other in self):
+            self._members.append(weakref.ref(member))
+
+    def __getitem__(self, p: Tensor) -> tuple[Placement, float]:
+        """Where p lives, and the weight 1/copies of its partial sums."""
+        return self._placed[p]
+
+    def forget(self) -> None:
+        """Place all parameters anew at the next step: a framework may have swapped or resharded them."""
+        self._placed.clear()
+
+    def is_placed(self) -> bool:
+        """Does every parameter have a placement? False at the first step, and after parameters were added or swapped."""
+        return all(p in self._placed for member in self for _, _, p in member.named_params())
+
+    def place(self, configuration: Hashable) -> None:
+        """Find where all parameters live; a collective call of all ranks. Raises PlacementError on all ranks alike."""
+        params = [entry for index, member in enumerate(self) for entry in self._entries(index, member)]
+        device = self.layout.reduce_device(home_device([p for _, _, p in params]))
+        try:
+            items = self._items(params)
+        except Exception as error:  # any failure must reach the other ranks, which are about to communicate
+            report_failure(error, self.layout, device)
+            raise
+        copies = find_copies(items, configuration, self.layout, device)
+        self._placed = {item.param: (item.place, 1.0 / number) for item, number in zip(items, copies, strict=True)}
+
+    def _entries(self, index: int, member: Member) -> Iterator[tuple[str, str | None, Tensor]]:
+        for position, name, p in member.named_params():
+            yield f"{index}:{position}", name, p
+
+    def _items(self, params: list[tuple[str, str | None, Tensor]]) -> list[Item]:
+        repeated = {name for name, count in Counter(name for _, name, _ in params).items() if count > 1}
+        placements = resolve([p for _, _, p in params])
+        items = []
+        for (position, name, p), place in zip(params, placements, strict=True):
+            unique = f"{name} at {position}" if name is not None and name in repeated else name
+            copies = self.layout.copies(p) if self.layout.copies is not None else None
+            if copies is not None and not 1 <= copies <= self.layout.world_size:
+                raise ValueError(
+                    f"copies= gave {copies} for a parameter of shape {tuple(p.shape)}; it must be between 1 and the "
+                    f"{self.layout.world_size} ranks of the group, or None to have it found out."
+                )
+            items.append(Item(p, unique, position, place, copies))
+        return items
+
+
+def home_device(params: list[Tensor]) -> torch.device:
+    """Where the scalars live: the parameters' device; an accelerator when there are several devices."""
+    devices = [p.device for p in params]
+    return next((device for device in devices if device.type != "cpu"), devices[0] if devices else torch.device("cpu"))

@@ -1,0 +1,119 @@
+"""What are d and the other scalars of an estimate, and how do global sums move them?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .methods.base import Method, Options, Scalars
+
+KEPT_HERE = ("k", "held")  # steps in which the estimate moved; steps held because a gradient was not finite
+
+
+class ScalarTable:
+    """The scalars of all estimates of one method: name -> float64 [n_estimates], the same bits on every rank."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.names: list[str] = []
+        self.device = torch.device("cpu")
+        self.values: Scalars = {}
+        self._constants: list[dict[str, float]] = []
+        self._given: set[str] = set()
+        self._constant_tensors: Scalars | None = None
+
+    def row(self, estimate: str) -> int:
+        """Index of an estimate; ValueError names those that exist."""
+        if estimate not in self.names:
+            raise ValueError(f"there is no estimate {estimate!r}; the estimates are: {', '.join(self.names)}")
+        return self.names.index(estimate)
+
+    def add(self, estimate: str, options: Options, *, given: bool = True) -> None:
+        """Add an estimate, or a further group to it. The groups of one estimate must agree on its constants.
+
+        given: False for options that are mere defaults, which the first group of the estimate replaces.
+        """
+        constants = self.method.constants(options)
+        if estimate in self._given and given and (row := self.row(estimate)) is not None:
+            self._check_same(estimate, self._constants[row], constants)
+        elif estimate in self.names:
+            self._constants[self.row(estimate)] = constants
+            self._start(self.row(estimate), options)
+        else:
+            self.names.append(estimate)
+            self._constants.append(constants)
+            self._grow(options)
+        if given:
+            self._given.add(estimate)
+        self._constant_tensors = None
+
+    def _check_same(self, estimate: str, old: Mapping[str, float], new: Mapping[str, float]) -> None:
+        for name in old:
+            if old[name] != new[name]:
+                what = "the averaging constant (beta3, or the betas it comes from)" if name == "average" else name
+                raise ValueError(
+                    f"two groups of the estimate {estimate!r} differ in {what}: {old[name]!r} and {new[name]!r}. One d has "
+                    'one such constant: give both groups the same, or one of them an "estimate" of its own.'
+                )
+
+    def _initial(self, options: Options) -> dict[str, float]:
+        return dict(self.method.scalars(options)) | dict.fromkeys(KEPT_HERE, 0.0)
+
+    def _grow(self, options: Options) -> None:
+        for name, value in self._initial(options).items():
+            new = torch.tensor([value], dtype=torch.float64, device=self.device)
+            self.values[name] = torch.cat([self.values[name], new]) if name in self.values else new
+
+    def _start(self, row: int, options: Options) -> None:
+        for name, value in self._initial(options).items():
+            self.values[name][row] = value
+
+    def to(self, device: torch.device) -> None:
+        if device != self.device:
+            self.values = {name: value.to(device) for name, value in self.values.items()}
+            self.device, self._constant_tensors = device, None
+
+    def constants(self, row: int) -> Mapping[str, float]:
+        return self._constants[row]
+
+    def configuration(self) -> tuple[Any, ...]:
+        """What must be equal on all ranks."""
+        return self.method.name, tuple(self.names), tuple(tuple(sorted(c.items())) for c in self._constants)
+
+    def _rule_constants(self) -> Scalars:
+        if self._constant_tensors is None:
+            rows = self._constants
+            self._constant_tensors = {
+                name: torch.tensor([row[name] for row in rows], dtype=torch.float64, device=self.device) for name in rows[0]
+            }
+        return self._constant_tensors
+
+    def apply(self, sums: Tensor) -> None:
+        """Move the scalars by the global sums [n_estimates, n_sums + 1] (the last: non-finite gradient elements), in place.
+
+        An estimate stays where it is when a gradient element was not finite, when there was no gradient yet (its
+        denominator is 0), or when the arithmetic overflows. Only functions of the reduced bits decide, so that all ranks
+        do the same.
+        """
+        columns = dict(zip(self.method.sums, sums.unbind(1), strict=False))
+        clean = (sums[:, -1] == 0) & torch.isfinite(sums).all(1)
+        usable = clean & (columns[self.method.denominator] > 0)
+        safe = {name: torch.where(usable, column, 1.0) for name, column in columns.items()}
+        new = self.method.rule(safe, self.values, self._rule_constants())
+        for value in new.values():
+            usable = usable & torch.isfinite(value)
+        for name, value in new.items():
+            self.values[name].copy_(torch.where(usable, value, self.values[name]))
+        self.values["k"].add_(usable)
+        self.values["held"].add_(~clean)
+
+    def absorb(self, early_sums: Tensor) -> None:
+        """Store what the early sums [n_estimates, n_early_sums] set, in place."""
+        columns = dict(zip(self.method.early_sums, early_sums.unbind(1), strict=True))
+        for name, value in self.method.absorb(columns, self.values).items():
+            self.values[name].copy_(value)
+
+    def of(self, row: int) -> Scalars:
+        """One estimate's scalars as 0-dim views."""
+        return {name: value[row] for name, value in self.values.items()}

@@ -1,0 +1,106 @@
+"""What are a parameter's buffers, and which of its elements do they keep?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .adapters.base import Placement
+from .kernels import Work
+from .methods import Buffer, Method
+
+
+def check_params(params: list[Tensor]) -> None:
+    """Raise ValueError for a parameter that no method here can train."""
+    for p in params:
+        if not p.is_floating_point():
+            raise ValueError(
+                f"parameter of shape {tuple(p.shape)} has dtype {p.dtype}; it must be a real floating dtype (float64, float32, "
+                "bfloat16, float16). Give complex parameters as torch.view_as_real(p)."
+            )
+
+
+def check_gradient(p: Tensor, gradient: Tensor, local: Tensor, method: Method, options: Mapping[str, Any]) -> None:
+    """Raise for a gradient that the method cannot use, before anything of the step has happened."""
+    if gradient.is_sparse:
+        if not method.sparse:
+            raise RuntimeError(
+                f"parameter of shape {tuple(p.shape)} has a sparse gradient, which {method.name} cannot use. Train it with "
+                "DAdaptAdaGrad, or make the gradient dense (nn.Embedding(sparse=False))."
+            )
+        if options["weight_decay"] != 0 or options["momentum"] != 0:
+            raise ValueError(
+                f"weight_decay={options['weight_decay']} and momentum={options['momentum']} must be 0 for a sparse gradient "
+                f"(parameter of shape {tuple(p.shape)}): either would move rows that are not in it. Give it a group of its own."
+            )
+    if gradient.shape != local.shape:
+        raise RuntimeError(
+            f"the gradient of the parameter of shape {tuple(p.shape)} has the local shape {tuple(gradient.shape)}, the "
+            f"parameter {tuple(local.shape)}: gradient and parameter are sharded differently."
+        )
+
+
+def cut_of(place: Placement, options: Mapping[str, Any]) -> slice | None:
+    """Which local entries the sliced buffers keep: those whose index in the whole flattened tensor is a multiple of slice_p.
+
+    None keeps all. Raises ValueError where no global index belongs to a local entry.
+    """
+    step = options.get("slice_p", 1)
+    if step == 1:
+        return None
+    if place.start is None:
+        raise ValueError(
+            f"slice_p={step} needs parameters whose local part is one run of the whole tensor, which {place.signature} is not. "
+            "Use slice_p=1, or shard by rows (FSDP2, HSDP, FSDP1 with use_orig_params=True)."
+        )
+    return slice(-place.start % step, None, step)
+
+
+def create(
+    p: Tensor, place: Placement, buffers: dict[str, Buffer], dtype: torch.dtype | None, cut: slice | None
+) -> dict[str, Tensor]:
+    """The buffers of one parameter, placed like it: a DTensor's are DTensors, so that checkpoints reshard."""
+    if dtype is None:
+        dtype = torch.promote_types(p.dtype, torch.float32)
+    source = p.detach()
+    made = {}
+    for name, buffer in buffers.items():
+        like = place.local(source).reshape(-1)[cut] if buffer.sliced and cut is not None else source
+        if buffer.init == "param":
+            made[name] = like.to(dtype=dtype, copy=True)
+        else:
+            made[name] = torch.full_like(like, buffer.init, dtype=dtype)
+    return made
+
+
+def anchor(
+    p: Tensor, state: dict[str, Tensor], place: Placement, buffers: dict[str, Buffer], cut: slice | None
+) -> None:
+    """Copy the parameter into its x0, in place: for a parameter that this optimizer has not moved yet.
+
+    Checkpoint tools create state by a dummy step and load the weights afterwards; an x0 of before would hold d at d0.
+    """
+    for name, buffer in buffers.items():
+        if buffer.init == "param":
+            source = place.local(p.detach())
+            place.local(state[name]).copy_(source.reshape(-1)[cut] if buffer.sliced and cut is not None else source)
+
+
+def early_sums(method: Method, work: Work, options: Mapping[str, Any]) -> list[Tensor]:
+    """Partial early sums of one tensor. A non-finite gradient makes them non-finite, and they are not used."""
+    g = work.g if work.scale is None else work.g / work.scale
+    g = g.neg() if work.maximize else g
+    return list(method.measure(g.to(torch.float64).add(work.x, alpha=work.decay), options))
+
+
+def expand(p: Tensor, t: Tensor, place: Placement, cut: slice) -> Tensor:
+    """A sliced buffer in the shape and placement of its parameter, zero elsewhere: the form in which it is saved."""
+    full = torch.zeros_like(p.detach(), dtype=t.dtype)
+    place.local(full).view(-1)[cut] = t
+    return full
+
+
+def compress(t: Tensor, place: Placement, cut: slice) -> Tensor:
+    """The kept entries of a saved buffer."""
+    return place.local(t).reshape(-1)[cut].clone()

@@ -1,0 +1,299 @@
+"""When does a step begin and end, and how do the sums of all ranks become the next d?
+
+    window opens    wait for the reduce of the step before (long done), apply the rule: d_k, in place
+    each piece      an optimizer adds its partial sums / copies to a float64 vector [n_estimates, n_sums + 1]
+    window closes   one asynchronous all_reduce(SUM) of that vector, hidden behind the next forward and backward
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .layout import ShardLayout
+from .methods.base import Method, Options, Scalars
+from .roster import Member, Roster, home_device
+from .scalars import ScalarTable
+
+logger = logging.getLogger(__name__)
+
+Sync = Literal["next_step", "step"]
+NonFinite = Literal["hold", "skip", "raise"]
+
+
+class NonFiniteError(ArithmeticError):
+    """A gradient was not finite and the optimizer was told to raise; no parameter has moved, on any rank."""
+
+
+@dataclass
+class _Window:
+    """One open step."""
+
+    sums: Tensor
+    reduced: Tensor | None = None  # the global sums, when they were needed inside the step
+    skipped: bool = False
+    moves: bool = False  # does any group have lr > 0?
+    stepped: list[int] = field(default_factory=list)
+
+
+class StepSize:
+    """The estimate of D that one or several optimizers share, over all ranks of a process group.
+
+    estimates: names of the separate estimates; groups choose with {"estimate": name}. None: those that the groups name.
+    process_group: ranks over which the sums run (None: all). copies: see `ShardLayout`.
+    sync: "next_step" hides the all-reduce behind the next forward and backward; "step" waits for it in the step.
+    nonfinite: what a NaN or infinite gradient does. "hold": d stays where it is on every rank, and only the elements
+    with finite gradients train. "skip": nothing moves on any rank. "raise": NonFiniteError on all ranks in the same
+    step, before anything moves. "skip" and "raise" need the sums inside the step: the step is computed twice and waits for
+    a blocking reduce.
+    freeze_after: number of steps after which d stays, buffers of the estimate are dropped and no collective runs.
+    """
+
+    def __init__(
+        self,
+        estimates: Sequence[str] | None = None,
+        *,
+        process_group: Any = None,
+        copies: Any = None,
+        sync: Sync = "next_step",
+        nonfinite: NonFinite = "hold",
+        freeze_after: int | None = None,
+    ) -> None:
+        _check_choice("sync", sync, ("next_step", "step"))
+        _check_choice("nonfinite", nonfinite, ("hold", "skip", "raise"))
+        if isinstance(estimates, str) or (estimates is not None and (not estimates or len({*estimates}) < len(estimates))):
+            raise ValueError(f"estimates={estimates!r} must be a list of different names, or None")
+        if freeze_after is not None and (not isinstance(freeze_after, int) or freeze_after < 1):
+            raise ValueError(f"freeze_after={freeze_after!r} must be an integer >= 1, or None to estimate d to the end")
+        self.layout = ShardLayout(process_group, copies)
+        self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, freeze_after
+        self.steps = 0
+        self.roster = Roster(self.layout)
+        self.table: ScalarTable | None = None
+        self._declared = None if estimates is None else tuple(estimates)
+        self._window: _Window | None = None
+        self._explicit = False
+        self._pending: tuple[Tensor, Any] | None = None
+        self._early_done = False
+        self._held = torch.zeros((), dtype=torch.float64)
+        self._reported = False
+
+    # ---------------------------------------------------------------- joining
+
+    def bind(self, method: Method, defaults: Options) -> None:
+        """Take the method of the first optimizer; another method later raises ValueError."""
+        if self.table is None:
+            self.table = ScalarTable(method)
+            for name in self._declared or ():
+                self.table.add(name, defaults, given=False)
+        elif self.table.method.name != method.name:
+            raise ValueError(
+                f"this StepSize estimates d for {self.table.method.name}, and {method.name} cannot share it: their sums differ. "
+                "Give each method a StepSize of its own."
+            )
+
+    def register(self, options: Options) -> None:
+        """Take part in an estimate with a group of these options; raises ValueError for an estimate that does not exist."""
+        name = options["estimate"]
+        if self._declared is not None and name not in self._declared:
+            raise ValueError(
+                f"there is no estimate {name!r}: StepSize was made with estimates={list(self._declared)}. Name it there, or "
+                "give the group one of these."
+            )
+        self.finish()
+        self.scalars.add(name, options)
+        for member in self.roster:
+            member.bind_groups()
+
+    @property
+    def scalars(self) -> ScalarTable:
+        if self.table is None:
+            raise RuntimeError("this StepSize has no optimizer yet: pass it to one, Prodigy(params, step_size=step_size)")
+        return self.table
+
+    # ---------------------------------------------------------------- one step
+
+    @contextmanager
+    def window(self) -> Iterator["StepSize"]:
+        """Bracket the pieces of one step: every `step()` of the sharing optimizers inside belongs to it.
+
+        No `step()` inside: no collective. An exception inside: the window is dropped without a collective.
+        """
+        if self._explicit or self._window is not None:
+            raise RuntimeError("a window of this StepSize is already open: windows do not nest")
+        self._explicit = True
+        try:
+            yield self
+        except BaseException:
+            self._window = None
+            raise
+        finally:
+            self._explicit = False
+        if self._window is not None:
+            self._close(self._window)
+
+    @contextmanager
+    def piece(self, member: Member) -> Iterator[_Window]:
+        """Bracket one optimizer's part of a step. Without an explicit window, the last of the sharing optimizers closes it."""
+        window = self._window or self._open()
+        if id(member) in window.stepped and not self._explicit:
+            self._window = None
+            raise RuntimeError(
+                "an optimizer stepped twice before every optimizer that shares its StepSize had stepped, so it cannot be known "
+                "where one step ends. Call step() of each once, or bracket one step: `with step_size.window(): ...`."
+            )
+        try:
+            yield window
+        except BaseException:
+            self._window = None
+            raise
+        window.stepped.append(id(member))
+        if not self._explicit and all(id(other) in window.stepped for other in self.roster):
+            self._close(window)
+
+    @property
+    def frozen(self) -> bool:
+        """Does d stay for good? True from step `freeze_after` on."""
+        return self.freeze_after is not None and self.steps >= self.freeze_after
+
+    def _open(self) -> _Window:
+        self.finish()
+        self._report()
+        if not self.roster.is_placed():
+            self._place()
+        table = self.scalars
+        shape = len(table.names), len(table.method.sums) + 1
+        window = _Window(torch.zeros(shape, dtype=torch.float64, device=table.device))
+        if self.frozen:
+            for member in self.roster:
+                member.release_statistics()
+        if table.method.early_sums and not self._early_done:
+            self._measure()
+        if self.nonfinite != "hold":
+            self._decide(window)
+        self._window = window
+        return window
+
+    def _place(self) -> None:
+        self.roster.place((*self.scalars.configuration(), self.nonfinite, self.freeze_after))
+        self.scalars.to(home_device([p for member in self.roster for _, _, p in member.named_params()]))
+        for member in self.roster:
+            member.bind_groups()
+            member.prepare()
+
+    def _measure(self) -> None:
+        """The blocking reduce before the first update that has a gradient (D-Adapt SGD's ‖g0‖)."""
+        sums = torch.stack([member.measure() for member in self.roster]).sum(0)
+        self.scalars.absorb(self._reduce(sums))
+        self._early_done = not bool(self.scalars.method.needs_early_sums(self.scalars.values).any())
+
+    def _decide(self, window: _Window) -> None:
+        """With "skip" and "raise": the sums of this step before anything moves, so that all ranks decide alike."""
+        window.reduced = self._reduce(torch.stack([member.rehearse() for member in self.roster]).sum(0))
+        window.skipped = not bool(torch.isfinite(window.reduced).all() & (window.reduced[:, -1] == 0).all())
+        if window.skipped and self.nonfinite == "raise":
+            raise NonFiniteError(
+                f"{int(window.reduced[:, -1].sum().nan_to_num())} gradient elements are not finite in step {self.steps}. Nothing "
+                'has moved on any rank. nonfinite="skip" leaves such steps out, "hold" trains the finite elements.'
+            )
+
+    def _reduce(self, sums: Tensor) -> Tensor:
+        """The global sums, at once."""
+        buffer, work = self._launch(sums)
+        if work is not None:
+            work.wait()
+        return buffer.to(sums.device)
+
+    def _launch(self, sums: Tensor) -> tuple[Tensor, Any]:
+        if self.layout.world_size == 1:
+            return sums, None
+        buffer = sums.to(self.layout.reduce_device(sums.device))
+        return buffer, self.layout.all_reduce(buffer)
+
+    def _close(self, window: _Window) -> None:
+        self._window = None
+        self.steps += window.moves
+        if self.freeze_after is not None and self.steps - window.moves >= self.freeze_after:
+            self.scalars.values["k"].add_(window.moves and not window.skipped)
+            return
+        self._pending = self._launch(window.sums) if window.reduced is None else (window.reduced, None)
+        if self.sync == "step" or self.layout.world_size == 1:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the reduce under way, if any, and move the scalars by it. No collective: one rank alone may call it."""
+        if self._pending is None:
+            return
+        buffer, work = self._pending
+        if work is not None:
+            work.wait()
+        self._pending = None
+        self.scalars.apply(buffer.to(self.scalars.device))
+        self._held.copy_(self.scalars.values["held"].sum(), non_blocking=True)
+
+    def _report(self) -> None:
+        """Say once that a step was held. Reads a host copy that an earlier step sent off, so nothing waits."""
+        if not self._reported and bool(self._held > 0):
+            self._reported = True
+            logger.warning(
+                "a gradient was not finite in step %d or shortly before: the step size was held on all ranks. Further "
+                "such steps are counted (StepSize.held_steps) and not reported.",
+                self.steps - 1,
+            )
+
+    # ---------------------------------------------------------------- reading and writing
+
+    @property
+    def d(self) -> float | dict[str, float]:
+        """The current d: a float, or name -> float when there are several estimates. Waits for the reduce under way."""
+        values = {name: self.value(name, "d") for name in self.scalars.names}
+        return next(iter(values.values())) if len(values) == 1 else values
+
+    @property
+    def held_steps(self) -> int:
+        """Steps in which some estimate was held because a gradient was not finite."""
+        self.finish()
+        return int(self.scalars.values["held"].max())
+
+    def value(self, estimate: str, name: str) -> float | int:
+        """One scalar of one estimate as a python number."""
+        if name == "steps":
+            return self.steps
+        self.finish()
+        return float(self.scalars.values[name][self.scalars.row(estimate)])
+
+    def load(self, estimate: str, values: dict[str, float]) -> None:
+        """Set an estimate's scalars, and the number of steps under "steps", from a checkpoint."""
+        self.finish()
+        row = self.scalars.row(estimate)
+        for name in self.scalars.values:
+            self.scalars.values[name][row] = values[name]
+        self.steps = int(values["steps"])
+        self._early_done = False
+        self.roster.forget()
+
+    def on(self, device: torch.device, row: int) -> Scalars:
+        """One estimate's scalars as 0-dim tensors on a device."""
+        scalars = self.scalars.of(row)
+        if device == self.scalars.device:
+            return scalars
+        return {name: value.to(device, non_blocking=True) for name, value in scalars.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._window is not None:
+            raise RuntimeError("a step is half done: close the window, or step every optimizer that shares it, then save")
+        self.finish()
+        return self.__dict__ | {"roster": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.roster = Roster(self.layout)
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(repr(choice) for choice in allowed)}")
