@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .methods.base import Method, Options, Scalars
 
+OF_ESTIMATE = ("d0", "d_coef", "growth_rate", "beta3")  # options that all groups of one estimate must share
 KEPT_HERE = ("k", "held")  # steps in which the estimate moved; steps held because a gradient was not finite
 
 
@@ -20,7 +21,7 @@ class ScalarTable:
         self.device = torch.device("cpu")
         self.values: Scalars = {}
         self._constants: list[dict[str, float]] = []
-        self._given: set[str] = set()
+        self._given: dict[str, dict[str, Any]] = {}
         self._constant_tensors: Scalars | None = None
 
     def row(self, estimate: str) -> int:
@@ -35,8 +36,8 @@ class ScalarTable:
         given: False for options that are mere defaults, which the first group of the estimate replaces.
         """
         constants = self.method.constants(options)
-        if estimate in self._given and given and (row := self.row(estimate)) is not None:
-            self._check_same(estimate, self._constants[row], constants)
+        if estimate in self._given:
+            self._check_same(estimate, options)
         elif estimate in self.names:
             self._constants[self.row(estimate)] = constants
             self._start(self.row(estimate), options)
@@ -45,17 +46,27 @@ class ScalarTable:
             self._constants.append(constants)
             self._grow(options)
         if given:
-            self._given.add(estimate)
+            self._given.setdefault(estimate, {name: options[name] for name in OF_ESTIMATE if name in options})
         self._constant_tensors = None
 
-    def _check_same(self, estimate: str, old: Mapping[str, float], new: Mapping[str, float]) -> None:
-        for name in old:
-            if old[name] != new[name]:
-                what = "the averaging constant (beta3, or the betas it comes from)" if name == "average" else name
+    def _check_same(self, estimate: str, options: Options) -> None:
+        """Betas may differ between groups: the averaging constant of the estimate is that of its first group."""
+        for name, value in self._given[estimate].items():
+            if options[name] != value:
                 raise ValueError(
-                    f"two groups of the estimate {estimate!r} differ in {what}: {old[name]!r} and {new[name]!r}. One d has "
-                    'one such constant: give both groups the same, or one of them an "estimate" of its own.'
+                    f"two groups of the estimate {estimate!r} differ in {name}: {value!r} and {options[name]!r}. One d has one "
+                    f'{name}: give both groups the same, or one of them an "estimate" of its own.'
                 )
+
+    def load(self, estimate: str, saved: Options, live: Options) -> None:
+        """Set an estimate's scalars, in place, from a saved group; constants follow where it differs from the live group."""
+        row = self.row(estimate)
+        for name, value in self.values.items():
+            value[row] = saved[name]
+        old, new = self.method.constants(live), self.method.constants(saved)
+        self._constants[row] |= {name: new[name] for name in new if new[name] != old[name]}
+        self._given[estimate] = {name: saved[name] for name in OF_ESTIMATE if name in saved}
+        self._constant_tensors = None
 
     def _initial(self, options: Options) -> dict[str, float]:
         return dict(self.method.scalars(options)) | dict.fromkeys(KEPT_HERE, 0.0)

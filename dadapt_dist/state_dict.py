@@ -4,44 +4,43 @@ Scalars lie in the groups as python numbers under a key set that is fixed at con
 `state` as tensors in the shape and placement of their parameter, so torch.distributed.checkpoint and FSDP1 reshard them.
 """
 
+import logging
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from . import state as states
 from .adapters.base import Placement
 from .layout import resolve
-from .options import listed
+from .options import check_options, listed
+from .scalars import OF_ESTIMATE
 
 if TYPE_CHECKING:
     from .optimizer import LearningRateFree
 
 Dict = dict[str, Any]
+logger = logging.getLogger(__name__)
 
 
 def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
     """The state dict. Waits for the reduce under way and calls no collective."""
-    optimizer.step_size.__getstate__()  # finishes the reduce; raises when a step is half done
+    optimizer.step_size.settle()
     packed = pack()
     for group, live in zip(packed["param_groups"], optimizer.param_groups, strict=True):
         group.update((key, value) for key, value in live.plain().items() if key in group and key != "params")
-    by_index = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
-    for index, buffers in packed["state"].items():
-        group = _group_of(optimizer, by_index[index])
-        if group.get("slice_p", 1) > 1:
-            packed["state"][index] = _expanded(optimizer, by_index[index], buffers, group)
+    entries = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+    sliced = [index for index in packed["state"] if entries[index][1].get("slice_p", 1) > 1]
+    for index, place in zip(sliced, resolve([entries[index][0] for index in sliced]), strict=True):
+        packed["state"][index] = _expanded(optimizer, *entries[index], packed["state"][index], place)
     return packed
 
 
-def _group_of(optimizer: "LearningRateFree", p: Tensor) -> Dict:
-    return next(group for group in optimizer.param_groups if any(q is p for q in group["params"]))
-
-
-def _expanded(optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Dict) -> Dict:
-    place = resolve([p])[0]
+def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Dict, place: Placement) -> Dict:
     cut = states.cut_of(place, group)
     specs = optimizer.method.buffers(group)
     return {n: states.expand(p, t, place, cut) if specs[n].sliced and cut is not None else t for n, t in buffers.items()}
@@ -49,25 +48,36 @@ def _expanded(optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Di
 
 def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
     """Check everything, then replace state and groups. Raises ValueError with nothing changed."""
-    state_dict = dict(state_dict)
-    for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
-        replaced = hook(optimizer, state_dict)
-        state_dict = state_dict if replaced is None else replaced
+    state_dict = _after_pre_hooks(optimizer, state_dict)
+    missing = {"state", "param_groups"} - set(state_dict)
+    if missing:
+        raise ValueError(f"the checkpoint lacks {listed(missing)}: pass what optimizer.state_dict() returned.")
     groups = [dict(group) for group in state_dict["param_groups"]]
     _check_groups(optimizer, groups)
     pairs = _pairs(optimizer, groups, state_dict["state"])
     _check_buffers(optimizer, groups, pairs)
-    state = {p: _restored(optimizer, p, buffers, group) for p, buffers, group in pairs}
-    values = {group["estimate"]: group for group in groups}
+    places = resolve([p for p, _, _ in pairs])
+    state = {p: _restored(optimizer, p, *rest, place) for (p, *rest), place in zip(pairs, places, strict=True)}
     merged = [_merged(live, saved) for live, saved in zip(optimizer.param_groups, groups, strict=True)]
     fresh: Any = type(optimizer.state)(dict)
     fresh.update(state)
-    for name, saved in values.items():
-        optimizer.step_size.load(name, saved)
+    loaded: set[str] = set()
+    for live, group in zip(optimizer.param_groups, groups, strict=True):
+        if group["estimate"] not in loaded:
+            optimizer.step_size.load(group["estimate"], group, live)
+            loaded.add(group["estimate"])
     optimizer._anchored = set(state) if optimizer.step_size.steps > 0 else set()
     optimizer.__setstate__({"state": fresh, "param_groups": merged})
     for post in optimizer._optimizer_load_state_dict_post_hooks.values():
         post(optimizer)
+
+
+def _after_pre_hooks(optimizer: "LearningRateFree", state_dict: Dict) -> Dict:
+    state_dict = dict(state_dict)
+    for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        replaced = hook(optimizer, state_dict)
+        state_dict = state_dict if replaced is None else replaced
+    return state_dict
 
 
 def _merged(live: Dict, saved: Dict) -> Dict:
@@ -85,6 +95,7 @@ def _check_groups(optimizer: "LearningRateFree", groups: list[Dict]) -> None:
             f"the checkpoint has parameter groups of {[len(group['params']) for group in groups]} parameters, the optimizer of "
             f"{[len(group['params']) for group in optimizer.param_groups]}: build the optimizer with the groups it was saved with."
         )
+    first: dict[str, Dict] = {}  # of each estimate
     for index, group in enumerate(groups):
         found = group.get("method")
         if found != name:
@@ -93,10 +104,27 @@ def _check_groups(optimizer: "LearningRateFree", groups: list[Dict]) -> None:
                 f"the checkpoint is {what}, this optimizer is {name!r}. A checkpoint of prodigyopt or dadaptation is made "
                 "loadable by dadapt_dist.checkpoint.convert(state_dict, method)."
             )
-        missing = (set(optimizer.defaults) | set(optimizer.step_size.scalars.values) | {"steps"}) - set(group) - {"differentiable"}
+        scalars = {*optimizer.step_size.scalars.values, "steps"}
+        missing = (set(optimizer.defaults) | scalars) - set(group) - {"differentiable"}
         if missing:
             raise ValueError(f"group {index} of the checkpoint lacks {listed(missing)}; {name} cannot continue without them.")
+        options = {key: group[key] for key in optimizer.defaults if key in group}
+        check_options(options, optimizer.defaults, f"group {index} of the checkpoint")
         optimizer.step_size.scalars.row(group["estimate"])  # raises for an estimate that does not exist
+        _check_agree(first.setdefault(group["estimate"], group), group, scalars)
+
+
+def _check_agree(first: Dict, group: Dict, scalars: set[str]) -> None:
+    """One estimate has one value of each scalar and constant, in whichever of its groups it is read."""
+    for name in scalars:
+        if not math.isfinite(float(group[name])):
+            raise ValueError(f"the checkpoint has {name}={group[name]}: it must be finite. Go back to an earlier checkpoint.")
+    shared = scalars | set(OF_ESTIMATE) & set(first)
+    differ = {key for key in shared if group[key] != first[key]}
+    if differ:
+        raise ValueError(
+            f"groups of the estimate {group['estimate']!r} differ in {listed(differ)} in the checkpoint: one d has one value of each."
+        )
 
 
 def _pairs(optimizer: "LearningRateFree", groups: list[Dict], state: Dict) -> list[tuple[Tensor, Dict, Dict]]:
@@ -111,38 +139,52 @@ def _pairs(optimizer: "LearningRateFree", groups: list[Dict], state: Dict) -> li
 
 def _check_buffers(optimizer: "LearningRateFree", groups: list[Dict], pairs: list[tuple[Tensor, Dict, Dict]]) -> None:
     steps = max(int(group["steps"]) for group in groups)
-    trainable = any(p.requires_grad for group in optimizer.param_groups for p in group["params"])
+    trainable = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     if steps > 0 and trainable and not pairs:
         raise ValueError(
             f"the checkpoint was saved after {steps} steps but holds no buffers of any parameter; d alone cannot continue it. "
             "(FSDP1 with sharded state dicts drops them under some wrappers: save with torch.distributed.checkpoint.)"
         )
-    limit = optimizer.step_size.freeze_after
-    frozen = limit is not None and steps >= limit
+    known = {p for p, _, _ in pairs}
+    fresh = sum(p not in known and p.numel() > 0 for p in trainable)
+    if steps > 0 and fresh:  # right for parameters that were frozen or not there; FSDP1 ranks without elements save nothing
+        logger.warning("the checkpoint holds no buffers of %d trainable parameters: they start afresh", fresh)
     for p, buffers, group in pairs:
         specs = optimizer.method.buffers(group)
-        missing = {n for n, spec in specs.items() if n not in buffers and not (frozen and spec.statistic)}
+        missing = {n for n, spec in specs.items() if n not in buffers and not (_frozen(optimizer, group) and spec.statistic)}
         if missing:
             hint = " It was saved frozen: pass the same freeze_after." if all(specs[n].statistic for n in missing) else ""
             raise ValueError(f"the checkpoint lacks the buffers {listed(missing)} of a parameter of shape {tuple(p.shape)}.{hint}")
         for name in set(specs) & set(buffers):
-            if tuple(buffers[name].shape) != tuple(p.shape):
-                raise ValueError(
-                    f"the checkpoint's {name} has shape {tuple(buffers[name].shape)}, its parameter {tuple(p.shape)}: the model "
-                    "or its sharding is another one. Reshard with torch.distributed.checkpoint."
-                )
+            _check_place(name, buffers[name], p)
 
 
-def _restored(optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Dict) -> dict[str, Tensor]:
+def _check_place(name: str, t: Tensor, p: Tensor) -> None:
+    if tuple(t.shape) != tuple(p.shape):
+        raise ValueError(
+            f"the checkpoint's {name} has shape {tuple(t.shape)}, its parameter {tuple(p.shape)}: the model or its sharding is "
+            "another one. Reshard with torch.distributed.checkpoint."
+        )
+    there, here = ((x.device_mesh, x.placements) if isinstance(x, DTensor) else "whole" for x in (t, p))
+    if there != here:
+        raise ValueError(
+            f"the checkpoint's {name} of a parameter of shape {tuple(p.shape)} is placed as {there}, the parameter as {here}. "
+            "Load it with torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
+        )
+
+
+def _frozen(optimizer: "LearningRateFree", group: Dict) -> bool:
+    limit = optimizer.step_size.freeze_after
+    return limit is not None and int(group["steps"]) >= limit
+
+
+def _restored(optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Dict, place: Placement) -> dict[str, Tensor]:
     """The buffers as this optimizer keeps them: on the parameter's device, in no lower precision than saved, copied."""
     dtype = optimizer.state_dtype or torch.promote_types(p.dtype, torch.float32)
-    limit = optimizer.step_size.freeze_after
-    frozen = limit is not None and int(group["steps"]) >= limit
-    place: Placement = resolve([p])[0]
     cut = states.cut_of(place, group)
     restored = {}
     for name, spec in optimizer.method.buffers(group).items():
-        if name not in buffers or (frozen and spec.statistic):
+        if name not in buffers or (_frozen(optimizer, group) and spec.statistic):
             continue
         t = buffers[name].detach()
         t = t.to(device=p.device, dtype=torch.promote_types(t.dtype, dtype), copy=True)

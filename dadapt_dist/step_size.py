@@ -266,13 +266,11 @@ class StepSize:
         self.finish()
         return float(self.scalars.values[name][self.scalars.row(estimate)])
 
-    def load(self, estimate: str, values: dict[str, float]) -> None:
-        """Set an estimate's scalars, and the number of steps under "steps", from a checkpoint."""
-        self.finish()
-        row = self.scalars.row(estimate)
-        for name in self.scalars.values:
-            self.scalars.values[name][row] = values[name]
-        self.steps = int(values["steps"])
+    def load(self, estimate: str, saved: Options, live: Options) -> None:
+        """Set an estimate's scalars and constants, and the number of steps, from the first saved group that belongs to it."""
+        self.settle()
+        self.scalars.load(estimate, saved, live)
+        self.steps = int(saved["steps"])
         self._early_done = False
         self.roster.forget()
 
@@ -283,10 +281,19 @@ class StepSize:
             return scalars
         return {name: value.to(device, non_blocking=True) for name, value in scalars.items()}
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self._window is not None:
+    def settle(self) -> None:
+        """Be between two steps: wait for the reduce under way; RuntimeError when a step is half done.
+
+        A step in which nothing moves yet is dropped: checkpoint tools make a step with lr 0 with each of the sharing
+        optimizers by itself, and save it before they come to the next.
+        """
+        if self._window is not None and (self._window.moves or self._explicit):
             raise RuntimeError("a step is half done: close the window, or step every optimizer that shares it, then save")
+        self._window = None
         self.finish()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.settle()
         return self.__dict__ | {"roster": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,0 +1,77 @@
+"""Which bytes does the demo learn, and which of them form the batch of a step? Both depend on nothing but their arguments."""
+
+import hashlib
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+BATCH = 24  # sequences a step over all ranks, whatever the layout: loss curves are comparable. Many numbers divide it
+HELD_OUT = 0.05  # the last part of the text is never trained on
+HELD_OUT_BATCHES = 20
+MOST_BYTES = 8_000_000  # more than a short run reads
+_SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__", ".git"}
+
+
+@dataclass(frozen=True)
+class Text:
+    """Bytes to learn and to be judged on, uint8 [n]; fingerprint: SHA-256 of them all; context: bytes of a sequence."""
+
+    train: Tensor
+    held_out: Tensor
+    fingerprint: str
+    context: int
+
+    def batch(self, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a step, int64 [BATCH, context]: a pure function of (seed, step)."""
+        generator = torch.Generator().manual_seed((seed << 32) + step)
+        starts = torch.randint(len(self.train) - self.context, (BATCH,), generator=generator)
+        return _cut(self.train, starts, self.context)
+
+    def held_out_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """HELD_OUT_BATCHES pairs as `batch` gives, spread evenly over the held-out bytes."""
+        starts = torch.linspace(0, len(self.held_out) - self.context - 1, BATCH * HELD_OUT_BATCHES).long()
+        return (_cut(self.held_out, part, self.context) for part in starts.view(-1, BATCH))
+
+
+def load_text(path: str | None, context: int) -> Text:
+    """Read a file, all text files below a folder, or (None) the Python standard library's own .py files.
+
+    Files are joined in the order of their names' hashes, so that a cut at MOST_BYTES is a fair sample. Raises ValueError
+    when the path is missing or holds too few bytes for one batch.
+    """
+    raw = _read(path)
+    border = len(raw) - max(int(len(raw) * HELD_OUT), context + 1)
+    if border < BATCH * context + 1:
+        least = BATCH * context + context + 2
+        name = path or "of the standard library"
+        raise ValueError(f"--text {name} holds {len(raw)} bytes; one batch needs at least {least}: give a longer text")
+    data = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+    return Text(data[:border], data[border:], hashlib.sha256(raw).hexdigest(), context)
+
+
+def _read(path: str | None) -> bytes:
+    root = Path(path) if path is not None else Path(sysconfig.get_paths()["stdlib"])
+    if not root.exists():
+        raise ValueError(f"--text {root} does not exist: give a file or a folder, or leave --text out")
+    if root.is_file():
+        with root.open("rb") as file:
+            return file.read(MOST_BYTES)
+    below = (p.relative_to(root) for p in root.rglob("*.py" if path is None else "*"))
+    names = [p.as_posix() for p in below if not _SKIPPED & set(p.parts)]
+    joined = bytearray()
+    for name in sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if len(joined) >= MOST_BYTES:
+            break
+        if (root / name).is_file():
+            content = (root / name).read_bytes()
+            joined += content if b"\0" not in content[:8192] else b""  # a zero byte: not a text
+    return bytes(joined[:MOST_BYTES])
+
+
+def _cut(data: Tensor, starts: Tensor, context: int) -> tuple[Tensor, Tensor]:
+    windows = data[starts[:, None] + torch.arange(context + 1)].long()
+    return windows[:, :-1], windows[:, 1:]

@@ -1,0 +1,78 @@
+"""How does a log survive a kill? One JSON object a line, flushed; what a crash tore off is dropped on resume."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import IO, Any
+
+__all__ = ["JsonlWriter", "read_jsonl"]
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The records of a JSONL file, without a torn last line.
+
+    Raises FileNotFoundError, or ValueError naming the line when one that is not the last is no JSON object.
+    """
+    lines = Path(path).read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or number == len(lines):  # what follows the last newline was never finished
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}, line {number}: {line[:40]!r} is no JSON object; repair or delete the line")
+        records.append(entry)
+    return records
+
+
+class JsonlWriter:
+    """Append records to a file, one JSON object a line, each flushed at once. Only rank 0 writes.
+
+    path: the file; its folder is made. rank: other ranks than 0 may call everything and write nothing.
+    resume_step: None starts an empty file; a number keeps the records whose "step" is <= it and drops later ones, and
+    a torn last line, so that a run that goes on from a checkpoint of that step doubles nothing.
+    Non-finite floats are written as null, because JSON has none. Raises OSError when the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, rank: int = 0, resume_step: int | None = None) -> None:
+        self.path = Path(path)
+        self._file: IO[str] | None = None
+        if rank != 0:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [r for r in read_jsonl(self.path) if r["step"] <= resume_step] if self._goes_on(resume_step) else []
+        # The new file replaces the old in one rename: a kill here leaves one or the other.
+        part = self.path.with_name(self.path.name + ".part")
+        part.write_text("".join(map(_line, kept)), encoding="utf-8")
+        os.replace(part, self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def _goes_on(self, resume_step: int | None) -> bool:
+        return resume_step is not None and self.path.exists()
+
+    def write(self, step: int, **numbers: Any) -> None:
+        """Append {"step": step, **numbers} and flush it."""
+        if self._file is not None:
+            self._file.write(_line({"step": step, **numbers}))
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> "JsonlWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _line(entry: dict[str, Any]) -> str:
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"

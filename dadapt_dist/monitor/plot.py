@@ -1,0 +1,52 @@
+"""How did loss and d develop? One picture from a JSONL log."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .jsonl import read_jsonl
+
+__all__ = ["plot_run"]
+
+
+def plot_run(log: str | os.PathLike[str], picture: str | os.PathLike[str], *, title: str = "") -> Path:
+    """Draw "loss" and, on a logarithmic axis, every "d..." of a JSONL log over "step"; returns the picture's path.
+
+    log: a file as `JsonlWriter` writes it. picture: where to write; the ending chooses the format (.png, .pdf, .svg).
+    A log without d (AdamW) gets the loss alone. Raises ImportError without matplotlib, FileNotFoundError without the
+    log, and ValueError when the log holds no record with a "step".
+    """
+    figure_class = _figure_class()
+    records = [r for r in read_jsonl(log) if "step" in r]
+    if not records:
+        raise ValueError(f"{log} holds no record with a step: give the metrics.jsonl of a run that has taken one")
+    estimates = sorted({key for r in records for key in r if key == "d" or key.startswith("d/")})
+    figure = figure_class(figsize=(8, 6 if estimates else 3.5), layout="constrained")
+    axes = figure.subplots(2 if estimates else 1, 1, sharex=True, squeeze=False)[:, 0]
+    _draw(axes[0], records, ["loss"])
+    axes[0].set(ylabel="loss", title=title)
+    if estimates:
+        _draw(axes[1], records, estimates + [k for k in ("effective_lr",) if k in records[0]])
+        axes[1].set(ylabel="d", yscale="log")
+        axes[1].legend()
+    axes[-1].set_xlabel("step")
+    figure.savefig(picture, dpi=120)
+    return Path(picture)
+
+
+def _draw(axis: Any, records: list[dict[str, Any]], keys: list[str]) -> None:
+    labels = {"effective_lr": "d·lr"}
+    for key in keys:
+        points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+        axis.plot([x for x, _ in points], [y for _, y in points], label=labels.get(key, key), linewidth=1.2)
+    axis.grid(alpha=0.3)
+
+
+def _figure_class() -> Any:
+    """matplotlib's Figure, used without pyplot: no window, no global state."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: F401  (fails early where Agg cannot load)
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install dadapt-dist[demo]") from error
+    return Figure

@@ -1,0 +1,94 @@
+"""Does every method under every layout follow the trajectory of one process, with one all-reduce a step?"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.tensor.debug import CommDebugMode
+
+import dadapt_dist as dd
+
+from .layouts import LAYOUTS, Job
+from .models import Tiny, gradients
+from .oracles import ORACLES
+
+CLASSES = {
+    "prodigy": dd.Prodigy,
+    "dadapt_adam": dd.DAdaptAdam,
+    "dadapt_sgd": dd.DAdaptSGD,
+    "dadapt_adagrad": dd.DAdaptAdaGrad,
+    "dadapt_adan": dd.DAdaptAdan,
+    "dadapt_lion": dd.DAdaptLion,
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "prodigy": {"weight_decay": 0.01, "use_bias_correction": True},
+    "dadapt_adam": {"weight_decay": 0.01},
+    "dadapt_sgd": {"momentum": 0.9, "weight_decay": 0.01},
+    "dadapt_adagrad": {"momentum": 0.5},
+    "dadapt_adan": {},
+    "dadapt_lion": {"weight_decay": 0.01},
+}
+STEPS = 10
+
+
+def allreduces(counts: dict[Any, int]) -> int:
+    """All-reduces that the optimizer itself started; the redistribution of Partial gradients is functional and not among them."""
+    return sum(number for op, number in counts.items() if "c10d.allreduce_" in str(op))
+
+
+def other_collectives(counts: dict[Any, int]) -> int:
+    return sum(number for op, number in counts.items() if "c10d." in str(op)) - allreduces(counts)
+
+
+def train(layout: str, method: str) -> dict[str, Any]:
+    """On every rank: train, and return d after each step, whole parameters and the collectives of each step."""
+    job: Job = LAYOUTS[layout][1]()
+    optimizer = CLASSES[method](job.params(), d0=1e-3, **OPTIONS[method])
+    ds, collectives, others = [], [], []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        job.backward(step)
+        with CommDebugMode() as communication:
+            optimizer.step()
+        collectives.append(allreduces(communication.get_comm_counts()))
+        others.append(other_collectives(communication.get_comm_counts()))
+        ds.append(optimizer.d)
+    return {"d": ds, "params": job.full(), "collectives": collectives, "others": others}
+
+
+_references: dict[tuple[str, int, frozenset[str]], tuple[list[float], dict[str, torch.Tensor]]] = {}
+
+
+def reference(method: str, depth: int, frozen: frozenset[str] = frozenset()) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """d after each step and the final parameters of the one-process float64 oracle."""
+    key = (method, depth, frozen)
+    if key not in _references:
+        model = Tiny(depth=depth)
+        names = [name for name, _ in model.named_parameters()]
+        oracle = ORACLES[method](list(model.parameters()), d0=1e-3, **OPTIONS[method])
+        ds = []
+        for step in range(STEPS):
+            grads = gradients(model, oracle.params, step)
+            oracle.step([None if name in frozen else g for name, g in zip(names, grads, strict=True)])
+            ds.append(oracle.d)
+        _references[key] = ds, dict(zip(names, oracle.params, strict=True))
+    return _references[key]
+
+
+@pytest.mark.parametrize("method", CLASSES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_method_under_every_layout_follows_one_process(layout: str, method: str, pools: Any) -> None:
+    results = pools(LAYOUTS[layout][0]).run(train, layout, method)
+    depth = 2 if "pipeline" in layout else 1
+    frozen = frozenset({"blocks.0.norm.weight", "blocks.0.norm.bias", "inp.bias"}) if "frozen" in layout else frozenset()
+    ds, params = reference(method, depth, frozen)
+
+    for result in results:
+        assert [d.hex() for d in result["d"]] == [d.hex() for d in results[0]["d"]], "d differs between ranks"
+        assert result["collectives"][1:] == [1] * (STEPS - 1)
+        assert result["others"][1:] == [0] * (STEPS - 1)
+        assert max(abs(d / expected - 1) for d, expected in zip(result["d"], ds, strict=True)) < 1e-10
+        assert result["params"].keys() == params.keys()
+        for name, expected in params.items():
+            assert (result["params"][name] - expected).norm() <= 1e-10 * expected.norm(), name
+    assert ds[-1] > 2e-3, "d never moved: the comparison would be empty"

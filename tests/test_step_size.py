@@ -1,0 +1,200 @@
+"""Do windows, shared step sizes, separate estimates and freezing do what they say, with one all-reduce a step?"""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
+
+import dadapt_dist as dd
+from .oracles import ORACLES
+from .runs import CLASSES
+
+STEPS = 8
+SHAPES = [(5, 3), (4,), (2, 2)]
+
+
+def whole(index: int, step: int = -1) -> Tensor:
+    generator = torch.Generator().manual_seed(100 * index + step + 1)
+    return torch.randn(SHAPES[index], generator=generator, dtype=torch.float64)
+
+
+def local_params() -> list[nn.Parameter]:
+    if not dist.is_initialized():
+        return [nn.Parameter(whole(index)) for index in range(len(SHAPES))]
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    return [nn.Parameter(distribute_tensor(whole(i), mesh, [Shard(0)], src_data_rank=None)) for i in range(len(SHAPES))]
+
+
+def set_gradients(params: list[nn.Parameter], step: int) -> None:
+    for index, p in enumerate(params):
+        grad = whole(index, step)
+        p.grad = distribute_tensor(grad, p.device_mesh, [Shard(0)], src_data_rank=None) if dist.is_initialized() else grad  # type: ignore[attr-defined]
+
+
+def reference(method: str, **options: Any) -> list[float]:
+    oracle = ORACLES[method]([whole(index) for index in range(len(SHAPES))], d0=1e-3, **options)
+    ds = []
+    for step in range(STEPS):
+        oracle.step([whole(index, step) for index in range(len(SHAPES))])
+        ds.append(oracle.d)
+    return ds
+
+
+def two_optimizers(method: str, explicit: bool, nonfinite: str = "hold") -> dict[str, Any]:
+    """Two optimizer objects that share one StepSize, as torchtitan and pipeline schedules make them."""
+    params = local_params()
+    step_size = dd.StepSize(nonfinite=nonfinite)  # type: ignore[arg-type]
+    first = CLASSES[method](params[:1], d0=1e-3, step_size=step_size)  # type: ignore[call-arg]
+    second = CLASSES[method](params[1:], d0=1e-3, step_size=step_size)  # type: ignore[call-arg]
+    ds, collectives = [], []
+    for step in range(STEPS):
+        set_gradients(params, step)
+        with CommDebugMode() as communication:
+            if explicit:
+                with step_size.window():
+                    first.step()
+                    second.step()
+            else:
+                first.step()
+                second.step()
+        collectives.append(communication.get_total_counts())
+        assert first.d == second.d == first.param_groups[0]["d"] == second.param_groups[0]["d"]
+        ds.append(step_size.d)
+    return {"d": ds, "collectives": collectives}
+
+
+@pytest.mark.parametrize("nonfinite", ["hold", "skip"])
+@pytest.mark.parametrize("explicit", [False, True], ids=["steps in turn", "explicit window"])
+@pytest.mark.parametrize("method", ["prodigy", "dadapt_sgd", "dadapt_adan"])
+def test_two_optimizers_with_one_step_size_are_one_optimizer(
+    method: str, explicit: bool, nonfinite: str, pools: Any
+) -> None:
+    wanted = pytest.approx(reference(method), rel=1e-12)
+    assert two_optimizers(method, explicit, nonfinite)["d"] == wanted
+    results = pools(2).run(two_optimizers, method, explicit, nonfinite)
+    for result in results:
+        assert result["d"] == wanted
+        assert result["d"] == results[0]["d"]
+        assert result["collectives"][1:] == [1] * (STEPS - 1)
+
+
+def windows() -> dict[str, Any]:
+    params = local_params()
+    step_size = dd.StepSize()
+    optimizer = dd.Prodigy(params, d0=1e-3, step_size=step_size)
+    counts, ds = [], []
+    for step in range(STEPS):
+        set_gradients(params, step)
+        with CommDebugMode() as communication:
+            with step_size.window():
+                pass  # an overflow skipped the step, on every rank
+            with pytest.raises(KeyError), step_size.window():
+                raise KeyError("the loop failed before the step")
+        counts.append(communication.get_total_counts())
+        optimizer.step()
+        ds.append(optimizer.d)
+    return {"counts": counts, "d": ds, "steps": step_size.steps}
+
+
+def test_a_window_without_steps_runs_no_collective_and_moves_nothing(pools: Any) -> None:
+    for result in pools(2).run(windows):
+        assert result["counts"] == [0] * STEPS
+        assert result["steps"] == STEPS
+        assert result["d"] == pytest.approx(reference("prodigy"), rel=1e-12)
+
+
+def estimates() -> dict[str, Any]:
+    params = local_params()
+    groups = [{"params": params[:1], "estimate": "text"}, {"params": params[1:], "estimate": "image", "d_coef": 0.5}]
+    optimizer = dd.Prodigy(groups, d0=1e-3)
+    ds, collectives = [], []
+    for step in range(STEPS):
+        set_gradients(params, step)
+        with CommDebugMode() as communication:
+            optimizer.step()
+        collectives.append(communication.get_total_counts())
+        ds.append(optimizer.d)
+        assert [group["d"] for group in optimizer.param_groups] == list(ds[-1].values())  # type: ignore[union-attr]
+    return {"d": ds, "collectives": collectives}
+
+
+def test_two_estimates_are_two_oracles_with_one_all_reduce(pools: Any) -> None:
+    groups = [{"indices": [0], "estimate": "text"}, {"indices": [1, 2], "estimate": "image", "d_coef": 0.5}]
+    oracle = ORACLES["prodigy"]([whole(index) for index in range(len(SHAPES))], groups, d0=1e-3)
+    results = pools(2).run(estimates)
+    for step in range(STEPS):
+        oracle.step([whole(index, step) for index in range(len(SHAPES))])
+        for result in results:
+            assert result["d"][step] == pytest.approx(oracle.ds, rel=1e-12)
+    assert oracle.ds["text"] != oracle.ds["image"]
+    assert all(result["collectives"][1:] == [1] * (STEPS - 1) for result in results)
+
+
+def frozen(method: str, freeze_after: int) -> dict[str, Any]:
+    params = local_params()
+    optimizer = CLASSES[method](params, d0=1e-3, freeze_after=freeze_after)  # type: ignore[call-arg]
+    ds, collectives, buffers = [], [], []
+    for step in range(STEPS):
+        set_gradients(params, step)
+        with CommDebugMode() as communication:
+            optimizer.step()
+        collectives.append(communication.get_total_counts())
+        buffers.append(sorted(optimizer.state[params[0]]))
+        ds.append(optimizer.d)
+    local = [p.to_local().detach() if hasattr(p, "to_local") else p.detach() for p in params]
+    return {"d": ds, "collectives": collectives, "buffers": buffers, "params": local}
+
+
+RELEASED_BUFFERS = {"prodigy": {"s", "p0"}, "dadapt_adam": {"s"}, "dadapt_adan": {"s"}, "dadapt_lion": {"s"}}
+
+
+@pytest.mark.parametrize("method", CLASSES)
+def test_freezing_stops_d_and_the_collectives_and_releases_the_statistics(method: str, pools: Any) -> None:
+    alone = frozen(method, 5)
+    oracle = ORACLES[method]([whole(index) for index in range(len(SHAPES))], d0=1e-3, freeze_after=5)
+    for step in range(STEPS):
+        oracle.step([whole(index, step) for index in range(len(SHAPES))])
+        assert alone["d"][step] == pytest.approx(oracle.d, rel=1e-12)
+    for ours, wanted in zip(alone["params"], oracle.params, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-14)
+    assert set(alone["buffers"][4]) - set(alone["buffers"][5]) == RELEASED_BUFFERS.get(method, set())
+    for result in pools(2).run(frozen, method, 5):
+        assert result["d"] == pytest.approx(alone["d"], rel=1e-12)
+        assert result["d"][4:] == [result["d"][4]] * (STEPS - 4)
+        assert result["collectives"][1:] == [1] * 4 + [0] * (STEPS - 5)
+
+
+def test_sync_step_gives_the_same_trajectory(pools: Any) -> None:
+    assert pools(2).run(synchronous) == [pytest.approx(reference("prodigy"), rel=1e-12)] * 2
+
+
+def synchronous() -> list[float]:
+    params = local_params()
+    optimizer = dd.Prodigy(params, d0=1e-3, sync="step")
+    ds = []
+    for step in range(STEPS):
+        set_gradients(params, step)
+        optimizer.step()
+        assert optimizer.step_size._pending is None
+        ds.append(optimizer.d)
+    return ds
+
+
+def both_ways() -> tuple[bool, bool]:
+    """Is the reduce still under way after step(), and done after d was read?"""
+    params = local_params()
+    optimizer = dd.Prodigy(params, d0=1e-3)
+    set_gradients(params, 0)
+    optimizer.step()
+    under_way = optimizer.step_size._pending is not None
+    _ = optimizer.param_groups[0]["d"]
+    return under_way, optimizer.step_size._pending is None
+
+
+def test_the_reduce_is_left_under_way_until_d_is_needed(pools: Any) -> None:
+    assert pools(2).run(both_ways) == [(True, True)] * 2
