@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 class LiveGroup(dict[str, Any]):
-    """A parameter group. `group["d"]` waits for the reduce under way and returns d as a float.
+    """A parameter group. `group["d"]` waits for the reduce under way and returns d as a float; setting it sets d.
 
     Reading is the one moment at which the host waits for the device, and only the reader pays it. Copies and pickles are
     plain dicts: frameworks deep-copy and pickle groups, and a StepSize holds a process group, which cannot be.
@@ -24,6 +24,17 @@ class LiveGroup(dict[str, Any]):
         if key in self._live:
             return self._step_size.value(super().__getitem__("estimate"), key)
         return super().__getitem__(key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in self._live and key != "steps":
+            self._step_size.set_value(super().__getitem__("estimate"), key, float(value))
+        else:
+            super().__setitem__(key, value)
+
+    def rebind(self, views: dict[str, Any], live: frozenset[str]) -> None:
+        """Store new views of the scalars; schedulers and frameworks may hold this very dict, so it is not replaced."""
+        self._live = live
+        super().update(views)
 
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default

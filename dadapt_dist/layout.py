@@ -40,6 +40,9 @@ class ShardLayout:
         """This process's rank in the group; 0 when torch.distributed is not initialised."""
         return 0 if self.world_size == 1 else dist.get_rank(self.process_group)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ShardLayout":
+        return self  # immutable, and a process group cannot be copied
+
     def all_reduce(self, sums: Tensor) -> Any:
         """Start the SUM of `sums` over the ranks, in place; returns the work to wait for."""
         return dist.all_reduce(sums, group=self.process_group, async_op=True)

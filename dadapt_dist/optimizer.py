@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,19 +13,11 @@ from . import state_dict as state_dicts
 from .groups import LiveGroup
 from .kernels import Work, advance, rehearse
 from .methods import METHODS, Buffer
-from .options import check_options
+from .options import check_lr, check_options
 from .step_size import StepSize
+from .sums import Share, gather
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Share:
-    """Partial sums of this optimizer's tensors of one group, before weighting."""
-
-    row: int
-    weights: list[float]
-    sums: list[Tensor]
 
 
 class LearningRateFree(Optimizer):
@@ -52,16 +43,14 @@ class LearningRateFree(Optimizer):
     ) -> None:
         if state_dtype is not None and state_dtype not in (torch.float64, torch.float32, torch.bfloat16):
             raise ValueError(f"state_dtype={state_dtype} must be torch.float64, torch.float32, torch.bfloat16 or None")
-        check_options(options, options, type(self).__name__)
         self.method = METHODS[method]()
+        check_options(options, options | {"betas": (0.0,) * self.method.n_betas}, type(self).__name__)
         self.step_size = step_size
         self.state_dtype = state_dtype
         self._anchored: set[Tensor] = set()  # parameters that may have moved: their x0 stays
         self._bound = False
-        step_size.bind(self.method, options)
         super().__init__(params, dict(options))
-        for group in self.param_groups:
-            step_size.register(group)
+        step_size.join(self.method, options, self.param_groups)
         self._join()
 
     def _join(self) -> None:
@@ -91,9 +80,11 @@ class LearningRateFree(Optimizer):
         scalars = self.step_size.scalars
         live = frozenset((*scalars.values, "steps"))
         for index, group in enumerate(self.param_groups):
-            views = scalars.of(scalars.row(group["estimate"]))
-            plain = {key: value for key, value in group.items() if key not in live}
-            self.param_groups[index] = LiveGroup(plain | views | {"method": self.method.name, "steps": 0}, self.step_size, live)
+            views = scalars.of(scalars.row(dict.__getitem__(group, "estimate"))) | {"steps": 0}
+            if not isinstance(group, LiveGroup):
+                group["method"] = self.method.name
+                self.param_groups[index] = group = LiveGroup(group, self.step_size, live)
+            group.rebind(views, live)
 
     def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
         """(position, name or None, parameter) of every parameter."""
@@ -126,9 +117,10 @@ class LearningRateFree(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        lrs = [check_lr(group["lr"], f"{type(self).__name__} group {i}") for i, group in enumerate(self.param_groups)]
         with self.step_size.piece(self) as window:
             self._log()
-            window.moves |= any(float(group["lr"]) > 0 for group in self.param_groups)
+            window.moves |= any(lr > 0 for lr in lrs)
             if not window.skipped:
                 window.sums += self._pass(advance, moves=True)
         return loss
@@ -137,10 +129,9 @@ class LearningRateFree(Optimizer):
         """Early sums of the gradients, weighted by 1/copies: float64 [n_estimates, n_early_sums]."""
         shares = []
         for group, works in self._works():
-            share = _Share(self.step_size.scalars.row(group["estimate"]), [], [])
+            share = Share(self.step_size.scalars.row(group["estimate"]))
             for work, weight in works:
-                share.weights.append(weight)
-                share.sums += states.early_sums(self.method, work, group)
+                share.add(weight, states.early_sums(self.method, work, group))
             shares.append(share)
         return self._gathered(shares, len(self.method.early_sums))
 
@@ -158,14 +149,13 @@ class LearningRateFree(Optimizer):
         batches, shares = list(self._works()), []  # every gradient is checked before any parameter moves
         for group, works in batches:
             row = self.step_size.scalars.row(group["estimate"])
-            constants, share, coefficients = self.step_size.scalars.constants(row), _Share(row, [], []), {}
+            constants, share, coefficients = self.step_size.scalars.constants(row), Share(row), {}
             for work, weight in works:
                 device = work.x.device
                 if device not in coefficients:
                     coefficients[device] = self.method.coefficients(group, self.step_size.on(device, row), constants)
-                share.weights.append(weight)
                 sums = kernel(self.method, work, coefficients[device])
-                share.sums += sums[-1:] if frozen else sums
+                share.add(weight, sums[-1:] if frozen else sums)
             shares.append(share)
         if moves:  # from now on x0 is where they started
             self._anchored.update(p for group, p in self._params() if p.grad is not None and float(group["lr"]) > 0)
@@ -205,15 +195,9 @@ class LearningRateFree(Optimizer):
             cut=states.cut_of(place, group),
         )
 
-    def _gathered(self, shares: list[_Share], width: int) -> Tensor:
+    def _gathered(self, shares: list[Share], width: int) -> Tensor:
         table = self.step_size.scalars
-        total = torch.zeros(len(table.names), width, dtype=torch.float64, device=table.device)
-        for share in shares:
-            if share.sums:
-                sums = torch.stack([t.to(table.device, non_blocking=True) for t in share.sums]).view(-1, width)
-                weights = torch.tensor(share.weights, dtype=torch.float64).to(table.device, non_blocking=True)
-                total[share.row] += weights @ sums
-        return total
+        return gather(shares, len(table.names), width, table.device)
 
     def _found_inf(self) -> bool:
         """Did a GradScaler find a non-finite gradient on this rank? Reading it waits for the device, as the scaler itself does."""

@@ -69,7 +69,7 @@ CHECKS: dict[str, Check] = {
 # Keys that frameworks and users put into groups for purposes of their own.
 FOREIGN_KEYS = frozenset({
     "params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "fused", "foreach", "capturable", "differentiable",
-    "lr_scale", "method",
+    "lr_scale", "method", "base_momentum", "max_momentum",
 })  # fmt: skip
 
 
@@ -83,6 +83,13 @@ def check_options(options: Mapping[str, Any], defaults: Mapping[str, Any], where
             _check_value(name, value, defaults, where)
         elif name not in defaults and name not in FOREIGN_KEYS:
             _check_foreign(name, defaults, where)
+
+
+def check_lr(lr: Any, where: str) -> float:
+    """The lr of a group as a number; ValueError when a schedule or a user has set one that cannot be right."""
+    if not 0 <= float(lr) < math.inf:
+        _check_value("lr", lr, CHECKS, where)
+    return float(lr)
 
 
 def _check_value(name: str, value: Any, defaults: Mapping[str, Any], where: str) -> None:

@@ -89,9 +89,10 @@ def anchor(
 
 def early_sums(method: Method, work: Work, options: Mapping[str, Any]) -> list[Tensor]:
     """Partial early sums of one tensor. A non-finite gradient makes them non-finite, and they are not used."""
-    g = work.g if work.scale is None else work.g / work.scale
+    g = work.g.to(torch.float64)
+    g = g if work.scale is None else g / work.scale
     g = g.neg() if work.maximize else g
-    return list(method.measure(g.to(torch.float64).add(work.x, alpha=work.decay), options))
+    return list(method.measure(g.add(work.x, alpha=work.decay), options))
 
 
 def expand(p: Tensor, t: Tensor, place: Placement, cut: slice) -> Tensor:

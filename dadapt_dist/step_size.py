@@ -5,21 +5,22 @@
     window closes   one asynchronous all_reduce(SUM) of that vector, hidden behind the next forward and backward
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from .held import HeldReport
 from .layout import ShardLayout
 from .methods.base import Method, Options, Scalars
+from .reduce import Reduce
 from .roster import Member, Roster, home_device
 from .scalars import ScalarTable
 
-logger = logging.getLogger(__name__)
 
 Sync = Literal["next_step", "step"]
 NonFinite = Literal["hold", "skip", "raise"]
@@ -67,7 +68,7 @@ class StepSize:
         _check_choice("nonfinite", nonfinite, ("hold", "skip", "raise"))
         if isinstance(estimates, str) or (estimates is not None and (not estimates or len({*estimates}) < len(estimates))):
             raise ValueError(f"estimates={estimates!r} must be a list of different names, or None")
-        if freeze_after is not None and (not isinstance(freeze_after, int) or freeze_after < 1):
+        if freeze_after is not None and (type(freeze_after) is not int or freeze_after < 1):
             raise ValueError(f"freeze_after={freeze_after!r} must be an integer >= 1, or None to estimate d to the end")
         self.layout = ShardLayout(process_group, copies)
         self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, freeze_after
@@ -77,12 +78,25 @@ class StepSize:
         self._declared = None if estimates is None else tuple(estimates)
         self._window: _Window | None = None
         self._explicit = False
-        self._pending: tuple[Tensor, Any] | None = None
+        self._reduce = Reduce(self.layout)
+        self._held = HeldReport()
         self._early_done = False
-        self._held = torch.zeros((), dtype=torch.float64)
-        self._reported = False
 
     # ---------------------------------------------------------------- joining
+
+    def join(self, method: Method, defaults: Options, groups: Sequence[Options]) -> None:
+        """Take part with these groups; raises ValueError, and stays as it was, when one of them cannot."""
+        self.finish()
+        before = deepcopy(self.table)
+        try:
+            self.bind(method, defaults)
+            for group in groups:
+                self.register(group)
+        except ValueError:
+            self.table = before
+            for member in self.roster:
+                member.bind_groups()
+            raise
 
     def bind(self, method: Method, defaults: Options) -> None:
         """Take the method of the first optimizer; another method later raises ValueError."""
@@ -162,7 +176,7 @@ class StepSize:
 
     def _open(self) -> _Window:
         self.finish()
-        self._report()
+        self._held.say(self.steps)
         if not self.roster.is_placed():
             self._place()
         table = self.scalars
@@ -180,7 +194,9 @@ class StepSize:
 
     def _place(self) -> None:
         self.roster.place((*self.scalars.configuration(), self.nonfinite, self.freeze_after))
-        self.scalars.to(home_device([p for member in self.roster for _, _, p in member.named_params()]))
+        home = home_device([p for member in self.roster for _, _, p in member.named_params()])
+        self.scalars.to(home)
+        self._held.live_on(home)
         for member in self.roster:
             member.bind_groups()
             member.prepare()
@@ -188,12 +204,12 @@ class StepSize:
     def _measure(self) -> None:
         """The blocking reduce before the first update that has a gradient (D-Adapt SGD's ‖g0‖)."""
         sums = torch.stack([member.measure() for member in self.roster]).sum(0)
-        self.scalars.absorb(self._reduce(sums))
+        self.scalars.absorb(self._reduce.now(sums))
         self._early_done = not bool(self.scalars.method.needs_early_sums(self.scalars.values).any())
 
     def _decide(self, window: _Window) -> None:
         """With "skip" and "raise": the sums of this step before anything moves, so that all ranks decide alike."""
-        window.reduced = self._reduce(torch.stack([member.rehearse() for member in self.roster]).sum(0))
+        window.reduced = self._reduce.now(torch.stack([member.rehearse() for member in self.roster]).sum(0))
         window.skipped = not bool(torch.isfinite(window.reduced).all() & (window.reduced[:, -1] == 0).all())
         if window.skipped and self.nonfinite == "raise":
             raise NonFiniteError(
@@ -201,49 +217,25 @@ class StepSize:
                 'has moved on any rank. nonfinite="skip" leaves such steps out, "hold" trains the finite elements.'
             )
 
-    def _reduce(self, sums: Tensor) -> Tensor:
-        """The global sums, at once."""
-        buffer, work = self._launch(sums)
-        if work is not None:
-            work.wait()
-        return buffer.to(sums.device)
-
-    def _launch(self, sums: Tensor) -> tuple[Tensor, Any]:
-        if self.layout.world_size == 1:
-            return sums, None
-        buffer = sums.to(self.layout.reduce_device(sums.device))
-        return buffer, self.layout.all_reduce(buffer)
-
     def _close(self, window: _Window) -> None:
         self._window = None
         self.steps += window.moves
         if self.freeze_after is not None and self.steps - window.moves >= self.freeze_after:
             self.scalars.values["k"].add_(window.moves and not window.skipped)
             return
-        self._pending = self._launch(window.sums) if window.reduced is None else (window.reduced, None)
+        if window.reduced is None:
+            self._reduce.launch(window.sums)
+        else:
+            self._reduce.put(window.reduced)
         if self.sync == "step" or self.layout.world_size == 1:
             self.finish()
 
     def finish(self) -> None:
         """Wait for the reduce under way, if any, and move the scalars by it. No collective: one rank alone may call it."""
-        if self._pending is None:
-            return
-        buffer, work = self._pending
-        if work is not None:
-            work.wait()
-        self._pending = None
-        self.scalars.apply(buffer.to(self.scalars.device))
-        self._held.copy_(self.scalars.values["held"].sum(), non_blocking=True)
-
-    def _report(self) -> None:
-        """Say once that a step was held. Reads a host copy that an earlier step sent off, so nothing waits."""
-        if not self._reported and bool(self._held > 0):
-            self._reported = True
-            logger.warning(
-                "a gradient was not finite in step %d or shortly before: the step size was held on all ranks. Further "
-                "such steps are counted (StepSize.held_steps) and not reported.",
-                self.steps - 1,
-            )
+        sums = self._reduce.take()
+        if sums is not None:
+            self.scalars.apply(sums.to(self.scalars.device))
+            self._held.note(self.scalars.values["held"])
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -265,6 +257,11 @@ class StepSize:
             return self.steps
         self.finish()
         return float(self.scalars.values[name][self.scalars.row(estimate)])
+
+    def set_value(self, estimate: str, name: str, value: float) -> None:
+        """Set one scalar of one estimate, after the reduce under way."""
+        self.finish()
+        self.scalars.values[name][self.scalars.row(estimate)] = value
 
     def load(self, estimate: str, saved: Options, live: Options) -> None:
         """Set an estimate's scalars and constants, and the number of steps, from the first saved group that belongs to it."""

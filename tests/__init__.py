@@ -1,1 +1,1 @@
-"""Where do helpers shared by the tests live? Here: `tests` is a package, so test modules write `from .pool import WorkerPool`."""
+"""Where do helpers shared by tests live? Here: `tests` is a package, so test modules write `from .pool import ...`."""

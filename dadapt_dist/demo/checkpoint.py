@@ -34,8 +34,7 @@ class Checkpoints:
         final, part = self._path(step), self.folder / f"part-{step:08d}"
         save(self._state(), checkpoint_id=part)  # returns on every rank once all have written
         if dist.get_rank() == 0:
-            if not final.exists():
-                os.rename(part, final)
+            os.rename(part, final)
             self._clean()
         dist.barrier()
 

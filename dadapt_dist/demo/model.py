@@ -20,7 +20,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(dim=128, layers=4, heads=4, context=128),
+    "small": Size(dim=128, layers=4, heads=4, context=64),
     "tiny": Size(dim=32, layers=2, heads=4, context=32),
 }
 
@@ -69,8 +69,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, turn: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x), turn)
-        x = x + self.mlp(self.mlp_norm(x))
-        return x
+        y: Tensor = x + self.mlp(self.mlp_norm(x))
+        return y
 
 
 class ByteModel(nn.Module):

@@ -41,19 +41,19 @@ class Settings:
     method: str = "prodigy"
     sharding: str = "fsdp2"
     nproc: int = 0
-    steps: int = 300
+    steps: int = 600
     size: str = "small"
     seed: int = 0
     lr: float | None = None
     text: str | None = None
     out: str = "demo-out"
-    save_every: int = 50
+    save_every: int = 100
     resume: bool = False
     overwrite: bool = False
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> "Settings":
-        """Settings from what the user gave; with resume, the rest is what the run was started with. Raises ValueError."""
+        """Settings from what was given; with resume, the rest is what the run was started with. Raises ValueError."""
         settings = cls(**given)
         if settings.resume:
             stored = settings._stored()

@@ -1,4 +1,4 @@
-"""Which bytes does the demo learn, and which of them form the batch of a step? Both depend on nothing but their arguments."""
+"""Which bytes does the demo learn, and which of them form the batch of a step?"""
 
 import hashlib
 import sysconfig
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-BATCH = 24  # sequences a step over all ranks, whatever the layout: loss curves are comparable. Many numbers divide it
+BATCH = 24  # sequences a step over all ranks, whatever the layout: loss curves are comparable. It has many divisors
 HELD_OUT = 0.05  # the last part of the text is never trained on
 HELD_OUT_BATCHES = 20
 MOST_BYTES = 8_000_000  # more than a short run reads
@@ -27,7 +27,9 @@ class Text:
 
     def batch(self, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a step, int64 [BATCH, context]: a pure function of (seed, step)."""
-        generator = torch.Generator().manual_seed((seed << 32) + step)
+        # Hashed, because torch's generator looks at the lowest 32 bits of its seed alone.
+        mixed = hashlib.sha256(f"{seed},{step}".encode()).digest()[:4]
+        generator = torch.Generator().manual_seed(int.from_bytes(mixed, "big"))
         starts = torch.randint(len(self.train) - self.context, (BATCH,), generator=generator)
         return _cut(self.train, starts, self.context)
 
@@ -40,8 +42,8 @@ class Text:
 def load_text(path: str | None, context: int) -> Text:
     """Read a file, all text files below a folder, or (None) the Python standard library's own .py files.
 
-    Files are joined in the order of their names' hashes, so that a cut at MOST_BYTES is a fair sample. Raises ValueError
-    when the path is missing or holds too few bytes for one batch.
+    Files are joined in the order of their names' hashes, so that a cut at MOST_BYTES is a fair sample.
+    Raises ValueError when the path is missing or holds too few bytes for one batch.
     """
     raw = _read(path)
     border = len(raw) - max(int(len(raw) * HELD_OUT), context + 1)

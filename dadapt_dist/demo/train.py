@@ -30,6 +30,7 @@ from .progress import Progress
 from .settings import Settings, parse
 from .text import HELD_OUT_BATCHES, Text, load_text
 
+logger = logging.getLogger("dadapt_dist.demo")
 LOG_EVERY = 5
 WARMUP = 0.05
 BITS = 1 / torch.tensor(2.0).log().item()  # the loss is in nats a byte
@@ -72,16 +73,15 @@ def train(settings: Settings, text: Text) -> None:
         for step in range(start + 1, settings.steps + 1):
             inputs, targets = (rows.of(part).to(device) for part in text.batch(settings.seed, step))
             loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            used = monitor.record(optimizer) if step % LOG_EVERY == 0 or step in (1, settings.steps) else None
-            scheduler.step()
-            optimizer.zero_grad()
-
-            if used is not None:  # reading the loss and d makes ranks wait for each other: not at every step
-                numbers = {"loss": mean(loss), **used}
+            loss.backward()
+            if step % LOG_EVERY == 0 or step in (1, settings.steps):
+                # Before step(), the reduce of d is long done: reading d here waits for nothing.
+                numbers = {"loss": mean(loss), **monitor.record(optimizer)}
                 log.write(step, **numbers, seconds=round(time.monotonic() - began, 3))
                 progress.show(step, numbers)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
             if step % settings.save_every == 0 or step == settings.steps:
                 checkpoints.save(step)
 
@@ -89,7 +89,7 @@ def train(settings: Settings, text: Text) -> None:
     if rank == 0:
         result = {"held_out_bits_per_byte": bits, **monitor.record(optimizer), "seconds": time.monotonic() - began}
         (settings.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-        logging.getLogger(__name__).info("held-out loss: %.4f bits/byte", bits)
+        logger.info("held-out loss: %.4f bits/byte", bits)
 
 
 def held_out_bits(model: nn.Module, rows: Rows, text: Text, device: torch.device) -> float:
@@ -128,14 +128,13 @@ def main() -> None:
         settings = Settings.of(parse() | {"nproc": int(os.environ["WORLD_SIZE"])})
         text = load_text(settings.text, SIZES[settings.size].context)
     except ValueError as error:
-        logging.error("%s", error)
+        logger.error("%s", error)
         sys.exit(2)
 
     exit_with_launcher()
     backend = "cuda:nccl,cpu:gloo" if pick_device().type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, timeout=timedelta(minutes=5)
-    )  # a rank that hangs is noticed; one that dies, at once
+    # A rank that dies is noticed at once, one that hangs after the timeout.
+    dist.init_process_group(backend, timeout=timedelta(minutes=5))
     dist.barrier()  # all ranks have looked at the folder before one writes to it
     if dist.get_rank() == 0:
         settings.save()

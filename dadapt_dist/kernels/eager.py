@@ -59,7 +59,7 @@ def state_dtype(work: Work) -> torch.dtype:
 
 def clean_gradient(work: Work, x: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient that the method sees, in x's dtype, and how many of its elements were not finite (0-dim float64)."""
-    g = work.g if work.scale is None else work.g / work.scale
+    g = work.g if work.scale is None else work.g.to(x.dtype) / work.scale  # in float16 the division would underflow
     finite = torch.isfinite(g)
     bad = (~finite).sum(dtype=torch.float64)
     g = torch.where(finite, g, 0).to(x.dtype)
@@ -73,4 +73,5 @@ def _sparse_gradient(work: Work, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     values = g.values()
     dense = Work(x=values, g=values, buf={}, maximize=work.maximize, scale=work.scale)
     cleaned, bad = clean_gradient(dense, values.to(dtype))
-    return torch.sparse_coo_tensor(g.indices(), cleaned, g.shape, is_coalesced=True), bad
+    # The indices were checked when the gradient was made; torch warns unless told so.
+    return torch.sparse_coo_tensor(g.indices(), cleaned, g.shape, is_coalesced=True, check_invariants=False), bad

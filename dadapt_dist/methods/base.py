@@ -45,6 +45,8 @@ class Method(ABC):
     """Sums needed before the first update, by a blocking reduce; `measure` computes and `absorb` stores them."""
     averaging: ClassVar[bool] = False
     """Does the rule use an averaging constant (`average`)?"""
+    n_betas: ClassVar[int] = 2
+    """How many betas the method has, where it has betas."""
     sparse: ClassVar[bool] = False
     """Does the method take sparse gradients (`update_sparse`)?"""
 

@@ -23,6 +23,7 @@ class DAdaptAdanMethod(Method):
     name = "dadapt_adan"
     sums = ("gsq", "sksq", "s_l1")
     denominator = "s_l1"
+    n_betas = 3
 
     def scalars(self, options: Options) -> dict[str, float]:
         return {"d": options["d0"], "gsq_weighted": 0.0}

@@ -1,0 +1,53 @@
+# Which commands does a developer need? `make demo` and `make test` work from a fresh clone with python3, pip and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP_ARGS ?=
+ARGS ?=
+
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format wheel clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+setup: $(STAMP) ## Create .venv and install the package, editable, with everything tests and linters need.
+
+# The interpreter is a target of its own: changing a pin updates the environment instead of making it again.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "$(PYTHON) is `$(PYTHON) -V 2>&1`; Python 3.10 or newer is needed: make setup PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian, Ubuntu: apt install python3-venv)"; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[test,dev]'
+	@touch $@
+
+demo: $(STAMP) ## Train a small model on this machine; options: make demo ARGS="--help".
+	$(BIN)/dadapt-dist demo $(ARGS)
+
+test: $(STAMP) ## Run all tests; a part of them: make test ARGS="tests/test_pool.py -x".
+	$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(STAMP) ## Check style, formatting and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Sort imports, apply safe fixes and format.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(STAMP) ## Build the source distribution and the wheel into dist/.
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+clean: ## Remove the environment, builds and caches.
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

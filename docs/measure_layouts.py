@@ -1,0 +1,78 @@
+"""How far does each layout depart from one process, and which collectives run? Writes the tables of docs/layouts.md.
+
+    python -m docs.measure_layouts
+
+Every layout of tests/layouts.py trains the float64 model of tests/models.py for 10 steps with each of the six methods, on
+the global batch that one process sees. The deviation of d is max |d/d1 - 1| over steps and ranks, that of the parameters
+max ‖x - x1‖/‖x1‖ over tensors and ranks; d1, x1: the one-process float64 oracles of tests/oracles.
+"""
+
+import sys
+from collections import Counter
+from typing import Any
+
+from torch.distributed.tensor.debug import CommDebugMode
+
+from tests.layouts import LAYOUTS
+from tests.pool import WorkerPool
+from tests.test_layouts import CLASSES, OPTIONS, reference, train
+
+FROZEN = frozenset({"blocks.0.norm.weight", "blocks.0.norm.bias", "inp.bias"})
+
+
+def collectives(layout: str) -> list[dict[str, int]]:
+    """On every rank: the names and numbers of c10d collectives inside the first and the second step of Prodigy."""
+    job = LAYOUTS[layout][1]()
+    optimizer = CLASSES["prodigy"](job.params(), d0=1e-3, **OPTIONS["prodigy"])
+    counts = []
+    for step in range(2):
+        optimizer.zero_grad()
+        job.backward(step)
+        with CommDebugMode() as communication:
+            optimizer.step()
+        ops = communication.get_comm_counts().items()
+        counts.append({str(op).split(".")[-1]: number for op, number in ops if "c10d." in str(op)})
+    return counts
+
+
+def deviations(pool: WorkerPool, layout: str, method: str) -> tuple[float, float, bool]:
+    """Deviation of d, deviation of the parameters, and whether d has the same bits on all ranks."""
+    depth, frozen = 2 if "pipeline" in layout else 1, FROZEN if "frozen" in layout else frozenset()
+    ds, params = reference(method, depth, frozen)
+    results = pool.run(train, layout, method)
+    of_d = max(abs(d / expected - 1) for r in results for d, expected in zip(r["d"], ds, strict=True))
+    of_x = max(float((r["params"][n] - x).norm() / x.norm()) for r in results for n, x in params.items())
+    return of_d, of_x, all([d.hex() for d in r["d"]] == [d.hex() for d in results[0]["d"]] for r in results)
+
+
+def row(pools: dict[int, WorkerPool], layout: str) -> tuple[Any, ...]:
+    """One layout: ranks, worst deviations over the methods, equality over ranks, collectives of two steps."""
+    ranks = LAYOUTS[layout][0]
+    pool = pools.setdefault(ranks, WorkerPool(ranks))
+    measured = [deviations(pool, layout, method) for method in CLASSES]
+    first, second = pool.run(collectives, layout)[0]
+    equal = all(same for *_, same in measured)
+    return layout, ranks, max(m[0] for m in measured), max(m[1] for m in measured), equal, first, second
+
+
+def main() -> None:
+    """Write one table row a layout, as each is measured."""
+    pools: dict[int, WorkerPool] = {}
+    out = sys.stdout.write
+    out("| layout | ranks | d | parameters | d equal on ranks | first step | later steps |\n|---|---|---|---|---|---|---|\n")
+    for layout in LAYOUTS:
+        name, ranks, of_d, of_x, equal, first, second = row(pools, layout)
+        cells = (name, ranks, f"{of_d:.1e}", f"{of_x:.1e}", "bit for bit" if equal else "NO", words(first), words(second))
+        out(f"| {' | '.join(map(str, cells))} |\n")
+        sys.stdout.flush()
+    for pool in pools.values():
+        pool.close()
+
+
+def words(counts: dict[str, int]) -> str:
+    """{'allreduce_': 1} -> '1 allreduce_'."""
+    return ", ".join(f"{number} {name}" for name, number in sorted(Counter(counts).items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What does every test get? One thread per process, worker pools of 2 and 4 ranks, the library's log, and seeds."""
+
+import os
+
+# Before torch is imported anywhere: its thread pools read this once. Workers inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from .pool import WorkerPool
+
+torch.set_num_threads(1)
+
+# Time limits belong to pytest-timeout. In CI the examples are the same in every run, so a red run is red again locally.
+settings.register_profile(
+    "default",
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="session")
+def pools() -> Iterator[Callable[[int], WorkerPool]]:
+    """`pools(n)` is the pool of n ranks, shared by all tests of the session."""
+    made: dict[int, WorkerPool] = {}
+    yield lambda world_size: made.setdefault(world_size, WorkerPool(world_size))
+    for pool in made.values():
+        pool.close()
+
+
+@pytest.fixture(scope="session")
+def pool2(pools: Callable[[int], WorkerPool]) -> WorkerPool:
+    """Two ranks, shared by all tests of the session."""
+    return pools(2)
+
+
+@pytest.fixture(scope="session")
+def pool4(pools: Callable[[int], WorkerPool]) -> WorkerPool:
+    """Four ranks, shared by all tests of the session."""
+    return pools(4)
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def library_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the library logs in this process, from DEBUG up: `library_log.messages`, `library_log.records`."""
+    caplog.set_level(logging.DEBUG, logger="dadapt_dist")
+    return caplog

@@ -1,0 +1,71 @@
+"""Which numbers should Prodigy give? (Mishchenko & Defazio, arXiv 2306.06101; eps is scaled by d_k, as in the paper)"""
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Estimate, Group, Oracle, State, bias_correction
+
+
+class ProdigyOracle(Oracle):
+    """Adam with Prodigy's d. With slice_p = p, s and inner see entries 0, p, 2p, ... of each flattened parameter."""
+
+    defaults: ClassVar[dict[str, Any]] = {
+        "betas": (0.9, 0.999),
+        "beta3": None,
+        "eps": 1e-8,
+        "weight_decay": 0,
+        "decouple": True,
+        "use_bias_correction": False,
+        "safeguard_warmup": False,
+        "d_coef": 1.0,
+        "growth_rate": math.inf,
+        "slice_p": 1,
+    }
+
+    def new_state(self, x: Tensor, group: Group) -> State:
+        return {
+            "x0": x.flatten()[:: group["slice_p"]].clone(),
+            "s": torch.zeros_like(x.flatten()[:: group["slice_p"]]),
+            "m": torch.zeros_like(x),
+            "v": torch.zeros_like(x),
+        }
+
+    def new_scalars(self, group: Group) -> dict[str, Any]:
+        return {"d_max": group["d0"], "num": 0.0}
+
+    def b3(self, estimate: Estimate) -> float:
+        first = estimate["first"]
+        return math.sqrt(first["betas"][1]) if first["beta3"] is None else first["beta3"]
+
+    def update(self, x: Tensor, g: Tensor, state: State, group: Group, estimate: Estimate) -> dict[str, Tensor]:
+        d, d0, b3 = estimate["d"], estimate["first"]["d0"], self.b3(estimate)
+        b1, b2 = group["betas"]
+        r, wd, eps, p = group["layer_scale"], group["weight_decay"], group["eps"], group["slice_p"]
+        gamma = d * group["lr"] * bias_correction(group, estimate["k"])
+        w = d / d0 * gamma
+        w_s = d / d0 * d if group["safeguard_warmup"] else w
+        if not group["decouple"]:
+            g = g + wd * x
+        g_sliced, x_sliced = g.flatten()[::p], x.flatten()[::p]
+
+        inner = (w * g_sliced * (state["x0"] - x_sliced)).sum()
+        state["m"] = b1 * state["m"] + (1 - b1) * d * g
+        state["v"] = b2 * state["v"] + (1 - b2) * d**2 * g**2
+        state["s"] = b3 * state["s"] + w_s * g_sliced
+        s_l1 = (r * state["s"].abs()).sum()
+        if group["decouple"]:
+            x.copy_(x - wd * gamma * x)
+        x.copy_(x - r * gamma * state["m"] / (state["v"].sqrt() + d * eps))
+        return {"inner": inner, "s_l1": s_l1}
+
+    def rule(self, estimate: Estimate, sums: dict[str, float]) -> None:
+        first = estimate["first"]
+        estimate["num"] = self.b3(estimate) * estimate["num"] + sums["inner"]
+        d_hat = first["d_coef"] * estimate["num"] / sums["s_l1"]
+        if estimate["d"] == first["d0"]:
+            estimate["d"] = max(estimate["d"], d_hat)
+        estimate["d_max"] = max(estimate["d_max"], d_hat)
+        estimate["d"] = min(estimate["d_max"], estimate["d"] * first["growth_rate"])

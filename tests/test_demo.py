@@ -1,0 +1,306 @@
+"""Does the demo train in every layout, say what it cannot do, and go on after a kill as if nothing had happened?"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from dadapt_dist.cli import app
+from dadapt_dist.demo.model import SIZES, ByteModel
+from dadapt_dist.demo.parallel import LAYOUTS, Rows
+from dadapt_dist.demo.run import load_grid
+from dadapt_dist.demo.settings import METHODS, SHARDINGS, Settings, parse
+from dadapt_dist.demo.text import BATCH, HELD_OUT_BATCHES, load_text
+from dadapt_dist.monitor import read_jsonl
+
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text that a tiny model learns in few steps: d has left d0 well before the end."""
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 800)
+    return path
+
+
+def command(out: Path, *options: object) -> list[str]:
+    return [sys.executable, "-m", "dadapt_dist", "demo", "--out", str(out), *map(str, options)]
+
+
+def start(out: Path, words: Path, *options: object) -> list[str]:
+    tiny = ("--size", "tiny", "--steps", STEPS, "--save-every", 10, "--text", words)
+    return command(out, *tiny, *options)
+
+
+def run(line: list[str]) -> str:
+    """Run to the end; returns what was printed."""
+    done = subprocess.run(line, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def result(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "result.json").read_text()))
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in read_jsonl(out / "metrics.jsonl")]
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def logged(out: Path) -> int:
+    """The last step in the log of a run that goes on."""
+    path = out / "metrics.jsonl"
+    records = read_jsonl(path) if path.exists() else []
+    return int(records[-1]["step"]) if records else 0
+
+
+# ---------------------------------------------------------------- killed and resumed
+
+
+def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path: Path, words: Path) -> None:
+    """First a rank dies by SIGKILL, later the launcher; the resumed run has the same d, loss and log to the bit."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(start(whole, words))
+
+    first = subprocess.Popen(start(broken, words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: logged(broken) >= 15)
+    os.kill(children(first.pid)[1], signal.SIGKILL)
+    assert first.wait(30) == 128 + signal.SIGKILL
+
+    second = subprocess.Popen(command(broken, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: logged(broken) >= 35)
+    ranks = children(second.pid)
+    second.kill()
+    second.wait(30)
+    until(lambda: not any(map(alive, ranks)), 10)
+    assert not (broken / "result.json").exists()
+
+    run(command(broken, "--resume"))
+    assert metrics(broken) == metrics(whole)
+    assert [r["step"] for r in metrics(whole)] == [1, *range(5, STEPS + 1, 5)]
+    assert result(broken)["d"] == result(whole)["d"] > 1e-6
+    assert result(broken)["held_out_bits_per_byte"] == result(whole)["held_out_bits_per_byte"]
+    assert sorted(p.name for p in (broken / "checkpoints").iterdir()) == ["step-00000050", "step-00000060"]
+
+
+def test_ctrl_c_ends_every_rank_and_a_run_without_a_checkpoint_starts_again(tmp_path: Path, words: Path) -> None:
+    out = tmp_path / "run"
+    line = start(out, words, "--save-every", STEPS, "--sharding", "ddp")
+    started = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: logged(out) >= 5)
+    ranks = children(started.pid)
+    started.send_signal(signal.SIGINT)
+    assert started.wait(40) == 128 + signal.SIGINT
+    until(lambda: not any(map(alive, ranks)), 10)
+    # The same run may go on in another layout.
+    run(command(out, "--resume", "--sharding", "none"))
+    assert [r["step"] for r in metrics(out)] == [1, *range(5, STEPS + 1, 5)]
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def test_two_layouts_see_the_same_batches_and_find_the_same_d(tmp_path: Path, words: Path) -> None:
+    for sharding in ("none", "tp"):
+        shown = run(start(tmp_path / sharding, words, "--sharding", sharding))
+        assert "held-out loss, bits/byte" in shown
+        assert (tmp_path / sharding / "loss_and_d.png").stat().st_size > 0
+    _assert_alike(tmp_path / "none", tmp_path / "tp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", [s for s in SHARDINGS if s not in ("none", "tp")])
+def test_every_layout_finds_the_d_of_one_process(tmp_path: Path, words: Path, sharding: str) -> None:
+    for name in ("none", sharding):
+        run(start(tmp_path / name, words, "--sharding", name))
+    _assert_alike(tmp_path / "none", tmp_path / sharding)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains(tmp_path: Path, words: Path, method: str) -> None:
+    run(start(tmp_path / "run", words, "--method", method))
+    losses = [r["loss"] for r in metrics(tmp_path / "run")]
+    assert losses[-1] < losses[0]
+
+
+def _assert_alike(one: Path, other: Path) -> None:
+    for a, b in zip(metrics(one), metrics(other), strict=True):
+        assert a == pytest.approx(b, rel=1e-3)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_the_ranks_rows_make_up_the_batch(ranks: int) -> None:
+    batch = torch.arange(BATCH)
+    parts = torch.cat([Rows(rank, ranks).of(batch) for rank in range(ranks)])
+    assert parts.sort().values.equal(batch)
+
+
+def test_every_sharding_has_a_layout() -> None:
+    assert set(SHARDINGS) == set(LAYOUTS)
+
+
+# ---------------------------------------------------------------- model and text
+
+
+def test_a_byte_does_not_see_the_bytes_after_it() -> None:
+    model, tokens = ByteModel(SIZES["tiny"]), torch.randint(256, (2, 32))
+    changed = tokens.clone()
+    changed[:, 20:] = (changed[:, 20:] + 1) % 256
+    before, after = model(tokens), model(changed)
+    assert torch.allclose(before[:, :20], after[:, :20], atol=1e-6)
+    assert not torch.allclose(before[:, 20:], after[:, 20:], atol=1e-3)
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    text = load_text(None, 32)
+    torch.manual_seed(1)
+    first = text.batch(3, 7)
+    torch.manual_seed(2)
+    again = text.batch(3, 7)
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first[0], text.batch(3, 8)[0])
+    assert not torch.equal(first[0], text.batch(4, 7)[0])
+    assert first[0].shape == (BATCH, 32)
+    assert first[0][:, 1:].equal(first[1][:, :-1])
+
+
+def test_held_out_bytes_are_the_end_and_fill_their_batches(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(bytes(range(256)) * 100)
+    text = load_text(str(tmp_path / "a.txt"), 32)
+    assert len(text.train) + len(text.held_out) == 25600
+    batches = list(text.held_out_batches())
+    assert len(batches) == HELD_OUT_BATCHES
+    assert batches[-1][1][-1, -1] == text.held_out[-1]
+
+
+def test_a_folder_gives_its_texts_without_binaries_in_an_order_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a.txt").write_text("a" * 2000)
+    (tmp_path / "b.md").write_text("b" * 2000)
+    (tmp_path / "c.bin").write_bytes(b"\0" * 9000)
+    text = load_text(str(tmp_path), 32)
+    assert sorted(set(torch.cat([text.train, text.held_out]).tolist())) == [ord("a"), ord("b")]
+
+
+def test_settings_survive_the_command_line() -> None:
+    settings = Settings(method="adamw", lr=3e-3, seed=4, resume=True, text="a b.txt", nproc=2)
+    assert Settings(**(parse(settings.arguments()) | {"nproc": 2})) == settings
+
+
+def test_the_committed_table_names_what_it_was_measured_with() -> None:
+    table = load_grid()
+    assert table is not None
+    assert {"command", "steps", "size", "seed", "torch", "python", "text_sha256", "grid"} <= table.keys()
+    assert (table["steps"], table["size"]) == (Settings.steps, Settings.size)
+    losses = {row["lr"]: row["held_out_bits_per_byte"] for row in table["grid"]}
+    best = min(losses, key=lambda lr: losses[lr])
+    assert min(losses) < best < max(losses), "the best lr is at an edge: the grid must go further"
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sharding", "hsdp", "--nproc", "3"], ("--sharding hsdp --nproc 3", "at least 4", "try --nproc 4")),
+        (["--sharding", "none", "--nproc", "2"], ("--nproc 2", "needs 1")),
+        (["--sharding", "tp", "--nproc", "3"], ("--nproc 3", "1, 2 or 4")),
+        (["--sharding", "fsdp2", "--nproc", "5"], ("--nproc 5", "divisor")),
+        (["--sharding", "ddp", "--nproc", "-1"], ("--nproc -1",)),
+        (["--sharding", "fsdp3"], ("fsdp3", "choose one of", "fsdp2+tp")),
+        (["--method", "sgd"], ("sgd", "choose one of", "dadapt-sgd")),
+        (["--steps", "0"], ("--steps 0", "at least 1")),
+        (["--seed", "-1"], ("--seed -1", "at least 0")),
+        (["--lr", "0"], ("--lr 0", "positive")),
+        (["--text", "missing"], ("missing does not exist", "leave --text out")),
+        (["--text", "empty.txt"], ("empty.txt holds 0 bytes", "needs at least")),
+        (["--text", "short.txt"], ("short.txt holds 100 bytes", "needs at least")),
+        (["--resume"], ("holds no run", "leave --resume out")),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], said: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").touch()
+    Path("short.txt").write_text("x" * 100)
+    done = CliRunner().invoke(app, ["demo", *options])
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert all(part in done.stderr for part in said)
+    assert sorted(os.listdir()) == ["empty.txt", "short.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], ("already holds a run", "--resume", "--overwrite")),
+        (["--resume", "--steps", "7"], ("--steps is 60", "not 7", "leave --steps out")),
+        (["--resume", "--method", "adamw"], ("--method is prodigy", "not adamw")),
+        (["--resume", "--overwrite"], ("exclude each other",)),
+    ],
+)
+def test_an_earlier_run_is_neither_overwritten_nor_mixed_with_another(
+    tmp_path: Path, options: list[str], said: tuple[str, ...]
+) -> None:
+    Settings(steps=60, out=str(tmp_path), size="tiny").save()
+    before = (tmp_path / "run.json").read_bytes()
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), *options])
+    assert done.exit_code == 2
+    assert all(part in done.stderr for part in said)
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_overwrite_removes_the_earlier_runs_files_and_no_others(tmp_path: Path) -> None:
+    Settings(out=str(tmp_path)).save()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "mine.txt").touch()
+    Settings.of({"out": str(tmp_path), "overwrite": True}).save()
+    assert sorted(os.listdir(tmp_path)) == ["mine.txt", "run.json"]
+
+
+def test_plot_names_a_missing_log() -> None:
+    done = CliRunner().invoke(app, ["plot", "missing.jsonl"])
+    assert done.exit_code == 2
+    assert "missing.jsonl" in done.stderr
+
+
+def test_plot_writes_beside_the_log(tmp_path: Path) -> None:
+    (tmp_path / "run.jsonl").write_text('{"step": 1, "loss": 2.0, "d": 1e-6}\n')
+    done = CliRunner().invoke(app, ["plot", str(tmp_path / "run.jsonl")])
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "run.png").stat().st_size > 0
