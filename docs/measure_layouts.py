@@ -2,9 +2,9 @@
 
     python -m docs.measure_layouts
 
-Every layout of tests/layouts.py trains the float64 model of tests/models.py for 10 steps with each of the six methods, on
-the global batch that one process sees. The deviation of d is max |d/d1 - 1| over steps and ranks, that of the parameters
-max ‖x - x1‖/‖x1‖ over tensors and ranks; d1, x1: the one-process float64 oracles of tests/oracles.
+Every layout of tests/layouts.py trains the float64 model of tests/models.py for 10 steps with each of the six methods,
+on the global batch that one process sees. The deviation of d is max |d/d1 - 1| over steps and ranks, that of the
+parameters max ‖x - x1‖/‖x1‖ over tensors and ranks; d1, x1: the one-process float64 oracles of tests/oracles.
 """
 
 import sys
@@ -17,6 +17,7 @@ from tests.layouts import LAYOUTS
 from tests.pool import WorkerPool
 from tests.test_layouts import CLASSES, OPTIONS, reference, train
 
+HEAD = "| layout | ranks | d | parameters | d equal on ranks | first step | later steps |"
 FROZEN = frozenset({"blocks.0.norm.weight", "blocks.0.norm.bias", "inp.bias"})
 
 
@@ -59,10 +60,11 @@ def main() -> None:
     """Write one table row a layout, as each is measured."""
     pools: dict[int, WorkerPool] = {}
     out = sys.stdout.write
-    out("| layout | ranks | d | parameters | d equal on ranks | first step | later steps |\n|---|---|---|---|---|---|---|\n")
+    out(f"{HEAD}\n{'|---' * 7}|\n")
     for layout in LAYOUTS:
         name, ranks, of_d, of_x, equal, first, second = row(pools, layout)
-        cells = (name, ranks, f"{of_d:.1e}", f"{of_x:.1e}", "bit for bit" if equal else "NO", words(first), words(second))
+        said = "bit for bit" if equal else "NO"
+        cells = (name, ranks, f"{of_d:.1e}", f"{of_x:.1e}", said, words(first), words(second))
         out(f"| {' | '.join(map(str, cells))} |\n")
         sys.stdout.flush()
     for pool in pools.values():
