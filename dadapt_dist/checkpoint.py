@@ -1,69 +1,19 @@
-"""How does a run that began with prodigyopt or dadaptation go on here? Their checkpoints, in the form that is loaded here."""
+"""How does a run that began with prodigyopt or dadaptation go on here? Their checkpoints in our form."""
 
-import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .api import DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion, DAdaptSGD, Prodigy
-from .methods import METHODS, Buffer
+from .methods import METHODS
 from .options import listed
+from .released import RELEASED, Released, known_keys, needed_keys, our_options, their_scalars
 from .scalars import KEPT_HERE
 
 logger = logging.getLogger(__name__)
 Dict = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Released:
-    """What a released optimizer saves. scalars, buffers: our name -> theirs, where they differ.
-
-    leads: options that the released code reads from the first group for all groups. extra: further keys of its groups,
-    not needed here. sums_ranks: does the numerator that it saves hold all ranks' sums, or one rank's?
-    """
-
-    title: str
-    build: Callable[..., Any]
-    leads: tuple[str, ...]
-    scalars: Mapping[str, str]
-    buffers: Mapping[str, str]
-    extra: frozenset[str]
-    sums_ranks: bool
-
-
-_WEIGHTED = {"numerator": "numerator_weighted"}
-RELEASED: dict[str, _Released] = {
-    "prodigy": _Released(
-        title="prodigyopt.Prodigy", build=Prodigy, scalars={"numerator": "d_numerator"}, buffers={}, sums_ranks=True,
-        leads=("betas", "beta3", "d_coef", "growth_rate", "decouple", "use_bias_correction"),
-        extra=frozenset({"d_denom", "d_hat", "fsdp_in_use"}),
-    ),
-    "dadapt_adam": _Released(
-        title="dadaptation.DAdaptAdam", build=DAdaptAdam, scalars=_WEIGHTED, buffers={}, sums_ranks=False,
-        leads=("betas", "growth_rate", "decouple", "use_bias_correction"),
-        extra=frozenset({"layer_scale", "fsdp_in_use"}),
-    ),
-    "dadapt_sgd": _Released(
-        title="dadaptation.DAdaptSGD", build=DAdaptSGD, scalars=_WEIGHTED, buffers={}, sums_ranks=False,
-        leads=("momentum", "weight_decay", "growth_rate"), extra=frozenset({"g0_norm", "fsdp_in_use"}),
-    ),
-    "dadapt_adagrad": _Released(
-        title="dadaptation.DAdaptAdaGrad", build=DAdaptAdaGrad, scalars={}, buffers={"s": "sk"}, sums_ranks=True,
-        leads=("lr", "momentum", "growth_rate"), extra=frozenset({"sksq_weighted", "skl1"}),
-    ),
-    "dadapt_adan": _Released(
-        title="dadaptation.DAdaptAdan", build=DAdaptAdan, scalars={}, buffers={}, sums_ranks=True,
-        leads=("lr", "betas", "no_prox", "growth_rate"), extra=frozenset(),
-    ),
-    "dadapt_lion": _Released(
-        title="dadaptation.DAdaptLion", build=DAdaptLion, scalars=_WEIGHTED, buffers={}, sums_ranks=False,
-        leads=("betas",), extra=frozenset({"fsdp_in_use"}),
-    ),
-}  # fmt: skip
 
 
 def convert(state_dict: Mapping[str, Any], method: str | None = None, params: Iterable[Tensor] | None = None) -> Dict:
@@ -80,7 +30,7 @@ def convert(state_dict: Mapping[str, Any], method: str | None = None, params: It
                   steps                                k;  held: 0
                   d_denom, d_hat, skl1, sksq_weighted  dropped: computed anew in every step
         options   betas, growth_rate, ...              the first group's where the released code reads only that one
-                  d0                                   Prodigy: the same; others do not save it and no longer need it: 1e-6
+                  d0                                   Prodigy: the same; others do not save or need it: 1e-6
         buffers   s, p0 (Prodigy: flat, every slice_p-th entry, p0 a scalar 0 for zero weights)   the parameter's shape
                   sk (AdaGrad)                         s
                   exp_avg, exp_avg_sq, exp_avg_diff, pre_grad, alphak, x0    the same
@@ -88,8 +38,8 @@ def convert(state_dict: Mapping[str, Any], method: str | None = None, params: It
 
     Numbers that are 0-dim tensors (d after a sharded run) become python numbers; buffers keep dtype and device.
 
-    Raises ValueError, naming what is missing or does not fit: an unknown or ambiguous method, scalars, options or buffers
-    that are not there, shapes of other parameters.
+    Raises ValueError, naming what is missing or does not fit: an unknown or ambiguous method, scalars, options or
+    buffers that are not there, shapes of other parameters.
     """
     groups = _groups_of(state_dict)
     found = _found_method(groups, method)
@@ -97,8 +47,8 @@ def convert(state_dict: Mapping[str, Any], method: str | None = None, params: It
     scalars = _scalars(found, released, groups[0])
     if torch.is_tensor(groups[0]["d"]) and not released.sums_ranks:
         logger.warning(
-            "%s saves the numerator of one rank only, and d as a tensor says that several ranks trained: d is right, and its "
-            "next growth starts from that rank's share",
+            "%s saves the numerator of one rank only, and d as a tensor says that several ranks trained: d is right, "
+            "and its next growth starts from that rank's share",
             released.title,
         )
     new_groups = [_group(found, released, group, groups[0]) | scalars for group in groups]
@@ -116,7 +66,8 @@ def _groups_of(state_dict: Mapping[str, Any]) -> list[Dict]:
     missing = {"state", "param_groups"} - set(state_dict)
     if missing or not state_dict["param_groups"]:
         raise ValueError(
-            f"the state dict lacks {listed(missing or ['param_groups'])}: pass what optimizer.state_dict() returned, not the file around it."
+            f"the state dict lacks {listed(missing or ['param_groups'])}: pass what optimizer.state_dict() returned, "
+            "not the file around it."
         )
     groups = [dict(group) for group in state_dict["param_groups"]]
     if "method" in groups[0]:
@@ -129,45 +80,21 @@ def _groups_of(state_dict: Mapping[str, Any]) -> list[Dict]:
 # ---------------------------------------------------------------- which method
 
 
-def _options(method: str) -> Dict:
-    """Options of our optimizer and their defaults."""
-    parameters = inspect.signature(RELEASED[method].build).parameters.values()
-    named = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "fsdp_in_use"}
-    return named | {"layer_scale": 1.0, "maximize": False, "estimate": "default"}
-
-
-def _their_scalars(method: str) -> dict[str, str]:
-    """Our name of each scalar -> the released one."""
-    own = METHODS[method]().scalars(_options(method))
-    return {name: RELEASED[method].scalars.get(name, name) for name in (*own, "k")}
-
-
-def _needed(method: str) -> set[str]:
-    """Keys that every group of the released optimizer has."""
-    ours_alone = {"layer_scale", "maximize", "estimate"} | (set() if method == "prodigy" else {"d0"})
-    return (set(_options(method)) - ours_alone | set(_their_scalars(method).values())) - {"g0_norm"}
-
-
-def _known(*methods: str) -> set[str]:
-    """Keys that groups of these released optimizers (of all of them, when none is named) may have of their own."""
-    return set().union(*(_needed(name) | RELEASED[name].extra for name in methods or RELEASED))
-
-
 def _found_method(groups: list[Dict], method: str | None) -> str:
     if method is not None and method not in RELEASED:
         raise ValueError(f"method={method!r} is not one of {listed(RELEASED)}")
     keys = set(groups[0])
     if method is not None:
-        missing, foreign = _needed(method) - keys, keys & _known() - _known(method)
+        missing, foreign = needed_keys(method) - keys, keys & known_keys() - known_keys(method)
         if missing or foreign:
             said = [f"lack {listed(missing)}"] * bool(missing) + [f"have {listed(foreign)}"] * bool(foreign)
             raise ValueError(f"the state dict is not of {RELEASED[method].title}: its groups {' and '.join(said)}.")
         return method
-    fits = [name for name in RELEASED if _needed(name) <= keys and keys & _known() <= _known(name)]
+    fits = [name for name in RELEASED if needed_keys(name) <= keys and keys & known_keys() <= known_keys(name)]
     if len(fits) != 1:
         raise ValueError(
-            f"no method can be told from the group keys {listed(keys)}: pass method=, one of {listed(RELEASED)}. Checkpoints "
-            "of other optimizers cannot be converted."
+            f"no method can be told from the group keys {listed(keys)}: pass method=, one of {listed(RELEASED)}. "
+            "Checkpoints of other optimizers cannot be converted."
         )
     return fits[0]
 
@@ -179,9 +106,9 @@ def _number(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
-def _scalars(method: str, released: _Released, first: Dict) -> Dict:
+def _scalars(method: str, released: Released, first: Dict) -> Dict:
     """The estimate's scalars under our names, from the first group."""
-    names = _their_scalars(method)
+    names = their_scalars(method)
     if _number(first["k"]) == 0:
         first = {"g0_norm": 0.0} | first  # released SGD knows it from its first step on
     missing = {theirs for theirs in names.values() if theirs not in first}
@@ -192,14 +119,14 @@ def _scalars(method: str, released: _Released, first: Dict) -> Dict:
     return values | kept | {"steps": int(values["k"]), "method": method}
 
 
-def _group(method: str, released: _Released, group: Dict, first: Dict) -> Dict:
+def _group(method: str, released: Released, group: Dict, first: Dict) -> Dict:
     """A group with our options; keys of users and schedulers (initial_lr, names) stay."""
-    missing = _needed(method) - set(group)
+    missing = needed_keys(method) - set(group)
     if missing:
         raise ValueError(f"a group of the state dict of {released.title} lacks {listed(missing)}.")
-    theirs = set(_their_scalars(method).values()) | released.extra
+    theirs = set(their_scalars(method).values()) | released.extra
     kept = {key: _number(value) for key, value in group.items() if key not in theirs - {"layer_scale"}}
-    return _options(method) | kept | {name: _number(first[name]) for name in released.leads}
+    return our_options(method) | kept | {name: _number(first[name]) for name in released.leads}
 
 
 # ---------------------------------------------------------------- buffers
@@ -210,30 +137,32 @@ def _shapes(params: Iterable[Tensor] | None, indices: list[int]) -> dict[int, to
         return {}
     shapes = [p.shape for p in params]
     if len(shapes) != len(indices):
-        raise ValueError(f"params= has {len(shapes)} parameters, the state dict {len(indices)}: pass those of the saved optimizer.")
+        raise ValueError(
+            f"params= has {len(shapes)} parameters, the state dict {len(indices)}: pass those of the saved optimizer."
+        )
     return dict(zip(indices, shapes, strict=True))
 
 
-def _buffers(method: str, released: _Released, index: int, saved: Dict, group: Dict, shape: torch.Size | None) -> Dict:
+def _buffers(method: str, released: Released, index: int, saved: Dict, group: Dict, shape: torch.Size | None) -> Dict:
     """The buffers of one parameter, copied, each in the parameter's shape."""
     specs = METHODS[method]().buffers(group)
     names = {name: released.buffers.get(name, name) for name in specs}
     missing = {theirs for theirs in names.values() if theirs not in saved}
     if missing:
-        raise ValueError(f"the state dict of {released.title} lacks the buffers {listed(missing)} of parameter {index}.")
+        raise ValueError(f"the state dict of {released.title} lacks the buffers {listed(missing)} of parameter {index}")
     whole = next(saved[names[name]].shape for name, spec in specs.items() if not spec.sliced)
     if shape is not None and shape != whole:
         raise ValueError(
-            f"parameter {index} has shape {tuple(shape)}, its buffers in the state dict {tuple(whole)}: pass the parameters in the "
-            "order in which the saved optimizer had them."
+            f"parameter {index} has shape {tuple(shape)}, its buffers in the state dict {tuple(whole)}: pass the "
+            "parameters in the order in which the saved optimizer had them."
         )
     step, fresh = group.get("slice_p", 1), set()
     if method == "dadapt_adan" and int(saved.get("step", 1)) == 0:  # restarted: the gradient before does not count
         fresh = {"pre_grad"}
     made = {}
     for name, spec in specs.items():
-        what = f"{names[name]} of parameter {index}"
-        made[name] = _spread(saved[names[name]], whole, step, what) if spec.sliced else _copy(saved[names[name]], whole, what)
+        t, what = saved[names[name]], f"{names[name]} of parameter {index}"
+        made[name] = _spread(t, whole, step, what) if spec.sliced else _copy(t, whole, what)
     return made | {name: torch.full_like(made[name], float(specs[name].init)) for name in fresh}
 
 
@@ -244,12 +173,13 @@ def _copy(saved: Tensor, shape: torch.Size, what: str) -> Tensor:
 
 
 def _spread(saved: Tensor, shape: torch.Size, step: int, what: str) -> Tensor:
-    """Every step-th entry, flat, put back into the parameter's shape; zero elsewhere. A scalar stands for zero weights."""
+    """Every step-th entry, flat, put back into the parameter's shape, zero elsewhere. A scalar is zero weights."""
     whole = torch.zeros(shape, dtype=saved.dtype, device=saved.device)
     kept = whole.view(-1)[::step]
     if saved.dim() > 0 and saved.numel() != kept.numel():
         raise ValueError(
-            f"{what} has {saved.numel()} entries in the state dict; its shape {tuple(shape)} and slice_p={step} need {kept.numel()}."
+            f"{what} has {saved.numel()} entries in the state dict; its shape {tuple(shape)} and slice_p={step} need "
+            f"{kept.numel()}."
         )
     kept.copy_(saved.detach().reshape(-1))
     return whole

@@ -1,5 +1,6 @@
 """What is a parameter group here? A dict whose scalars (d, ...) are current whenever they are read."""
 
+from collections.abc import ItemsView, Iterator, ValuesView
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,6 +40,16 @@ class LiveGroup(dict[str, Any]):
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default
 
+    # dict's own copies go around __getitem__ unless __iter__ is overridden; dict(group) and {**group} would hold tensors.
+    def __iter__(self) -> Iterator[str]:
+        return super().__iter__()
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+        return self.plain().values()
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+        return self.plain().items()
+
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (self.plain(),)
 
@@ -50,4 +61,4 @@ class LiveGroup(dict[str, Any]):
 
     def plain(self) -> dict[str, Any]:
         """A plain dict with the scalars as python numbers."""
-        return {key: self[key] if key in self._live else value for key, value in self.items()}
+        return {key: self[key] for key in self}

@@ -98,7 +98,10 @@ def early_sums(method: Method, work: Work, options: Mapping[str, Any]) -> list[T
 def expand(p: Tensor, t: Tensor, place: Placement, cut: slice) -> Tensor:
     """A sliced buffer in the shape and placement of its parameter, zero elsewhere: the form in which it is saved."""
     full = torch.zeros_like(p.detach(), dtype=t.dtype)
-    place.local(full).view(-1)[cut] = t
+    local = place.local(full)
+    flat = local.flatten()  # a copy when the parameter is not contiguous, such as channels_last
+    flat[cut] = t
+    local.copy_(flat.view(local.shape))
     return full
 
 

@@ -3,7 +3,8 @@
     python -m docs.measure_deviations
 
 Both sides run the noisy quadratic of tests/oracles/released.py in float64 for 200 steps, unless a function says
-otherwise. Sizes are the largest relative difference of d over the steps, and of the way from the start, as the tests measure them.
+otherwise. Sizes are the largest relative difference of d over the steps, and of the way from the start, as the tests
+measure them.
 """
 
 import contextlib
@@ -107,8 +108,8 @@ def sparse_adagrad() -> Size:
 def bfloat16(steps: int = 4000) -> Size:
     """Prodigy on bfloat16 parameters: Σ|s| after 4000 steps over that after 100; ours, released.
 
-    The gradient is 1 for 100 steps and flips its sign in every step from then on, and the lr is so small that d stays: s
-    decays by √b2 a step, to √0.999^3900 = 0.142.
+    The gradient is 1 for 100 steps and flips its sign in every step from then on, and the lr is so small that d stays:
+    s decays by √b2 a step, to √0.999^3900 = 0.142.
     """
     ends = []
     for build in (dadapt_dist.Prodigy, prodigyopt.Prodigy):

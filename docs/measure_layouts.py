@@ -4,7 +4,8 @@
 
 Every layout of tests/layouts.py trains the float64 model of tests/models.py for 10 steps with each of the six methods,
 on the global batch that one process sees. The deviation of d is max |d/d1 - 1| over steps and ranks, that of the
-parameters max ‖x - x1‖/‖x1‖ over tensors and ranks; d1, x1: the one-process float64 oracles of tests/oracles.
+parameters max ‖x - x1‖/‖x1‖ over tensors and ranks; d1, x1: the one-process float64 oracles of tests/oracles. Last come
+two low-precision runs of Prodigy under FSDP2 against the same float64 oracle.
 """
 
 import sys
@@ -15,7 +16,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 from tests.layouts import LAYOUTS
 from tests.pool import WorkerPool
-from tests.test_layouts import CLASSES, OPTIONS, reference, train
+from tests.test_layouts import CLASSES, OPTIONS, reference, train, train_low_precision
 
 HEAD = "| layout | ranks | d | parameters | d equal on ranks | first step | later steps |"
 FROZEN = frozenset({"blocks.0.norm.weight", "blocks.0.norm.bias", "inp.bias"})
@@ -67,6 +68,9 @@ def main() -> None:
         cells = (name, ranks, f"{of_d:.1e}", f"{of_x:.1e}", said, words(first), words(second))
         out(f"| {' | '.join(map(str, cells))} |\n")
         sys.stdout.flush()
+    for precision in ("float32", "mixed precision"):
+        ds = pools[2].run(train_low_precision, precision)[0]
+        out(f"{precision}: {max(abs(d / d1 - 1) for d, d1 in zip(ds, reference('prodigy', 1)[0], strict=True)):.1e}\n")
     for pool in pools.values():
         pool.close()
 

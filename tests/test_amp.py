@@ -57,7 +57,9 @@ def clip(job: Job) -> None:
 def damage(job: Job, kind: str) -> None:
     """On the last rank: one infinite gradient element, or no gradients at all."""
     if kind == "inf" and dist.get_rank() == 1:
-        next(local(p.grad) for p in job.model.parameters() if p.grad is not None and local(p.grad).numel()).fill_(math.inf)
+        next(local(p.grad) for p in job.model.parameters() if p.grad is not None and local(p.grad).numel()).fill_(
+            math.inf
+        )
     if kind == "none" and dist.get_rank() == 1:
         job.model.zero_grad(set_to_none=True)
 

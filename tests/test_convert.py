@@ -146,11 +146,15 @@ def test_scalars_that_are_tensors_become_numbers(library_log: pytest.LogCaptureF
         plain = convert(released.state_dict())
         checkpoint = released.state_dict()
         for group in checkpoint["param_groups"]:
-            group |= {name: torch.tensor(group[name]).double() for name in ("d", "d_max", "d_numerator") if name in group}
+            group |= {
+                name: torch.tensor(group[name]).double() for name in ("d", "d_max", "d_numerator") if name in group
+            }
         converted = convert(checkpoint)
         assert isinstance(converted["param_groups"][0]["d"], float)
         assert converted["param_groups"][0]["d"] == pytest.approx(plain["param_groups"][0]["d"], rel=1e-6)
-    assert ["DAdaptAdam" in message for message in library_log.messages] == [True], "Prodigy saves the sums of all ranks"
+    assert ["DAdaptAdam" in message for message in library_log.messages] == [True], (
+        "Prodigy saves the sums of all ranks"
+    )
 
 
 def test_bfloat16_buffers_are_loaded_as_float32() -> None:
@@ -242,7 +246,7 @@ def test_checkpoints_of_other_optimizers_are_refused() -> None:
     for optimizer in (torch.optim.AdamW([x]), torch.optim.SGD([x]), DAdaptAdamPreprint([x]), DAdaptAdanIP([x])):
         with pytest.raises(ValueError, match="no method can be told"):
             convert(optimizer.state_dict())
-    with pytest.raises(ValueError, match="is not of dadaptation.DAdaptLion.*have"):
+    with pytest.raises(ValueError, match=r"is not of dadaptation\.DAdaptLion.*have"):
         convert(DAdaptAdanIP([x]).state_dict(), "dadapt_lion")
 
 

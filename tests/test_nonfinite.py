@@ -2,7 +2,6 @@
 
 import logging
 import math
-
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,12 +119,16 @@ def clean_run(pools: Any, layout: str, method: str, steps: list[int]) -> list[Lo
 
 
 @pytest.mark.parametrize(("layout", "method"), RUNS)
-def test_hold_keeps_the_scalars_on_every_rank_and_trains_the_finite_elements(layout: str, method: str, pools: Any) -> None:
+def test_hold_keeps_the_scalars_on_every_rank_and_trains_the_finite_elements(
+    layout: str, method: str, pools: Any
+) -> None:
     logs = pools(2).run(train, layout, method, "hold", BAD, ALL)
     zeroed = pools(2).run(train, layout, method, "hold", dict.fromkeys(BAD, 0.0), ALL[:3])
     for log, other in zip(logs, zeroed, strict=True):
         assert log.finite
-        assert all(same(a, b) for a, b in zip(log.scalars, logs[0].scalars, strict=True)), "scalars differ between ranks"
+        assert all(same(a, b) for a, b in zip(log.scalars, logs[0].scalars, strict=True)), (
+            "scalars differ between ranks"
+        )
         for step in BAD:
             assert same(log.scalars[step], log.scalars[step - 1])
             assert not same(log.scalars[step + 1], log.scalars[step]), "the next step must move on"
@@ -156,7 +159,9 @@ def test_skip_leaves_everything_on_all_ranks_as_if_the_step_had_not_been(layout:
 
 
 @pytest.mark.parametrize(("layout", "method"), RUNS)
-def test_raise_raises_on_all_ranks_in_the_same_step_and_training_can_go_on(layout: str, method: str, pools: Any) -> None:
+def test_raise_raises_on_all_ranks_in_the_same_step_and_training_can_go_on(
+    layout: str, method: str, pools: Any
+) -> None:
     logs = pools(2).run(train, layout, method, "raise", BAD, ALL)
     clean = clean_run(pools, layout, method, CLEAN)
     for log, reference in zip(logs, clean, strict=True):
@@ -279,5 +284,3 @@ def test_the_error_says_how_many_elements_in_which_step_and_what_else_can_be_cho
     w.grad = torch.tensor([1.0, math.nan, math.inf, 1.0])
     with pytest.raises(dd.NonFiniteError, match=r'2 gradient elements .* step 0.*"skip".*"hold"'):
         optimizer.step()
-
-

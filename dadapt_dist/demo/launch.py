@@ -1,5 +1,6 @@
 """How do the ranks start and, whatever happens, all end? torch's elastic launcher, in this process."""
 
+import logging
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ def launch(module: str, arguments: Sequence[str], nproc: int) -> int:
         max_restarts=0,
         monitor_interval=0.2,
     )
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)  # it reports every signal it passes on
     try:
         elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
@@ -45,11 +47,12 @@ def launch(module: str, arguments: Sequence[str], nproc: int) -> int:
 
 
 def exit_with_launcher() -> None:
-    """End this rank soon after its launcher is gone: a launcher killed by SIGKILL cannot end it. Call once in a rank.
+    """End this rank, without a traceback, on Ctrl-C and soon after its launcher is gone. Call once in a rank.
 
-    Without this, orphaned ranks would train on and write beside the run that --resume starts.
+    A launcher killed by SIGKILL cannot end its ranks: they would train on, beside the run that --resume starts.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
 
 

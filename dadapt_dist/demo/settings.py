@@ -54,6 +54,8 @@ class Settings:
     @classmethod
     def of(cls, given: dict[str, Any]) -> "Settings":
         """Settings from what was given; with resume, the rest is what the run was started with. Raises ValueError."""
+        if given.get("text") is not None:
+            given = given | {"text": str(Path(given["text"]).resolve())}
         settings = cls(**given)
         if settings.resume:
             stored = settings._stored()

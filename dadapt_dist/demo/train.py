@@ -65,6 +65,8 @@ def train(settings: Settings, text: Text) -> None:
 
     checkpoints = Checkpoints(settings.folder / "checkpoints", model, optimizer, scheduler)
     start = checkpoints.load_latest() if settings.resume else 0
+    if settings.resume:
+        logger.info("goes on from step %d", start)
     metrics = settings.folder / "metrics.jsonl"
     log = monitor.JsonlWriter(metrics, rank=rank, resume_step=start if settings.resume else None)
 
@@ -128,7 +130,8 @@ def main() -> None:
         settings = Settings.of(parse() | {"nproc": int(os.environ["WORLD_SIZE"])})
         text = load_text(settings.text, SIZES[settings.size].context)
     except ValueError as error:
-        logger.error("%s", error)
+        if os.environ["RANK"] == "0":
+            logger.error("error: %s", error)
         sys.exit(2)
 
     exit_with_launcher()

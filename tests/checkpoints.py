@@ -1,0 +1,74 @@
+"""What do the checkpoint tests train, and how is it packed for a checkpoint?"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from .layouts import LAYOUTS, Job
+from .models import Tiny
+from .runs import CLASSES
+
+BEFORE, AFTER = 5, 6
+# d0 is such that d still grows when the checkpoint is written, and long after.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "prodigy": ("prodigy", {"weight_decay": 0.01, "use_bias_correction": True, "d0": 1e-3}),
+    "prodigy sliced": ("prodigy", {"slice_p": 3, "d0": 1e-5}),
+    "dadapt_sgd": ("dadapt_sgd", {"momentum": 0.9, "weight_decay": 0.01, "d0": 1e-3}),
+    "dadapt_adan": ("dadapt_adan", {"d0": 1e-3}),
+    "dadapt_adam": ("dadapt_adam", {"weight_decay": 0.01, "d0": 1e-6}),
+    "dadapt_adagrad": ("dadapt_adagrad", {"momentum": 0.5, "d0": 1e-3}),
+    "dadapt_lion": ("dadapt_lion", {"d0": 1e-3}),
+}
+FEW = ["prodigy", "prodigy sliced", "dadapt_sgd", "dadapt_adan"]
+MORE_LAYOUTS: dict[str, tuple[int, Callable[[], Job]]] = {"one process": (1, lambda: Job(Tiny()))}
+Result = dict[str, Any]
+
+
+class Training:
+    """A model under a layout, its optimizer, and d after each of its steps."""
+
+    def __init__(self, job: Job, case: str, **more: Any) -> None:
+        key, options = CASES[case]
+        self.job = job
+        self.optimizer: Any = CLASSES[key](job.params(), **{**options, **more})
+        self.d: list[float] = []
+
+    def steps(self, first: int, number: int, *, read: bool = True) -> "Training":
+        """Train. read: look at d after each step, which waits for the reduce; else it stays under way."""
+        for step in range(first, first + number):
+            self.optimizer.zero_grad()
+            self.job.backward(step)
+            self.optimizer.step()
+            if read:
+                self.d.append(self.optimizer.d)
+        return self
+
+    def result(self) -> Result:
+        return {"d": self.d, "params": self.job.full()}
+
+
+def build(layout: str) -> Job:
+    return {**LAYOUTS, **MORE_LAYOUTS}[layout][1]()
+
+
+def packed(training: Training) -> Any:
+    model, optimizer = get_state_dict(training.job.model, training.optimizer)
+    return {"model": model, "optimizer": optimizer}
+
+
+def unpack(training: Training, checkpoint: Any) -> None:
+    """Load what `packed` gave, in place."""
+    set_state_dict(
+        training.job.model,
+        training.optimizer,
+        model_state_dict=checkpoint["model"],
+        optim_state_dict=checkpoint["optimizer"],
+    )
+
+
+def fitting(*layouts: str) -> list[str]:
+    """Cases that all these layouts can train: a sliced buffer needs whole rows. All methods where it costs little."""
+    cut = any("tp" in layout or "flat" in layout for layout in layouts)
+    cases = list(CASES) if {*layouts} <= {"fsdp2, 4 ranks", "one process"} else FEW
+    return [case for case in cases if not (cut and "sliced" in case)]
