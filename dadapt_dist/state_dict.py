@@ -1,12 +1,13 @@
 """What is saved, and how is it loaded again without losing anything?
 
-Scalars lie in the groups as python numbers under a key set that is fixed at construction, equal on all ranks. Buffers lie in
-`state` as tensors in the shape and placement of their parameter, so torch.distributed.checkpoint and FSDP1 reshard them.
+Scalars lie in the groups as python numbers under a key set that is fixed at construction, equal on all ranks. Buffers
+lie in `state` as tensors in the shape and placement of their parameter, so torch.distributed.checkpoint and FSDP1
+reshard them.
 """
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -32,18 +33,22 @@ def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
     optimizer.step_size.settle()
     packed = pack()
     for group, live in zip(packed["param_groups"], optimizer.param_groups, strict=True):
-        group.update((key, value) for key, value in live.plain().items() if key in group and key != "params")
+        group.update((key, value) for key, value in live.copy().items() if key in group and key != "params")
     entries = [(p, group) for group in optimizer.param_groups for p in group["params"]]
     sliced = [index for index in packed["state"] if entries[index][1].get("slice_p", 1) > 1]
     for index, place in zip(sliced, resolve([entries[index][0] for index in sliced]), strict=True):
-        packed["state"][index] = _expanded(optimizer, *entries[index], packed["state"][index], place)
+        p, group = entries[index]
+        packed["state"][index] = _expanded(optimizer, p, group, packed["state"][index], place)
     return packed
 
 
 def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Dict, place: Placement) -> Dict:
     cut = states.cut_of(place, group)
     specs = optimizer.method.buffers(group)
-    return {n: states.expand(p, t, place, cut) if specs[n].sliced and cut is not None else t for n, t in buffers.items()}
+    return {
+        name: states.expand(p, t, place, cut) if specs[name].sliced and cut is not None else t
+        for name, t in buffers.items()
+    }
 
 
 def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
@@ -57,7 +62,10 @@ def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
     pairs = _pairs(optimizer, groups, state_dict["state"])
     _check_buffers(optimizer, groups, pairs)
     places = resolve([p for p, _, _ in pairs])
-    state = {p: _restored(optimizer, p, *rest, place) for (p, *rest), place in zip(pairs, places, strict=True)}
+    state = {
+        p: _restored(optimizer, p, buffers, group, place)
+        for (p, buffers, group), place in zip(pairs, places, strict=True)
+    }
     merged = [_merged(live, saved) for live, saved in zip(optimizer.param_groups, groups, strict=True)]
     fresh: Any = type(optimizer.state)(dict)
     fresh.update(state)
@@ -89,41 +97,48 @@ def _merged(live: Dict, saved: Dict) -> Dict:
 
 
 def _check_groups(optimizer: "LearningRateFree", groups: list[Dict]) -> None:
-    name = optimizer.method.name
-    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
+    there, here = ([len(group.get("params", ())) for group in some] for some in (groups, optimizer.param_groups))
+    if there != here:
         raise ValueError(
-            f"the checkpoint has parameter groups of {[len(group['params']) for group in groups]} parameters, the optimizer of "
-            f"{[len(group['params']) for group in optimizer.param_groups]}: build the optimizer with the groups it was saved with."
+            f"the checkpoint has parameter groups of {there} parameters, the optimizer of {here}: build the optimizer "
+            "with the groups it was saved with."
         )
     first: dict[str, Dict] = {}  # of each estimate
     for index, group in enumerate(groups):
-        found = group.get("method")
-        if found != name:
-            what = f"of the method {found!r}" if found else "of another optimizer"
-            raise ValueError(
-                f"the checkpoint is {what}, this optimizer is {name!r}. A checkpoint of prodigyopt or dadaptation is made "
-                "loadable by dadapt_dist.checkpoint.convert(state_dict, method)."
-            )
-        scalars = {*optimizer.step_size.scalars.values, "steps"}
-        missing = (set(optimizer.defaults) | scalars) - set(group) - {"differentiable"}
-        if missing:
-            raise ValueError(f"group {index} of the checkpoint lacks {listed(missing)}; {name} cannot continue without them.")
-        options = {key: group[key] for key in optimizer.defaults if key in group}
-        check_options(options, optimizer.defaults, f"group {index} of the checkpoint")
-        optimizer.step_size.scalars.row(group["estimate"])  # raises for an estimate that does not exist
-        _check_agree(first.setdefault(group["estimate"], group), group, scalars)
+        _check_group(optimizer, group, f"group {index} of the checkpoint")
+        _check_agree(first.setdefault(group["estimate"], group), group, optimizer.step_size.scalars.values)
 
 
-def _check_agree(first: Dict, group: Dict, scalars: set[str]) -> None:
+def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> None:
+    name, found, scalars = optimizer.method.name, group.get("method"), optimizer.step_size.scalars
+    if found != name:
+        what = f"of the method {found!r}" if found else "of another optimizer"
+        raise ValueError(
+            f"the checkpoint is {what}, this optimizer is {name!r}. A checkpoint of prodigyopt or dadaptation is made "
+            "loadable by dadapt_dist.checkpoint.convert(state_dict, method)."
+        )
+    missing = {*optimizer.defaults, *scalars.values, "steps"} - set(group) - {"differentiable"}
+    if missing:
+        raise ValueError(
+            f"{where} lacks {listed(missing)}; {name} cannot continue without them. Load a checkpoint that this "
+            "optimizer saved whole."
+        )
+    check_options({key: group[key] for key in optimizer.defaults if key in group}, optimizer.defaults, where)
+    scalars.row(group["estimate"])  # raises for an estimate that does not exist
+
+
+def _check_agree(first: Dict, group: Dict, names: Iterable[str]) -> None:
     """One estimate has one value of each scalar and constant, in whichever of its groups it is read."""
+    scalars = {*names, "steps"}
     for name in scalars:
         if not math.isfinite(float(group[name])):
-            raise ValueError(f"the checkpoint has {name}={group[name]}: it must be finite. Go back to an earlier checkpoint.")
+            raise ValueError(f"the checkpoint has {name}={group[name]}: it must be finite. Go back to an earlier one.")
     shared = scalars | set(OF_ESTIMATE) & set(first)
     differ = {key for key in shared if group[key] != first[key]}
     if differ:
         raise ValueError(
-            f"groups of the estimate {group['estimate']!r} differ in {listed(differ)} in the checkpoint: one d has one value of each."
+            f"groups of the estimate {group['estimate']!r} differ in {listed(differ)} in the checkpoint: one d has one "
+            "value of each."
         )
 
 
@@ -142,19 +157,24 @@ def _check_buffers(optimizer: "LearningRateFree", groups: list[Dict], pairs: lis
     trainable = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     if steps > 0 and trainable and not pairs:
         raise ValueError(
-            f"the checkpoint was saved after {steps} steps but holds no buffers of any parameter; d alone cannot continue it. "
-            "(FSDP1 with sharded state dicts drops them under some wrappers: save with torch.distributed.checkpoint.)"
+            f"the checkpoint was saved after {steps} steps but holds no buffers of any parameter; d alone cannot "
+            "continue it. (FSDP1 with sharded state dicts drops them under some wrappers: save with "
+            "torch.distributed.checkpoint.)"
         )
     known = {p for p, _, _ in pairs}
     fresh = sum(p not in known and p.numel() > 0 for p in trainable)
-    if steps > 0 and fresh:  # right for parameters that were frozen or not there; FSDP1 ranks without elements save nothing
+    if steps > 0 and fresh:  # right for parameters that were frozen or not there, so no error
         logger.warning("the checkpoint holds no buffers of %d trainable parameters: they start afresh", fresh)
     for p, buffers, group in pairs:
         specs = optimizer.method.buffers(group)
-        missing = {n for n, spec in specs.items() if n not in buffers and not (_frozen(optimizer, group) and spec.statistic)}
+        frozen = _frozen(optimizer, group)
+        missing = {n for n, spec in specs.items() if n not in buffers and not (frozen and spec.statistic)}
         if missing:
-            hint = " It was saved frozen: pass the same freeze_after." if all(specs[n].statistic for n in missing) else ""
-            raise ValueError(f"the checkpoint lacks the buffers {listed(missing)} of a parameter of shape {tuple(p.shape)}.{hint}")
+            dropped = all(specs[n].statistic for n in missing)
+            hint = " It was saved frozen: pass the same freeze_after." if dropped else ""
+            raise ValueError(
+                f"the checkpoint lacks the buffers {listed(missing)} of a parameter of shape {tuple(p.shape)}.{hint}"
+            )
         for name in set(specs) & set(buffers):
             _check_place(name, buffers[name], p)
 
@@ -162,14 +182,14 @@ def _check_buffers(optimizer: "LearningRateFree", groups: list[Dict], pairs: lis
 def _check_place(name: str, t: Tensor, p: Tensor) -> None:
     if tuple(t.shape) != tuple(p.shape):
         raise ValueError(
-            f"the checkpoint's {name} has shape {tuple(t.shape)}, its parameter {tuple(p.shape)}: the model or its sharding is "
-            "another one. Reshard with torch.distributed.checkpoint."
+            f"the checkpoint's {name} has shape {tuple(t.shape)}, its parameter {tuple(p.shape)}: the model or its "
+            "sharding is another one. Reshard with torch.distributed.checkpoint."
         )
     there, here = ((x.device_mesh, x.placements) if isinstance(x, DTensor) else "whole" for x in (t, p))
     if there != here:
         raise ValueError(
-            f"the checkpoint's {name} of a parameter of shape {tuple(p.shape)} is placed as {there}, the parameter as {here}. "
-            "Load it with torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
+            f"the checkpoint's {name} of a parameter of shape {tuple(p.shape)} is placed as {there}, the parameter as "
+            f"{here}. Load it with torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
         )
 
 
@@ -178,7 +198,9 @@ def _frozen(optimizer: "LearningRateFree", group: Dict) -> bool:
     return limit is not None and int(group["steps"]) >= limit
 
 
-def _restored(optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Dict, place: Placement) -> dict[str, Tensor]:
+def _restored(
+    optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Dict, place: Placement
+) -> dict[str, Tensor]:
     """The buffers as this optimizer keeps them: on the parameter's device, in no lower precision than saved, copied."""
     dtype = optimizer.state_dtype or torch.promote_types(p.dtype, torch.float32)
     cut = states.cut_of(place, group)

@@ -1,4 +1,4 @@
-"""Does what the pages say hold: does their code run, do links and names resolve, is every public name and option there?"""
+"""Does what the pages say hold: does their code run, do links resolve, is every public name and option there?"""
 
 import os
 import re
