@@ -3,7 +3,8 @@
 from .api import DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion, DAdaptSGD, Prodigy
 from .layout import PlacementError
 from .optimizer import LearningRateFree
-from .step_size import NonFiniteError, StepSize
+from .step_size import StepSize
+from .window import NonFiniteError
 
 __version__ = "0.1.0"
 

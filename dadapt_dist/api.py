@@ -21,7 +21,7 @@ class Common(TypedDict, total=False):
 
     layer_scale: scales a group's step relative to the others (1.0). maximize: ascend (False).
     state_dtype: dtype of the buffers; None: float32, or the parameter's where that is more precise.
-    freeze_after: after so many steps d stays, its buffers are released and no collective runs (None: never).
+    freeze_after: after so many steps d stays, its buffers are released and, with nonfinite="hold", no collective runs.
     nonfinite: "hold" | "skip" | "raise", what a NaN or infinite gradient does. sync: "next_step" | "step".
     process_group: ranks that train together (None: all). copies: for plain tensors that hold a slice, how many ranks
     hold the same elements. step_size: a StepSize shared with other optimizers; it then holds the five options before.

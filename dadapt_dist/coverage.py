@@ -67,7 +67,7 @@ def find_copies(items: Sequence[Item], configuration: Hashable, layout: ShardLay
         return [1] * len(items)
     open_items = [item for item in items if item.copies is None]
     sums = _checksums(open_items, layout.world_size)
-    lists = [item.key for item in open_items], [item.place.piece for item in open_items], sums
+    lists: tuple[Hashable, ...] = tuple(i.key for i in open_items), tuple(i.place.piece for i in open_items), tuple(sums)
     row = [0, _digest(configuration), *(_digest(entries) for entries in lists)]
     rows = layout.all_gather(torch.tensor(row, dtype=torch.int64, device=device)).tolist()
     _raise_if_any_failed(rows, None, layout)

@@ -38,7 +38,7 @@ class LiveGroup(dict[str, Any]):
         super().update(views)
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 - dict.get would not be current
 
     # dict's own copies go around __getitem__ unless __iter__ is overridden; dict(group) and {**group} would hold tensors.
     def __iter__(self) -> Iterator[str]:

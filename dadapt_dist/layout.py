@@ -67,8 +67,9 @@ class ShardLayout:
         types = [device.type for device in getattr(group, "_device_types", [home])]
         if home.type in types or not types:
             return home
-        index = torch.accelerator.current_device_index() if types[0] != "cpu" else None
-        return torch.device(types[0], index)
+        if types[0] == "cpu":
+            return torch.device("cpu")
+        return torch.device(types[0], torch.accelerator.current_device_index())
 
 
 def resolve(params: Sequence[Tensor]) -> list[Placement]:

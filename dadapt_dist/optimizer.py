@@ -108,7 +108,7 @@ class LearningRateFree(Optimizer):
     # ---------------------------------------------------------------- one step
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; returns the closure's loss, if there is a closure.
 
         The update uses d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
@@ -141,27 +141,31 @@ class LearningRateFree(Optimizer):
 
     def _pass(self, kernel: Callable[..., list[Tensor]], *, moves: bool) -> Tensor:
         """Run the kernel over every tensor that has a gradient; return the weighted sums [n_estimates, n_sums + 1]."""
-        width, frozen = len(self.method.sums) + 1, self.step_size.frozen
+        width = len(self.method.sums) + 1
         if self._found_inf():  # this rank's gradients are unusable: it moves nothing, and the sums say so to all ranks
             flag = torch.zeros(len(self.step_size.scalars.names), width, dtype=torch.float64)
             flag[:, -1] = 1
             return flag.to(self.step_size.scalars.device)
-        batches, shares = list(self._works()), []  # every gradient is checked before any parameter moves
-        for group, works in batches:
-            row = self.step_size.scalars.row(group["estimate"])
-            constants, share, coefficients = self.step_size.scalars.constants(row), Share(row), {}
-            for work, weight in works:
-                device = work.x.device
-                if device not in coefficients:
-                    coefficients[device] = self.method.coefficients(group, self.step_size.on(device, row), constants)
-                sums = kernel(self.method, work, coefficients[device])
-                share.add(weight, sums[-1:] if frozen else sums)
-            shares.append(share)
+        batches = list(self._works())  # every gradient is checked before any parameter moves
+        shares = [self._run(kernel, group, works) for group, works in batches]
         if moves:  # from now on x0 is where they started
             self._anchored.update(p for group, p in self._params() if p.grad is not None and float(group["lr"]) > 0)
-        if frozen:  # d stays: only the count of non-finite elements is of use
+        if self.step_size.frozen:  # d stays: only the count of non-finite elements is of use
             return torch.nn.functional.pad(self._gathered(shares, 1), (width - 1, 0))
         return self._gathered(shares, width)
+
+    def _run(self, kernel: Callable[..., list[Tensor]], group: dict[str, Any], works: list[tuple[Work, float]]) -> Share:
+        table, frozen = self.step_size.scalars, self.step_size.frozen
+        share = Share(table.row(group["estimate"]))
+        coefficients: dict[torch.device, dict[str, Any]] = {}
+        for work, weight in works:
+            device = work.x.device
+            if device not in coefficients:
+                scalars = table.on(device, share.row)
+                coefficients[device] = self.method.coefficients(group, scalars, table.constants(share.row))
+            sums = kernel(self.method, work, coefficients[device])
+            share.add(weight, sums[-1:] if frozen else sums)
+        return share
 
     def _works(self) -> Iterator[tuple[dict[str, Any], list[tuple[Work, float]]]]:
         """Each group that moves, with its tensors' work and weights (1/copies)."""
@@ -200,7 +204,7 @@ class LearningRateFree(Optimizer):
         return gather(shares, len(table.names), width, table.device)
 
     def _found_inf(self) -> bool:
-        """Did a GradScaler find a non-finite gradient on this rank? Reading it waits for the device, as the scaler itself does."""
+        """Did a GradScaler find a non-finite gradient on this rank? Reading it waits for the device, as the scaler does."""
         found = getattr(self, "found_inf", None)
         return found is not None and bool(found)
 
@@ -237,12 +241,12 @@ class LearningRateFree(Optimizer):
 
     # ---------------------------------------------------------------- saving and loading
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         """As torch's. Waits for the reduce under way and calls no collective: one rank alone may save."""
         return state_dicts.save(self, super().state_dict)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
-        """As torch's, but buffers keep their dtype. Raises ValueError, before anything changes, for a checkpoint that does not fit."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but buffers keep their dtype. ValueError, before anything changes, for a checkpoint that does not fit."""
         state_dicts.load(self, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -92,6 +92,12 @@ def check_lr(lr: Any, where: str) -> float:
     return float(lr)
 
 
+def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError for a value that is not one of the allowed words."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(repr(choice) for choice in allowed)}")
+
+
 def _check_value(name: str, value: Any, defaults: Mapping[str, Any], where: str) -> None:
     right, allowed, cure = CHECKS[name]
     wrong_length = name == "betas" and right(value) and len(value) != len(defaults[name])
@@ -116,6 +122,7 @@ def check_keywords(unknown: Iterable[str], known: Iterable[str], where: str) -> 
 
 
 def listed(names: Iterable[str]) -> str:
+    """Names in alphabetical order, for an error message."""
     return ", ".join(sorted(str(name) for name in names))
 
 

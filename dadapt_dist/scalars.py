@@ -128,3 +128,7 @@ class ScalarTable:
     def of(self, row: int) -> Scalars:
         """One estimate's scalars as 0-dim views."""
         return {name: value[row] for name, value in self.values.items()}
+
+    def on(self, device: torch.device, row: int) -> Scalars:
+        """One estimate's scalars as 0-dim tensors on a device; views where they live there."""
+        return {name: value.to(device, non_blocking=True) for name, value in self.of(row).items()}

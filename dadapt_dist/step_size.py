@@ -1,44 +1,28 @@
 """When does a step begin and end, and how do the sums of all ranks become the next d?
 
-    window opens    wait for the reduce of the step before (long done), apply the rule: d_k, in place
-    each piece      an optimizer adds its partial sums / copies to a float64 vector [n_estimates, n_sums + 1]
-    window closes   one asynchronous all_reduce(SUM) of that vector, hidden behind the next forward and backward
+A window opens: the reduce of the step before is awaited (long done) and the rule applied, which gives d_k, in place. Each
+piece: an optimizer adds its partial sums / copies to a float64 vector [n_estimates, n_sums + 1]. The window closes: one
+asynchronous all_reduce(SUM) of that vector starts, hidden behind the next forward and backward.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from .held import HeldReport
 from .layout import ShardLayout
-from .methods.base import Method, Options, Scalars
+from .methods.base import Method, Options
+from .options import check_choice
 from .reduce import Reduce
 from .roster import Member, Roster, home_device
 from .scalars import ScalarTable
-
+from .window import Window, decide, measure, refuse
 
 Sync = Literal["next_step", "step"]
 NonFinite = Literal["hold", "skip", "raise"]
-
-
-class NonFiniteError(ArithmeticError):
-    """A gradient was not finite and the optimizer was told to raise; no parameter has moved, on any rank."""
-
-
-@dataclass
-class _Window:
-    """One open step."""
-
-    sums: Tensor
-    reduced: Tensor | None = None  # the global sums, when they were needed inside the step
-    skipped: bool = False
-    moves: bool = False  # does any group have lr > 0?
-    stepped: list[int] = field(default_factory=list)
 
 
 class StepSize:
@@ -51,7 +35,8 @@ class StepSize:
     with finite gradients train. "skip": nothing moves on any rank. "raise": NonFiniteError on all ranks in the same
     step, before anything moves. "skip" and "raise" need the sums inside the step: the step is computed twice and waits for
     a blocking reduce.
-    freeze_after: number of steps after which d stays, buffers of the estimate are dropped and no collective runs.
+    freeze_after: number of steps after which d stays, buffers of the estimate are dropped and (with "hold") no collective
+    runs.
     """
 
     def __init__(
@@ -64,8 +49,8 @@ class StepSize:
         nonfinite: NonFinite = "hold",
         freeze_after: int | None = None,
     ) -> None:
-        _check_choice("sync", sync, ("next_step", "step"))
-        _check_choice("nonfinite", nonfinite, ("hold", "skip", "raise"))
+        check_choice("sync", sync, ("next_step", "step"))
+        check_choice("nonfinite", nonfinite, ("hold", "skip", "raise"))
         if isinstance(estimates, str) or (estimates is not None and (not estimates or len({*estimates}) < len(estimates))):
             raise ValueError(f"estimates={estimates!r} must be a list of different names, or None")
         if freeze_after is not None and (type(freeze_after) is not int or freeze_after < 1):
@@ -76,7 +61,7 @@ class StepSize:
         self.roster = Roster(self.layout)
         self.table: ScalarTable | None = None
         self._declared = None if estimates is None else tuple(estimates)
-        self._window: _Window | None = None
+        self._window: Window | None = None
         self._explicit = False
         self._reduce = Reduce(self.layout)
         self._held = HeldReport()
@@ -147,11 +132,10 @@ class StepSize:
             raise
         finally:
             self._explicit = False
-        if self._window is not None:
-            self._close(self._window)
+        self._close_if_open()
 
     @contextmanager
-    def piece(self, member: Member) -> Iterator[_Window]:
+    def piece(self, member: Member) -> Iterator[Window]:
         """Bracket one optimizer's part of a step. Without an explicit window, the last of the sharing optimizers closes it."""
         window = self._window or self._open()
         if id(member) in window.stepped and not self._explicit:
@@ -174,21 +158,23 @@ class StepSize:
         """Does d stay for good? True from step `freeze_after` on."""
         return self.freeze_after is not None and self.steps >= self.freeze_after
 
-    def _open(self) -> _Window:
+    def _open(self) -> Window:
         self.finish()
         self._held.say(self.steps)
         if not self.roster.is_placed():
             self._place()
         table = self.scalars
         shape = len(table.names), len(table.method.sums) + 1
-        window = _Window(torch.zeros(shape, dtype=torch.float64, device=table.device))
+        window = Window(torch.zeros(shape, dtype=torch.float64, device=table.device))
         if self.frozen:
             for member in self.roster:
                 member.release_statistics()
         if table.method.early_sums and not self._early_done:
-            self._measure()
+            self._early_done = measure(self.roster, self._reduce, table)
         if self.nonfinite != "hold":
-            self._decide(window)
+            decide(window, self.roster, self._reduce)
+        if self.nonfinite == "raise":
+            refuse(window, self.steps)
         self._window = window
         return window
 
@@ -201,23 +187,11 @@ class StepSize:
             member.bind_groups()
             member.prepare()
 
-    def _measure(self) -> None:
-        """The blocking reduce before the first update that has a gradient (D-Adapt SGD's ‖g0‖)."""
-        sums = torch.stack([member.measure() for member in self.roster]).sum(0)
-        self.scalars.absorb(self._reduce.now(sums))
-        self._early_done = not bool(self.scalars.method.needs_early_sums(self.scalars.values).any())
+    def _close_if_open(self) -> None:
+        if self._window is not None:
+            self._close(self._window)
 
-    def _decide(self, window: _Window) -> None:
-        """With "skip" and "raise": the sums of this step before anything moves, so that all ranks decide alike."""
-        window.reduced = self._reduce.now(torch.stack([member.rehearse() for member in self.roster]).sum(0))
-        window.skipped = not bool(torch.isfinite(window.reduced).all() & (window.reduced[:, -1] == 0).all())
-        if window.skipped and self.nonfinite == "raise":
-            raise NonFiniteError(
-                f"{int(window.reduced[:, -1].sum().nan_to_num())} gradient elements are not finite in step {self.steps}. Nothing "
-                'has moved on any rank. nonfinite="skip" leaves such steps out, "hold" trains the finite elements.'
-            )
-
-    def _close(self, window: _Window) -> None:
+    def _close(self, window: Window) -> None:
         self._window = None
         self.steps += window.moves
         if self.freeze_after is not None and self.steps - window.moves >= self.freeze_after:
@@ -271,13 +245,6 @@ class StepSize:
         self._early_done = False
         self.roster.forget()
 
-    def on(self, device: torch.device, row: int) -> Scalars:
-        """One estimate's scalars as 0-dim tensors on a device."""
-        scalars = self.scalars.of(row)
-        if device == self.scalars.device:
-            return scalars
-        return {name: value.to(device, non_blocking=True) for name, value in scalars.items()}
-
     def settle(self) -> None:
         """Be between two steps: wait for the reduce under way; RuntimeError when a step is half done.
 
@@ -296,8 +263,3 @@ class StepSize:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.roster = Roster(self.layout)
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(repr(choice) for choice in allowed)}")

@@ -209,7 +209,7 @@ class Stage(nn.Module):
 
 def pipeline(*, named: bool = True, sharded: bool = False) -> Job:
     """Two stages; with four ranks each stage is trained by two data-parallel ranks."""
-    rank, size = ranks()
+    size = dist.get_world_size()
     mesh = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("pp", "dp"))
     index, (dp_rank, dp_size) = mesh["pp"].get_local_rank(), (mesh["dp"].get_local_rank(), mesh["dp"].size())
     module: nn.Module = Stage(index, Tiny(depth=2))

@@ -5,7 +5,7 @@ what that rank would send, and adds it up. The fake group is internal to torch: 
 says so.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ PLACEMENTS: dict[str, list[Any]] = {
 class Recorder(ShardLayout):
     """A layout whose all-reduces are written down; the sum over all visited ranks is what a real group would return."""
 
-    sent: list[Tensor] = []
+    sent: ClassVar[list[Tensor]] = []
 
     def all_reduce(self, sums: Tensor) -> Any:
         self.sent.append(sums.clone())

@@ -1,4 +1,4 @@
-"""Is every element counted once, whatever is replicated, sliced or alike; and does the optimizer raise where it cannot be sure?"""
+"""Is every element counted once, whatever is replicated, sliced or alike, and is it said where that cannot be known?"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 
 import dadapt_dist as dd
 from dadapt_dist.adapters import plain
+
 from .oracles import ORACLES
 
 STEPS = 6
@@ -157,7 +158,7 @@ def mixed_mesh() -> float:
 
 def test_every_placement_on_a_mesh_counts_once(pools: Any) -> None:
     names = ("both", "twice", "hsdp", "replicated", "axis a", "axis b", "plain")
-    d, _ = expected({name: (5, 3) for name in names})
+    d, _ = expected(dict.fromkeys(names, (5, 3)))
     results = pools(4).run(mixed_mesh)
     assert results == [pytest.approx(d, rel=1e-12)] * 4
     assert len({d.hex() for d in results}) == 1

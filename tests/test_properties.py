@@ -1,6 +1,7 @@
 """Are updates additive over any splitting, and do the rules stand zero, tiny, huge and non-finite sums?"""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from dadapt_dist.kernels import Work, advance, rehearse
 from dadapt_dist.methods import METHODS
 from dadapt_dist.scalars import ScalarTable
+
 from .runs import CLASSES
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -62,7 +64,7 @@ def test_splitting_a_tensor_and_updating_the_parts_is_updating_the_whole(
     coefficients = method.coefficients(DEFAULTS[key], table.of(0), table.constants(0))
     whole = work_of(key, numel, seed, dtype)
     edges = [0, *sorted(min(cut, numel) for cut in cuts), numel]
-    parts = [part_of(whole, begin, end) for begin, end in zip(edges, edges[1:], strict=False)]
+    parts = [part_of(whole, begin, end) for begin, end in pairwise(edges)]
 
     sums = [advance(method, part, coefficients) for part in parts]
     total = advance(method, whole, coefficients)

@@ -11,6 +11,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
+
 from .oracles import ORACLES
 from .runs import CLASSES
 

@@ -62,9 +62,8 @@ def _gradient(p: Tensor) -> Tensor | None:
 
 def _start(p: DTensor) -> int | None:
     """First global index of the local piece when it is a run of whole rows, else None."""
-    if any(type(placement) is not Shard and not placement.is_replicate() for placement in p.placements):
-        return None
-    if any(placement.is_shard() and placement.dim != 0 for placement in p.placements):
+    rows = [placement.is_replicate() or (type(placement) is Shard and placement.dim == 0) for placement in p.placements]
+    if not all(rows):
         return None
     _, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
     return offset[0] * math.prod(p.shape[1:]) if p.dim() else 0

@@ -114,7 +114,8 @@ def bias_correction(options: Options, k: Tensor) -> Tensor | float:
     if not options.get("use_bias_correction", False):
         return 1.0
     beta1, beta2 = options["betas"][:2]
-    return torch.sqrt(1 - beta2 ** (k + 1)) / (1 - beta1 ** (k + 1))
+    correction: Tensor = torch.sqrt(1 - beta2 ** (k + 1)) / (1 - beta1 ** (k + 1))
+    return correction
 
 
 def grown(scalars: Scalars, d_hat: Tensor, constants: Mapping[str, Tensor]) -> Tensor:

@@ -1,0 +1,51 @@
+"""What is one open step, and which of its sums are needed before anything moves?"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .reduce import Reduce
+from .roster import Roster
+from .scalars import ScalarTable
+
+
+class NonFiniteError(ArithmeticError):
+    """A gradient was not finite and the optimizer was told to raise; no parameter has moved, on any rank."""
+
+
+@dataclass
+class Window:
+    """One open step of all optimizers that share a StepSize.
+
+    sums: what this rank has added up so far, float64 [n_estimates, n_sums + 1]. reduced: the global sums, when they were
+    needed inside the step. skipped: nothing moves in this step. moves: some group has lr > 0. stepped: who has stepped.
+    """
+
+    sums: Tensor
+    reduced: Tensor | None = None
+    skipped: bool = False
+    moves: bool = False
+    stepped: list[int] = field(default_factory=list)
+
+
+def measure(roster: Roster, reduce: Reduce, table: ScalarTable) -> bool:
+    """The blocking reduce before the first update that has a gradient (D-Adapt SGD's ‖g0‖); is it done for good?"""
+    table.absorb(reduce.now(torch.stack([member.measure() for member in roster]).sum(0)))
+    return not bool(table.method.needs_early_sums(table.values).any())
+
+
+def decide(window: Window, roster: Roster, reduce: Reduce) -> None:
+    """Take the sums of this step before anything moves: all ranks skip it, or none does."""
+    window.reduced = reduce.now(torch.stack([member.rehearse() for member in roster]).sum(0))
+    window.skipped = not bool(torch.isfinite(window.reduced).all() & (window.reduced[:, -1] == 0).all())
+
+
+def refuse(window: Window, step: int) -> None:
+    """Raise NonFiniteError, on all ranks alike, when the step is to be skipped."""
+    if window.skipped and window.reduced is not None:
+        elements = int(window.reduced[:, -1].sum().nan_to_num())
+        raise NonFiniteError(
+            f"{elements} gradient elements are not finite in step {step} (0: a sum overflowed). Nothing has moved on any rank. "
+            'nonfinite="skip" leaves such steps out, "hold" trains the finite elements.'
+        )
