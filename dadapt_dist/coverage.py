@@ -67,7 +67,11 @@ def find_copies(items: Sequence[Item], configuration: Hashable, layout: ShardLay
         return [1] * len(items)
     open_items = [item for item in items if item.copies is None]
     sums = _checksums(open_items, layout.world_size)
-    lists: tuple[Hashable, ...] = tuple(i.key for i in open_items), tuple(i.place.piece for i in open_items), tuple(sums)
+    lists: tuple[Hashable, ...] = (
+        tuple(i.key for i in open_items),
+        tuple(i.place.piece for i in open_items),
+        tuple(sums),
+    )
     row = [0, _digest(configuration), *(_digest(entries) for entries in lists)]
     rows = layout.all_gather(torch.tensor(row, dtype=torch.int64, device=device)).tolist()
     _raise_if_any_failed(rows, None, layout)
@@ -153,7 +157,9 @@ def _join(classes: list[tuple[list[Entry], int]]) -> dict[str, tuple[int, int]]:
             key = _global_key(entry.key, entry.named, index)
             tensors[key] = (tensors.get(key, (0, 0))[0] + ranks, entry.numel)
             if values.setdefault((key, entry.piece), entry.checksum) != entry.checksum:
-                raise PlacementError(f"ranks with different lists of parameters disagree on the values of {key}. {NAME_CURE}")
+                raise PlacementError(
+                    f"ranks with different lists of parameters disagree on the values of {key}. {NAME_CURE}"
+                )
             content = (entry.numel, entry.checksum)
             if not (entry.named or entry.constant) and owner.setdefault(content, index) != index:
                 raise PlacementError(

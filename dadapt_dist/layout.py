@@ -83,4 +83,3 @@ def resolve(params: Sequence[Tensor]) -> list[Placement]:
             raise PlacementError(str(error)) from error
         found.update((id(p), placement) for p, placement in zip(rest, placements, strict=True) if placement is not None)
     return [found[id(p)] for p in params]
-

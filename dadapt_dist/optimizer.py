@@ -1,6 +1,7 @@
 """How do method, layout and step size make one torch optimizer? One pass over the parameters a step."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,8 +30,6 @@ class LearningRateFree(Optimizer):
 
     Nothing about a parameter is kept from the construction: frameworks wrap, shard and swap parameters afterwards.
     """
-
-    _step_supports_amp_scaling = True  # a GradScaler must not keep one rank from a step that the others take
 
     def __init__(
         self,
@@ -154,7 +153,9 @@ class LearningRateFree(Optimizer):
             return torch.nn.functional.pad(self._gathered(shares, 1), (width - 1, 0))
         return self._gathered(shares, width)
 
-    def _run(self, kernel: Callable[..., list[Tensor]], group: dict[str, Any], works: list[tuple[Work, float]]) -> Share:
+    def _run(
+        self, kernel: Callable[..., list[Tensor]], group: dict[str, Any], works: list[tuple[Work, float]]
+    ) -> Share:
         table, frozen = self.step_size.scalars, self.step_size.frozen
         share = Share(table.row(group["estimate"]))
         coefficients: dict[torch.device, dict[str, Any]] = {}
@@ -202,6 +203,16 @@ class LearningRateFree(Optimizer):
     def _gathered(self, shares: list[Share], width: int) -> Tensor:
         table = self.step_size.scalars
         return gather(shares, len(table.names), width, table.device)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a GradScaler leaves unscaling and skipping to us, so that no rank misses a step that the others take.
+
+        Not so for a ShardedGradScaler: it makes the ranks agree by itself, but only where it unscales. Told that we do, it
+        would let one rank's scale drift from the others' for good. torch asks without saying who asks, hence the frame.
+        """
+        scaler = sys._getframe(1).f_locals.get("self")
+        return all(cls.__name__ != "ShardedGradScaler" for cls in type(scaler).__mro__)
 
     def _found_inf(self) -> bool:
         """Did a GradScaler find a non-finite gradient on this rank? Reading it waits for the device, as the scaler does."""

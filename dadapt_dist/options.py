@@ -47,14 +47,22 @@ def _count(lowest: int) -> Callable[[Any], bool]:
 _FLAG: Check = (_flag, "True or False", "pass a bool")
 CHECKS: dict[str, Check] = {
     "lr": (_rate, "a number >= 0", "leave lr=1.0: it multiplies the step size that d gives, and a schedule scales it"),
-    "betas": (_betas, "numbers in [0, 1), as many as the method's default has", "use the default, such as (0.9, 0.999)"),
+    "betas": (
+        _betas,
+        "numbers in [0, 1), as many as the method's default has",
+        "use the default, such as (0.9, 0.999)",
+    ),
     "beta3": (lambda v: v is None or _fraction(v), "None or a number in [0, 1)", "leave None: sqrt(betas[1])"),
     "eps": (_positive, "a number > 0", "use the default, 1e-8"),
     "weight_decay": (_nonnegative, "a number >= 0", "0 turns decay off"),
     "momentum": (_fraction, "a number in [0, 1)", "0 turns momentum off"),
     "d0": (_positive, "a number > 0", "use the default, 1e-6: d grows from there by itself"),
     "d_coef": (_positive, "a number > 0", "1.0 is the method's own estimate; 0.5 to 2 are usual"),
-    "growth_rate": (lambda v: _number(v) and v >= 1, "a number >= 1, or inf", "inf sets no bound; 1.02 is a slow growth"),
+    "growth_rate": (
+        lambda v: _number(v) and v >= 1,
+        "a number >= 1, or inf",
+        "inf sets no bound; 1.02 is a slow growth",
+    ),
     "layer_scale": (_nonnegative, "a number >= 0", "1.0 leaves the group as it is"),
     "slice_p": (_count(1), "an integer >= 1", "1 uses every entry; 11 is usual to save memory"),
     "log_every": (_count(0), "an integer >= 0", "0 logs nothing"),

@@ -3,7 +3,7 @@
 import weakref
 from collections import Counter
 from collections.abc import Hashable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from .layout import ShardLayout, resolve
 
 class Member(Protocol):
     """What a StepSize asks of an optimizer that shares it."""
+
+    param_groups: list[dict[str, Any]]
 
     def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
         """(position in the groups, name or None, parameter) of every parameter."""

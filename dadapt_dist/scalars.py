@@ -1,12 +1,13 @@
 """What are d and the other scalars of an estimate, and how do global sums move them?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .methods.base import Method, Options, Scalars
+from .options import check_options
 
 OF_ESTIMATE = ("d0", "d_coef", "growth_rate", "beta3")  # options that all groups of one estimate must share
 KEPT_HERE = ("k", "held")  # steps in which the estimate moved; steps held because a gradient was not finite
@@ -21,7 +22,7 @@ class ScalarTable:
         self.device = torch.device("cpu")
         self.values: Scalars = {}
         self._constants: list[dict[str, float]] = []
-        self._given: dict[str, dict[str, Any]] = {}
+        self._given: dict[str, Options] = {}
         self._constant_tensors: Scalars | None = None
 
     def row(self, estimate: str) -> int:
@@ -37,7 +38,7 @@ class ScalarTable:
         """
         constants = self.method.constants(options)
         if estimate in self._given:
-            self._check_same(estimate, options)
+            _check_same(self._given[estimate], options)
         elif estimate in self.names:
             self._constants[self.row(estimate)] = constants
             self._start(self.row(estimate), options)
@@ -46,27 +47,32 @@ class ScalarTable:
             self._constants.append(constants)
             self._grow(options)
         if given:
-            self._given.setdefault(estimate, {name: options[name] for name in OF_ESTIMATE if name in options})
+            self._given.setdefault(estimate, dict(options))
         self._constant_tensors = None
 
-    def _check_same(self, estimate: str, options: Options) -> None:
-        """Betas may differ between groups: the averaging constant of the estimate is that of its first group."""
-        for name, value in self._given[estimate].items():
-            if options[name] != value:
-                raise ValueError(
-                    f"two groups of the estimate {estimate!r} differ in {name}: {value!r} and {options[name]!r}. One d has one "
-                    f'{name}: give both groups the same, or one of them an "estimate" of its own.'
-                )
+    def follow(self, groups: Iterable[Options]) -> None:
+        """Take the constants of each estimate from its first group as it is now: a user or a checkpoint may have changed it.
 
-    def load(self, estimate: str, saved: Options, live: Options) -> None:
-        """Set an estimate's scalars, in place, from a saved group; constants follow where it differs from the live group."""
+        Raises ValueError when the groups of one estimate no longer agree.
+        """
+        first: dict[str, Options] = {}
+        for group in groups:
+            estimate = group["estimate"]
+            if first.setdefault(estimate, group) is not group:
+                _check_same(first[estimate], group)
+        for estimate, group in first.items():
+            row, constants = self.row(estimate), self.method.constants(group)
+            if constants != self._constants[row]:
+                given = {name: group[name] for name in OF_ESTIMATE if name in group}
+                check_options(given, given, f"estimate {estimate!r}")
+                self._constants[row], self._given[estimate] = constants, dict(group)
+                self._constant_tensors = None
+
+    def load(self, estimate: str, saved: Options) -> None:
+        """Set an estimate's scalars, in place, from a saved group."""
         row = self.row(estimate)
         for name, value in self.values.items():
             value[row] = saved[name]
-        old, new = self.method.constants(live), self.method.constants(saved)
-        self._constants[row] |= {name: new[name] for name in new if new[name] != old[name]}
-        self._given[estimate] = {name: saved[name] for name in OF_ESTIMATE if name in saved}
-        self._constant_tensors = None
 
     def _initial(self, options: Options) -> dict[str, float]:
         return dict(self.method.scalars(options)) | dict.fromkeys(KEPT_HERE, 0.0)
@@ -96,7 +102,8 @@ class ScalarTable:
         if self._constant_tensors is None:
             rows = self._constants
             self._constant_tensors = {
-                name: torch.tensor([row[name] for row in rows], dtype=torch.float64, device=self.device) for name in rows[0]
+                name: torch.tensor([row[name] for row in rows], dtype=torch.float64, device=self.device)
+                for name in rows[0]
             }
         return self._constant_tensors
 
@@ -132,3 +139,13 @@ class ScalarTable:
     def on(self, device: torch.device, row: int) -> Scalars:
         """One estimate's scalars as 0-dim tensors on a device; views where they live there."""
         return {name: value.to(device, non_blocking=True) for name, value in self.of(row).items()}
+
+
+def _check_same(first: Options, other: Options) -> None:
+    """Betas may differ between groups: the averaging constant of the estimate is that of its first group."""
+    for name in OF_ESTIMATE:
+        if first.get(name) != other.get(name):
+            raise ValueError(
+                f"two groups of the estimate {first['estimate']!r} differ in {name}: {first[name]!r} and {other[name]!r}. One d "
+                f'has one {name}: give both groups the same, or one of them an "estimate" of its own.'
+            )

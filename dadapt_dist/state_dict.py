@@ -69,11 +69,8 @@ def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
     merged = [_merged(live, saved) for live, saved in zip(optimizer.param_groups, groups, strict=True)]
     fresh: Any = type(optimizer.state)(dict)
     fresh.update(state)
-    loaded: set[str] = set()
-    for live, group in zip(optimizer.param_groups, groups, strict=True):
-        if group["estimate"] not in loaded:
-            optimizer.step_size.load(group["estimate"], group, live)
-            loaded.add(group["estimate"])
+    for estimate, group in {group["estimate"]: group for group in groups}.items():
+        optimizer.step_size.load(estimate, group)
     optimizer._anchored = set(state) if optimizer.step_size.steps > 0 else set()
     optimizer.__setstate__({"state": fresh, "param_groups": merged})
     for post in optimizer._optimizer_load_state_dict_post_hooks.values():

@@ -51,7 +51,9 @@ class StepSize:
     ) -> None:
         check_choice("sync", sync, ("next_step", "step"))
         check_choice("nonfinite", nonfinite, ("hold", "skip", "raise"))
-        if isinstance(estimates, str) or (estimates is not None and (not estimates or len({*estimates}) < len(estimates))):
+        if isinstance(estimates, str) or (
+            estimates is not None and (not estimates or len({*estimates}) < len(estimates))
+        ):
             raise ValueError(f"estimates={estimates!r} must be a list of different names, or None")
         if freeze_after is not None and (type(freeze_after) is not int or freeze_after < 1):
             raise ValueError(f"freeze_after={freeze_after!r} must be an integer >= 1, or None to estimate d to the end")
@@ -111,7 +113,9 @@ class StepSize:
     @property
     def scalars(self) -> ScalarTable:
         if self.table is None:
-            raise RuntimeError("this StepSize has no optimizer yet: pass it to one, Prodigy(params, step_size=step_size)")
+            raise RuntimeError(
+                "this StepSize has no optimizer yet: pass it to one, Prodigy(params, step_size=step_size)"
+            )
         return self.table
 
     # ---------------------------------------------------------------- one step
@@ -161,6 +165,7 @@ class StepSize:
     def _open(self) -> Window:
         self.finish()
         self._held.say(self.steps)
+        self.scalars.follow(group for member in self.roster for group in member.param_groups)
         if not self.roster.is_placed():
             self._place()
         table = self.scalars
@@ -237,10 +242,10 @@ class StepSize:
         self.finish()
         self.scalars.values[name][self.scalars.row(estimate)] = value
 
-    def load(self, estimate: str, saved: Options, live: Options) -> None:
-        """Set an estimate's scalars and constants, and the number of steps, from the first saved group that belongs to it."""
+    def load(self, estimate: str, saved: Options) -> None:
+        """Set an estimate's scalars, and the number of steps, from a saved group that belongs to it."""
         self.settle()
-        self.scalars.load(estimate, saved, live)
+        self.scalars.load(estimate, saved)
         self.steps = int(saved["steps"])
         self._early_done = False
         self.roster.forget()
@@ -252,7 +257,9 @@ class StepSize:
         optimizers by itself, and save it before they come to the next.
         """
         if self._window is not None and (self._window.moves or self._explicit):
-            raise RuntimeError("a step is half done: close the window, or step every optimizer that shares it, then save")
+            raise RuntimeError(
+                "a step is half done: close the window, or step every optimizer that shares it, then save"
+            )
         self._window = None
         self.finish()
 

@@ -166,7 +166,9 @@ def tensor_parallel(model: Tiny, mesh: DeviceMesh) -> Tiny:
             input_layouts=(Replicate(),), desired_input_layouts=(Shard(1),), use_local_output=False
         )
         parallelize_module(block, mesh, edge)
-        parallelize_module(block, mesh, PrepareModuleOutput(output_layouts=Shard(1), desired_output_layouts=Replicate()))
+        parallelize_module(
+            block, mesh, PrepareModuleOutput(output_layouts=Shard(1), desired_output_layouts=Replicate())
+        )
     return model
 
 

@@ -17,7 +17,7 @@ from .oracles.released import Problem, Trace, flat, largest_errors, make_release
 from .runs import CLASSES, our_step
 from .test_state_dict import same
 
-BEFORE, AFTER = 20, 100
+BEFORE, AFTER = 6, 100
 TOLERANCE = 1e-10
 MORE: list[tuple[str, dict[str, Any]]] = [
     ("prodigy", {"betas": (0.0, 0.99)}),
@@ -76,9 +76,13 @@ def test_the_next_100_steps_are_those_of_the_released_optimizer(key: str, option
     assert_goes_on(ours, theirs)
 
 
-@pytest.mark.parametrize("key", CLASSES)
-def test_a_checkpoint_of_the_middle_of_the_growth_of_d_goes_on(key: str) -> None:
-    ours, theirs = go_on(key, {}, before=5)
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [*((key, {}) for key in CLASSES), ("prodigy", {"slice_p": 3}), ("prodigy", {"slice_p": 4})],
+    ids=str,
+)
+def test_a_checkpoint_of_the_middle_of_the_growth_of_d_goes_on(key: str, options: dict[str, Any]) -> None:
+    ours, theirs = go_on(key, options, before=5)
     assert_goes_on(ours, theirs)
     assert theirs.d[-1] > 2 * theirs.d[0]
 

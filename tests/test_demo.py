@@ -1,17 +1,19 @@
 """Does the demo train in every layout, say what it cannot do, and go on after a kill as if nothing had happened?"""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from typer.testing import CliRunner
 
 from dadapt_dist.cli import app
@@ -20,7 +22,10 @@ from dadapt_dist.demo.parallel import LAYOUTS, Rows
 from dadapt_dist.demo.run import load_grid
 from dadapt_dist.demo.settings import METHODS, SHARDINGS, Settings, parse
 from dadapt_dist.demo.text import BATCH, HELD_OUT_BATCHES, load_text
+from dadapt_dist.demo.train import train
 from dadapt_dist.monitor import read_jsonl
+
+from .pool import WorkerPool
 
 STEPS = 60
 
@@ -31,14 +36,6 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "words.txt"
     path.write_text("the quick brown fox jumps over the lazy dog. " * 800)
     return path
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, words: Path) -> Path:
-    """The folder of a run on one process, which the layouts are compared with."""
-    out = tmp_path_factory.mktemp("alone")
-    run(start(out, words, "--sharding", "none"))
-    return out
 
 
 def command(out: Path, *options: object) -> list[str]:
@@ -78,9 +75,20 @@ def alive(pid: int) -> bool:
     return "Z" not in subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+@contextlib.contextmanager
+def launched(line: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in the background, ended with the test."""
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[bytes] | None = None, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
+        assert process is None or process.poll() is None, f"the run ended early, with {process.returncode}"
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
 
@@ -95,22 +103,25 @@ def logged(out: Path) -> int:
 # ---------------------------------------------------------------- killed and resumed
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path: Path, words: Path) -> None:
     """First a rank dies by SIGKILL, later the launcher; the resumed run has the same d, loss and log to the bit."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(start(whole, words))
+    shown = run(start(whole, words))
+    assert "held-out loss, bits/byte" in shown
+    assert (whole / "loss_and_d.png").stat().st_size > 0
 
-    first = subprocess.Popen(start(broken, words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: logged(broken) >= 15)
-    os.kill(children(first.pid)[1], signal.SIGKILL)
-    assert first.wait(30) == 128 + signal.SIGKILL
+    with launched(start(broken, words)) as first:
+        until(lambda: logged(broken) >= 15, first)
+        os.kill(children(first.pid)[1], signal.SIGKILL)
+        assert first.wait(60) == 128 + signal.SIGKILL
 
-    second = subprocess.Popen(command(broken, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: logged(broken) >= 35)
-    ranks = children(second.pid)
-    second.kill()
-    second.wait(30)
-    until(lambda: not any(map(alive, ranks)), 10)
+    with launched(command(broken, "--resume")) as second:
+        until(lambda: logged(broken) >= 35, second)
+        ranks = children(second.pid)
+        second.kill()
+    until(lambda: not any(map(alive, ranks)))
     assert not (broken / "result.json").exists()
 
     run(command(broken, "--resume"))
@@ -121,51 +132,61 @@ def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path: Path, words: 
     assert sorted(p.name for p in (broken / "checkpoints").iterdir()) == ["step-00000050", "step-00000060"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_ctrl_c_ends_every_rank_and_a_run_without_a_checkpoint_starts_again(tmp_path: Path, words: Path) -> None:
     out = tmp_path / "run"
     line = start(out, words, "--save-every", STEPS, "--sharding", "ddp")
-    started = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: logged(out) >= 5)
-    ranks = children(started.pid)
-    started.send_signal(signal.SIGINT)
-    assert started.wait(40) == 128 + signal.SIGINT
-    until(lambda: not any(map(alive, ranks)), 10)
+    with launched(line) as started:
+        until(lambda: logged(out) >= 5, started)
+        ranks = children(started.pid)
+        started.send_signal(signal.SIGINT)
+        assert started.wait(60) == 128 + signal.SIGINT
+    until(lambda: not any(map(alive, ranks)))
     # The same run may go on in another layout.
     run(command(out, "--resume", "--sharding", "none"))
     assert [r["step"] for r in metrics(out)] == [1, *range(5, STEPS + 1, 5)]
 
 
-# ---------------------------------------------------------------- layouts
+# ---------------------------------------------------------------- layouts and methods
 
 
-def test_tensor_parallel_ranks_see_the_same_batches_and_find_the_same_d(
-    tmp_path: Path, words: Path, alone: Path
+def train_here(**options: object) -> None:
+    """One run on the ranks of a pool."""
+    settings = Settings.of({**options, "size": "tiny", "nproc": dist.get_world_size()})
+    dist.barrier()  # as in the script: all look at the folder before one writes
+    if dist.get_rank() == 0:
+        settings.save()
+    dist.barrier()
+    train(settings, load_text(settings.text, SIZES["tiny"].context))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, words: Path, pools: Callable[[int], WorkerPool]) -> Path:
+    """The folder of a run on one process, which the layouts are compared with."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    pools(1).run(train_here, sharding="none", steps=STEPS, text=str(words), out=str(out))
+    return out
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("sharding", [name for name in SHARDINGS if name != "none"])
+def test_every_layout_sees_the_same_batches_and_finds_the_same_d(
+    tmp_path: Path, words: Path, alone: Path, pools: Callable[[int], WorkerPool], sharding: str
 ) -> None:
-    shown = run(start(tmp_path, words, "--sharding", "tp"))
-    assert "held-out loss, bits/byte" in shown
-    assert (tmp_path / "loss_and_d.png").stat().st_size > 0
-    _assert_alike(tmp_path, alone)
+    pool = pools(SHARDINGS[sharding][0])
+    pool.run(train_here, sharding=sharding, steps=STEPS, text=str(words), out=str(tmp_path), timeout=240)
+    assert metrics(alone)[-1]["d"] > 1e-6
+    for here, there in zip(metrics(tmp_path), metrics(alone), strict=True):
+        assert here == pytest.approx(there, rel=1e-3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sharding", [s for s in SHARDINGS if s not in ("none", "tp")])
-def test_every_layout_finds_the_d_of_one_process(tmp_path: Path, words: Path, alone: Path, sharding: str) -> None:
-    run(start(tmp_path, words, "--sharding", sharding))
-    _assert_alike(tmp_path, alone)
-
-
-@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains(tmp_path: Path, words: Path, method: str) -> None:
-    run(start(tmp_path, words, "--method", method))
+def test_every_method_trains(tmp_path: Path, words: Path, pool2: WorkerPool, method: str) -> None:
+    pool2.run(train_here, method=method, steps=30, text=str(words), out=str(tmp_path), timeout=240)
     losses = [r["loss"] for r in metrics(tmp_path)]
     assert losses[-1] < losses[0]
-
-
-def _assert_alike(one: Path, other: Path) -> None:
-    assert metrics(other)[-1]["d"] > 1e-6
-    for a, b in zip(metrics(one), metrics(other), strict=True):
-        assert a == pytest.approx(b, rel=1e-3)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])

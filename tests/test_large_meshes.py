@@ -21,7 +21,14 @@ fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg", reason
 
 MESH = (2, 32, 8)
 R, S = Replicate(), Shard
-SHAPES = {"even": (64, 16), "uneven rows": (37, 9), "few rows": (5, 3), "norm": (11,), "replicated": (7, 5), "plain": (13,)}
+SHAPES = {
+    "even": (64, 16),
+    "uneven rows": (37, 9),
+    "few rows": (5, 3),
+    "norm": (11,),
+    "replicated": (7, 5),
+    "plain": (13,),
+}
 PLACEMENTS: dict[str, list[Any]] = {
     "even": [R, S(0), S(1)],
     "uneven rows": [R, S(0), S(0)],

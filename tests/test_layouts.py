@@ -11,15 +11,8 @@ import dadapt_dist as dd
 from .layouts import LAYOUTS, Job, fsdp2_mixed_precision, ranks, shard2
 from .models import Tiny, gradients
 from .oracles import ORACLES
+from .runs import CLASSES
 
-CLASSES = {
-    "prodigy": dd.Prodigy,
-    "dadapt_adam": dd.DAdaptAdam,
-    "dadapt_sgd": dd.DAdaptSGD,
-    "dadapt_adagrad": dd.DAdaptAdaGrad,
-    "dadapt_adan": dd.DAdaptAdan,
-    "dadapt_lion": dd.DAdaptLion,
-}
 OPTIONS: dict[str, dict[str, Any]] = {
     "prodigy": {"weight_decay": 0.01, "use_bias_correction": True},
     "dadapt_adam": {"weight_decay": 0.01},
@@ -59,7 +52,9 @@ def train(layout: str, method: str) -> dict[str, Any]:
 _references: dict[tuple[str, int, frozenset[str]], tuple[list[float], dict[str, torch.Tensor]]] = {}
 
 
-def reference(method: str, depth: int, frozen: frozenset[str] = frozenset()) -> tuple[list[float], dict[str, torch.Tensor]]:
+def reference(
+    method: str, depth: int, frozen: frozenset[str] = frozenset()
+) -> tuple[list[float], dict[str, torch.Tensor]]:
     """d after each step and the final parameters of the one-process float64 oracle."""
     key = (method, depth, frozen)
     if key not in _references:
@@ -80,7 +75,9 @@ def reference(method: str, depth: int, frozen: frozenset[str] = frozenset()) -> 
 def test_every_method_under_every_layout_follows_one_process(layout: str, method: str, pools: Any) -> None:
     results = pools(LAYOUTS[layout][0]).run(train, layout, method)
     depth = 2 if "pipeline" in layout else 1
-    frozen = frozenset({"blocks.0.norm.weight", "blocks.0.norm.bias", "inp.bias"}) if "frozen" in layout else frozenset()
+    frozen = (
+        frozenset({"blocks.0.norm.weight", "blocks.0.norm.bias", "inp.bias"}) if "frozen" in layout else frozenset()
+    )
     ds, params = reference(method, depth, frozen)
 
     for result in results:

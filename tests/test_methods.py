@@ -20,7 +20,11 @@ BEYOND_RELEASED: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     ("dadapt_adam", {}, [{"indices": [0], "layer_scale": 0.3}, {"indices": [1, 2, 3], "betas": (0.5, 0.9)}]),
     ("dadapt_adam", {}, [{"indices": [0], "estimate": "a"}, {"indices": [1, 2, 3], "estimate": "b", "d0": 1e-4}]),
     ("dadapt_sgd", {"momentum": 0.5}, [{"indices": [0], "layer_scale": 0.3}, {"indices": [1, 2, 3], "lr": 0.5}]),
-    ("dadapt_sgd", {}, [{"indices": [0, 1], "weight_decay": 0.1}, {"indices": [2, 3], "estimate": "b", "momentum": 0.9}]),
+    (
+        "dadapt_sgd",
+        {},
+        [{"indices": [0, 1], "weight_decay": 0.1}, {"indices": [2, 3], "estimate": "b", "momentum": 0.9}],
+    ),
     ("dadapt_adagrad", {"d0": 1e-3}, [{"indices": [0], "layer_scale": 0.3}, {"indices": [1, 2, 3], "lr": 0.5}]),
     ("dadapt_adagrad", {"d0": 1e-3}, [{"indices": [0, 1], "eps": 1e-2}, {"indices": [2, 3], "estimate": "b"}]),
     ("dadapt_adan", {}, [{"indices": [0], "layer_scale": 0.3}, {"indices": [1, 2, 3], "lr": 0.5}]),
@@ -30,7 +34,9 @@ BEYOND_RELEASED: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
 ]
 
 
-def run_released(key: str, options: dict[str, Any], *, groups: Any = None, lrs: Any = None, gradients: Any = None) -> Trace:
+def run_released(
+    key: str, options: dict[str, Any], *, groups: Any = None, lrs: Any = None, gradients: Any = None
+) -> Trace:
     problem = Problem()
     optimizer, xs = make_released(key, problem, options, groups)
     trace = Trace(flat(problem.starts))
@@ -50,7 +56,9 @@ def test_a_method_gives_the_released_numbers_over_200_steps(key: str, options: d
 
 @pytest.mark.parametrize(("key", "options", "groups"), BEYOND_RELEASED, ids=lambda value: str(value).replace(" ", ""))
 def test_groups_with_options_of_their_own_give_the_oracles_numbers(key: str, options: Any, groups: Any) -> None:
-    assert_same(run_ours(key, options, groups=groups), run_oracle(key, options, groups=groups), d0=options.get("d0", 1e-6))
+    assert_same(
+        run_ours(key, options, groups=groups), run_oracle(key, options, groups=groups), d0=options.get("d0", 1e-6)
+    )
 
 
 @pytest.mark.parametrize("key", METHODS)

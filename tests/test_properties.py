@@ -112,7 +112,10 @@ def test_scalars_stay_finite_and_d_never_falls_whatever_the_sums(key: str, data:
 
 
 @pytest.mark.parametrize("key", METHODS)
-@given(first=st.lists(st.floats(0, 1e3), min_size=4, max_size=4), second=st.lists(st.floats(0, 1e3), min_size=4, max_size=4))
+@given(
+    first=st.lists(st.floats(0, 1e3), min_size=4, max_size=4),
+    second=st.lists(st.floats(0, 1e3), min_size=4, max_size=4),
+)
 def test_estimates_do_not_disturb_each_other(key: str, first: list[float], second: list[float]) -> None:
     width = len(METHODS[key].sums)
     rows = [[*first[:width], 0.0], [*second[:width], 0.0]]

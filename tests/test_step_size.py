@@ -24,6 +24,11 @@ def whole(index: int, step: int = -1) -> Tensor:
     return torch.randn(SHAPES[index], generator=generator, dtype=torch.float64)
 
 
+def slope(index: int, step: int) -> Tensor:
+    """The gradient of a whole tensor at a step: mostly the same direction, so that d grows."""
+    return whole(index) + 0.3 * whole(index, step)
+
+
 def local_params() -> list[nn.Parameter]:
     if not dist.is_initialized():
         return [nn.Parameter(whole(index)) for index in range(len(SHAPES))]
@@ -33,16 +38,19 @@ def local_params() -> list[nn.Parameter]:
 
 def set_gradients(params: list[nn.Parameter], step: int) -> None:
     for index, p in enumerate(params):
-        grad = whole(index, step)
-        p.grad = distribute_tensor(grad, p.device_mesh, [Shard(0)], src_data_rank=None) if dist.is_initialized() else grad  # type: ignore[attr-defined]
+        grad = slope(index, step)
+        p.grad = (
+            distribute_tensor(grad, p.device_mesh, [Shard(0)], src_data_rank=None) if dist.is_initialized() else grad
+        )  # type: ignore[attr-defined]
 
 
 def reference(method: str, **options: Any) -> list[float]:
     oracle = ORACLES[method]([whole(index) for index in range(len(SHAPES))], d0=1e-3, **options)
     ds = []
     for step in range(STEPS):
-        oracle.step([whole(index, step) for index in range(len(SHAPES))])
+        oracle.step([slope(index, step) for index in range(len(SHAPES))])
         ds.append(oracle.d)
+    assert ds[-1] > 1.5e-3, "d never moved: the comparison would be empty"
     return ds
 
 
@@ -129,7 +137,7 @@ def test_two_estimates_are_two_oracles_with_one_all_reduce(pools: Any) -> None:
     oracle = ORACLES["prodigy"]([whole(index) for index in range(len(SHAPES))], groups, d0=1e-3)
     results = pools(2).run(estimates)
     for step in range(STEPS):
-        oracle.step([whole(index, step) for index in range(len(SHAPES))])
+        oracle.step([slope(index, step) for index in range(len(SHAPES))])
         for result in results:
             assert result["d"][step] == pytest.approx(oracle.ds, rel=1e-12)
     assert oracle.ds["text"] != oracle.ds["image"]
@@ -159,7 +167,7 @@ def test_freezing_stops_d_and_the_collectives_and_releases_the_statistics(method
     alone = frozen(method, 5)
     oracle = ORACLES[method]([whole(index) for index in range(len(SHAPES))], d0=1e-3, freeze_after=5)
     for step in range(STEPS):
-        oracle.step([whole(index, step) for index in range(len(SHAPES))])
+        oracle.step([slope(index, step) for index in range(len(SHAPES))])
         assert alone["d"][step] == pytest.approx(oracle.d, rel=1e-12)
     for ours, wanted in zip(alone["params"], oracle.params, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-14)
@@ -199,3 +207,47 @@ def both_ways() -> tuple[bool, bool]:
 
 def test_the_reduce_is_left_under_way_until_d_is_needed(pools: Any) -> None:
     assert pools(2).run(both_ways) == [(True, True)] * 2
+
+
+def unread() -> float:
+    """d after training in which nobody looked at it: each step must wait for the reduce of the step before by itself."""
+    params = local_params()
+    optimizer = dd.Prodigy(params, d0=1e-3)
+    for step in range(STEPS):
+        set_gradients(params, step)
+        optimizer.step()
+    return optimizer.d
+
+
+def test_d_that_nobody_reads_during_training_is_the_same(pools: Any) -> None:
+    assert pools(2).run(unread) == [pytest.approx(reference("prodigy")[-1], rel=1e-12)] * 2
+    assert unread() == pytest.approx(reference("prodigy")[-1], rel=1e-12)
+
+
+def changed_coefficient() -> list[float]:
+    params = local_params()
+    optimizer = dd.Prodigy([{"params": params[:1]}, {"params": params[1:]}], d0=1e-3)
+    ds = []
+    for step in range(STEPS):
+        if step == 3:
+            optimizer.param_groups[0]["d_coef"] = 2.0
+            with pytest.raises(ValueError, match="d_coef"):  # one d has one d_coef, and the other group still has 1.0
+                optimizer.step()
+            optimizer.param_groups[1]["d_coef"] = 2.0
+        set_gradients(params, step)
+        optimizer.step()
+        ds.append(optimizer.d)
+    return ds
+
+
+def test_a_constant_of_the_estimate_changed_in_its_groups_is_followed_from_then_on(pools: Any) -> None:
+    oracle = ORACLES["prodigy"]([whole(index) for index in range(len(SHAPES))], d0=1e-3)
+    wanted = []
+    for step in range(STEPS):
+        if step == 3:
+            oracle.groups[0]["d_coef"] = 2.0
+        oracle.step([slope(index, step) for index in range(len(SHAPES))])
+        wanted.append(oracle.d)
+    assert wanted[-1] > 1.5 * reference("prodigy")[-1]
+    for ds in [changed_coefficient(), *pools(2).run(changed_coefficient)]:
+        assert ds == pytest.approx(wanted, rel=1e-12)

@@ -58,4 +58,3 @@ def _place(p: Tensor, owners: dict[int, tuple[Any, int | None]]) -> Placement:
         numel=flat._numels[index],
         start=(info.intra_param_start_idx or 0) if info.in_shard else 0,
     )
-

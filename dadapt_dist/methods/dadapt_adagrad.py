@@ -33,7 +33,13 @@ class DAdaptAdaGradMethod(Method):
 
     def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
         gamma, r = scalars["d"] * options["lr"], options["layer_scale"]
-        return {"gamma": gamma, "gsq": gamma * gamma * r, "r": r, "eps": options["eps"], "pull": 1 - options["momentum"]}
+        return {
+            "gamma": gamma,
+            "gsq": gamma * gamma * r,
+            "r": r,
+            "eps": options["eps"],
+            "pull": 1 - options["momentum"],
+        }
 
     def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
         s = buf["s"].add_(g * c["gamma"])
