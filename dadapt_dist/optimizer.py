@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from . import state as states
 from . import state_dict as state_dicts
 from .groups import LiveGroup
-from .kernels import Work, advance, rehearse
+from .kernels import Work, advance, numbers, rehearse
 from .methods import METHODS, Buffer
 from .options import check_lr, check_options
 from .step_size import StepSize
@@ -163,7 +163,8 @@ class LearningRateFree(Optimizer):
             device = work.x.device
             if device not in coefficients:
                 scalars = table.on(device, share.row)
-                coefficients[device] = self.method.coefficients(group, scalars, table.constants(share.row))
+                c = self.method.coefficients(group, scalars, table.constants(share.row))
+                coefficients[device] = numbers(c) if device.type == "cpu" else c
             sums = kernel(self.method, work, coefficients[device])
             share.add(weight, sums[-1:] if frozen else sums)
         return share

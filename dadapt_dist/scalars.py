@@ -138,7 +138,8 @@ class ScalarTable:
 
     def on(self, device: torch.device, row: int) -> Scalars:
         """One estimate's scalars as 0-dim tensors on a device; views where they live there."""
-        return {name: value.to(device, non_blocking=True) for name, value in self.of(row).items()}
+        wait = device.type == "cpu"  # a copy to the host that nobody waits for may be read before it has arrived
+        return {name: value.to(device, non_blocking=not wait) for name, value in self.of(row).items()}
 
 
 def _check_same(first: Options, other: Options) -> None:

@@ -43,8 +43,6 @@ class Method(ABC):
     """The sum that `rule` divides by; when it is 0 there was no gradient yet, and no scalar moves."""
     early_sums: ClassVar[tuple[str, ...]] = ()
     """Sums needed before the first update, by a blocking reduce; `measure` computes and `absorb` stores them."""
-    averaging: ClassVar[bool] = False
-    """Does the rule use an averaging constant (`average`)?"""
     n_betas: ClassVar[int] = 2
     """How many betas the method has, where it has betas."""
     sparse: ClassVar[bool] = False
@@ -107,6 +105,25 @@ def total(t: Tensor) -> Tensor:
     parameters independent of how the tensors are sharded.
     """
     return torch.sum(t, dtype=torch.float64)
+
+
+# Coefficients are python numbers where the scalars live on the CPU (reading them costs nothing there, and torch then needs no
+# temporary), and 0-dim tensors elsewhere (reading them would make the host wait for the device).
+
+
+def add_(t: Tensor, a: Tensor, c: Tensor | float) -> Tensor:
+    """t + c·a, in place."""
+    return t.add_(a * c) if isinstance(c, Tensor) else t.add_(a, alpha=c)
+
+
+def add_product_(t: Tensor, a: Tensor, b: Tensor, c: Tensor | float) -> Tensor:
+    """t + c·a·b, in place."""
+    return t.add_(a * b * c) if isinstance(c, Tensor) else t.addcmul_(a, b, value=c)
+
+
+def add_ratio_(t: Tensor, a: Tensor, b: Tensor, c: Tensor | float) -> Tensor:
+    """t + c·a/b, in place."""
+    return t.add_((a * c).div_(b)) if isinstance(c, Tensor) else t.addcdiv_(a, b, value=c)
 
 
 def bias_correction(options: Options, k: Tensor) -> Tensor | float:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, grown, total
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, grown, total
 
 
 class DAdaptAdaGradMethod(Method):
@@ -42,7 +42,7 @@ class DAdaptAdaGradMethod(Method):
         }
 
     def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
-        s = buf["s"].add_(g * c["gamma"])
+        s = add_(buf["s"], g, c["gamma"])
         square = g * g
         denom = buf["alphak"].add_(square).sqrt().add_(c["eps"])
         z = buf["x0"] - s * c["r"] / denom

@@ -4,7 +4,19 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, bias_correction, grown, sqrt_beta2, total
+from .base import (
+    Buffer,
+    Buffers,
+    Coefficients,
+    Method,
+    Options,
+    Scalars,
+    add_,
+    bias_correction,
+    grown,
+    sqrt_beta2,
+    total,
+)
 
 
 class DAdaptAdamMethod(Method):
@@ -45,17 +57,17 @@ class DAdaptAdamMethod(Method):
 
     def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
         sums = self._statistics(g, buf, c) if "s" in buf else ()
-        m = buf["exp_avg"].mul_(c["b1"]).add_(g * c["to_m"])
-        v = buf["exp_avg_sq"].mul_(c["b2"]).add_(g * g * c["one_minus_b2"])
+        m = add_(buf["exp_avg"].mul_(c["b1"]), g, c["to_m"])
+        v = buf["exp_avg_sq"].mul_(c["b2"]).addcmul_(g, g, value=c["one_minus_b2"])
         if c["keep"] is not None:
             x.mul_(c["keep"])
-        x.sub_(m / v.sqrt().add_(c["eps"]))
+        x.addcdiv_(m, v.sqrt().add_(c["eps"]), value=-1)
         return sums
 
     def _statistics(self, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         s = buf["s"]
         inner = total(g * s / buf["exp_avg_sq"].sqrt().add_(c["eps"])) * c["inner"]
-        s.mul_(c["b3"]).add_(g * c["to_s"])
+        add_(s.mul_(c["b3"]), g, c["to_s"])
         return inner, total(s.abs()) * c["r"]
 
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, grown, total
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, grown, total
 
 
 class DAdaptAdanMethod(Method):
@@ -57,21 +57,22 @@ class DAdaptAdanMethod(Method):
     def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
         before = buf["pre_grad"]
         diff = g - torch.where(before.isnan(), g, before)
-        look_ahead = g + diff * c["b2"]
-        m = buf["exp_avg"].mul_(c["b1"]).add_(g * c["to_m"])
-        n = buf["exp_avg_diff"].mul_(c["b2"]).add_(diff * c["to_n"])
-        denom = buf["exp_avg_sq"].mul_(c["b3"]).add_(look_ahead.square_() * c["one_minus_b3"]).sqrt().add_(c["eps"])
+        look_ahead = torch.add(g, diff, alpha=c["b2"])
+        m = add_(buf["exp_avg"].mul_(c["b1"]), g, c["to_m"])
+        n = add_(buf["exp_avg_diff"].mul_(c["b2"]), diff, c["to_n"])
+        v = buf["exp_avg_sq"].mul_(c["b3"]).addcmul_(look_ahead, look_ahead, value=c["one_minus_b3"])
+        denom = v.sqrt().add_(c["eps"])
         before.copy_(g)
         if c["keep"] is not None:
             x.mul_(c["keep"])
-        x.sub_((m + n * c["b2"]).div_(denom))
+        x.addcdiv_(torch.add(m, n, alpha=c["b2"]), denom, value=-1)
         if c["shrink"] is not None:
             x.div_(c["shrink"])
         return self._statistics(g, buf["s"], denom, c) if "s" in buf else ()
 
     def _statistics(self, g: Tensor, s: Tensor, denom: Tensor, c: Coefficients) -> tuple[Tensor, ...]:
         gsq = total(g * g / denom) * c["gsq"]
-        s.mul_(c["average"]).add_(g * c["to_s"])
+        add_(s.mul_(c["average"]), g, c["to_s"])
         return gsq, total(s * s / denom) * c["r"], total(s.abs()) * c["r"]
 
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, sqrt_beta2, total
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, sqrt_beta2, total
 
 
 class DAdaptLionMethod(Method):
@@ -42,13 +42,13 @@ class DAdaptLionMethod(Method):
         u = (buf["exp_avg"] * c["b1"]).add_(g, alpha=c["one_minus_b1"]).sign_()
         if c["keep"] is not None:
             x.mul_(c["keep"])
-        x.sub_(u * c["step"])
-        buf["exp_avg"].mul_(c["b2"]).add_(g * c["to_m"])
+        add_(x, u, -c["step"])
+        add_(buf["exp_avg"].mul_(c["b2"]), g, c["to_m"])
         return self._statistics(u, buf["s"], c) if "s" in buf else ()
 
     def _statistics(self, u: Tensor, s: Tensor, c: Coefficients) -> tuple[Tensor, ...]:
         inner = total(u * s) * c["step"]
-        s.mul_(c["average"]).add_(u * c["to_s"])
+        add_(s.mul_(c["average"]), u, c["to_s"])
         return inner, total(s.abs()) * c["r"]
 
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, grown, total
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, grown, total
 
 
 class DAdaptSGDMethod(Method):
@@ -44,7 +44,7 @@ class DAdaptSGDMethod(Method):
     def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
         s, r = buf["s"], c["r"]
         inner = total(g * s) * (c["gamma"] * r)
-        s.add_(g * c["gamma"])
+        add_(s, g, c["gamma"])
         x.add_((buf["x0"] - s * r).sub_(x).mul_(c["pull"]))
         return inner, total(s * s) * r
 

@@ -5,7 +5,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, bias_correction, sqrt_beta2, total
+from .base import (
+    Buffer,
+    Buffers,
+    Coefficients,
+    Method,
+    Options,
+    Scalars,
+    add_,
+    add_product_,
+    add_ratio_,
+    bias_correction,
+    sqrt_beta2,
+    total,
+)
 
 
 class ProdigyMethod(Method):
@@ -59,21 +72,21 @@ class ProdigyMethod(Method):
 
     def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
         sums = self._statistics(x, g, buf, c, cut) if "s" in buf else ()
-        v = buf["exp_avg_sq"].mul_(c["b2"]).add_(g * g * c["to_v"])
+        v = add_product_(buf["exp_avg_sq"].mul_(c["b2"]), g, g, c["to_v"])
         if "exp_avg" in buf:
-            m = buf["exp_avg"].mul_(c["b1"]).add_(g * c["to_m"])
+            m = add_(buf["exp_avg"].mul_(c["b1"]), g, c["to_m"])
         else:
             m = g * c["to_m"]
         if c["keep"] is not None:
             x.mul_(c["keep"])
-        x.sub_((m * c["step"]).div_(v.sqrt().add_(c["eps"])))
+        add_ratio_(x, m, v.sqrt().add_(c["eps"]), -c["step"])
         return sums
 
     def _statistics(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
         if cut is not None:
             x, g = x.reshape(-1)[cut], g.reshape(-1)[cut]
         inner = total(g * (buf["p0"] - x)) * c["inner"]
-        s = buf["s"].mul_(c["b3"]).add_(g * c["to_s"])
+        s = add_(buf["s"].mul_(c["b3"]), g, c["to_s"])
         return inner, total(s.abs()) * c["r"]
 
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
