@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dadapt_dist.kernels import Work, advance, rehearse
+from dadapt_dist.kernels import Work, advance, numbers, rehearse
 from dadapt_dist.methods import METHODS
 from dadapt_dist.scalars import ScalarTable
 
@@ -133,3 +133,21 @@ def test_zero_sums_move_nothing(key: str) -> None:
     before = {name: value.clone() for name, value in table.values.items()}
     table.apply(torch.zeros(1, len(table.method.sums) + 1, dtype=torch.float64))
     assert all(torch.equal(value, before[name]) for name, value in table.values.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("key", METHODS)
+def test_large_tensors_taken_block_by_block_are_the_whole_tensors(
+    key: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, table = METHODS[key](), table_of(key)
+    coefficients = numbers(method.coefficients(DEFAULTS[key], table.of(0), table.constants(0)))
+    whole, blocked = work_of(key, 40, 3, dtype), work_of(key, 40, 3, dtype)
+    whole.g[5] = blocked.g[5] = float("nan")
+    sums = torch.stack(advance(method, whole, coefficients))
+    monkeypatch.setattr("dadapt_dist.kernels.eager.BLOCK", 7)
+    of_blocks = torch.stack(advance(method, blocked, coefficients))
+    assert torch.equal(blocked.x, whole.x)
+    assert all(torch.equal(blocked.buf[name], whole.buf[name]) for name in whole.buf)
+    torch.testing.assert_close(of_blocks, sums, rtol=1e-12, atol=1e-12 * float(sums.abs().max()))
+    assert sums[-1] == 1

@@ -1,7 +1,7 @@
 """How does one step run on a tensor of any device and dtype? One pass of plain torch operations."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,11 +26,33 @@ class Work:
     cut: slice | None = None
 
 
+BLOCK = 1 << 17  # elements; a block of every tensor of a step and its temporaries fit a core's cache together
+
+
 def advance(method: Method, work: Work, c: Coefficients) -> list[Tensor]:
     """Advance the parameter and its buffers in place; return its partial sums and its count of non-finite elements.
 
     Elements whose gradient is not finite take part as if it were zero, so that they poison neither the buffers nor x.
+    Large tensors on the CPU are taken block by block: what a block's operations share stays in the cache.
     """
+    sums = [_advance(method, block, c) for block in _blocks(work)]
+    if len(sums) == 1:
+        return sums[0]
+    return list(torch.stack([torch.stack(of_block) for of_block in sums]).sum(0).unbind(0))
+
+
+def _blocks(work: Work) -> list[Work]:
+    """The work itself, or views of blocks of it where it is large, on the CPU, and in one run of memory."""
+    if work.x.numel() <= BLOCK or work.x.device.type != "cpu" or work.cut is not None or work.g.is_sparse:
+        return [work]
+    tensors = [work.x, work.g, *work.buf.values()]
+    if not all(t.is_contiguous() for t in tensors):
+        return [work]
+    parts = zip(*(t.view(-1).split(BLOCK) for t in tensors), strict=True)
+    return [replace(work, x=x, g=g, buf=dict(zip(work.buf, buffers, strict=True))) for x, g, *buffers in parts]
+
+
+def _advance(method: Method, work: Work, c: Coefficients) -> list[Tensor]:
     dtype = state_dtype(work)
     x = work.x if work.x.dtype == dtype else work.x.to(dtype)
     if work.g.is_sparse:
@@ -47,10 +69,7 @@ def advance(method: Method, work: Work, c: Coefficients) -> list[Tensor]:
 def rehearse(method: Method, work: Work, c: Coefficients) -> list[Tensor]:
     """What `advance` would return, leaving parameter and buffers as they are. Copies one parameter's tensors at a time."""
     copies = {name: t.clone() for name, t in work.buf.items()}
-    copy = Work(
-        x=work.x.clone(), g=work.g, buf=copies, decay=work.decay, maximize=work.maximize, scale=work.scale, cut=work.cut
-    )
-    return advance(method, copy, c)
+    return advance(method, replace(work, x=work.x.clone(), buf=copies), c)
 
 
 def state_dtype(work: Work) -> torch.dtype:
