@@ -38,7 +38,13 @@ class Common(TypedDict, total=False):
     step_size: StepSize | None
 
 
-_STEP_SIZE_OPTIONS = ("freeze_after", "nonfinite", "sync", "process_group", "copies")
+_STEP_SIZE_OPTIONS = {
+    "freeze_after": None,
+    "nonfinite": "hold",
+    "sync": "next_step",
+    "process_group": None,
+    "copies": None,
+}
 _said: set[str] = set()
 
 
@@ -50,7 +56,7 @@ def _build(optimizer: LearningRateFree, params: Any, method: str, options: dict[
         _said.add("fsdp_in_use")
         logger.info("fsdp_in_use is accepted and not needed: sharding is read from the parameters")
     shared = common.get("step_size")
-    own = {name: common[name] for name in _STEP_SIZE_OPTIONS if name in common}  # type: ignore[literal-required]
+    own = {name: common[name] for name, usual in _STEP_SIZE_OPTIONS.items() if common.get(name, usual) != usual}  # type: ignore[literal-required]
     if shared is not None and own:
         raise ValueError(f"{where}: {', '.join(own)} belong to the StepSize; pass them to StepSize(...) instead")
     options |= {

@@ -4,14 +4,15 @@ Runs once, before the first update. Ranks with the same list of parameters form 
 a pipeline stage). Of a tensor held by H ranks in n distinct pieces there are H/n copies of each piece; a rank then
 contributes partial/copies, and one SUM counts every element once. What cannot be read from one parameter is checked:
 
-    row of each rank     [ failed | configuration | list of parameters | pieces held | values held ]
-    one all_gather       same list and pieces, other values?  Then they are no copies: two pipeline stages that look alike,
-                         replicas that drifted apart, or slices stored as plain tensors. Raised on all ranks.
-    only with several    one all_gather_object: the list of one rank of each class, to find tensors common to classes
-    one all_reduce       Σ local elements/copies = elements of the model, or it is raised on all ranks
+One all_gather: whether a rank failed, its configuration, its list of parameters, and for each kind of piece that it holds
+(all of a tensor, row block 3 of 8, ...) the values held. Ranks with the same list and pieces but other values hold no
+copies: they are pipeline stages that look alike, replicas that drifted apart, or slices stored as plain tensors.
+Only when there are several classes, one all_gather_object: the list of one rank of each, to find tensors in common.
+One all_reduce: Σ local elements/copies must be the elements of the model. Whatever fails is raised on all ranks.
 """
 
 import hashlib
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from .adapters.base import Placement
 from .layout import PlacementError, ShardLayout
 
+MAX_PIECES = 8  # kinds of pieces that are compared apart; a mesh of three axes has at most 8
 NAME_CURE = (
     "If these are different tensors (pipeline stages, experts), give the optimizer named parameters: "
     "Prodigy(model.named_parameters(), ...), with names that differ between stages. If they are slices of one tensor, pass "
@@ -67,26 +69,39 @@ def find_copies(items: Sequence[Item], configuration: Hashable, layout: ShardLay
         return [1] * len(items)
     open_items = [item for item in items if item.copies is None]
     sums = _checksums(open_items, layout.world_size)
-    lists: tuple[Hashable, ...] = (
-        tuple(i.key for i in open_items),
-        tuple(i.place.piece for i in open_items),
-        tuple(sums),
-    )
-    row = [0, _digest(configuration), *(_digest(entries) for entries in lists)]
+    names = _digest(tuple(item.key for item in open_items))
+    pieces = _pieces(names, open_items, sums, layout.world_size)
+    row = [0, _digest(configuration), names, *(number for pair in pieces for number in pair)]
     rows = layout.all_gather(torch.tensor(row, dtype=torch.int64, device=device)).tolist()
     _raise_if_any_failed(rows, None, layout)
     _check_configuration(rows)
     _check_values(rows, open_items, layout.world_size)
     holders, expected = _holders(rows, open_items, sums, layout)
-    copies = _copies(items, holders)
-    _check_coverage(items, copies, expected, layout, device)
-    return copies
+    return _copies(items, holders, expected, layout, device)
+
+
+def _pieces(names: int, items: Sequence[Item], sums: list[int], world_size: int) -> list[tuple[int, int]]:
+    """(which tensors in which piece, their values) for each kind of piece that this rank holds, as MAX_PIECES digests.
+
+    Kinds are compared apart: ranks that hold other shards of one tensor may still share another tensor whole.
+    """
+    kinds: dict[str, list[tuple[int, int]]] = {}
+    for index, (item, value) in enumerate(zip(items, sums, strict=True)):
+        if item.place.shards < world_size:
+            kinds.setdefault(item.place.piece, []).append((index, value))
+    entries = [(piece, kinds[piece]) for piece in sorted(kinds)]
+    entries = [*entries[: MAX_PIECES - 1], ("rest", [e for _, one in entries[MAX_PIECES - 1 :] for e in one])]
+    held = [(piece, tuple(i for i, _ in one), tuple(value for _, value in one)) for piece, one in entries]
+    pairs = [(_digest((names, piece, which)), _digest(values)) for piece, which, values in held]
+    return [*pairs, *[(0, 0)] * (MAX_PIECES - len(pairs))]
 
 
 def report_failure(error: Exception, layout: ShardLayout, device: torch.device) -> None:
     """Take part in the exchange of `find_copies` as a rank that could not place its parameters, and raise there."""
     if layout.world_size > 1:
-        rows = layout.all_gather(torch.tensor([1, 0, 0, 0, 0], dtype=torch.int64, device=device)).tolist()
+        rows = layout.all_gather(
+            torch.tensor([1] + [0] * (2 + 2 * MAX_PIECES), dtype=torch.int64, device=device)
+        ).tolist()
         _raise_if_any_failed(rows, error, layout)
     raise error
 
@@ -115,9 +130,10 @@ def _check_values(rows: list[list[int]], items: Sequence[Item], world_size: int)
 
     That also tells apart what names do not: two pipeline stages of equal shapes have different weights.
     """
-    seen: dict[tuple[int, int], tuple[int, int]] = {}
-    for rank, (_, _, names, pieces, values) in enumerate(rows):
-        first, expected = seen.setdefault((names, pieces), (rank, values))
+    seen: dict[int, tuple[int, int]] = {}
+    pairs = [(rank, row[3 + i], row[4 + i]) for rank, row in enumerate(rows) for i in range(0, 2 * MAX_PIECES, 2)]
+    for rank, pieces, values in pairs:
+        first, expected = seen.setdefault(pieces, (rank, values))
         if values == expected:
             continue
         shapes = ", ".join(str(tuple(item.param.shape)) for item in items[:3])
@@ -174,32 +190,36 @@ def _global_key(key: str, named: bool, class_index: int) -> str:
     return key if named else f"class {class_index}: {key}"
 
 
-def _copies(items: Sequence[Item], holders: dict[str, int]) -> list[int]:
-    copies = []
-    for item in items:
-        ranks = holders.get(item.key, 0)
-        if item.copies is None and ranks % item.place.shards:
-            raise PlacementError(
-                f"{ranks} ranks hold the parameter {item.key} of shape {tuple(item.param.shape)}, which is cut into "
-                f"{item.place.shards} pieces: the copies do not come out even. Pass process_group= with the ranks that hold it."
-            )
-        copies.append(item.copies if item.copies is not None else ranks // item.place.shards)
-    return copies
+def _copies(
+    items: Sequence[Item], holders: dict[str, int], expected: int, layout: ShardLayout, device: torch.device
+) -> list[int]:
+    """Copies of each item, proven by the count of all elements; declared items are taken at their word.
 
-
-def _check_coverage(
-    items: Sequence[Item], copies: Sequence[int], expected: int, layout: ShardLayout, device: torch.device
-) -> None:
-    """Σ over ranks of local elements/copies is the model's element count; declared parameters are taken at their word."""
-    pairs = [(item, number) for item, number in zip(items, copies, strict=True) if item.copies is None]
-    local = sum(item.place.local(item.param).numel() / number for item, number in pairs)
-    counted = torch.tensor([local], dtype=torch.float64, device=device)
+    Copies may come out uneven on some ranks only. Those still take part in the count, so that all raise.
+    """
+    counts = [(item, holders.get(item.key, 0)) for item in items if item.copies is None]
+    uneven = next(((item, ranks) for item, ranks in counts if ranks == 0 or ranks % item.place.shards), None)
+    local = sum(item.place.local(item.param).numel() * item.place.shards / max(ranks, 1) for item, ranks in counts)
+    counted = torch.tensor([math.nan if uneven else local], dtype=torch.float64, device=device)
     layout.all_reduce(counted).wait()
-    if abs(float(counted) - expected) > 1e-6 * max(expected, 1):
-        shapes = ", ".join(f"{tuple(i.param.shape)}: {i.place.signature} copies {n}" for i, n in pairs[:5])
+    if uneven:
+        item, ranks = uneven
         raise PlacementError(
-            f"the ranks' elements add up to {float(counted):.6g}, but the model has {expected} ({shapes}, ...). Some "
-            "parameter is sharded in a way that was not recognised; pass copies= to say how many ranks hold the same elements."
+            f"{ranks} ranks hold the parameter {item.key} of shape {tuple(item.param.shape)}, which is cut into "
+            f"{item.place.shards} pieces: the copies do not come out even. Pass process_group= with the ranks that hold it."
+        )
+    _check_total(float(counted), expected, counts)
+    return [item.copies if item.copies is not None else holders[item.key] // item.place.shards for item in items]
+
+
+def _check_total(counted: float, expected: int, counts: Sequence[tuple[Item, int]]) -> None:
+    """The weighted count of all ranks' elements is the model's number of elements, or PlacementError."""
+    if not abs(counted - expected) <= 1e-6 * max(expected, 1):
+        shapes = ", ".join(f"{tuple(i.param.shape)}: {i.place.signature} on {ranks} ranks" for i, ranks in counts[:5])
+        raise PlacementError(
+            f"the ranks' elements add up to {counted:.6g}, but the model has {expected} ({shapes}, ...). Some parameter is "
+            "sharded in a way that was not recognised (nan: on another rank, whose error says which); pass copies= to say how "
+            "many ranks hold the same elements."
         )
 
 

@@ -32,6 +32,11 @@ class LiveGroup(dict[str, Any]):
         else:
             super().__setitem__(key, value)
 
+    def update(self, *others: Any, **options: Any) -> None:
+        """As a dict's, so that a scalar given this way is set like one assigned."""
+        for key, value in dict(*others, **options).items():
+            self[key] = value
+
     def rebind(self, views: dict[str, Any], live: frozenset[str]) -> None:
         """Store new views of the scalars; schedulers and frameworks may hold this very dict, so it is not replaced."""
         self._live = live

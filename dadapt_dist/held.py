@@ -9,25 +9,39 @@ logger = logging.getLogger(__name__)
 
 
 class HeldReport:
-    """Logs the first held step, once. Never waits for a device: it reads a host copy that an earlier step sent off."""
+    """Logs the first held step, and ranks that are in different steps, once each.
+
+    Never waits for a device: it reads host copies that an earlier step sent off.
+    """
 
     def __init__(self) -> None:
         self._held = torch.zeros((), dtype=torch.float64)
-        self._said = False
+        self._unpaired = torch.zeros((), dtype=torch.bool)
+        self._said = [False, False]
 
     def live_on(self, device: torch.device) -> None:
         """Prepare for counts that come from this device; only a copy to pinned memory does not wait."""
         if device.type == "cuda":
-            self._held = self._held.pin_memory()
+            self._held, self._unpaired = self._held.pin_memory(), self._unpaired.pin_memory()
 
-    def note(self, held: Tensor) -> None:
-        """Send the counts of held steps off to the host."""
+    def note(self, held: Tensor, unpaired: Tensor | None) -> None:
+        """Send the counts of held steps, and whether the ranks were in different steps, off to the host."""
         self._held.copy_(held.sum(), non_blocking=True)
+        if unpaired is not None:
+            self._unpaired.copy_(unpaired, non_blocking=True)
 
     def say(self, step: int) -> None:
         """Log, once, when a step before this one was held."""
-        if not self._said and bool(self._held > 0):
-            self._said = True
+        if not self._said[1] and bool(self._unpaired):
+            self._said[1] = True
+            logger.error(
+                "in step %d or shortly before the ranks were in different steps, so the step size is held on all of them. "
+                "Some rank left out a step or took one more (an exception that was caught, step() under a condition, a "
+                "checkpoint call that steps on one rank alone). Start again from the last checkpoint, on all ranks.",
+                step - 1,
+            )
+        elif not self._said[0] and bool(self._held > 0):
+            self._said[0] = True
             logger.warning(
                 "a gradient was not finite in step %d or shortly before: the step size was held on all ranks. Further "
                 "such steps are counted (StepSize.held_steps) and not reported.",

@@ -33,7 +33,13 @@ class ShardLayout:
         """Ranks of the group; 1 when torch.distributed is not initialised."""
         if not (dist.is_available() and dist.is_initialized()):
             return 1
-        return dist.get_world_size(self.process_group)
+        size = dist.get_world_size(self.process_group)
+        if size < 1:
+            raise PlacementError(
+                f"rank {dist.get_rank()} is not in the process_group of its optimizer: pass the group of the ranks that train "
+                "together with it, or None for all ranks."
+            )
+        return size
 
     @property
     def rank(self) -> int:
@@ -42,6 +48,13 @@ class ShardLayout:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ShardLayout":
         return self  # immutable, and a process group cannot be copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.process_group is not None:
+            raise TypeError(
+                "an optimizer with process_group= cannot be pickled, because a process group cannot: save its state_dict()"
+            )
+        return ShardLayout, (None, self.copies)
 
     def all_reduce(self, sums: Tensor) -> Any:
         """Start the SUM of `sums` over the ranks, in place; returns the work to wait for."""

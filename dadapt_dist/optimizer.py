@@ -65,8 +65,9 @@ class LearningRateFree(Optimizer):
             check_options(param_group, self.defaults, f"{type(self).__name__} group {len(self.param_groups)}")
         super().add_param_group(param_group)
         try:
-            states.check_params(self.param_groups[-1]["params"])
+            states.check_params(self.param_groups[-1]["params"], self.state_dtype)
             if self._bound:
+                self.step_size.settle()
                 self.step_size.register(self.param_groups[-1])
         except Exception:
             self.param_groups.pop()
@@ -117,11 +118,18 @@ class LearningRateFree(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         lrs = [check_lr(group["lr"], f"{type(self).__name__} group {i}") for i, group in enumerate(self.param_groups)]
-        with self.step_size.piece(self) as window:
-            self._log()
-            window.moves |= any(lr > 0 for lr in lrs)
-            if not window.skipped:
-                window.sums += self._pass(advance, moves=True)
+        try:
+            with self.step_size.piece(self) as window:
+                self._log()
+                window.moves |= any(lr > 0 for lr in lrs)
+                if not window.skipped:
+                    window.sums += self._pass(advance, moves=True)
+        except (
+            BaseException
+        ):  # a GradScaler takes these back after a step that returns, and multiplies what it finds left
+            for name in ("grad_scale", "found_inf"):
+                self.__dict__.pop(name, None)
+            raise
         return loss
 
     def measure(self) -> Tensor:
@@ -141,10 +149,6 @@ class LearningRateFree(Optimizer):
     def _pass(self, kernel: Callable[..., list[Tensor]], *, moves: bool) -> Tensor:
         """Run the kernel over every tensor that has a gradient; return the weighted sums [n_estimates, n_sums + 1]."""
         width = len(self.method.sums) + 1
-        if self._found_inf():  # this rank's gradients are unusable: it moves nothing, and the sums say so to all ranks
-            flag = torch.zeros(len(self.step_size.scalars.names), width, dtype=torch.float64)
-            flag[:, -1] = 1
-            return flag.to(self.step_size.scalars.device)
         batches = list(self._works())  # every gradient is checked before any parameter moves
         shares = [self._run(kernel, group, works) for group, works in batches]
         if moves:  # from now on x0 is where they started
@@ -187,7 +191,7 @@ class LearningRateFree(Optimizer):
 
     def _work(self, p: Tensor, gradient: Tensor, group: dict[str, Any], scale: Tensor | None) -> Work:
         place, _ = self.step_size.roster[p]
-        if p not in self.state:
+        if not self.state.get(p):
             self._create(p, group)
         elif p not in self._anchored:
             states.anchor(p, self.state[p], place, self._buffers(group), states.cut_of(place, group))
@@ -215,11 +219,6 @@ class LearningRateFree(Optimizer):
         scaler = sys._getframe(1).f_locals.get("self")
         return all(cls.__name__ != "ShardedGradScaler" for cls in type(scaler).__mro__)
 
-    def _found_inf(self) -> bool:
-        """Did a GradScaler find a non-finite gradient on this rank? Reading it waits for the device, as the scaler does."""
-        found = getattr(self, "found_inf", None)
-        return found is not None and bool(found)
-
     def _log(self) -> None:
         every = self.param_groups[0].get("log_every", 0)
         if every and self.step_size.steps % every == 0:
@@ -234,11 +233,20 @@ class LearningRateFree(Optimizer):
         buffers = self.method.buffers(group)
         return {n: b for n, b in buffers.items() if not (self.step_size.frozen and b.statistic)}
 
+    def is_prepared(self) -> bool:
+        """Has every trainable parameter its buffers? False after one was unfrozen."""
+        return all(self.state.get(p) for _, p in self._params() if p.requires_grad)
+
     def prepare(self) -> None:
         """Create the buffers of every trainable parameter, with or without a gradient: all ranks have the same keys."""
         for group, p in self._params():
-            if p.requires_grad and p not in self.state:
+            if p.requires_grad and not self.state.get(p):
                 self._create(p, group)
+            elif (
+                not self.state
+            ):  # a rank whose parameters are all frozen: to checkpoint tools, no state at all means that
+                self.state[p] = {}  # no step was taken, and they would take one on this rank alone
+        self._anchored.intersection_update(p for _, p in self._params())
 
     def _create(self, p: Tensor, group: dict[str, Any]) -> None:
         place, _ = self.step_size.roster[p]

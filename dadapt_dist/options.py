@@ -95,7 +95,7 @@ def check_options(options: Mapping[str, Any], defaults: Mapping[str, Any], where
 
 def check_lr(lr: Any, where: str) -> float:
     """The lr of a group as a number; ValueError when a schedule or a user has set one that cannot be right."""
-    if not 0 <= float(lr) < math.inf:
+    if not (isinstance(lr, (int, float)) and 0 <= lr < math.inf):
         _check_value("lr", lr, CHECKS, where)
     return float(lr)
 

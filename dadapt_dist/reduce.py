@@ -2,52 +2,67 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .layout import ShardLayout
 
 
 class Reduce:
-    """The one all-reduce of a step. At most one is under way: `launch` comes only after `take`."""
+    """The one all-reduce of a step. At most one is under way: `launch` comes only after `take`.
+
+    Beside the sums each rank sends n and n², n the number of its step. Σn² · ranks = (Σn)² exactly when all n are equal:
+    where they are not (an exception that one rank caught, an extra step on another), the ranks would add up sums of
+    different steps. Then the sums come back as NaN, on all ranks alike, and move nothing.
+    """
 
     def __init__(self, layout: ShardLayout) -> None:
         self.layout = layout
-        self._pending: tuple[Tensor, Any] | None = None
+        self.count = 0
+        self.unpaired: Tensor | None = None  # did the last sums come from different steps? 0-dim bool
+        self._pending: tuple[Tensor, Any, torch.Size] | None = None
 
     @property
     def under_way(self) -> bool:
         """Are there sums that nobody has taken yet?"""
         return self._pending is not None
 
-    def launch(self, sums: Tensor) -> None:
-        """Start adding up the ranks' sums; the buffer is not touched until `take`."""
+    def launch(self, sums: Tensor, tag: int = 0) -> None:
+        """Start adding up the ranks' sums; the buffer is not touched until `take`. tag: 0 or 1, equal on all ranks."""
         assert self._pending is None, "the sums of the step before were not taken"
-        self._pending = self._start(sums)
+        self._pending = self._start(sums, tag)
 
     def put(self, sums: Tensor) -> None:
         """Leave global sums that are known already for `take`."""
         assert self._pending is None, "the sums of the step before were not taken"
-        self._pending = sums, None
+        self._pending = sums, None, sums.shape
 
     def take(self) -> Tensor | None:
         """Wait for the sums under way and return them, or None. Calls no collective: one rank alone may take."""
         if self._pending is None:
             return None
-        buffer, work = self._pending
-        if work is not None:
-            work.wait()
-        self._pending = None
-        return buffer
+        pending, self._pending = self._pending, None
+        return self._finish(*pending)
 
-    def now(self, sums: Tensor) -> Tensor:
+    def now(self, sums: Tensor, tag: int = 0) -> Tensor:
         """The global sums at once: a blocking reduce."""
-        buffer, work = self._start(sums)
-        if work is not None:
-            work.wait()
-        return buffer.to(sums.device)
+        return self._finish(*self._start(sums, tag)).to(sums.device)
 
-    def _start(self, sums: Tensor) -> tuple[Tensor, Any]:
+    def _start(self, sums: Tensor, tag: int) -> tuple[Tensor, Any, torch.Size]:
         if self.layout.world_size == 1:
-            return sums, None
-        buffer = sums.to(self.layout.reduce_device(sums.device))
-        return buffer, self.layout.all_reduce(buffer)
+            return sums, None, sums.shape
+        self.count = (self.count + 1) % (1 << 16)  # small enough for n² · ranks to be exact in float64
+        n = 2 * self.count + tag
+        buffer = torch.empty(sums.numel() + 2, dtype=sums.dtype, device=self.layout.reduce_device(sums.device))
+        buffer[:-2].copy_(sums.flatten())
+        buffer[-2].fill_(n)
+        buffer[-1].fill_(n * n)
+        return buffer, self.layout.all_reduce(buffer), sums.shape
+
+    def _finish(self, buffer: Tensor, work: Any, shape: torch.Size) -> Tensor:
+        if work is None:
+            return buffer
+        work.wait()
+        paired = buffer[-1] * self.layout.world_size == buffer[-2] * buffer[-2]
+        self.unpaired = ~paired
+        return torch.where(paired, buffer[:-2], torch.nan).view(shape)

@@ -21,6 +21,9 @@ class Member(Protocol):
     def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
         """(position in the groups, name or None, parameter) of every parameter."""
 
+    def is_prepared(self) -> bool:
+        """Has every trainable parameter its buffers?"""
+
     def prepare(self) -> None:
         """Create the buffers of every trainable parameter."""
 
@@ -43,7 +46,7 @@ class Roster:
     def __init__(self, layout: ShardLayout) -> None:
         self.layout = layout
         self._members: list[weakref.ref[Member]] = []
-        self._placed: dict[Tensor, tuple[Placement, float]] = {}
+        self._placed: dict[Tensor, tuple[Placement, float]] | None = None  # None: never, or to be placed anew
 
     def __iter__(self) -> Iterator[Member]:
         return iter([member for ref in self._members if (member := ref()) is not None])
@@ -54,15 +57,17 @@ class Roster:
 
     def __getitem__(self, p: Tensor) -> tuple[Placement, float]:
         """Where p lives, and the weight 1/copies of its partial sums."""
+        assert self._placed is not None, "parameters are placed when a window opens"
         return self._placed[p]
 
     def forget(self) -> None:
         """Place all parameters anew at the next step: a framework may have swapped or resharded them."""
-        self._placed.clear()
+        self._placed = None
 
     def is_placed(self) -> bool:
         """Does every parameter have a placement? False at the first step, and after parameters were added or swapped."""
-        return all(p in self._placed for member in self for _, _, p in member.named_params())
+        placed = self._placed  # a rank without parameters has to take part in placing them all the same
+        return placed is not None and all(p in placed for member in self for _, _, p in member.named_params())
 
     def place(self, configuration: Hashable) -> None:
         """Find where all parameters live; a collective call of all ranks. Raises PlacementError on all ranks alike."""
@@ -97,6 +102,12 @@ class Roster:
 
 
 def home_device(params: list[Tensor]) -> torch.device:
-    """Where the scalars live: the parameters' device; an accelerator when there are several devices."""
+    """Where the scalars live: the parameters' device; an accelerator when there are several devices, or no parameters.
+
+    A rank without parameters must reduce on the kind of device on which the others do.
+    """
     devices = [p.device for p in params]
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if not devices and accelerator is not None:
+        return torch.device(accelerator.type, torch.accelerator.current_device_index())
     return next((device for device in devices if device.type != "cpu"), devices[0] if devices else torch.device("cpu"))

@@ -47,7 +47,7 @@ class ScalarTable:
             self._constants.append(constants)
             self._grow(options)
         if given:
-            self._given.setdefault(estimate, dict(options))
+            self._given.setdefault(estimate, _of_estimate(options))
         self._constant_tensors = None
 
     def follow(self, groups: Iterable[Options]) -> None:
@@ -63,9 +63,8 @@ class ScalarTable:
         for estimate, group in first.items():
             row, constants = self.row(estimate), self.method.constants(group)
             if constants != self._constants[row]:
-                given = {name: group[name] for name in OF_ESTIMATE if name in group}
-                check_options(given, given, f"estimate {estimate!r}")
-                self._constants[row], self._given[estimate] = constants, dict(group)
+                check_options(_of_estimate(group), group, f"estimate {estimate!r}")
+                self._constants[row], self._given[estimate] = constants, _of_estimate(group)
                 self._constant_tensors = None
 
     def load(self, estimate: str, saved: Options) -> None:
@@ -140,6 +139,11 @@ class ScalarTable:
         """One estimate's scalars as 0-dim tensors on a device; views where they live there."""
         wait = device.type == "cpu"  # a copy to the host that nobody waits for may be read before it has arrived
         return {name: value.to(device, non_blocking=not wait) for name, value in self.of(row).items()}
+
+
+def _of_estimate(options: Options) -> Options:
+    """The options that all groups of an estimate share; not the group itself, which holds the parameters."""
+    return {name: options[name] for name in ("estimate", *OF_ESTIMATE) if name in options}
 
 
 def _check_same(first: Options, other: Options) -> None:

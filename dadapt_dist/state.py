@@ -11,9 +11,14 @@ from .kernels import Work
 from .methods import Buffer, Method
 
 
-def check_params(params: list[Tensor]) -> None:
-    """Raise ValueError for a parameter that no method here can train."""
+def check_params(params: list[Tensor], dtype: torch.dtype | None) -> None:
+    """Raise ValueError for a parameter that no method here can train with buffers of this dtype."""
     for p in params:
+        if dtype is not None and p.is_floating_point() and torch.promote_types(p.dtype, dtype) != dtype:
+            raise ValueError(
+                f"state_dtype={dtype} is narrower than the {p.dtype} of the parameter of shape {tuple(p.shape)}: x0 would not "
+                f"hold the parameter, and d would stay at d0. Use {p.dtype} or None."
+            )
         if not p.is_floating_point():
             raise ValueError(
                 f"parameter of shape {tuple(p.shape)} has dtype {p.dtype}; it must be a real floating dtype (float64, float32, "

@@ -68,6 +68,7 @@ class StepSize:
         self._reduce = Reduce(self.layout)
         self._held = HeldReport()
         self._early_done = False
+        self._released = False
 
     # ---------------------------------------------------------------- joining
 
@@ -142,6 +143,9 @@ class StepSize:
     def piece(self, member: Member) -> Iterator[Window]:
         """Bracket one optimizer's part of a step. Without an explicit window, the last of the sharing optimizers closes it."""
         window = self._window or self._open()
+        if id(member) in window.stepped and not self._explicit and self._complete(window):  # an optimizer is gone
+            self._close(window)
+            window = self._open()
         if id(member) in window.stepped and not self._explicit:
             self._window = None
             raise RuntimeError(
@@ -154,8 +158,11 @@ class StepSize:
             self._window = None
             raise
         window.stepped.append(id(member))
-        if not self._explicit and all(id(other) in window.stepped for other in self.roster):
+        if not self._explicit and self._complete(window):
             self._close(window)
+
+    def _complete(self, window: Window) -> bool:
+        return all(id(other) in window.stepped for other in self.roster)
 
     @property
     def frozen(self) -> bool:
@@ -171,9 +178,12 @@ class StepSize:
         table = self.scalars
         shape = len(table.names), len(table.method.sums) + 1
         window = Window(torch.zeros(shape, dtype=torch.float64, device=table.device))
-        if self.frozen:
-            for member in self.roster:
+        for member in self.roster:
+            if not member.is_prepared():
+                member.prepare()
+            if self.frozen and not self._released:
                 member.release_statistics()
+        self._released = self.frozen
         if table.method.early_sums and not self._early_done:
             self._early_done = measure(self.roster, self._reduce, table)
         if self.nonfinite != "hold":
@@ -203,7 +213,8 @@ class StepSize:
             self.scalars.values["k"].add_(window.moves and not window.skipped)
             return
         if window.reduced is None:
-            self._reduce.launch(window.sums)
+            # A rank that counts a step which the others do not count would freeze at another time.
+            self._reduce.launch(window.sums, tag=int(window.moves and self.freeze_after is not None))
         else:
             self._reduce.put(window.reduced)
         if self.sync == "step" or self.layout.world_size == 1:
@@ -214,7 +225,7 @@ class StepSize:
         sums = self._reduce.take()
         if sums is not None:
             self.scalars.apply(sums.to(self.scalars.device))
-            self._held.note(self.scalars.values["held"])
+            self._held.note(self.scalars.values["held"], self._reduce.unpaired)
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -247,7 +258,7 @@ class StepSize:
         self.settle()
         self.scalars.load(estimate, saved)
         self.steps = int(saved["steps"])
-        self._early_done = False
+        self._early_done = self._released = False
         self.roster.forget()
 
     def settle(self) -> None:

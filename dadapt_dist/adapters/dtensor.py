@@ -30,10 +30,11 @@ def _place(p: DTensor) -> Placement:
             f"this rank is not part of the device mesh {mesh} of the parameter of shape {tuple(p.shape)}: give the "
             "optimizer of each rank only the parameters of which it holds a piece."
         )
+    names = mesh.mesh_dim_names or range(mesh.ndim)
     return Placement(
         signature=f"dtensor{tuple(p.shape)}{p.dtype}{tuple(mesh.shape)}{p.placements}",
         shards=math.prod(mesh.size(axis) for axis in cut),
-        piece=str([coordinate[axis] for axis in cut]),
+        piece=str([(names[axis], coordinate[axis]) for axis in cut]),
         numel=p.numel(),
         local=_local,
         gradient=_gradient,

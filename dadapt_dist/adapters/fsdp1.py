@@ -25,8 +25,14 @@ def _owners() -> dict[int, tuple[Any, int | None]]:
     """
     from torch.distributed.fsdp._flat_param import FlatParamHandle
 
+    frozen = gc.get_freeze_count() > 0
+    if frozen:  # get_objects leaves out what gc.freeze() has set aside
+        gc.unfreeze()
+    handles = [item for item in gc.get_objects() if type(item) is FlatParamHandle]
+    if frozen:
+        gc.freeze()
     owners: dict[int, tuple[Any, int | None]] = {}
-    for handle in [item for item in gc.get_objects() if type(item) is FlatParamHandle]:
+    for handle in handles:
         flat = handle.flat_param
         owners[id(flat)] = (handle, None)
         for index, view in enumerate(flat._params or []):
