@@ -124,9 +124,8 @@ class LearningRateFree(Optimizer):
                 window.moves |= any(lr > 0 for lr in lrs)
                 if not window.skipped:
                     window.sums += self._pass(advance, moves=True)
-        except (
-            BaseException
-        ):  # a GradScaler takes these back after a step that returns, and multiplies what it finds left
+        except BaseException:
+            # A GradScaler takes these back after a step that returns, and multiplies what it finds left of an earlier one.
             for name in ("grad_scale", "found_inf"):
                 self.__dict__.pop(name, None)
             raise
@@ -168,7 +167,7 @@ class LearningRateFree(Optimizer):
             if device not in coefficients:
                 scalars = table.on(device, share.row)
                 c = self.method.coefficients(group, scalars, table.constants(share.row))
-                coefficients[device] = numbers(c) if device.type == "cpu" else c
+                coefficients[device] = numbers(c, device)
             sums = kernel(self.method, work, coefficients[device])
             share.add(weight, sums[-1:] if frozen else sums)
         return share

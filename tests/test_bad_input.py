@@ -241,7 +241,7 @@ def test_one_step_size_serves_one_method_only() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [{"nonfinite": "skip"}, {"sync": "step"}, {"freeze_after": 3}, {"process_group": None}, {"copies": lambda p: 1}],
+    [{"nonfinite": "skip"}, {"sync": "step"}, {"freeze_after": 3}, {"process_group": "some"}, {"copies": lambda p: 1}],
     ids=lambda option: next(iter(option)),
 )
 def test_options_of_the_step_size_together_with_a_shared_one_raise(option: dict[str, Any]) -> None:

@@ -550,7 +550,16 @@ def test_low_precision_parameters_keep_float32_state_and_d_near_the_oracle(metho
 
 @pytest.mark.parametrize("state_dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_state_dtype_is_that_of_every_buffer(state_dtype: torch.dtype) -> None:
-    run = Run(only={"state_dtype": state_dtype})
-    run.ours(3)
-    assert {t.dtype for state in run.optimizer.state.values() for t in state.values()} == {state_dtype}
-    assert all(w.dtype == torch.float64 for w in run.weights)
+    w = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    optimizer = dd.Prodigy([w], state_dtype=state_dtype)
+    w.grad = torch.ones_like(w)
+    optimizer.step()
+    assert {t.dtype for t in optimizer.state[w].values()} == {state_dtype}
+    assert w.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_buffers_narrower_than_the_parameter_are_refused(dtype: torch.dtype) -> None:
+    """x0 in bfloat16 of a float32 parameter is another point: x0 - x never vanishes, and d stayed at d0 for 300 steps."""
+    with pytest.raises(ValueError, match=r"state_dtype=torch.bfloat16 is narrower .* Use torch.float"):
+        dd.Prodigy([torch.nn.Parameter(torch.ones(3, dtype=dtype))], state_dtype=torch.bfloat16)

@@ -141,7 +141,7 @@ def test_large_tensors_taken_block_by_block_are_the_whole_tensors(
     key: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method, table = METHODS[key](), table_of(key)
-    coefficients = numbers(method.coefficients(DEFAULTS[key], table.of(0), table.constants(0)))
+    coefficients = numbers(method.coefficients(DEFAULTS[key], table.of(0), table.constants(0)), torch.device("cpu"))
     whole, blocked = work_of(key, 40, 3, dtype), work_of(key, 40, 3, dtype)
     whole.g[5] = blocked.g[5] = float("nan")
     sums = torch.stack(advance(method, whole, coefficients))

@@ -375,11 +375,13 @@ class CountReads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("method", CLASSES)
-def test_a_step_reads_nothing_of_a_parameter_on_the_host(method: str) -> None:
+def test_a_step_reads_nothing_of_a_parameter_on_the_host(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The released packages call .item() twice for every tensor in every step: 80 waits for the GPU with 40 tensors.
 
-    Here the host reads at most the flag that a step was held, from a copy that lies on the host already.
+    Here the host reads at most the flags that a step was held, from copies that lie on the host already. On the CPU,
+    where reading makes nobody wait, the step does read: here it is told that it runs on another device.
     """
+    monkeypatch.setattr("dadapt_dist.kernels.eager.readable", lambda device: False)
     reads = {}
     for kind, classes in (("ours", CLASSES), ("theirs", RELEASED)):
         weights = [nn.Parameter(torch.ones(3)) for _ in range(40)]
@@ -392,4 +394,4 @@ def test_a_step_reads_nothing_of_a_parameter_on_the_host(method: str) -> None:
                 optimizer.step()
         reads[kind] = counter.count
     assert reads["theirs"] >= 80
-    assert reads["ours"] <= 1
+    assert reads["ours"] <= 2

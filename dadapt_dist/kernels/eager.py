@@ -91,20 +91,25 @@ def clean_gradient(work: Work, x: Tensor) -> tuple[Tensor, Tensor]:
     return (g.add(x, alpha=work.decay) if work.decay else g), bad
 
 
+def readable(device: torch.device) -> bool:
+    """Whether the host may read values on this device without waiting for it."""
+    return device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _surely_finite(g: Tensor) -> bool:
     """A quick look that spares the full check (five passes) on the CPU, where reading a result makes nobody wait.
 
     The range of the elements is NaN or infinite when one of them is; when it overflows by itself, the full check decides.
     """
-    if g.device.type != "cpu" or g.numel() == 0 or torch.compiler.is_compiling():
+    if g.numel() == 0 or not readable(g.device):
         return False
     low, high = torch.aminmax(g)
     return math.isfinite(float(high - low))
 
 
-def numbers(c: Coefficients) -> Coefficients:
-    """Coefficients as python numbers, for tensors on the CPU; exact, since python numbers are float64 too."""
-    if torch.compiler.is_compiling():
+def numbers(c: Coefficients, device: torch.device) -> Coefficients:
+    """Coefficients as python numbers where that makes nobody wait; exact, since python numbers are float64 too."""
+    if not readable(device):
         return c
     return {name: float(value) if isinstance(value, Tensor) else value for name, value in c.items()}
 
