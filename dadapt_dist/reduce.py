@@ -11,9 +11,9 @@ from .layout import ShardLayout
 class Reduce:
     """The one all-reduce of a step. At most one is under way: `launch` comes only after `take`.
 
-    Beside the sums each rank sends n and n², n the number of its step. Σn² · ranks = (Σn)² exactly when all n are equal:
-    where they are not (an exception that one rank caught, an extra step on another), the ranks would add up sums of
-    different steps. Then the sums come back as NaN, on all ranks alike, and move nothing.
+    Beside the sums each rank sends n and n², n the number of windows that it has opened. Σn² · ranks = (Σn)² exactly when
+    all n are equal: where they are not (a window that one rank dropped, an extra step on another), the ranks would add up
+    sums of different steps. Then the sums come back as NaN, on all ranks alike, and move nothing.
     """
 
     def __init__(self, layout: ShardLayout) -> None:
@@ -21,6 +21,10 @@ class Reduce:
         self.count = 0
         self.unpaired: Tensor | None = None  # did the last sums come from different steps? 0-dim bool
         self._pending: tuple[Tensor, Any, torch.Size] | None = None
+
+    def begin(self) -> None:
+        """Count a window; one that is dropped later counts too, on this rank alone."""
+        self.count = (self.count + 1) % (1 << 16)  # small enough for n² · ranks to be exact in float64
 
     @property
     def under_way(self) -> bool:
@@ -51,7 +55,6 @@ class Reduce:
     def _start(self, sums: Tensor, tag: int) -> tuple[Tensor, Any, torch.Size]:
         if self.layout.world_size == 1:
             return sums, None, sums.shape
-        self.count = (self.count + 1) % (1 << 16)  # small enough for n² · ranks to be exact in float64
         n = 2 * self.count + tag
         buffer = torch.empty(sums.numel() + 2, dtype=sums.dtype, device=self.layout.reduce_device(sums.device))
         buffer[:-2].copy_(sums.flatten())

@@ -130,6 +130,7 @@ class StepSize:
         if self._explicit or self._window is not None:
             raise RuntimeError("a window of this StepSize is already open: windows do not nest")
         self._explicit = True
+        self._reduce.begin()
         try:
             yield self
         except BaseException:
@@ -171,6 +172,8 @@ class StepSize:
 
     def _open(self) -> Window:
         self.finish()
+        if not self._explicit:
+            self._reduce.begin()
         self._held.say(self.steps)
         self.scalars.follow(group for member in self.roster for group in member.param_groups)
         if not self.roster.is_placed():

@@ -147,7 +147,9 @@ def test_with_the_plain_scaler_an_overflow_on_one_rank_keeps_all_ranks_in_the_sa
         assert log.d[-1] > log.d[OVERFLOW]
         assert log.reduces[1:] == [1] * (STEPS - 1)
         assert log.held == 1
-        assert all(moved(log))  # the finite elements train; the infinite ones go on with their momentum, as at gradient 0
+        assert all(
+            moved(log)
+        )  # the finite elements train; the infinite ones go on with their momentum, as at gradient 0
         assert all(bool(torch.isfinite(t).all()) for t in log.params[-1])
 
 

@@ -1,0 +1,228 @@
+"""What if ranks hold different things, or one does what the others do not: is it right, or said, and never a hang?"""
+
+import gc
+import logging
+import weakref
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
+
+import dadapt_dist as dd
+from dadapt_dist.adapters import plain
+
+from .layouts import fsdp1
+from .oracles import ORACLES
+from .test_placement import expected, message, tensor, train
+
+
+def one_sided(*, frozen: bool) -> list[Any]:
+    """Rank 0 has nothing to train: no parameters at all, or frozen ones. Checkpoints are taken on the way."""
+    model = nn.Linear(3, 2).double()
+    model.requires_grad_(not (frozen and dist.get_rank() == 0))
+    params = [] if not frozen and dist.get_rank() == 0 else list(model.parameters())
+    optimizer = dd.DAdaptSGD([{"params": params}], d0=1e-3)
+    ds: list[Any] = []
+    for step in range(5):
+        for index, p in enumerate(p for p in params if p.requires_grad):
+            p.grad = tensor(f"p{index}", *p.shape, step=step)
+        optimizer.step()
+        if frozen:
+            get_optimizer_state_dict(model, optimizer)
+        ds.append(optimizer.d)
+    return ds
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["no parameters", "frozen parameters"])
+def test_a_rank_with_nothing_to_train_takes_part_in_every_step(frozen: bool, pools: Any) -> None:
+    """A pipeline stage may be empty or frozen.
+
+    It used to stay out of the placement, and checkpoint tools, which step an optimizer that has no state, made it take a
+    step on its own.
+    """
+    torch.manual_seed(0)
+    first, second = pools(2).run(one_sided, frozen=frozen)
+    assert first == second
+    oracle = ORACLES["dadapt_sgd"]([torch.zeros(2, 3), torch.zeros(2)], d0=1e-3)
+    for step in range(5):
+        oracle.step([tensor("p0", 2, 3, step=step), tensor("p1", 2, step=step)])
+    assert first[-1] == pytest.approx(oracle.d, rel=1e-12)
+    assert oracle.d > 1.5e-3
+
+
+def extra_step() -> tuple[list[float], list[str]]:
+    """Rank 1 leaves a step out: an exception in its window, which the loop catches."""
+    p = nn.Parameter(tensor("w", 4))
+    optimizer = dd.Prodigy([p], d0=1e-3)
+    seen: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("dadapt_dist").addHandler(handler)
+    ds = []
+    for step in range(6):
+        p.grad = tensor("w", 4, step=step)
+        try:
+            with optimizer.step_size.window():
+                if step == 2 and dist.get_rank() == 1:
+                    raise KeyError("bad batch")
+                optimizer.step()
+        except KeyError:
+            continue
+        if step != 2:
+            ds.append(optimizer.d)
+    if dist.get_rank() == 1:  # the others have one reduce more under way
+        with optimizer.step_size.window():
+            optimizer.step()
+    optimizer.step_size.finish()
+    logging.getLogger("dadapt_dist").removeHandler(handler)
+    return ds, seen
+
+
+def test_ranks_in_different_steps_hold_d_and_say_so(pools: Any) -> None:
+    """Sums of different steps used to be added up in silence: each later d was that of the step before on one rank."""
+    for ds, seen in pools(2).run(extra_step):
+        assert ds[0] < ds[1]
+        assert set(ds[2:]) == {ds[1]}, "d moved by sums of different steps"
+        assert any("different steps" in text for text in seen)
+
+
+def expert_beside_shards(*, named: bool) -> float:
+    """A plain tensor of its own on each rank, under one name, beside an FSDP2-sharded one."""
+    mesh = init_device_mesh("cpu", (2,))
+    params: dict[str, nn.Parameter] = {
+        "sharded": nn.Parameter(distribute_tensor(tensor("sharded", 5, 3), mesh, [Shard(0)], src_data_rank=None)),
+        "expert": nn.Parameter(tensor(f"expert{dist.get_rank()}", 4)),
+    }
+
+    def gradient(name: str, step: int) -> Tensor:
+        if name == "expert":
+            return tensor(f"expert{dist.get_rank()}", 4, step=step)
+        return distribute_tensor(tensor(name, 5, 3, step=step), mesh, [Shard(0)], src_data_rank=None)
+
+    if named:
+        params[f"expert{dist.get_rank()}"] = params.pop("expert")
+        return train(params, lambda name, step: gradient("expert" if "expert" in name else name, step), named=True)
+    return train(params, gradient)
+
+
+def experts_message() -> str:
+    return message(expert_beside_shards, named=False)
+
+
+def test_tensors_of_each_ranks_own_beside_shards_are_not_taken_for_replicas(pools: Any) -> None:
+    """Values were compared only between ranks with the same pieces of everything, which shards never are."""
+    for text in pools(2).run(experts_message):
+        assert "their values differ" in text
+    d, _ = expected({"sharded": (5, 3), "expert0": (4,), "expert1": (4,)})
+    assert pools(2).run(expert_beside_shards, named=True) == [pytest.approx(d, rel=1e-12)] * 2
+
+
+def uneven() -> str:
+    """On 3 ranks: two share a 2-way sharded tensor with a third that should not have it."""
+    rank = dist.get_rank()
+    params = {f"own{rank}": nn.Parameter(tensor("own", 3)), "shared": nn.Parameter(tensor("shared", 4))}
+    original = plain.Placement
+    plain.Placement = lambda **o: original(**{**o, "shards": 2 if o["numel"] == 4 else 1, "piece": str(rank)})  # type: ignore[misc]
+    try:
+        return message(train, params, lambda name, step: tensor(name, *params[name].shape, step=step), named=True)
+    finally:
+        plain.Placement = original  # type: ignore[misc]
+
+
+def test_copies_that_do_not_come_out_even_raise_on_all_ranks(pools: Any) -> None:
+    for text in pools(3).run(uneven):
+        assert "do not come out even" in text
+        assert "3 ranks hold" in text
+
+
+def frozen_garbage() -> float:
+    """FSDP1 after gc.freeze(), which servers call to spare the collector the model."""
+    job = fsdp1(orig=True)
+    optimizer = dd.Prodigy(job.params(), d0=1e-3)
+    gc.freeze()
+    try:
+        job.backward(0)
+        optimizer.step()
+        return float(optimizer.d)
+    finally:
+        gc.unfreeze()
+
+
+def test_fsdp1_is_recognised_after_gc_freeze(pools: Any) -> None:
+    assert pools(2).run(frozen_garbage) == [pytest.approx(1e-3, rel=1e-2)] * 2
+
+
+def unfrozen() -> list[list[str]]:
+    """A layer is unfrozen later, and only rank 0 has a gradient for it at first (uneven rows: 1 row on 2 ranks)."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)).double()
+    model[1].requires_grad_(False)
+    fully_shard(model)
+    optimizer = dd.Prodigy(model.parameters(), d0=1e-3)
+    for step in range(3):
+        if step == 1:
+            model[1].requires_grad_(True)
+        optimizer.zero_grad()
+        model(torch.ones(2, 3, dtype=torch.float64)).square().mean().backward()
+        optimizer.step()
+    return [sorted(state) for state in optimizer.state_dict()["state"].values()]
+
+
+def test_layers_unfrozen_later_get_their_buffers_on_all_ranks(pools: Any) -> None:
+    first, second = pools(2).run(unfrozen)
+    assert first == second
+    assert first == [["exp_avg", "exp_avg_sq", "p0", "s"]] * 4
+
+
+def test_parameters_that_a_framework_replaced_are_let_go() -> None:
+    old = nn.Parameter(torch.ones(3))
+    optimizer = dd.Prodigy([old])
+    old.grad = torch.ones(3)
+    optimizer.step()
+    new = nn.Parameter(torch.ones(3))
+    optimizer.param_groups[0]["params"] = [new]
+    optimizer.state.clear()
+    new.grad = torch.ones(3)
+    optimizer.step()
+    gone = weakref.ref(old)
+    del old
+    gc.collect()
+    assert gone() is None
+
+
+def test_state_that_somebody_touched_is_still_created() -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer = dd.Prodigy([p])
+    assert optimizer.state[p] == {}  # a defaultdict: reading makes an entry
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert "s" in optimizer.state[p]
+
+
+def test_an_optimizer_that_is_gone_is_not_waited_for() -> None:
+    step_size = dd.StepSize()
+    p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+    first, second = dd.Prodigy([p], step_size=step_size), dd.Prodigy([q], step_size=step_size)
+    p.grad = torch.ones(3)
+    first.step()
+    del second
+    gc.collect()
+    first.step()
+    assert step_size.steps == 2
+
+
+def test_a_scaler_goes_on_after_a_refused_step() -> None:
+    """torch multiplies a scale that an earlier step() left behind into the next one."""
+    p = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    optimizer = dd.Prodigy([p], nonfinite="raise")
+    scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+    scaler.scale((p * torch.tensor([float("inf"), 1.0])).sum()).backward()
+    with pytest.raises(dd.NonFiniteError):
+        scaler.step(optimizer)
+    assert not hasattr(optimizer, "grad_scale")
+    assert not hasattr(optimizer, "found_inf")
