@@ -107,6 +107,8 @@ class LearningRateFree(Optimizer):
 
     # ---------------------------------------------------------------- one step
 
+    # torch's compiler rewrites the groups of an optimizer that it traces, and cannot rewrite live ones: it leaves step() alone.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; returns the closure's loss, if there is a closure.

@@ -563,3 +563,23 @@ def test_buffers_narrower_than_the_parameter_are_refused(dtype: torch.dtype) -> 
     """x0 in bfloat16 of a float32 parameter is another point: x0 - x never vanishes, and d stayed at d0 for 300 steps."""
     with pytest.raises(ValueError, match=r"state_dtype=torch.bfloat16 is narrower .* Use torch.float"):
         dd.Prodigy([torch.nn.Parameter(torch.ones(3, dtype=dtype))], state_dtype=torch.bfloat16)
+
+
+def test_a_compiled_training_step_runs_the_optimizer_outside_the_graph() -> None:
+    def trained(compiled: bool) -> tuple[float, torch.Tensor]:
+        w = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+        optimizer = dd.Prodigy([w], d0=1e-2)
+
+        def once() -> None:
+            optimizer.zero_grad()
+            (w - 3).square().sum().backward()
+            optimizer.step()
+
+        run = torch.compile(once, backend="eager") if compiled else once
+        for _ in range(5):
+            run()
+        return float(optimizer.d), w.detach()
+
+    compiled, plain = trained(True), trained(False)
+    assert compiled[0] == plain[0] > 1e-2
+    assert torch.equal(compiled[1], plain[1])
