@@ -33,13 +33,18 @@ NAME_CURE = (
 
 @dataclass(frozen=True)
 class Item:
-    """One parameter of this rank: its tensor, name or None, place in the optimizers, and placement."""
+    """One parameter of this rank: its tensor, name or None, place in the optimizers, and placement.
+
+    copies: declared by the user, or None. proven: its copies were found equal before; they may have drifted by roundings
+    since, where ranks compute one gradient each for themselves.
+    """
 
     param: Tensor
     name: str | None
     position: str
     place: Placement
-    copies: int | None = None  # declared by the user
+    copies: int | None = None
+    proven: bool = False
 
     @property
     def key(self) -> str:
@@ -87,7 +92,7 @@ def _pieces(names: int, items: Sequence[Item], sums: list[int], world_size: int)
     """
     kinds: dict[str, list[tuple[int, int]]] = {}
     for index, (item, value) in enumerate(zip(items, sums, strict=True)):
-        if item.place.shards < world_size:
+        if _compared(item, world_size):
             kinds.setdefault(item.place.piece, []).append((index, value))
     entries = [(piece, kinds[piece]) for piece in sorted(kinds)]
     entries = [*entries[: MAX_PIECES - 1], ("rest", [e for _, one in entries[MAX_PIECES - 1 :] for e in one])]
@@ -225,16 +230,20 @@ def _check_total(counted: float, expected: int, counts: Sequence[tuple[Item, int
 
 def _entry(item: Item, checksum: int) -> Entry:
     local = item.place.local(item.param).detach()
-    constant = local.numel() == 0 or bool((local == local.reshape(-1)[0]).all())
+    constant = item.proven or local.numel() == 0 or bool((local == local.reshape(-1)[0]).all())
     place = item.place
     return Entry(item.key, item.name is not None, place.shards, place.numel, place.piece, checksum, constant)
 
 
+def _compared(item: Item, world_size: int) -> bool:
+    """Is it still to be shown that other ranks hold the same elements?"""
+    return item.place.shards < world_size and not item.proven
+
+
 def _checksums(items: Sequence[Item], world_size: int) -> list[int]:
-    """A number for the bits of each local tensor; 0 where no other rank can hold the same elements."""
-    sums = [
-        _checksum(item.place.local(item.param).detach()) if item.place.shards < world_size else None for item in items
-    ]
+    """A number for the bits of each local tensor; 0 where there is nothing to compare."""
+    locals_ = (item.place.local(item.param).detach() if _compared(item, world_size) else None for item in items)
+    sums = [None if local is None else _checksum(local) for local in locals_]
     return [0 if value is None else int(value) for value in sums]
 
 

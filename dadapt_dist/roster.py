@@ -47,6 +47,7 @@ class Roster:
         self.layout = layout
         self._members: list[weakref.ref[Member]] = []
         self._placed: dict[Tensor, tuple[Placement, float]] | None = None  # None: never, or to be placed anew
+        self._proven: set[Tensor] = set()  # parameters whose copies were found equal
 
     def __iter__(self) -> Iterator[Member]:
         return iter([member for ref in self._members if (member := ref()) is not None])
@@ -79,6 +80,7 @@ class Roster:
             report_failure(error, self.layout, device)
             raise
         copies = find_copies(items, configuration, self.layout, device)
+        self._proven = {item.param for item in items}
         self._placed = {item.param: (item.place, 1.0 / number) for item, number in zip(items, copies, strict=True)}
 
     def _entries(self, index: int, member: Member) -> Iterator[tuple[str, str | None, Tensor]]:
@@ -97,7 +99,7 @@ class Roster:
                     f"copies= gave {copies} for a parameter of shape {tuple(p.shape)}; it must be between 1 and the "
                     f"{self.layout.world_size} ranks of the group, or None to have it found out."
                 )
-            items.append(Item(p, unique, position, place, copies))
+            items.append(Item(p, unique, position, place, copies, p in self._proven))
         return items
 
 
