@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 from . import state as states
 from . import state_dict as state_dicts
 from .groups import LiveGroup
-from .kernels import Work, advance, numbers, rehearse
+from .kernels import Work, advance, rehearse
 from .methods import METHODS, Buffer
 from .options import check_lr, check_options
 from .step_size import StepSize
-from .sums import Share, gather
+from .sweep import sweep, sweep_early
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,8 @@ class LearningRateFree(Optimizer):
                 self._log()
                 window.moves |= any(lr > 0 for lr in lrs)
                 if not window.skipped:
-                    window.sums += self._pass(advance, moves=True)
+                    window.sums += sweep(self, advance)
+                    self._anchored.update(p for g, p in self._params() if p.grad is not None and float(g["lr"]) > 0)
         except BaseException:
             # A GradScaler takes these back after a step that returns, and multiplies what it finds left of an earlier one.
             for name in ("grad_scale", "found_inf"):
@@ -135,80 +136,29 @@ class LearningRateFree(Optimizer):
 
     def measure(self) -> Tensor:
         """Early sums of the gradients, weighted by 1/copies: float64 [n_estimates, n_early_sums]."""
-        shares = []
-        for group, works in self._works():
-            share = Share(self.step_size.scalars.row(group["estimate"]))
-            for work, weight in works:
-                share.add(weight, states.early_sums(self.method, work, group))
-            shares.append(share)
-        return self._gathered(shares, len(self.method.early_sums))
+        return sweep_early(self)
 
     def rehearse(self) -> Tensor:
         """The sums of the coming step, with nothing moved: float64 [n_estimates, n_sums + 1]."""
-        return self._pass(rehearse, moves=False)
+        return sweep(self, rehearse)
 
-    def _pass(self, kernel: Callable[..., list[Tensor]], *, moves: bool) -> Tensor:
-        """Run the kernel over every tensor that has a gradient; return the weighted sums [n_estimates, n_sums + 1]."""
-        width = len(self.method.sums) + 1
-        batches = list(self._works())  # every gradient is checked before any parameter moves
-        shares = [self._run(kernel, group, works) for group, works in batches]
-        if moves:  # from now on x0 is where they started
-            self._anchored.update(p for group, p in self._params() if p.grad is not None and float(group["lr"]) > 0)
-        if self.step_size.frozen:  # d stays: only the count of non-finite elements is of use
-            return torch.nn.functional.pad(self._gathered(shares, 1), (width - 1, 0))
-        return self._gathered(shares, width)
-
-    def _run(
-        self, kernel: Callable[..., list[Tensor]], group: dict[str, Any], works: list[tuple[Work, float]]
-    ) -> Share:
-        table, frozen = self.step_size.scalars, self.step_size.frozen
-        share = Share(table.row(group["estimate"]))
-        coefficients: dict[torch.device, dict[str, Any]] = {}
-        for work, weight in works:
-            device = work.x.device
-            if device not in coefficients:
-                scalars = table.on(device, share.row)
-                c = self.method.coefficients(group, scalars, table.constants(share.row))
-                coefficients[device] = numbers(c, device)
-            sums = kernel(self.method, work, coefficients[device])
-            share.add(weight, sums[-1:] if frozen else sums)
-        return share
-
-    def _works(self) -> Iterator[tuple[dict[str, Any], list[tuple[Work, float]]]]:
-        """Each group that moves, with its tensors' work and weights (1/copies)."""
-        scale = getattr(self, "grad_scale", None)  # set by a GradScaler around step()
-        for group in self.param_groups:
-            if float(group["lr"]) == 0:
-                continue
-            works = []
-            for p in group["params"]:
-                place, weight = self.step_size.roster[p]
-                gradient = place.gradient(p)
-                if gradient is None:
-                    continue
-                states.check_gradient(p, gradient, place.local(p), self.method, group)
-                works.append((self._work(p, gradient, group, scale), weight))
-            yield group, works
-
-    def _work(self, p: Tensor, gradient: Tensor, group: dict[str, Any], scale: Tensor | None) -> Work:
+    def work(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> Work:
+        """A parameter's share of the step: plain local tensors. Creates its buffers, and its x0 until it first moves."""
         place, _ = self.step_size.roster[p]
+        cut = states.cut_of(place, group)
         if not self.state.get(p):
             self._create(p, group)
         elif p not in self._anchored:
-            states.anchor(p, self.state[p], place, self._buffers(group), states.cut_of(place, group))
+            states.anchor(p, self.state[p], place, self._buffers(group), cut)
         return Work(
             x=place.local(p.detach()),
             g=gradient,
             buf={name: place.local(t) for name, t in self.state[p].items()},
             decay=self.method.coupled_decay(group),
             maximize=group["maximize"],
-            scale=scale,
-            cut=states.cut_of(place, group),
+            scale=getattr(self, "grad_scale", None),  # set by a GradScaler around step()
+            cut=cut,
         )
-
-    def _gathered(self, shares: list[Share], width: int) -> Tensor:
-        table = self.step_size.scalars
-        return gather(shares, len(table.names), width, table.device)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
