@@ -1,11 +1,16 @@
 """How do this rank's sums become the sums of all ranks, and when does anybody wait for them?"""
 
+import atexit
+import time
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .layout import ShardLayout
+
+EXIT_PATIENCE = 5.0  # seconds; a rank that is gone would not answer for the whole timeout of the process group
 
 
 class Reduce:
@@ -21,6 +26,7 @@ class Reduce:
         self.count = 0
         self.unpaired: Tensor | None = None  # did the last sums come from different steps? 0-dim bool
         self._pending: tuple[Tensor, Any, torch.Size] | None = None
+        _live.add(self)
 
     def begin(self) -> None:
         """Count a window; one that is dropped later counts too, on this rank alone."""
@@ -69,3 +75,20 @@ class Reduce:
         paired = buffer[-1] * self.layout.world_size == buffer[-2] * buffer[-2]
         self.unpaired = ~paired
         return torch.where(paired, buffer[:-2], torch.nan).view(shape)
+
+    def drain(self) -> None:
+        """Let the reduce under way end before the process does; never raises, and gives up after EXIT_PATIENCE."""
+        work = self._pending[1] if self._pending is not None else None
+        until = time.monotonic() + EXIT_PATIENCE
+        while work is not None and not work.is_completed() and time.monotonic() < until:
+            time.sleep(0.001)
+
+
+_live: "weakref.WeakSet[Reduce]" = weakref.WeakSet()
+
+
+@atexit.register
+def _drain_all() -> None:
+    """The reduce of a run's last step is awaited by nobody: gloo's threads abort a process that ends while they work."""
+    for reduce in list(_live):
+        reduce.drain()
