@@ -1,6 +1,7 @@
 """How do this rank's sums become the sums of all ranks, and when does anybody wait for them?"""
 
 import atexit
+import contextlib
 import time
 import weakref
 from typing import Any
@@ -80,8 +81,13 @@ class Reduce:
         """Let the reduce under way end before the process does; never raises, and gives up after EXIT_PATIENCE."""
         work = self._pending[1] if self._pending is not None else None
         until = time.monotonic() + EXIT_PATIENCE
-        while work is not None and not work.is_completed() and time.monotonic() < until:
-            time.sleep(0.001)
+        with contextlib.suppress(RuntimeError):  # the process group may be gone already
+            while work is not None and not work.is_completed() and time.monotonic() < until:
+                time.sleep(0.001)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _live.add(self)
 
 
 _live: "weakref.WeakSet[Reduce]" = weakref.WeakSet()

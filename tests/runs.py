@@ -9,7 +9,7 @@ from torch import Tensor
 import dadapt_dist as dd
 
 from .oracles import ORACLES
-from .oracles.released import Problem, Trace, flat
+from .oracles.released import Problem, Trace, flat, grouped
 
 CLASSES: dict[str, type[dd.LearningRateFree]] = {
     "prodigy": dd.Prodigy,
@@ -24,11 +24,7 @@ CLASSES: dict[str, type[dd.LearningRateFree]] = {
 def make_ours(
     key: str, starts: Sequence[Tensor], options: dict[str, Any], groups: list[dict[str, Any]] | None = None
 ) -> tuple[dd.LearningRateFree, list[torch.nn.Parameter]]:
-    xs = [torch.nn.Parameter(start.clone()) for start in starts]
-    param_groups = [
-        {"params": [xs[i] for i in group["indices"]], **{name: group[name] for name in group if name != "indices"}}
-        for group in groups or [{"indices": range(len(xs))}]
-    ]
+    xs, param_groups = grouped(starts, groups)
     return CLASSES[key](param_groups, **options), xs
 
 
@@ -44,22 +40,23 @@ def run_ours(
     *,
     groups: list[dict[str, Any]] | None = None,
     problem: Problem | None = None,
-    gradients: Callable[..., list[Tensor | None]] | None = None,
-    lrs: Sequence[float] | None = None,
-    steps: int = 200,
+    **how: Any,
 ) -> Trace:
     """The trace of our optimizer in one process: d of the first group and the flat parameters after each step."""
     problem = problem or Problem()
-    gradients = gradients or problem.gradients
     optimizer, xs = make_ours(key, problem.starts, options or {}, groups)
-    trace = Trace(flat(problem.starts))
-    for step in range(steps):
-        if lrs is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = lrs[step]
-        our_step(optimizer, xs, gradients(step, xs))
-        trace.add(optimizer.param_groups[0]["d"], xs)
-    return trace
+
+    def set_lr(lr: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+
+    return _run(
+        problem,
+        set_lr,
+        lambda grads: our_step(optimizer, xs, grads),
+        lambda: (optimizer.param_groups[0]["d"], xs),
+        **how,
+    )
 
 
 def run_oracle(
@@ -68,19 +65,30 @@ def run_oracle(
     *,
     groups: list[dict[str, Any]] | None = None,
     problem: Problem | None = None,
+    **how: Any,
+) -> Trace:
+    """The trace of the oracle on the same problem."""
+    problem = problem or Problem()
+    oracle = ORACLES[key](problem.starts, groups, **(options or {}))
+    first = oracle.groups[0]["estimate"]
+    return _run(problem, oracle.set_lr, oracle.step, lambda: (oracle.ds[first], oracle.params), **how)
+
+
+def _run(
+    problem: Problem,
+    set_lr: Callable[[float], None],
+    take: Callable[[list[Tensor | None]], None],
+    read: Callable[[], tuple[float, Sequence[Tensor]]],
+    *,
     gradients: Callable[..., list[Tensor | None]] | None = None,
     lrs: Sequence[float] | None = None,
     steps: int = 200,
 ) -> Trace:
-    """The trace of the oracle on the same problem."""
-    problem = problem or Problem()
-    gradients = gradients or problem.gradients
-    oracle = ORACLES[key](problem.starts, groups, **(options or {}))
-    first = oracle.groups[0]["estimate"]
+    """Take the steps of one side; `lrs` sets the lr of all groups at each, `gradients` replaces the problem's."""
     trace = Trace(flat(problem.starts))
     for step in range(steps):
         if lrs is not None:
-            oracle.set_lr(lrs[step])
-        oracle.step(gradients(step, oracle.params))
-        trace.add(oracle.ds[first], oracle.params)
+            set_lr(lrs[step])
+        take((gradients or problem.gradients)(step, read()[1]))
+        trace.add(*read())
     return trace

@@ -88,15 +88,22 @@ def make_oracle(
     return ORACLES[key](problem.starts, groups, **options)
 
 
+def grouped(
+    starts: Sequence[Tensor], groups: list[dict[str, Any]] | None
+) -> tuple[list[torch.nn.Parameter], list[dict[str, Any]]]:
+    """Parameters with these values, and torch's parameter groups for the oracles' groups."""
+    xs = [torch.nn.Parameter(start.clone()) for start in starts]
+    return xs, [
+        {"params": [xs[i] for i in group["indices"]], **{name: group[name] for name in group if name != "indices"}}
+        for group in groups or [{"indices": range(len(xs))}]
+    ]
+
+
 def make_released(
     key: str, problem: Problem, options: dict[str, Any], groups: list[dict[str, Any]] | None = None
 ) -> tuple[torch.optim.Optimizer, list[torch.nn.Parameter]]:
     """The released optimizer in float64 and its parameters; what it prints is dropped."""
-    xs = [torch.nn.Parameter(start.clone()) for start in problem.starts]
-    param_groups: list[dict[str, Any]] = [
-        {"params": [xs[i] for i in group["indices"]], **{name: group[name] for name in group if name != "indices"}}
-        for group in groups or [{"indices": range(len(xs))}]
-    ]
+    xs, param_groups = grouped(problem.starts, groups)
     with contextlib.redirect_stdout(io.StringIO()):
         return RELEASED[key](param_groups, **options), xs
 
