@@ -1,5 +1,6 @@
 """Learning-rate-free optimizers that stay correct, and cost nothing extra, when training is sharded."""
 
+from . import entry
 from .api import DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion, DAdaptSGD, Prodigy
 from .layout import PlacementError
 from .optimizer import LearningRateFree
@@ -21,3 +22,5 @@ __all__ = [
     "StepSize",
     "__version__",
 ]
+
+entry.register()

@@ -204,7 +204,7 @@ def _copies(
     """
     counts = [(item, holders.get(item.key, 0)) for item in items if item.copies is None]
     uneven = next(((item, ranks) for item, ranks in counts if ranks == 0 or ranks % item.place.shards), None)
-    local = sum(item.place.local(item.param).numel() * item.place.shards / max(ranks, 1) for item, ranks in counts)
+    local = sum(item.place.size(item.param) * item.place.shards / max(ranks, 1) for item, ranks in counts)
     counted = torch.tensor([math.nan if uneven else local], dtype=torch.float64, device=device)
     layout.all_reduce(counted).wait()
     if uneven:
@@ -229,7 +229,7 @@ def _check_total(counted: float, expected: int, counts: Sequence[tuple[Item, int
 
 
 def _entry(item: Item, checksum: int) -> Entry:
-    local = item.place.local(item.param).detach()
+    local = item.place.part(item.param).detach()
     constant = item.proven or local.numel() == 0 or bool((local == local.reshape(-1)[0]).all())
     place = item.place
     return Entry(item.key, item.name is not None, place.shards, place.numel, place.piece, checksum, constant)
@@ -242,7 +242,7 @@ def _compared(item: Item, world_size: int) -> bool:
 
 def _checksums(items: Sequence[Item], world_size: int) -> list[int]:
     """A number for the bits of each local tensor; 0 where there is nothing to compare."""
-    locals_ = (item.place.local(item.param).detach() if _compared(item, world_size) else None for item in items)
+    locals_ = (item.place.part(item.param).detach() if _compared(item, world_size) else None for item in items)
     sums = [None if local is None else _checksum(local) for local in locals_]
     return [0 if value is None else int(value) for value in sums]
 

@@ -85,14 +85,19 @@ class ShardLayout:
         return torch.device(types[0], torch.accelerator.current_device_index())
 
 
-def resolve(params: Sequence[Tensor]) -> list[Placement]:
-    """Ask the adapters, in order, where each parameter lives; raise PlacementError for one that cannot be placed."""
-    found: dict[int, Placement] = {}
+def resolve(params: Sequence[Tensor]) -> list[list[Placement]]:
+    """Ask the adapters, in order, where each parameter lives; raise PlacementError for one that cannot be placed.
+
+    A flat tensor that a framework has packed has a placement for each parameter in it, others have one.
+    """
+    found: dict[int, list[Placement]] = {}
     for place in ADAPTERS:
         rest = [p for p in params if id(p) not in found]
         try:
             placements = place(rest)
         except ValueError as error:
             raise PlacementError(str(error)) from error
-        found.update((id(p), placement) for p, placement in zip(rest, placements, strict=True) if placement is not None)
+        for p, placement in zip(rest, placements, strict=True):
+            if placement is not None:
+                found[id(p)] = [placement] if isinstance(placement, Placement) else placement
     return [found[id(p)] for p in params]

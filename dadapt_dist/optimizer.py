@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from . import adapters, buffers, entry
 from . import state as states
 from . import state_dict as state_dicts
+from .adapters import Delivery, Placement
 from .groups import LiveGroup
 from .kernels import Work, advance, rehearse
 from .methods import METHODS, Buffer
 from .options import check_lr, check_options
 from .step_size import StepSize
-from .sweep import sweep, sweep_early
+from .sweep import Entries, sweep, sweep_early
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +50,16 @@ class LearningRateFree(Optimizer):
         self.state_dtype = state_dtype
         self._anchored: set[Tensor] = set()  # parameters that may have moved: their x0 stays
         self._bound = False
+        self._delivery: Delivery | None = None  # None: to be asked for
+        self._groups: list[dict[str, Any]] = []
         super().__init__(params, dict(options))
         step_size.join(self.method, options, self.param_groups)
         self._join()
+        entry.accept(type(self))
 
     def _join(self) -> None:
         self._bound = True
+        self._delivery, self._groups = None, self.param_groups
         self.step_size.roster.add(self)
         self.bind_groups()
 
@@ -77,21 +83,46 @@ class LearningRateFree(Optimizer):
 
     def bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's, and reading them wait for the reduce. In place."""
-        scalars = self.step_size.scalars
+        scalars, groups = self.step_size.scalars, self.groups
         live = frozenset((*scalars.values, "steps"))
-        for index, group in enumerate(self.param_groups):
+        for index, group in enumerate(groups):
             views = scalars.of(scalars.row(dict.__getitem__(group, "estimate"))) | {"steps": 0}
             if not isinstance(group, LiveGroup):
                 group["method"] = self.method.name
-                self.param_groups[index] = group = LiveGroup(group, self.step_size, live)
+                groups[index] = group = LiveGroup(group, self.step_size, live)
             group.rebind(views, live)
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All groups, also while a framework shows step() only some of them as `param_groups`."""
+        shown, known = self.param_groups, self._groups
+        if shown is not known and any(all(group is not other for other in known) for group in shown):
+            self._groups = shown
+        return self._groups
 
     def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
         """(position, name or None, parameter) of every parameter."""
-        for index, group in enumerate(self.param_groups):
-            names = group.get("param_names") or [None] * len(group["params"])
-            for place, (name, p) in enumerate(zip(names, group["params"], strict=True)):
+        for index, named in enumerate(self.delivery.tensors(self.groups)):
+            for place, (name, p) in enumerate(named):
                 yield f"{index}:{place}", name, p
+
+    # ---------------------------------------------------------------- how a step arrives
+
+    @property
+    def delivery(self) -> Delivery:
+        """How the framework that holds this optimizer brings it a step."""
+        if self._delivery is None:
+            self._delivery = adapters.delivery(self)
+        return self._delivery
+
+    def look_up_delivery(self) -> None:
+        self._delivery = None
+
+    def _is_starting(self) -> bool:
+        if not self.delivery.starting():
+            return False
+        self._delivery = None  # what the framework is building is not there yet
+        return True
 
     # ---------------------------------------------------------------- what users read
 
@@ -103,7 +134,7 @@ class LearningRateFree(Optimizer):
     @property
     def effective_lr(self) -> list[float]:
         """d·lr of each group: what the learning rate of the underlying method would be."""
-        return [group["d"] * float(group["lr"]) for group in self.param_groups]
+        return [group["d"] * float(group["lr"]) for group in self.groups]
 
     # ---------------------------------------------------------------- one step
 
@@ -120,13 +151,18 @@ class LearningRateFree(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         lrs = [check_lr(group["lr"], f"{type(self).__name__} group {i}") for i, group in enumerate(self.param_groups)]
+        if self._is_starting():
+            buffers.create_shown(self)
+            return loss
+        shown = [(group, group["params"]) for group in self.param_groups]
         try:
             with self.step_size.piece(self) as window:
                 self._log()
                 window.moves |= any(lr > 0 for lr in lrs)
-                if not window.skipped:
-                    window.sums += sweep(self, advance)
-                    self._anchored.update(p for g, p in self._params() if p.grad is not None and float(g["lr"]) > 0)
+                if window.deferred:
+                    window.kept.keep(p for _, params in shown for p in params)
+                elif not window.skipped:
+                    window.sums += self._advance(shown)
         except BaseException:
             # A GradScaler takes these back after a step that returns, and multiplies what it finds left of an earlier one.
             for name in ("grad_scale", "found_inf"):
@@ -136,28 +172,33 @@ class LearningRateFree(Optimizer):
 
     def measure(self) -> Tensor:
         """Early sums of the gradients, weighted by 1/copies: float64 [n_estimates, n_early_sums]."""
-        return sweep_early(self)
+        return sweep_early(self, self._all())
 
     def rehearse(self) -> Tensor:
         """The sums of the coming step, with nothing moved: float64 [n_estimates, n_sums + 1]."""
-        return sweep(self, rehearse)
+        return sweep(self, rehearse, self._all())
 
-    def work(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> Work:
-        """A parameter's share of the step: plain local tensors. Creates its buffers, and its x0 until it first moves."""
-        place, _ = self.step_size.roster[p]
-        cut = states.cut_of(place, group)
-        if not self.state.get(p):
-            self._create(p, group)
-        elif p not in self._anchored:
-            states.anchor(p, self.state[p], place, self._buffers(group), cut)
+    def catch_up(self) -> Tensor:
+        """Carry out a step that arrived in pieces, now that all are there: float64 [n_estimates, n_sums + 1]."""
+        sums = self._advance(self._all())
+        self.delivery.publish()
+        return sums
+
+    def _advance(self, entries: Entries) -> Tensor:
+        sums = sweep(self, advance, entries)
+        self._anchored.update(p for group, ps in entries if float(group["lr"]) > 0 for p in ps if p.grad is not None)
+        return sums
+
+    def work(self, p: Tensor, gradient: Tensor, group: dict[str, Any], place: Placement) -> Work:
+        """The share of the step of one part of a parameter: plain local tensors."""
         return Work(
-            x=place.local(p.detach()),
+            x=place.part(p.detach()),
             g=gradient,
-            buf={name: place.local(t) for name, t in self.state[p].items()},
+            buf={name: place.part(t) for name, t in self.state[p].items()},
             decay=self.method.coupled_decay(group),
             maximize=group["maximize"],
             scale=getattr(self, "grad_scale", None),  # set by a GradScaler around step()
-            cut=cut,
+            cut=states.cut_of(place, group),
         )
 
     @property
@@ -171,44 +212,43 @@ class LearningRateFree(Optimizer):
         return all(cls.__name__ != "ShardedGradScaler" for cls in type(scaler).__mro__)
 
     def _log(self) -> None:
-        every = self.param_groups[0].get("log_every", 0)
+        every = self.groups[0].get("log_every", 0)
         if every and self.step_size.steps % every == 0:
             logger.info("step %d: d %s, d·lr %s", self.step_size.steps, self.d, self.effective_lr)
 
     # ---------------------------------------------------------------- buffers
 
-    def _params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        return ((group, p) for group in self.param_groups for p in group["params"])
+    def _all(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
+        """Every group with all of its tensors."""
+        tensors = self.delivery.tensors(self.groups)
+        return [(group, [p for _, p in named]) for group, named in zip(self.groups, tensors, strict=True)]
 
-    def _buffers(self, group: dict[str, Any]) -> dict[str, Buffer]:
-        buffers = self.method.buffers(group)
-        return {n: b for n, b in buffers.items() if not (self.step_size.frozen and b.statistic)}
+    def all_params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """Every parameter with its group."""
+        return ((group, p) for group, params in self._all() for p in params)
+
+    def buffers(self, group: dict[str, Any]) -> dict[str, Buffer]:
+        """The buffers of a group's parameters, without those that a frozen estimate no longer needs."""
+        named = self.method.buffers(group)
+        return {n: b for n, b in named.items() if not (self.step_size.frozen and b.statistic)}
 
     def is_prepared(self) -> bool:
         """Has every trainable parameter its buffers? False after one was unfrozen."""
-        return all(self.state.get(p) for _, p in self._params() if p.requires_grad)
+        return not any(buffers.lacks_buffers(self, p) for _, p in self.all_params())
 
     def prepare(self) -> None:
-        """Create the buffers of every trainable parameter, with or without a gradient: all ranks have the same keys."""
-        for group, p in self._params():
-            if p.requires_grad and not self.state.get(p):
-                self._create(p, group)
-            elif (
-                not self.state
-            ):  # a rank whose parameters are all frozen: to checkpoint tools, no state at all means that
-                self.state[p] = {}  # no step was taken, and they would take one on this rank alone
-        self._anchored.intersection_update(p for _, p in self._params())
+        buffers.prepare(self)
+        self._anchored.intersection_update(p for _, p in self.all_params())
 
-    def _create(self, p: Tensor, group: dict[str, Any]) -> None:
-        place, _ = self.step_size.roster[p]
-        self.state[p] = states.create(p, place, self._buffers(group), self.state_dtype, states.cut_of(place, group))
+    def make_ready(self, p: Tensor, group: dict[str, Any]) -> None:
+        """Create a parameter's buffers, and its x0 anew until it first moves."""
+        if not self.state.get(p):
+            buffers.create(self, p, group)
+        elif p not in self._anchored:
+            buffers.anchor(self, p, group)
 
     def release_statistics(self) -> None:
-        """Drop the buffers that serve the estimate alone."""
-        for group, p in self._params():
-            for name, buffer in self.method.buffers(group).items():
-                if buffer.statistic and p in self.state:
-                    self.state[p].pop(name, None)
+        buffers.release_statistics(self)
 
     # ---------------------------------------------------------------- saving and loading
 

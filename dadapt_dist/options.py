@@ -106,6 +106,12 @@ def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(repr(choice) for choice in allowed)}")
 
 
+def check_names(name: str, value: Any) -> None:
+    """Raise ValueError for a value that is neither None nor a non-empty sequence of different names."""
+    if value is not None and (isinstance(value, str) or not value or len({*value}) < len(value)):
+        raise ValueError(f"{name}={value!r} must be a list of different names, or None")
+
+
 def _check_value(name: str, value: Any, defaults: Mapping[str, Any], where: str) -> None:
     right, allowed, cure = CHECKS[name]
     wrong_length = name == "betas" and right(value) and len(value) != len(defaults[name])

@@ -2,24 +2,38 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .adapters.base import Placement
+from .adapters.base import Delivery, Placement
 from .coverage import Item, find_copies, report_failure
 from .layout import ShardLayout, resolve
+
+Part = tuple[Placement, float]  # with the weight 1/copies
 
 
 class Member(Protocol):
     """What a StepSize asks of an optimizer that shares it."""
 
-    param_groups: list[dict[str, Any]]
+    param_groups: list[dict[str, Any]]  # those that the present call of step() shows
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All parameter groups."""
+
+    @property
+    def delivery(self) -> Delivery:
+        """How a step arrives."""
 
     def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
         """(position in the groups, name or None, parameter) of every parameter."""
+
+    def look_up_delivery(self) -> None:
+        """Ask the frameworks anew how they bring a step."""
 
     def is_prepared(self) -> bool:
         """Has every trainable parameter its buffers?"""
@@ -32,6 +46,9 @@ class Member(Protocol):
 
     def measure(self) -> Tensor:
         """Early sums of this optimizer's gradients, weighted: [n_estimates, n_early_sums]."""
+
+    def catch_up(self) -> Tensor:
+        """Carry out a whole step whose pieces have all arrived; the sums, as those of a rehearsal."""
 
     def rehearse(self) -> Tensor:
         """Sums that the coming step would have: [n_estimates, n_sums + 1], the last the non-finite elements."""
@@ -46,7 +63,8 @@ class Roster:
     def __init__(self, layout: ShardLayout) -> None:
         self.layout = layout
         self._members: list[weakref.ref[Member]] = []
-        self._placed: dict[Tensor, tuple[Placement, float]] | None = None  # None: never, or to be placed anew
+        self._placed: dict[Tensor, list[Part]] | None = None  # None: never, or to be placed anew
+        self._first: dict[Tensor, Placement] = {}
         self._proven: set[Tensor] = set()  # parameters whose copies were found equal
 
     def __iter__(self) -> Iterator[Member]:
@@ -56,8 +74,12 @@ class Roster:
         if all(other is not member for other in self):
             self._members.append(weakref.ref(member))
 
-    def __getitem__(self, p: Tensor) -> tuple[Placement, float]:
-        """Where p lives, and the weight 1/copies of its partial sums."""
+    def placement(self, p: Tensor) -> Placement:
+        """Where p lives; of a flat tensor with several parameters, the first of them."""
+        return self._first[p]
+
+    def parts(self, p: Tensor) -> list[Part]:
+        """The parts of p that are summed and moved, each with the weight 1/copies of its partial sums. Most have one."""
         assert self._placed is not None, "parameters are placed when a window opens"
         return self._placed[p]
 
@@ -70,18 +92,38 @@ class Roster:
         placed = self._placed  # a rank without parameters has to take part in placing them all the same
         return placed is not None and all(p in placed for member in self for _, _, p in member.named_params())
 
-    def place(self, configuration: Hashable) -> None:
-        """Find where all parameters live; a collective call of all ranks. Raises PlacementError on all ranks alike."""
-        params = [entry for index, member in enumerate(self) for entry in self._entries(index, member)]
-        device = self.layout.reduce_device(home_device([p for _, _, p in params]))
+    def place(self, configuration: Hashable, check: Callable[[], None] = lambda: None) -> None:
+        """Find where all parameters live; a collective call of all ranks. Raises PlacementError on all ranks alike.
+
+        check: raises for what this rank cannot do.
+        """
+        device = self.layout.reduce_device(torch.device("cpu"))
         try:
+            for member in self:
+                member.look_up_delivery()
+            params = [entry for index, member in enumerate(self) for entry in self._entries(index, member)]
+            device = self.layout.reduce_device(home_device([p for _, _, p in params]))
+            check()
             items = self._items(params)
         except Exception as error:  # any failure must reach the other ranks, which are about to communicate
             report_failure(error, self.layout, device)
             raise
         copies = find_copies(items, configuration, self.layout, device)
         self._proven = {item.param for item in items}
-        self._placed = {item.param: (item.place, 1.0 / number) for item, number in zip(items, copies, strict=True)}
+        self._first = {}
+        placed: dict[Tensor, list[Part]] = {}
+        for item, number in zip(items, copies, strict=True):
+            self._first.setdefault(item.param, item.place)
+            placed.setdefault(item.param, []).append((item.place, 1.0 / number))
+        self._placed = {p: merged(parts) for p, parts in placed.items()}
+
+    def prepare(self, *, release: bool) -> None:
+        """Let every optimizer have its buffers. release: drop those that serve the estimate alone."""
+        for member in self:
+            if not member.is_prepared():
+                member.prepare()
+            if release:
+                member.release_statistics()
 
     def _entries(self, index: int, member: Member) -> Iterator[tuple[str, str | None, Tensor]]:
         for position, name, p in member.named_params():
@@ -90,9 +132,10 @@ class Roster:
     def _items(self, params: list[tuple[str, str | None, Tensor]]) -> list[Item]:
         repeated = {name for name, count in Counter(name for _, name, _ in params).items() if count > 1}
         placements = resolve([p for _, _, p in params])
+        entries = [(*param, place) for param, places in zip(params, placements, strict=True) for place in places]
         items = []
-        for (position, name, p), place in zip(params, placements, strict=True):
-            unique = f"{name} at {position}" if name is not None and name in repeated else name
+        for position, name, p, place in entries:
+            unique = f"{name} at {position}" if name is not None and name in repeated else place.name or name
             copies = self.layout.copies(p) if self.layout.copies is not None else None
             if copies is not None and not 1 <= copies <= self.layout.world_size:
                 raise ValueError(
@@ -101,6 +144,23 @@ class Roster:
                 )
             items.append(Item(p, unique, position, place, copies, p in self._proven))
         return items
+
+
+def merged(parts: list[Part]) -> list[Part]:
+    """Neighbours of equal weight as one part, and none without elements: the fewer parts, the fewer kernels."""
+    if parts[0][0].run is None:
+        return parts
+    whole: list[Part] = []
+    for place, weight in parts:
+        run = place.run
+        if run is None or run.start == run.stop:
+            continue
+        before = whole[-1][0].run if whole else None
+        if before is not None and before.stop == run.start and whole[-1][1] == weight:
+            whole[-1] = replace(whole[-1][0], run=slice(before.start, run.stop)), weight
+        else:
+            whole.append((place, weight))
+    return whole
 
 
 def home_device(params: list[Tensor]) -> torch.device:

@@ -125,6 +125,10 @@ class ScalarTable:
         self.values["k"].add_(usable)
         self.values["held"].add_(~clean)
 
+    def no_sums(self) -> Tensor:
+        """Sums of no gradient at all: zeros [n_estimates, n_sums + 1]."""
+        return torch.zeros(len(self.names), len(self.method.sums) + 1, dtype=torch.float64, device=self.device)
+
     def absorb(self, early_sums: Tensor) -> None:
         """Store what the early sums [n_estimates, n_early_sums] set, in place."""
         columns = dict(zip(self.method.early_sums, early_sums.unbind(1), strict=True))

@@ -32,13 +32,13 @@ def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
     """The state dict. Waits for the reduce under way and calls no collective."""
     optimizer.step_size.settle()
     packed = pack()
-    for group, live in zip(packed["param_groups"], optimizer.param_groups, strict=True):
+    for group, live in zip(packed["param_groups"], optimizer.groups, strict=True):
         group.update((key, value) for key, value in live.copy().items() if key in group and key != "params")
-    entries = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+    entries = [(p, group) for group in optimizer.groups for p in group["params"]]
     sliced = [index for index in packed["state"] if entries[index][1].get("slice_p", 1) > 1]
-    for index, place in zip(sliced, resolve([entries[index][0] for index in sliced]), strict=True):
+    for index, places in zip(sliced, resolve([entries[index][0] for index in sliced]), strict=True):
         p, group = entries[index]
-        packed["state"][index] = _expanded(optimizer, p, group, packed["state"][index], place)
+        packed["state"][index] = _expanded(optimizer, p, group, packed["state"][index], places[0])
     return packed
 
 
@@ -63,10 +63,10 @@ def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
     _check_buffers(optimizer, groups, pairs)
     places = resolve([p for p, _, _ in pairs])
     state = {
-        p: _restored(optimizer, p, buffers, group, place)
+        p: _restored(optimizer, p, buffers, group, place[0])
         for (p, buffers, group), place in zip(pairs, places, strict=True)
     }
-    merged = [_merged(live, saved) for live, saved in zip(optimizer.param_groups, groups, strict=True)]
+    merged = [_merged(live, saved) for live, saved in zip(optimizer.groups, groups, strict=True)]
     fresh: Any = type(optimizer.state)(dict)
     fresh.update(state)
     for estimate, group in {group["estimate"]: group for group in groups}.items():
@@ -94,7 +94,7 @@ def _merged(live: Dict, saved: Dict) -> Dict:
 
 
 def _check_groups(optimizer: "LearningRateFree", groups: list[Dict]) -> None:
-    there, here = ([len(group.get("params", ())) for group in some] for some in (groups, optimizer.param_groups))
+    there, here = ([len(group.get("params", ())) for group in some] for some in (groups, optimizer.groups))
     if there != here:
         raise ValueError(
             f"the checkpoint has parameter groups of {there} parameters, the optimizer of {here}: build the optimizer "
@@ -142,7 +142,7 @@ def _check_agree(first: Dict, group: Dict, names: Iterable[str]) -> None:
 def _pairs(optimizer: "LearningRateFree", groups: list[Dict], state: Dict) -> list[tuple[Tensor, Dict, Dict]]:
     """(parameter, saved buffers, saved group) of every parameter that has saved state."""
     pairs = []
-    for live, group in zip(optimizer.param_groups, groups, strict=True):
+    for live, group in zip(optimizer.groups, groups, strict=True):
         for p, index in zip(live["params"], group["params"], strict=True):
             if state.get(index):
                 pairs.append((p, state[index], group))
@@ -151,7 +151,7 @@ def _pairs(optimizer: "LearningRateFree", groups: list[Dict], state: Dict) -> li
 
 def _check_buffers(optimizer: "LearningRateFree", groups: list[Dict], pairs: list[tuple[Tensor, Dict, Dict]]) -> None:
     steps = max(int(group["steps"]) for group in groups)
-    trainable = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    trainable = [p for group in optimizer.groups for p in group["params"] if p.requires_grad]
     if steps > 0 and trainable and not pairs:
         raise ValueError(
             f"the checkpoint was saved after {steps} steps but holds no buffers of any parameter; d alone cannot "

@@ -8,14 +8,14 @@ asynchronous all_reduce(SUM) of that vector starts, hidden behind the next forwa
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any, Literal
 
-import torch
-
+from . import arrival
 from .held import HeldReport
 from .layout import ShardLayout
 from .methods.base import Method, Options
-from .options import check_choice
+from .options import check_choice, check_names
 from .reduce import Reduce
 from .roster import Member, Roster, home_device
 from .scalars import ScalarTable
@@ -51,10 +51,7 @@ class StepSize:
     ) -> None:
         check_choice("sync", sync, ("next_step", "step"))
         check_choice("nonfinite", nonfinite, ("hold", "skip", "raise"))
-        if isinstance(estimates, str) or (
-            estimates is not None and (not estimates or len({*estimates}) < len(estimates))
-        ):
-            raise ValueError(f"estimates={estimates!r} must be a list of different names, or None")
+        check_names("estimates", estimates)
         if freeze_after is not None and (type(freeze_after) is not int or freeze_after < 1):
             raise ValueError(f"freeze_after={freeze_after!r} must be an integer >= 1, or None to estimate d to the end")
         self.layout = ShardLayout(process_group, copies)
@@ -144,26 +141,28 @@ class StepSize:
     def piece(self, member: Member) -> Iterator[Window]:
         """Bracket one optimizer's part of a step. Without an explicit window, the last of the sharing optimizers closes it."""
         window = self._window or self._open()
-        if id(member) in window.stepped and not self._explicit and self._complete(window):  # an optimizer is gone
-            self._close(window)
+        pieces = arrival.delivered(member)
+        if not self._explicit and not pieces.isdisjoint(window.arrived):
+            self._close_early(window)
             window = self._open()
-        if id(member) in window.stepped and not self._explicit:
-            self._window = None
-            raise RuntimeError(
-                "an optimizer stepped twice before every optimizer that shares its StepSize had stepped, so it cannot be known "
-                "where one step ends. Call step() of each once, or bracket one step: `with step_size.window(): ...`."
-            )
         try:
             yield window
         except BaseException:
             self._window = None
             raise
-        window.stepped.append(id(member))
-        if not self._explicit and self._complete(window):
+        window.arrive(pieces)
+        if not self._explicit and window.is_complete(self.roster):
             self._close(window)
 
-    def _complete(self, window: Window) -> bool:
-        return all(id(other) in window.stepped for other in self.roster)
+    def _close_early(self, window: Window) -> None:
+        """Close before a piece that comes again: right when the optimizer of those still missing is gone."""
+        if not window.is_complete(self.roster, recount=True):
+            self._window = None
+            raise RuntimeError(
+                "an optimizer stepped twice before every optimizer that shares its StepSize had stepped, so it cannot be known "
+                "where one step ends. Call step() of each once, or bracket one step: `with step_size.window(): ...`."
+            )
+        self._close(window)
 
     @property
     def frozen(self) -> bool:
@@ -175,29 +174,26 @@ class StepSize:
         if not self._explicit:
             self._reduce.begin()
         self._held.say(self.steps)
-        self.scalars.follow(group for member in self.roster for group in member.param_groups)
+        self.scalars.follow(group for member in self.roster for group in member.groups)
         if not self.roster.is_placed():
             self._place()
-        table = self.scalars
-        shape = len(table.names), len(table.method.sums) + 1
-        window = Window(torch.zeros(shape, dtype=torch.float64, device=table.device))
-        for member in self.roster:
-            if not member.is_prepared():
-                member.prepare()
-            if self.frozen and not self._released:
-                member.release_statistics()
+        window, table = Window(self.scalars.no_sums()), self.scalars
+        self.roster.prepare(release=self.frozen and not self._released)
         self._released = self.frozen
+        window.missing = arrival.expected(self.roster)
         if table.method.early_sums and not self._early_done:
-            self._early_done = measure(self.roster, self._reduce, table)
+            window.deferred = any(arrival.in_pieces(member) for member in self.roster)
+            if not window.deferred:
+                self._early_done = measure(self.roster, self._reduce, table)
         if self.nonfinite != "hold":
             decide(window, self.roster, self._reduce)
-        if self.nonfinite == "raise":
-            refuse(window, self.steps)
+            refuse(window, self.steps, self.nonfinite)
         self._window = window
         return window
 
     def _place(self) -> None:
-        self.roster.place((*self.scalars.configuration(), self.nonfinite, self.freeze_after))
+        configuration = (*self.scalars.configuration(), self.nonfinite, self.freeze_after)
+        self.roster.place(configuration, partial(arrival.check, self.roster, self.scalars.method, self.nonfinite))
         home = home_device([p for member in self.roster for _, _, p in member.named_params()])
         self.scalars.to(home)
         self._held.live_on(home)
@@ -209,8 +205,16 @@ class StepSize:
         if self._window is not None:
             self._close(self._window)
 
+    def _catch_up(self, window: Window) -> None:
+        with window.kept.put_back():
+            self._early_done = measure(self.roster, self._reduce, self.scalars)
+            for member in self.roster:
+                window.sums += member.catch_up()
+
     def _close(self, window: Window) -> None:
         self._window = None
+        if window.deferred:
+            self._catch_up(window)
         self.steps += window.moves
         if self.freeze_after is not None and self.steps - window.moves >= self.freeze_after:
             self.scalars.values["k"].add_(window.moves and not window.skipped)

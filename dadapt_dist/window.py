@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .arrival import KeptGradients, expected
 from .reduce import Reduce
 from .roster import Roster
 from .scalars import ScalarTable
@@ -19,14 +20,28 @@ class Window:
     """One open step of all optimizers that share a StepSize.
 
     sums: what this rank has added up so far, float64 [n_estimates, n_sums + 1]. reduced: the global sums, when they were
-    needed inside the step. skipped: nothing moves in this step. moves: some group has lr > 0. stepped: who has stepped.
+    needed inside the step. skipped: nothing moves in this step. moves: some group has lr > 0. arrived, missing: keys of
+    the pieces that have come and are still to come. deferred: the pieces are kept until the last has come.
     """
 
     sums: Tensor
     reduced: Tensor | None = None
     skipped: bool = False
     moves: bool = False
-    stepped: list[int] = field(default_factory=list)
+    arrived: set[int] = field(default_factory=set)
+    missing: set[int] = field(default_factory=set)
+    deferred: bool = False
+    kept: KeptGradients = field(default_factory=KeptGradients)
+
+    def arrive(self, pieces: set[int]) -> None:
+        self.arrived |= pieces
+        self.missing -= pieces
+
+    def is_complete(self, roster: Roster, *, recount: bool = False) -> bool:
+        """Have all pieces of all optimizers come? recount: an optimizer may be gone, and is not to be waited for."""
+        if recount or not self.missing:
+            self.missing = expected(roster) - self.arrived
+        return not self.missing
 
 
 def measure(roster: Roster, reduce: Reduce, table: ScalarTable) -> bool:
@@ -41,9 +56,9 @@ def decide(window: Window, roster: Roster, reduce: Reduce) -> None:
     window.skipped = not bool(torch.isfinite(window.reduced).all() & (window.reduced[:, -1] == 0).all())
 
 
-def refuse(window: Window, step: int) -> None:
-    """Raise NonFiniteError, on all ranks alike, when the step is to be skipped."""
-    if window.skipped and window.reduced is not None:
+def refuse(window: Window, step: int, nonfinite: str) -> None:
+    """With nonfinite="raise", raise NonFiniteError, on all ranks alike, when the step is to be skipped."""
+    if nonfinite == "raise" and window.skipped and window.reduced is not None:
         elements = int(window.reduced[:, -1].sum().nan_to_num())
         raise NonFiniteError(
             f"{elements} gradient elements are not finite in step {step} (0: a sum overflowed). Nothing has moved on any rank. "

@@ -3,11 +3,29 @@
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
+from torch.optim import Optimizer
 
-from . import dtensor, fsdp1, plain
-from .base import Placement
+from . import dtensor, fsdp1, plain, zero
+from .base import Delivery, Placement
 
-ADAPTERS: tuple[Callable[[Sequence[Tensor]], list[Placement | None]], ...] = (dtensor.place, fsdp1.place, plain.place)
-"""Each takes parameters and returns, for each, where it lives, or None when it is not this framework's."""
+ADAPTERS: tuple[Callable[[Sequence[Tensor]], Sequence[Placement | list[Placement] | None]], ...] = (
+    dtensor.place,
+    fsdp1.place,
+    zero.place,
+    plain.place,
+)
+"""Each takes parameters and returns, for each, where it lives, or None when it is not this framework's.
 
-__all__ = ["ADAPTERS", "Placement"]
+A list of placements: the tensor holds several parameters.
+"""
+
+DELIVERIES: tuple[Callable[[Optimizer], Delivery | None], ...] = (zero.deliver,)
+"""Each returns how its framework brings a step to this optimizer, or None when it has not got it."""
+
+
+def delivery(optimizer: Optimizer) -> Delivery:
+    """How a step arrives at this optimizer: what a framework says that holds it, else in one call."""
+    return next((found for ask in DELIVERIES if (found := ask(optimizer)) is not None), Delivery())
+
+
+__all__ = ["ADAPTERS", "DELIVERIES", "Delivery", "Placement", "delivery"]

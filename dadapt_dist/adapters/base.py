@@ -1,9 +1,13 @@
-"""What does an adapter say about a parameter?"""
+"""What does an adapter say about a parameter, and about the way a step arrives?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
+
+Groups = Sequence[dict[str, Any]]
+NamedTensors = list[tuple[str | None, Tensor]]
 
 
 def whole(t: Tensor) -> Tensor:
@@ -25,6 +29,9 @@ class Placement:
     numel: elements of the whole tensor, all pieces together. local: the plain tensor of a parameter or buffer on this
     rank (it may have 0 elements). gradient: the plain local gradient, placed like the parameter. start: index, in the
     flattened whole tensor, of the first local element when the local piece is one contiguous run; None when it is not.
+
+    A flat tensor into which a framework has packed several parameters has one Placement for each of them, with
+    name: the parameter's, and run: the elements of the flat tensor that are its. None: the tensor is one parameter.
     """
 
     signature: str
@@ -34,3 +41,50 @@ class Placement:
     local: Callable[[Tensor], Tensor] = whole
     gradient: Callable[[Tensor], Tensor | None] = own_gradient
     start: int | None = 0
+    name: str | None = None
+    run: slice | None = None
+
+    def part(self, t: Tensor) -> Tensor:
+        """The plain local elements, of a parameter or buffer, that this placement speaks of."""
+        return self.local(t) if self.run is None else self.local(t)[self.run]
+
+    def part_gradient(self, p: Tensor) -> Tensor | None:
+        """The gradient of those elements; None where there is none."""
+        gradient = self.gradient(p)
+        return gradient if gradient is None or self.run is None else gradient[self.run]
+
+    def size(self, p: Tensor) -> int:
+        """The number of those elements, whether or not they are in memory now."""
+        return self.local(p).numel() if self.run is None else self.run.stop - self.run.start
+
+    def is_in_memory(self, p: Tensor) -> bool:
+        """Are the elements there? A framework may have swapped them out, and then brings them back for its call of step()."""
+        return self.run is None or self.run.stop <= self.local(p).numel()
+
+
+class Delivery:
+    """How a framework brings one step to an optimizer. This one: in one call, with the parameters of the groups.
+
+    in_pieces: step() is called several times for one step, each time with some of the tensors.
+    """
+
+    in_pieces = False
+
+    def tensors(self, groups: Groups) -> list[NamedTensors]:
+        """For each group, (name or None, tensor) of all that a step moves, also of what the present call does not show."""
+        named = []
+        for group in groups:
+            names = group.get("param_names") or [None] * len(group["params"])
+            named.append(list(zip(names, group["params"], strict=True)))
+        return named
+
+    def starting(self) -> bool:
+        """Is the framework still setting up? It then calls step() with zero gradients, and nothing may move."""
+        return False
+
+    def refuse_deferral(self) -> str | None:
+        """Why a step cannot be carried out after its last piece has arrived; None where it can."""
+        return None
+
+    def publish(self) -> None:
+        """Copy all of the optimizer's tensors to the model's, for a step that came to the optimizer's tensors late."""
