@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The oldest DeepSpeed that pyproject.toml allows: a folder beside the packages, for tests that put it on PYTHONPATH.
+OLDEST := deepspeed-0.14.4
 PIP_ARGS ?=
 ARGS ?=
 
@@ -15,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 help: ## Show this list.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
-setup: $(STAMP) ## Create .venv and install the package, editable, with everything tests and linters need.
+setup: $(STAMP) $(VENV)/$(OLDEST) ## Create .venv and install the package, editable, with everything tests and linters need.
 
 # The interpreter is a target of its own: changing a pin updates the environment instead of making it again.
 $(BIN)/python:
@@ -31,10 +33,17 @@ $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[test,dev]'
 	@touch $@
 
+# Unpacked aside and renamed: a folder that exists is whole.
+$(VENV)/$(OLDEST): | $(STAMP)
+	rm -rf $@.part
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_ARGS) \
+	  --target $@.part $(subst deepspeed-,deepspeed==,$(OLDEST))
+	mv $@.part $@
+
 demo: $(STAMP) ## Train a small model on this machine; options: make demo ARGS="--help".
 	$(BIN)/dadapt-dist demo $(ARGS)
 
-test: $(STAMP) ## Run all tests; a part of them: make test ARGS="tests/test_pool.py -x".
+test: $(STAMP) $(VENV)/$(OLDEST) ## Run all tests; a part of them: make test ARGS="tests/test_pool.py -x".
 	$(BIN)/python -m pytest -q $(ARGS)
 
 lint: $(STAMP) ## Check style, formatting and types.

@@ -1,4 +1,4 @@
-"""What can be done from the shell? `dadapt-dist demo`, `demo-grid`, `plot`."""
+"""What can be done from the shell? `dadapt-dist demo`, `demo-grid`, `plot`, `run`."""
 
 import logging
 from pathlib import Path
@@ -22,9 +22,10 @@ Hidden = typer.Option(hidden=True)
 
 
 @app.callback()
-def main() -> None:
+def main(context: typer.Context) -> None:
     """Send the library's log to the terminal."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if context.invoked_subcommand != "run":  # a script sets up its own log
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
 
 @app.command()
@@ -32,7 +33,9 @@ def demo(
     method: Annotated[
         str | None, typer.Option(help="prodigy, dadapt-adam, -sgd, -adagrad, -adan, -lion, or adamw.")
     ] = None,
-    sharding: Annotated[str | None, typer.Option(help="none, ddp, fsdp1, fsdp2, hsdp, tp or fsdp2+tp.")] = None,
+    sharding: Annotated[
+        str | None, typer.Option(help="none, ddp, fsdp1, fsdp2, hsdp, tp, fsdp2+tp, or zero1, zero2, zero3.")
+    ] = None,
     nproc: Annotated[
         int | None, typer.Option(help="Processes on this machine; unless given, 1, 2 or 4 by sharding.")
     ] = None,
@@ -92,6 +95,17 @@ def plot(
         return 0
 
     raise typer.Exit(_or_2(work))
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
+)
+def run(context: typer.Context) -> None:
+    """Run a script with the optimizers known to DeepSpeed by name: dadapt-dist run train.py ARGUMENTS."""
+    from .run import main as run_script
+
+    run_script(context.args)
 
 
 def _given(**options: Any) -> dict[str, Any]:

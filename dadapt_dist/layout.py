@@ -29,6 +29,11 @@ class ShardLayout:
     copies: Callable[[Tensor], int | None] | None = None
 
     @property
+    def is_distributed(self) -> bool:
+        """Is torch.distributed initialised, with more than one rank? Raises nothing, also while a process ends."""
+        return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+    @property
     def world_size(self) -> int:
         """Ranks of the group; 1 when torch.distributed is not initialised."""
         if not (dist.is_available() and dist.is_initialized()):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .layout import ShardLayout
 
+PAUSE_AT_EXIT = 0.05  # seconds
 EXIT_PATIENCE = 5.0  # seconds; a rank that is gone would not answer for the whole timeout of the process group
 
 
@@ -95,6 +96,12 @@ _live: "weakref.WeakSet[Reduce]" = weakref.WeakSet()
 
 @atexit.register
 def _drain_all() -> None:
-    """The reduce of a run's last step is awaited by nobody: gloo's threads abort a process that ends while they work."""
-    for reduce in list(_live):
+    """The reduce of a run's last step is awaited by nobody: gloo's threads abort a process that ends while they work.
+
+    They also do when they still hold the tensors of one that is complete, hence the moment's pause.
+    """
+    reduces = list(_live)
+    for reduce in reduces:
         reduce.drain()
+    if any(reduce.count and reduce.layout.is_distributed for reduce in reduces):
+        time.sleep(PAUSE_AT_EXIT)

@@ -21,7 +21,7 @@ from dadapt_dist.demo.model import SIZES, ByteModel
 from dadapt_dist.demo.parallel import LAYOUTS, Rows
 from dadapt_dist.demo.run import load_grid
 from dadapt_dist.demo.settings import METHODS, SHARDINGS, Settings, parse
-from dadapt_dist.demo.text import BATCH, HELD_OUT_BATCHES, load_text
+from dadapt_dist.demo.text import BATCH, HELD_OUT_BATCHES, Text, load_text
 from dadapt_dist.demo.train import train
 from dadapt_dist.monitor import read_jsonl
 
@@ -181,6 +181,53 @@ def test_every_layout_sees_the_same_batches_and_finds_the_same_d(
         assert here == pytest.approx(there, rel=1e-3)
 
 
+class Breaks(Text):
+    """A text that ends on all ranks before its run does."""
+
+    def batch(self, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if step == 45:
+            raise EOFError("step 45")
+        return super().batch(seed, step)
+
+
+def break_here(**options: object) -> None:
+    settings = Settings.of({**options, "size": "tiny", "nproc": dist.get_world_size()})
+    if dist.get_rank() == 0:
+        settings.save()
+    dist.barrier()
+    text = load_text(settings.text, SIZES["tiny"].context)
+    with contextlib.suppress(EOFError):
+        train(settings, Breaks(text.train, text.held_out, text.fingerprint, text.context))
+
+
+@pytest.mark.timeout(300)
+def test_a_run_under_deepspeed_goes_on_as_if_it_had_not_ended(tmp_path: Path, words: Path, pool2: WorkerPool) -> None:
+    """And never in another layout, whose checkpoints differ."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    options = {"sharding": "zero2", "steps": STEPS, "text": str(words), "save_every": 20}
+    pool2.run(train_here, **options, out=str(whole))
+    pool2.run(break_here, **options, out=str(broken))
+    assert logged(broken) == 40
+
+    for change, said in ((["--sharding", "fsdp2"], "--sharding is zero2"), (["--nproc", "3"], "--nproc is 2")):
+        done = CliRunner().invoke(app, ["demo", "--resume", "--out", str(broken), *change])
+        assert done.exit_code == 2
+        assert said in done.stderr
+
+    pool2.run(train_here, resume=True, out=str(broken))
+    assert metrics(broken) == metrics(whole)
+    assert result(broken)["d"] == result(whole)["d"] > 1e-6
+    assert result(broken)["held_out_bits_per_byte"] == result(whole)["held_out_bits_per_byte"]
+
+
+def test_without_deepspeed_one_line_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = CliRunner().invoke(app, ["demo", "--sharding", "zero2", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 2
+    assert done.stderr == "error: --sharding zero2 needs DeepSpeed: pip install 'dadapt-dist[deepspeed]'\n"
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains(tmp_path: Path, words: Path, pool2: WorkerPool, method: str) -> None:
@@ -197,7 +244,7 @@ def test_the_ranks_rows_make_up_the_batch(ranks: int) -> None:
 
 
 def test_every_sharding_has_a_layout() -> None:
-    assert set(SHARDINGS) == set(LAYOUTS)
+    assert {name for name in SHARDINGS if not name.startswith("zero")} == set(LAYOUTS)
 
 
 # ---------------------------------------------------------------- model and text

@@ -1,6 +1,7 @@
 """What can be asked of a demo run, and is it possible? Everything is checked before anything is written."""
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -21,6 +22,9 @@ SHARDINGS: dict[str, tuple[int, str]] = {
     "fsdp2": (2, f"a divisor of the batch of {BATCH}"),
     "hsdp": (4, f"an even divisor of the batch of {BATCH}, at least 4 (pairs of shards, replicated)"),
     "tp": (2, "a divisor of the 4 attention heads: 1, 2 or 4"),
+    "zero1": (2, f"a divisor of the batch of {BATCH}"),
+    "zero2": (2, f"a divisor of the batch of {BATCH}"),
+    "zero3": (2, f"a divisor of the batch of {BATCH}"),
     "fsdp2+tp": (4, f"twice a divisor of the batch of {BATCH}, at least 4 (tensor-parallel pairs, sharded)"),
 }
 _MAY_CHANGE = {
@@ -63,6 +67,7 @@ class Settings:
                 if given[name] != stored[name]:
                     flag = f"--{name.replace('_', '-')}"
                     raise ValueError(f"{flag} is {stored[name]} in {settings.out}, not {given[name]}: leave {flag} out")
+            _check_change(stored, given)
             if "sharding" in given and given["sharding"] != stored["sharding"]:
                 stored["nproc"] = 0
             settings = cls(**(stored | given))
@@ -72,6 +77,11 @@ class Settings:
     @property
     def folder(self) -> Path:
         return Path(self.out)
+
+    @property
+    def zero_stage(self) -> int:
+        """1, 2 or 3 under DeepSpeed, else 0."""
+        return int(self.sharding.removeprefix("zero")) if self.sharding.startswith("zero") else 0
 
     def arguments(self) -> list[str]:
         """The command line that `parse` reads back."""
@@ -112,6 +122,8 @@ class Settings:
         if not _fits(self.sharding, self.nproc or SHARDINGS[self.sharding][0]):
             number, possible = SHARDINGS[self.sharding]
             raise ValueError(f"--sharding {self.sharding} --nproc {self.nproc}: needs {possible}; try --nproc {number}")
+        if self.zero_stage and importlib.util.find_spec("deepspeed") is None:
+            raise ValueError(f"--sharding {self.sharding} needs DeepSpeed: pip install 'dadapt-dist[deepspeed]'")
         self._check_folder()
 
     def _check_folder(self) -> None:
@@ -138,6 +150,17 @@ def parse(line: Sequence[str] | None = None) -> dict[str, Any]:
         else:
             parser.add_argument(flag, type=kinds.get(name, str))
     return vars(parser.parse_args(line))
+
+
+def _check_change(stored: dict[str, Any], given: dict[str, Any]) -> None:
+    """A run under DeepSpeed goes on as it was, and no other becomes one: it reads its own checkpoints only, rank by rank."""
+    for name in ("sharding", "nproc"):
+        before, now = stored[name], given.get(name) or stored[name]
+        if before != now and (str(stored["sharding"]) + str(given.get("sharding"))).count("zero"):
+            flag = f"--{name}"
+            raise ValueError(
+                f"{flag} is {before} in {stored['out']}, and DeepSpeed cannot go on with {now}: leave {flag} out"
+            )
 
 
 def _fits(sharding: str, ranks: int) -> bool:

@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 2 -m dadapt_dist.demo.train --sharding fsdp2 --method prodigy
 
 What is special to dadapt_dist: `build_optimizer`, and a base lr of 1.0 under a schedule with peak 1. The rest is any
-torch script.
+torch script. Under DeepSpeed (--sharding zero1, zero2, zero3) the loop is that of zero.py.
 """
 
 import json
@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,6 +34,14 @@ from .text import HELD_OUT_BATCHES, Text, load_text
 logger = logging.getLogger("dadapt_dist.demo")
 LOG_EVERY = 5
 WARMUP = 0.05
+CLASSES: dict[str, type[Optimizer]] = {
+    "prodigy": dadapt_dist.Prodigy,
+    "dadapt-adam": dadapt_dist.DAdaptAdam,
+    "dadapt-sgd": dadapt_dist.DAdaptSGD,
+    "dadapt-adagrad": dadapt_dist.DAdaptAdaGrad,
+    "dadapt-adan": dadapt_dist.DAdaptAdan,
+    "dadapt-lion": dadapt_dist.DAdaptLion,
+}
 BITS = 1 / torch.tensor(2.0).log().item()  # the loss is in nats a byte
 
 
@@ -42,21 +51,20 @@ def build_optimizer(method: str, model: nn.Module, lr: float | None) -> Optimize
     if method == "adamw":
         return AdamW(params, lr=lr or 1e-3, weight_decay=0.0)
 
-    lr = lr or 1.0
-    if method == "prodigy":  # the recommended options for a schedule with warm-up
-        return dadapt_dist.Prodigy(params, lr=lr, use_bias_correction=True, safeguard_warmup=True)
-    others: dict[str, type[Optimizer]] = {
-        "dadapt-adam": dadapt_dist.DAdaptAdam,
-        "dadapt-sgd": dadapt_dist.DAdaptSGD,
-        "dadapt-adagrad": dadapt_dist.DAdaptAdaGrad,
-        "dadapt-adan": dadapt_dist.DAdaptAdan,
-        "dadapt-lion": dadapt_dist.DAdaptLion,
-    }
-    return others[method](params, lr=lr)  # type: ignore[call-arg]
+    return CLASSES[method](params, **options(method, lr))
+
+
+def options(method: str, lr: float | None) -> dict[str, Any]:
+    """What the optimizer is told: an lr of 1.0 and, for Prodigy, the recommended options for a schedule with warm-up."""
+    return {"lr": lr or 1.0} | ({"use_bias_correction": True, "safeguard_warmup": True} if method == "prodigy" else {})
 
 
 def train(settings: Settings, text: Text) -> None:
     """Train, log, save; ends with the held-out loss in result.json. Runs on every rank."""
+    if settings.zero_stage:
+        from .zero import train_zero
+
+        return train_zero(settings, text)
     rank, device = dist.get_rank(), pick_device()
     torch.manual_seed(settings.seed)  # the same weights on every rank; batches depend on (seed, step) alone
     model, rows = spread(ByteModel(SIZES[settings.size]).to(device), settings.sharding, device)
@@ -87,9 +95,14 @@ def train(settings: Settings, text: Text) -> None:
             if step % settings.save_every == 0 or step == settings.steps:
                 checkpoints.save(step)
 
-    bits = held_out_bits(model, rows, text, device)
-    if rank == 0:
-        result = {"held_out_bits_per_byte": bits, **monitor.record(optimizer), "seconds": time.monotonic() - began}
+    finish(settings, held_out_bits(model, rows, text, device), optimizer, time.monotonic() - began)
+    return None
+
+
+def finish(settings: Settings, bits: float, optimizer: Optimizer, seconds: float) -> None:
+    """Rank 0 writes result.json."""
+    if dist.get_rank() == 0:
+        result = {"held_out_bits_per_byte": bits, **monitor.record(optimizer), "seconds": seconds}
         (settings.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
         logger.info("held-out loss: %.4f bits/byte", bits)
 
