@@ -9,8 +9,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from .optimizer import LearningRateFree
-from .options import check_keywords
-from .step_size import NonFinite, StepSize, Sync
+from .options import NonFinite, Sync, check_keywords
+from .step_size import StepSize
 
 logger = logging.getLogger(__name__)
 INF = float("inf")

@@ -1,4 +1,4 @@
-"""What can be done from the shell? `dadapt-dist demo`, `demo-grid`, `plot`, `run`."""
+"""What can be done from the shell? `dadapt-dist demo`, `demo-grid`, `plot`, `run`, `universal`."""
 
 import logging
 from pathlib import Path
@@ -92,6 +92,24 @@ def plot(
     def work() -> int:
         picture = plot_run(log, out or log.with_suffix(".png"))
         console.print(f"plot: {picture}")
+        return 0
+
+    raise typer.Exit(_or_2(work))
+
+
+@app.command()
+def universal(
+    checkpoint: Annotated[Path, typer.Argument(help="The folder given to save_checkpoint, or one tag's.")],
+    output: Annotated[Path, typer.Argument(help="The new folder.")],
+    tag: Annotated[str | None, typer.Option(help="Unless given, the one that `latest` names.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that read and merge.")] = 1,
+) -> None:
+    """Make a universal checkpoint, for another number of ranks, of one that DeepSpeed saved under ZeRO 1, 2 or 3."""
+
+    def work() -> int:
+        from .universal import convert
+
+        console.print(f"universal checkpoint: {convert(checkpoint, output, tag, workers)}")
         return 0
 
     raise typer.Exit(_or_2(work))

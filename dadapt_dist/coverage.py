@@ -95,7 +95,9 @@ def _pieces(names: int, items: Sequence[Item], sums: list[int], world_size: int)
         if _compared(item, world_size):
             kinds.setdefault(item.place.piece, []).append((index, value))
     entries = [(piece, kinds[piece]) for piece in sorted(kinds)]
-    entries = [*entries[: MAX_PIECES - 1], ("rest", [e for _, one in entries[MAX_PIECES - 1 :] for e in one])]
+    rest = [(piece, entry) for piece, one in entries[MAX_PIECES - 1 :] for entry in one]
+    which_rest = repr([(piece, index) for piece, (index, _) in rest])
+    entries = [*entries[: MAX_PIECES - 1], (which_rest, [entry for _, entry in rest])]
     held = [(piece, tuple(i for i, _ in one), tuple(value for _, value in one)) for piece, one in entries]
     pairs = [(_digest((names, piece, which)), _digest(values)) for piece, which, values in held]
     return [*pairs, *[(0, 0)] * (MAX_PIECES - len(pairs))]

@@ -27,7 +27,9 @@ class LiveGroup(dict[str, Any]):
         return super().__getitem__(key)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if key in self._live and key != "steps":
+        if key == "steps" and key in self._live:
+            self._step_size.restore(int(value))
+        elif key in self._live:
             self._step_size.set_value(super().__getitem__("estimate"), key, float(value))
         else:
             super().__setitem__(key, value)

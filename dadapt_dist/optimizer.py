@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import adapters, buffers, entry
+from . import adapters, buffers, entry, restored
 from . import state as states
 from . import state_dict as state_dicts
 from .adapters import Delivery, Placement
@@ -42,6 +42,7 @@ class LearningRateFree(Optimizer):
         step_size: StepSize,
         state_dtype: torch.dtype | None = None,
     ) -> None:
+        adapters.check_builder()
         if state_dtype is not None and state_dtype not in (torch.float64, torch.float32, torch.bfloat16):
             raise ValueError(f"state_dtype={state_dtype} must be torch.float64, torch.float32, torch.bfloat16 or None")
         self.method = METHODS[method]()
@@ -212,7 +213,7 @@ class LearningRateFree(Optimizer):
         return all(cls.__name__ != "ShardedGradScaler" for cls in type(scaler).__mro__)
 
     def _log(self) -> None:
-        every = self.groups[0].get("log_every", 0)
+        every = next((group.get("log_every", 0) for group in self.groups), 0)
         if every and self.step_size.steps % every == 0:
             logger.info("step %d: d %s, d·lr %s", self.step_size.steps, self.d, self.effective_lr)
 
@@ -259,6 +260,9 @@ class LearningRateFree(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but buffers keep their dtype. ValueError, before anything changes, for a checkpoint that does not fit."""
         state_dicts.load(self, state_dict)
+
+    def accept_restored(self) -> None:
+        restored.accept(self)
 
     def __getstate__(self) -> dict[str, Any]:
         self.step_size.finish()

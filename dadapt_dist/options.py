@@ -3,10 +3,12 @@
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
+Sync = Literal["next_step", "step"]
+NonFinite = Literal["hold", "skip", "raise"]
 Check = tuple[Callable[[Any], bool], str, str]  # is it right?, the range, the cure
 
 
@@ -104,6 +106,12 @@ def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Raise ValueError for a value that is not one of the allowed words."""
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(repr(choice) for choice in allowed)}")
+
+
+def check_freeze_after(value: Any) -> None:
+    """Raise ValueError for a value that is neither None nor a number of steps."""
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"freeze_after={value!r} must be an integer >= 1, or None to estimate d to the end")
 
 
 def check_names(name: str, value: Any) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from .adapters.base import Delivery, Placement
 from .coverage import Item, find_copies, report_failure
 from .layout import ShardLayout, resolve
+from .restored import MARK
 
 Part = tuple[Placement, float]  # with the weight 1/copies
 
@@ -56,12 +57,16 @@ class Member(Protocol):
     def bind_groups(self) -> None:
         """Point the groups' scalars to the StepSize's."""
 
+    def accept_restored(self) -> None:
+        """Complete a checkpoint that a framework has put into state and groups; ValueError when it did not come whole."""
+
 
 class Roster:
     """The optimizers of this process that share one StepSize, and the placements of their parameters."""
 
     def __init__(self, layout: ShardLayout) -> None:
         self.layout = layout
+        self.restored = False  # has a framework put a checkpoint into the groups by itself?
         self._members: list[weakref.ref[Member]] = []
         self._placed: dict[Tensor, list[Part]] | None = None  # None: never, or to be placed anew
         self._first: dict[Tensor, Placement] = {}
@@ -85,7 +90,14 @@ class Roster:
 
     def forget(self) -> None:
         """Place all parameters anew at the next step: a framework may have swapped or resharded them."""
-        self._placed = None
+        self._placed, self.restored = None, False
+
+    def accept_restored(self) -> None:
+        """Let every optimizer complete what a framework has loaded by itself; ValueError when it did not come whole."""
+        if self.restored or any(MARK in group for member in self for group in member.groups):
+            for member in self:
+                member.accept_restored()
+            self.restored = False
 
     def is_placed(self) -> bool:
         """Does every parameter have a placement? False at the first step, and after parameters were added or swapped."""

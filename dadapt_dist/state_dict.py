@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
     """The state dict. Waits for the reduce under way and calls no collective."""
     optimizer.step_size.settle()
+    optimizer.step_size.roster.accept_restored()
     packed = pack()
     for group, live in zip(packed["param_groups"], optimizer.groups, strict=True):
         group.update((key, value) for key, value in live.copy().items() if key in group and key != "params")

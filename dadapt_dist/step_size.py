@@ -9,20 +9,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from . import arrival
 from .held import HeldReport
 from .layout import ShardLayout
 from .methods.base import Method, Options
-from .options import check_choice, check_names
+from .options import NonFinite, Sync, check_choice, check_freeze_after, check_names
 from .reduce import Reduce
 from .roster import Member, Roster, home_device
 from .scalars import ScalarTable
 from .window import Window, decide, measure, refuse
-
-Sync = Literal["next_step", "step"]
-NonFinite = Literal["hold", "skip", "raise"]
 
 
 class StepSize:
@@ -52,8 +49,7 @@ class StepSize:
         check_choice("sync", sync, ("next_step", "step"))
         check_choice("nonfinite", nonfinite, ("hold", "skip", "raise"))
         check_names("estimates", estimates)
-        if freeze_after is not None and (type(freeze_after) is not int or freeze_after < 1):
-            raise ValueError(f"freeze_after={freeze_after!r} must be an integer >= 1, or None to estimate d to the end")
+        check_freeze_after(freeze_after)
         self.layout = ShardLayout(process_group, copies)
         self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, freeze_after
         self.steps = 0
@@ -61,11 +57,8 @@ class StepSize:
         self.table: ScalarTable | None = None
         self._declared = None if estimates is None else tuple(estimates)
         self._window: Window | None = None
-        self._explicit = False
-        self._reduce = Reduce(self.layout)
-        self._held = HeldReport()
-        self._early_done = False
-        self._released = False
+        self._explicit = self._early_done = self._released = False
+        self._reduce, self._held = Reduce(self.layout), HeldReport()
 
     # ---------------------------------------------------------------- joining
 
@@ -171,6 +164,7 @@ class StepSize:
 
     def _open(self) -> Window:
         self.finish()
+        self.roster.accept_restored()
         if not self._explicit:
             self._reduce.begin()
         self._held.say(self.steps)
@@ -267,6 +261,12 @@ class StepSize:
         self.steps = int(saved["steps"])
         self._early_done = self._released = False
         self.roster.forget()
+
+    def restore(self, steps: int) -> None:
+        """A framework puts a checkpoint into the groups, key by key: the optimizers look at it before it is used."""
+        if steps != self.steps:
+            self.settle()
+            self.steps, self.roster.restored = steps, True
 
     def settle(self) -> None:
         """Be between two steps: wait for the reduce under way; RuntimeError when a step is half done.

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .base import Delivery, Groups, NamedTensors, Placement
-from .deepspeed import Share, engines, model_parallel, shares, wrapper_of
+from .deepspeed import Share, changed, engines, is_supported, model_parallel, names, shares, tied, wrapper_of
+from .deepspeed_limits import refuse, warn
 
 
 def place(params: Sequence[Tensor]) -> list[list[Placement] | None]:
@@ -21,38 +22,49 @@ def place(params: Sequence[Tensor]) -> list[list[Placement] | None]:
     wanted = {id(p) for p in params}
     found: dict[int, list[Placement]] = {}
     for engine in engines():
-        if engine.optimizer is None:  # still being built
+        if engine.optimizer is None or not is_supported(engine):  # still being built, or another optimizer's
             continue
-        names = {id(p): name for name, p in engine.module.named_parameters()}
-        for share in shares(engine):
+        known, shared = names(engine), tied(engine) or set()
+        for share in shares(engine, wanted):
             if id(share.tensor) in wanted:
-                found.setdefault(id(share.tensor), []).append(_placement(engine, share, names))
+                placement = _placement(engine, share, known.get(id(share.param)), id(share.param) in shared)
+                found.setdefault(id(share.tensor), []).append(placement)
+        for p in (p for group in engine.basic_optimizer.param_groups for p in group["params"]):
+            if id(p) in wanted and id(p) not in found:
+                raise changed(
+                    f"it is not known which parameters the optimizer's tensor of shape {tuple(p.shape)} holds"
+                )
     return [found.get(id(p)) for p in params]
 
 
-def _placement(engine: Any, share: Share, names: dict[int, str]) -> Placement:
+def _placement(engine: Any, share: Share, name: str | None, shared: bool) -> Placement:
+    """shared: several pipeline stages have it, each cut elsewhere; else the ranks with one list of parameters cut alike."""
     from deepspeed import comm
 
-    p = share.param
-    pieces, index = model_parallel(engine, p)
-    numel = getattr(p, "ds_numel", p.numel()) * pieces
-    name = names.get(id(p))
-    cut = share.ranks is not None
+    part, cut, end = model_parallel(engine, share.param), share.ranks is not None, share.first + share.length
+    piece = f"{part.index}/{part.pieces}"
+    if cut:
+        piece += f" {share.first}:{end}" if shared else f" {comm.get_rank(share.ranks)}"
     return Placement(
-        signature=f"zero{numel}",
-        shards=pieces * (comm.get_world_size(share.ranks) if cut else 1),
-        piece=f"{index}/{pieces}" + (f" {comm.get_rank(share.ranks)}" if cut else ""),
-        numel=numel,
-        start=None if cut else 0,
+        signature=f"zero{part.numel}",
+        shards=part.pieces * (comm.get_world_size(share.ranks) if cut else 1),
+        piece=piece,
+        numel=part.numel,
+        start=None if cut or part.pieces > 1 else 0,
         name=name,
         run=slice(share.start, share.start + share.length) if cut else None,
     )
 
 
 def deliver(optimizer: Optimizer) -> Delivery | None:
-    """How DeepSpeed brings a step to this optimizer, if it has it."""
+    """How DeepSpeed brings a step to this optimizer, if it has it; ValueError for what DeepSpeed does that cannot work."""
     engine = next((engine for engine in engines() if engine.basic_optimizer is optimizer), None)
-    return None if engine is None else ZeroDelivery(engine)
+    if engine is None:
+        return None
+    refuse(engine)
+    if engine.optimizer is not None:
+        warn(engine)
+    return ZeroDelivery(engine)
 
 
 class ZeroDelivery(Delivery):
@@ -87,6 +99,8 @@ class ZeroDelivery(Delivery):
         return "with NVMe offload the pieces of a step are not in memory together" if swapped else None
 
     def publish(self) -> None:
+        from deepspeed import comm
+
         kind, wrapper = wrapper_of(self._engine())
         if kind == "DeepSpeedZeroOptimizer_Stage3":
             for low, flat in zip(
@@ -94,6 +108,8 @@ class ZeroDelivery(Delivery):
             ):
                 low.data.copy_(flat.data)
         elif kind == "DeepSpeedZeroOptimizer":
-            for link in (p._hp_mapping for params in wrapper.bit16_groups for p in params):
-                if link is not None:
-                    link.update_lp()
+            # Not by the links from parameters to partitions: they ignore round_robin_gradients, and DeepSpeed before 0.19 lets
+            # them point elsewhere after it has loaded a universal checkpoint.
+            flats, ranks = wrapper.single_partition_of_fp32_groups, wrapper.real_dp_process_group
+            for low, flat, group in zip(wrapper.parallel_partitioned_bit16_groups, flats, ranks, strict=True):
+                low[comm.get_rank(group)].data.copy_(flat.data)
