@@ -14,6 +14,7 @@ from .pool import WorkerPool
 from .test_deepspeed_configs import why_no_nvme
 
 STEPS = 4
+PATIENCE = 100.0  # seconds; what is read from and written to is a disk
 WIDTH = 760  # a rank's half of the square matrix is more than the million bytes from which DeepSpeed swaps a tensor
 NVME = {"device": "nvme", "pin_memory": False}
 
@@ -57,10 +58,10 @@ def nvme(tmp_path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("method", ["prodigy", "dadapt_adam", "dadapt_adan", "dadapt_lion", "dadapt_adagrad"])
 def test_a_swapped_run_is_the_run_in_memory(method: str, nvme: dict[str, Any], pool2: WorkerPool) -> None:
     memory = {"offload_optimizer": {"device": "cpu", "pin_memory": False}}
-    swapped = pool2.run(train, method, nvme)
+    swapped = pool2.run(train, method, nvme, timeout=PATIENCE)
     folder = Path(nvme["offload_optimizer"]["nvme_path"])
     assert len(list(folder.rglob("*.tensor.swp"))) >= 2 * 3  # on each rank: weights, and at least two buffers
-    for one, other in zip(swapped, pool2.run(train, method, memory), strict=True):
+    for one, other in zip(swapped, pool2.run(train, method, memory, timeout=PATIENCE), strict=True):
         assert one[0] == other[0]
         assert all(torch.equal(a, b) for a, b in zip(one[1], other[1], strict=True))
 
@@ -68,11 +69,11 @@ def test_a_swapped_run_is_the_run_in_memory(method: str, nvme: dict[str, Any], p
 def test_parameters_may_be_swapped_too(nvme: dict[str, Any], pool2: WorkerPool) -> None:
     path = nvme["offload_optimizer"]["nvme_path"]
     params = {"offload_param": {**NVME, "nvme_path": path, "buffer_size": 2_000_000, "buffer_count": 8}}
-    swapped, in_memory = pool2.run(train, "prodigy", nvme | params), pool2.run(train, "prodigy", nvme)
+    swapped, in_memory = (pool2.run(train, "prodigy", zero, timeout=PATIENCE) for zero in (nvme | params, nvme))
     assert [d for d, _ in swapped] == [d for d, _ in in_memory]
 
 
 def test_a_sum_before_the_first_update_is_refused_by_name(nvme: dict[str, Any], pool2: WorkerPool) -> None:
-    for said in pool2.run(refusal, nvme):
+    for said in pool2.run(refusal, nvme, timeout=PATIENCE):
         assert "dadapt_sgd needs a sum over all gradients" in said
         assert "Use DAdaptAdam or Prodigy" in said

@@ -5,6 +5,7 @@ Every test trains several configurations in one call of the workers, since start
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -88,17 +89,11 @@ def pieces(case: Case, wrapper: str) -> int:
 
 
 def matrix(stage: int) -> list[Case]:
-    """Groups × precision × clipping × accumulation, at stage 3 × sub-groups: every value of each beside every other's."""
-    how = {
-        (1, "fp32"): ((0.0, 1), (CLIP, 2)),
-        (1, "bf16"): ((CLIP, 1), (0.0, 2)),
-        (3, "fp32"): ((CLIP, 1), (0.0, 2)),
-        (3, "bf16"): ((0.0, 1), (CLIP, 2)),
-    }
+    """Groups × precision × clipping × accumulation, and at stage 3 × sub-groups: all combinations."""
+    every = product((1, 3), ("fp32", "bf16"), (0.0, CLIP), (1, 2))
     cases = [
         Case(stage=stage, groups=groups, precision=precision, clip=clip, accumulation=accumulation)
-        for (groups, precision), pairs in how.items()
-        for clip, accumulation in pairs
+        for groups, precision, clip, accumulation in every
     ]
     return cases + [replace(case, sub_group=SUB_GROUP) for case in cases if stage == 3]
 
