@@ -1,5 +1,6 @@
 """In how many pieces does one step arrive, which have come, and what cannot be done with a step in pieces?"""
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -7,6 +8,8 @@ from torch import Tensor
 
 from .methods import Method
 from .roster import Member, Roster
+
+logger = logging.getLogger(__name__)
 
 
 def in_pieces(member: Member) -> bool:
@@ -35,7 +38,13 @@ def delivered(member: Member) -> set[int]:
 
 def check(roster: Roster, method: Method, nonfinite: str) -> None:
     """Raise ValueError for what needs a step whole, where it comes in pieces."""
-    for member in (member for member in roster if in_pieces(member)):
+    arriving = [member for member in roster if in_pieces(member)]
+    if method.early_sums and len(arriving) > 1:
+        raise ValueError(
+            f"{method.name} needs a sum over all gradients before its first update, and {len(arriving)} engines bring theirs one "
+            "after the other. Give each engine's optimizer a StepSize of its own, or use DAdaptAdam or Prodigy."
+        )
+    for member in arriving:
         why = member.delivery.refuse_deferral() if method.early_sums else None
         if why:
             raise ValueError(
@@ -48,6 +57,23 @@ def check(roster: Roster, method: Method, nonfinite: str) -> None:
                 'pieces (ZeRO: groups or sub-groups). Use nonfinite="hold"; DeepSpeed itself skips fp16 overflows, and '
                 'bf16 ones with {"bf16": {"check_grad_overflow": true}}.'
             )
+
+
+def refuse_again(roster: Roster) -> None:
+    """Raise RuntimeError for an optimizer that steps again before the others; log a framework's step that broke off.
+
+    To raise inside a framework that brings its steps in pieces would leave it with some of the groups only.
+    """
+    if any(in_pieces(member) for member in roster):
+        logger.error(
+            "a step broke off between its pieces: some parameters have moved, others have not, and d stays as it was. Training "
+            "goes on; go back to a checkpoint if that matters."
+        )
+        return
+    raise RuntimeError(
+        "an optimizer stepped twice before every optimizer that shares its StepSize had stepped, so it cannot be known where one "
+        "step ends. Call step() of each once, or bracket one step: `with step_size.window(): ...`."
+    )
 
 
 class KeptGradients:

@@ -45,6 +45,12 @@ def create_shown(optimizer: "LearningRateFree") -> None:
 
 
 def _create(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], place: Placement) -> None:
+    if optimizer.step_size.steps > 0 and optimizer.delivery.replaces_parameters:
+        raise ValueError(
+            f"this optimizer had taken {optimizer.step_size.steps} steps before the framework put its own tensors in the place "
+            "of its parameters: d is there, but x0 and the other buffers are lost. Give DeepSpeed a new optimizer, and load a "
+            "checkpoint with engine.load_checkpoint."
+        )
     cut = None if place is WHOLE else states.cut_of(place, group)
     optimizer.state[p] = states.create(p, place, optimizer.buffers(group), optimizer.state_dtype, cut)
 

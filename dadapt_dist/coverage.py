@@ -71,6 +71,8 @@ def find_copies(items: Sequence[Item], configuration: Hashable, layout: ShardLay
     Raises PlacementError, on all ranks alike, when the placements do not add up.
     """
     if layout.world_size == 1:
+        own = [(item, 1) for item in items if item.copies is None]
+        _check_total(sum(i.place.size(i.param) for i, _ in own), sum(i.place.numel for i, _ in own), own)
         return [1] * len(items)
     open_items = [item for item in items if item.copies is None]
     sums = _checksums(open_items, layout.world_size)
@@ -226,7 +228,7 @@ def _check_total(counted: float, expected: int, counts: Sequence[tuple[Item, int
         raise PlacementError(
             f"the ranks' elements add up to {counted:.6g}, but the model has {expected} ({shapes}, ...). Some parameter is "
             "sharded in a way that was not recognised (nan: on another rank, whose error says which); pass copies= to say how "
-            "many ranks hold the same elements."
+            "many ranks hold the same elements. (DeepSpeed: destroy an engine before you build the next one on its model.)"
         )
 
 

@@ -96,8 +96,8 @@ class LearningRateFree(Optimizer):
     @property
     def groups(self) -> list[dict[str, Any]]:
         """All groups, also while a framework shows step() only some of them as `param_groups`."""
-        shown, known = self.param_groups, self._groups
-        if shown is not known and any(all(group is not other for other in known) for group in shown):
+        shown, in_pieces = self.param_groups, self._delivery is not None and self._delivery.in_pieces
+        if not in_pieces or any(all(group is not known for known in self._groups) for group in shown):
             self._groups = shown
         return self._groups
 
@@ -112,7 +112,7 @@ class LearningRateFree(Optimizer):
     @property
     def delivery(self) -> Delivery:
         """How the framework that holds this optimizer brings it a step."""
-        if self._delivery is None:
+        if self._delivery is None or self._delivery.is_over():
             self._delivery = adapters.delivery(self)
         return self._delivery
 
@@ -158,7 +158,8 @@ class LearningRateFree(Optimizer):
         shown = [(group, group["params"]) for group in self.param_groups]
         try:
             with self.step_size.piece(self) as window:
-                self._log()
+                if not (window.arrived and self.delivery.in_pieces):
+                    self._log()
                 window.moves |= any(lr > 0 for lr in lrs)
                 if window.deferred:
                     window.kept.keep(p for _, params in shown for p in params)

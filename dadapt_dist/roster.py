@@ -142,12 +142,14 @@ class Roster:
             yield f"{index}:{position}", name, p
 
     def _items(self, params: list[tuple[str, str | None, Tensor]]) -> list[Item]:
-        repeated = {name for name, count in Counter(name for _, name, _ in params).items() if count > 1}
-        placements = resolve([p for _, _, p in params])
-        entries = [(*param, place) for param, places in zip(params, placements, strict=True) for place in places]
+        placements = zip(params, resolve([p for _, _, p in params]), strict=True)
+        entries = [
+            (position, place.name or name, p, place) for (position, name, p), places in placements for place in places
+        ]
+        repeated = {name for name, count in Counter(name for _, name, _, _ in entries).items() if count > 1}
         items = []
         for position, name, p, place in entries:
-            unique = f"{name} at {position}" if name is not None and name in repeated else place.name or name
+            unique = f"{name} at {position}" if name is not None and name in repeated else name
             copies = self.layout.copies(p) if self.layout.copies is not None else None
             if copies is not None and not 1 <= copies <= self.layout.world_size:
                 raise ValueError(

@@ -149,13 +149,11 @@ class StepSize:
 
     def _close_early(self, window: Window) -> None:
         """Close before a piece that comes again: right when the optimizer of those still missing is gone."""
-        if not window.is_complete(self.roster, recount=True):
-            self._window = None
-            raise RuntimeError(
-                "an optimizer stepped twice before every optimizer that shares its StepSize had stepped, so it cannot be known "
-                "where one step ends. Call step() of each once, or bracket one step: `with step_size.window(): ...`."
-            )
-        self._close(window)
+        if window.is_complete(self.roster, recount=True):
+            self._close(window)
+            return
+        self._window = None
+        arrival.refuse_again(self.roster)
 
     @property
     def frozen(self) -> bool:
@@ -266,7 +264,8 @@ class StepSize:
         """A framework puts a checkpoint into the groups, key by key: the optimizers look at it before it is used."""
         if steps != self.steps:
             self.settle()
-            self.steps, self.roster.restored = steps, True
+            self.steps = steps
+            self.roster.restored = any(member.delivery.replaces_parameters for member in self.roster)
 
     def settle(self) -> None:
         """Be between two steps: wait for the reduce under way; RuntimeError when a step is half done.

@@ -69,6 +69,12 @@ class Delivery:
     """
 
     in_pieces = False
+    replaces_parameters = False
+    """Does the framework give the optimizer tensors of its own, made from the model's parameters?"""
+
+    def is_over(self) -> bool:
+        """Is what brought the steps gone?"""
+        return False
 
     def tensors(self, groups: Groups) -> list[NamedTensors]:
         """For each group, (name or None, tensor) of all that a step moves, also of what the present call does not show."""

@@ -80,6 +80,7 @@ def engines() -> list[Any]:
         gc.unfreeze()
     every = [item for item in gc.get_objects() if issubclass(type(item), module.DeepSpeedEngine)]
     if frozen:
+        gc.collect()  # garbage would be frozen with the rest
         gc.freeze()
     found = [item for item in every if any(vars(item).get(name) for name in ("basic_optimizer", "optimizer"))]
     for engine in found:

@@ -30,6 +30,7 @@ def _owners() -> dict[int, tuple[Any, int | None]]:
         gc.unfreeze()
     handles = [item for item in gc.get_objects() if type(item) is FlatParamHandle]
     if frozen:
+        gc.collect()  # garbage would be frozen with the rest
         gc.freeze()
     owners: dict[int, tuple[Any, int | None]] = {}
     for handle in handles:

@@ -25,10 +25,12 @@ def place(params: Sequence[Tensor]) -> list[list[Placement] | None]:
         if engine.optimizer is None or not is_supported(engine):  # still being built, or another optimizer's
             continue
         known, shared = names(engine), tied(engine) or set()
+        its: dict[int, list[Placement]] = {}
         for share in shares(engine, wanted):
             if id(share.tensor) in wanted:
                 placement = _placement(engine, share, known.get(id(share.param)), id(share.param) in shared)
-                found.setdefault(id(share.tensor), []).append(placement)
+                its.setdefault(id(share.tensor), []).append(placement)
+        found = its | found  # two engines may train one model: a tensor counts once
         for p in (p for group in engine.basic_optimizer.param_groups for p in group["params"]):
             if id(p) in wanted and id(p) not in found:
                 raise changed(
@@ -72,6 +74,13 @@ class ZeroDelivery(Delivery):
 
     def __init__(self, engine: Any) -> None:
         self._engine = weakref.ref(engine)
+
+    def is_over(self) -> bool:
+        return self._engine() is None
+
+    @property
+    def replaces_parameters(self) -> bool:  # type: ignore[override]
+        return self.starting() or wrapper_of(self._engine())[0] is not None
 
     @property
     def in_pieces(self) -> bool:  # type: ignore[override]
