@@ -96,9 +96,11 @@ class LearningRateFree(Optimizer):
     @property
     def groups(self) -> list[dict[str, Any]]:
         """All groups, also while a framework shows step() only some of them as `param_groups`."""
-        shown, in_pieces = self.param_groups, self._delivery is not None and self._delivery.in_pieces
-        if not in_pieces or any(all(group is not known for known in self._groups) for group in shown):
-            self._groups = shown
+        shown, known = self.param_groups, self._groups
+        if shown is not known:
+            new = any(all(group is not other for other in known) for group in shown)
+            if new or not self.delivery.in_pieces:  # else ZeRO-1 or 2 shows one of them
+                self._groups = shown
         return self._groups
 
     def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:

@@ -84,6 +84,8 @@ class ZeroDelivery(Delivery):
 
     @property
     def in_pieces(self) -> bool:  # type: ignore[override]
+        if self.starting():
+            return True
         kind, _ = wrapper_of(self._engine())
         return kind in ("DeepSpeedZeroOptimizer", "DeepSpeedZeroOptimizer_Stage3")
 
