@@ -192,6 +192,7 @@ class Breaks(Text):
 
 def break_here(**options: object) -> None:
     settings = Settings.of({**options, "size": "tiny", "nproc": dist.get_world_size()})
+    dist.barrier()  # every rank has seen that there is no run yet
     if dist.get_rank() == 0:
         settings.save()
     dist.barrier()
