@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from .kernels import Backend
 from .optimizer import LearningRateFree
 from .options import NonFinite, Sync, check_keywords
+from .state import Dtypes
 from .step_size import StepSize
 
 logger = logging.getLogger(__name__)
@@ -21,6 +23,8 @@ class Common(TypedDict, total=False):
 
     layer_scale: scales a group's step relative to the others (1.0). maximize: ascend (False).
     state_dtype: dtype of the buffers; None: float32, or the parameter's where that is more precise.
+    statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and hardly changes d.
+    backend: "auto" | "c" | "triton" | "eager", the kernel that runs the step; "auto" takes the fastest that can.
     freeze_after: after so many steps d stays, its buffers are released and, with nonfinite="hold", no collective runs.
     nonfinite: "hold" | "skip" | "raise", what a NaN or infinite gradient does. sync: "next_step" | "step".
     process_group: ranks that train together (None: all). copies: for plain tensors that hold a slice, how many ranks
@@ -30,6 +34,8 @@ class Common(TypedDict, total=False):
     layer_scale: float
     maximize: bool
     state_dtype: torch.dtype | None
+    statistics_dtype: torch.dtype | None
+    backend: Backend
     freeze_after: int | None
     nonfinite: NonFinite
     sync: Sync
@@ -70,7 +76,8 @@ def _build(optimizer: LearningRateFree, params: Any, method: str, options: dict[
         method=method,
         options=options,
         step_size=StepSize(**own) if shared is None else shared,
-        state_dtype=common.get("state_dtype"),
+        dtypes=Dtypes(common.get("state_dtype"), common.get("statistics_dtype")),
+        backend=common.get("backend", "auto"),
     )
 
 

@@ -52,7 +52,7 @@ def _create(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], pla
             "checkpoint with engine.load_checkpoint."
         )
     cut = None if place is WHOLE else states.cut_of(place, group)
-    optimizer.state[p] = states.create(p, place, optimizer.buffers(group), optimizer.state_dtype, cut)
+    optimizer.state[p] = states.create(p, place, optimizer.buffers(group), optimizer.dtypes, cut)
 
 
 def anchor(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any]) -> None:

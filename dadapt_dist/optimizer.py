@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,13 +12,14 @@ from torch.optim import Optimizer
 from . import adapters, buffers, entry, restored
 from . import state as states
 from . import state_dict as state_dicts
-from .adapters import Delivery, Placement
+from .adapters import Delivery
 from .groups import LiveGroup
-from .kernels import Work, advance, rehearse
+from .kept import KeptWorks
+from .kernels import check_backend
 from .methods import METHODS, Buffer
 from .options import check_lr, check_options
 from .step_size import StepSize
-from .sweep import Entries, sweep, sweep_early
+from .sweep import sweep, sweep_early
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,9 @@ class LearningRateFree(Optimizer):
 
     params: tensors, (name, tensor) pairs or group dicts, as for every torch optimizer. method: a name in METHODS.
     options: the defaults of the groups. step_size: the estimate of D, possibly shared with other optimizers.
-    state_dtype: dtype of the buffers; None is float32 for low-precision parameters and the parameter's own otherwise.
+    dtypes: those of the buffers.
+    backend: "auto" takes the fastest kernel for each tensor; "c", "triton" and "eager" that one, and the plain loop for
+    tensors that it cannot take.
 
     Nothing about a parameter is kept from the construction: frameworks wrap, shard and swap parameters afterwards.
     """
@@ -40,16 +43,17 @@ class LearningRateFree(Optimizer):
         method: str,
         options: dict[str, Any],
         step_size: StepSize,
-        state_dtype: torch.dtype | None = None,
+        dtypes: states.Dtypes = states.Dtypes(),  # noqa: B008 - immutable
+        backend: str = "auto",
     ) -> None:
         adapters.check_builder()
-        if state_dtype is not None and state_dtype not in (torch.float64, torch.float32, torch.bfloat16):
-            raise ValueError(f"state_dtype={state_dtype} must be torch.float64, torch.float32, torch.bfloat16 or None")
+        states.check_dtypes(dtypes)
         self.method = METHODS[method]()
         check_options(options, options | {"betas": (0.0,) * self.method.n_betas}, type(self).__name__)
         self.step_size = step_size
-        self.state_dtype = state_dtype
-        self._anchored: set[Tensor] = set()  # parameters that may have moved: their x0 stays
+        check_backend(backend)
+        self.dtypes, self.backend = dtypes, backend
+        self.anchored: set[Tensor] = set()  # parameters that may have moved: their x0 stays
         self._bound = False
         self._delivery: Delivery | None = None  # None: to be asked for
         self._groups: list[dict[str, Any]] = []
@@ -60,6 +64,8 @@ class LearningRateFree(Optimizer):
 
     def _join(self) -> None:
         self._bound = True
+        self.kept: dict[int, KeptWorks] = {}
+        self._seen: object = None  # the parameters that all had their buffers
         self._delivery, self._groups = None, self.param_groups
         self.step_size.roster.add(self)
         self.bind_groups()
@@ -72,7 +78,7 @@ class LearningRateFree(Optimizer):
             check_options(param_group, self.defaults, f"{type(self).__name__} group {len(self.param_groups)}")
         super().add_param_group(param_group)
         try:
-            states.check_params(self.param_groups[-1]["params"], self.state_dtype)
+            states.check_params(self.param_groups[-1]["params"], self.dtypes.state)
             if self._bound:
                 self.step_size.settle()
                 self.step_size.register(self.param_groups[-1])
@@ -166,7 +172,7 @@ class LearningRateFree(Optimizer):
                 if window.deferred:
                     window.kept.keep(p for _, params in shown for p in params)
                 elif not window.skipped:
-                    window.sums += self._advance(shown)
+                    window.sums += sweep(self, shown)
         except BaseException:
             # A GradScaler takes these back after a step that returns, and multiplies what it finds left of an earlier one.
             for name in ("grad_scale", "found_inf"):
@@ -180,30 +186,18 @@ class LearningRateFree(Optimizer):
 
     def rehearse(self) -> Tensor:
         """The sums of the coming step, with nothing moved: float64 [n_estimates, n_sums + 1]."""
-        return sweep(self, rehearse, self._all())
+        return sweep(self, self._all(), dry=True)
 
     def catch_up(self) -> Tensor:
         """Carry out a step that arrived in pieces, now that all are there: float64 [n_estimates, n_sums + 1]."""
-        sums = self._advance(self._all())
+        sums = sweep(self, self._all())
         self.delivery.publish()
         return sums
 
-    def _advance(self, entries: Entries) -> Tensor:
-        sums = sweep(self, advance, entries)
-        self._anchored.update(p for group, ps in entries if float(group["lr"]) > 0 for p in ps if p.grad is not None)
-        return sums
-
-    def work(self, p: Tensor, gradient: Tensor, group: dict[str, Any], place: Placement) -> Work:
-        """The share of the step of one part of a parameter: plain local tensors."""
-        return Work(
-            x=place.part(p.detach()),
-            g=gradient,
-            buf={name: place.part(t) for name, t in self.state[p].items()},
-            decay=self.method.coupled_decay(group),
-            maximize=group["maximize"],
-            scale=getattr(self, "grad_scale", None),  # set by a GradScaler around step()
-            cut=states.cut_of(place, group),
-        )
+    def set_anchored(self, params: Iterable[Tensor]) -> None:
+        """Say which parameters may have moved, after a checkpoint was loaded."""
+        self.anchored = set(params)
+        self.kept = {}
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -238,17 +232,23 @@ class LearningRateFree(Optimizer):
 
     def is_prepared(self) -> bool:
         """Has every trainable parameter its buffers? False after one was unfrozen."""
-        return not any(buffers.lacks_buffers(self, p) for _, p in self.all_params())
+        params = [p for named in self.delivery.tensors(self.groups) for _, p in named]
+        seen = [*map(id, params)], [p.requires_grad for p in params], len(self.state)
+        if seen != self._seen or self.delivery.replaces_parameters:
+            if any(buffers.lacks_buffers(self, p) for p in params):
+                return False
+            self._seen = seen
+        return True
 
     def prepare(self) -> None:
         buffers.prepare(self)
-        self._anchored.intersection_update(p for _, p in self.all_params())
+        self.anchored.intersection_update(p for _, p in self.all_params())
 
     def make_ready(self, p: Tensor, group: dict[str, Any]) -> None:
         """Create a parameter's buffers, and its x0 anew until it first moves."""
         if not self.state.get(p):
             buffers.create(self, p, group)
-        elif p not in self._anchored:
+        elif p not in self.anchored:
             buffers.anchor(self, p, group)
 
     def release_statistics(self) -> None:
@@ -269,7 +269,7 @@ class LearningRateFree(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self.step_size.finish()
-        own = ("method", "step_size", "state_dtype", "_anchored", "_bound")
+        own = ("method", "step_size", "dtypes", "backend", "anchored", "_bound")
         return super().__getstate__() | {name: self.__dict__[name] for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -7,8 +7,6 @@ use it. An x0 of before, next to a d and a numerator of the checkpoint, would tr
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from .options import listed
 
 if TYPE_CHECKING:
@@ -77,11 +75,10 @@ def complete(optimizer: "LearningRateFree", saved: Iterable[Mapping[str, Any]]) 
         dict.pop(group, MARK, None)
     for group, p in optimizer.all_params():
         state = optimizer.state[p]
-        dtype = optimizer.state_dtype or torch.promote_types(p.dtype, torch.float32)
-        kept = {name: state[name] for name in optimizer.method.buffers(group) if name in state}
-        kept = {name: t.to(torch.promote_types(t.dtype, dtype)) for name, t in kept.items()}
-        optimizer.state[p] = kept
-    optimizer._anchored = {p for _, p in optimizer.all_params()} if optimizer.step_size.steps > 0 else set()
+        specs, dtypes = optimizer.method.buffers(group), optimizer.dtypes
+        kept = {name: (spec, state[name]) for name, spec in specs.items() if name in state}
+        optimizer.state[p] = {name: t.to(dtypes.restored(p, spec, t.dtype)) for name, (spec, t) in kept.items()}
+    optimizer.set_anchored(p for _, p in optimizer.all_params() if optimizer.step_size.steps > 0)
 
 
 def _frozen(optimizer: "LearningRateFree", group: Mapping[str, Any]) -> bool:

@@ -70,6 +70,8 @@ class Roster:
         self._members: list[weakref.ref[Member]] = []
         self._placed: dict[Tensor, list[Part]] | None = None  # None: never, or to be placed anew
         self._first: dict[Tensor, Placement] = {}
+        self.placing = 0  # how often parameters were placed
+        self._seen: list[int] = []  # parameters that were all placed
         self._proven: set[Tensor] = set()  # parameters whose copies were found equal
 
     def __iter__(self) -> Iterator[Member]:
@@ -102,7 +104,15 @@ class Roster:
     def is_placed(self) -> bool:
         """Does every parameter have a placement? False at the first step, and after parameters were added or swapped."""
         placed = self._placed  # a rank without parameters has to take part in placing them all the same
-        return placed is not None and all(p in placed for member in self for _, _, p in member.named_params())
+        if placed is None:
+            return False
+        params = [p for member in self for _, _, p in member.named_params()]
+        ids = [*map(id, params)]
+        if ids != self._seen:  # those in `placed` live, so that an id belongs to one tensor alone
+            if not all(p in placed for p in params):
+                return False
+            self._seen = ids
+        return True
 
     def place(self, configuration: Hashable, check: Callable[[], None] = lambda: None) -> None:
         """Find where all parameters live; a collective call of all ranks. Raises PlacementError on all ranks alike.
@@ -127,6 +137,8 @@ class Roster:
         for item, number in zip(items, copies, strict=True):
             self._first.setdefault(item.param, item.place)
             placed.setdefault(item.param, []).append((item.place, 1.0 / number))
+        self.placing += 1
+        self._seen = []
         self._placed = {p: merged(parts) for p, parts in placed.items()}
 
     def prepare(self, *, release: bool) -> None:

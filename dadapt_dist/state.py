@@ -1,13 +1,14 @@
 """What are a parameter's buffers, and which of its elements do they keep?"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .adapters.base import Placement
-from .kernels import Work
+from .kernels.work import Work
 from .methods import Buffer, Method
 
 
@@ -62,15 +63,48 @@ def cut_of(place: Placement, options: Mapping[str, Any]) -> slice | None:
     return slice(-place.start % step, None, step)
 
 
+@dataclass(frozen=True)
+class Dtypes:
+    """The dtypes of buffers. state: of all; None is float32, or the parameter's where that is wider. statistics: of s alone.
+
+    With `statistics` x0 takes the parameter's own dtype, in which it is exact.
+    """
+
+    state: torch.dtype | None = None
+    statistics: torch.dtype | None = None
+
+    def of(self, p: Tensor, buffer: Buffer) -> torch.dtype:
+        """The dtype of a new buffer."""
+        if self.statistics is not None and buffer.statistic:
+            return p.dtype if buffer.init == "param" else self.statistics
+        return self.state or torch.promote_types(p.dtype, torch.float32)
+
+    def restored(self, p: Tensor, buffer: Buffer, saved: torch.dtype) -> torch.dtype:
+        """The dtype of a buffer from a checkpoint: no narrower than it was saved, but for an s that is asked to be."""
+        dtype = self.of(p, buffer)
+        asked = self.statistics is not None and buffer.statistic and buffer.init != "param"
+        return dtype if asked else torch.promote_types(saved, dtype)
+
+
+def check_dtypes(dtypes: Dtypes) -> None:
+    """Raise ValueError for dtypes that no buffer may have."""
+    if dtypes.state not in (None, torch.float64, torch.float32, torch.bfloat16):
+        raise ValueError(f"state_dtype={dtypes.state} must be torch.float64, torch.float32, torch.bfloat16 or None")
+    if dtypes.statistics not in (None, torch.float64, torch.float32, torch.bfloat16):
+        raise ValueError(
+            f"statistics_dtype={dtypes.statistics} must be torch.float64, torch.float32, torch.bfloat16 or None: in float16 s "
+            "overflows or vanishes. torch.bfloat16 halves it."
+        )
+
+
 def create(
-    p: Tensor, place: Placement, buffers: dict[str, Buffer], dtype: torch.dtype | None, cut: slice | None
+    p: Tensor, place: Placement, buffers: dict[str, Buffer], dtypes: Dtypes, cut: slice | None
 ) -> dict[str, Tensor]:
     """The buffers of one parameter, placed like it: a DTensor's are DTensors, so that checkpoints reshard."""
-    if dtype is None:
-        dtype = torch.promote_types(p.dtype, torch.float32)
     source = p.detach()
     made = {}
     for name, buffer in buffers.items():
+        dtype = dtypes.of(p, buffer)
         like = place.local(source).reshape(-1)[cut] if buffer.sliced and cut is not None else source
         if buffer.init == "param":
             made[name] = like.to(dtype=dtype, copy=True)
@@ -92,12 +126,12 @@ def anchor(
             place.local(state[name]).copy_(source.reshape(-1)[cut] if buffer.sliced and cut is not None else source)
 
 
-def early_sums(method: Method, work: Work, options: Mapping[str, Any]) -> list[Tensor]:
-    """Partial early sums of one tensor. A non-finite gradient makes them non-finite, and they are not used."""
+def early_sums(method: Method, work: Work, options: Mapping[str, Any]) -> Tensor:
+    """Partial early sums of one tensor, float64. A non-finite gradient makes them non-finite, and they are not used."""
     g = work.g.to(torch.float64)
     g = g if work.scale is None else g / work.scale
     g = g.neg() if work.maximize else g
-    return list(method.measure(g.add(work.x, alpha=work.decay), options))
+    return torch.stack(method.measure(g.add(work.x, alpha=work.decay), options))
 
 
 def expand(p: Tensor, t: Tensor, place: Placement, cut: slice) -> Tensor:

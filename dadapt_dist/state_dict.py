@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -72,7 +71,7 @@ def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
     fresh.update(state)
     for estimate, group in {group["estimate"]: group for group in groups}.items():
         optimizer.step_size.load(estimate, group)
-    optimizer._anchored = set(state) if optimizer.step_size.steps > 0 else set()
+    optimizer.set_anchored(state if optimizer.step_size.steps > 0 else ())
     optimizer.__setstate__({"state": fresh, "param_groups": merged})
     for post in optimizer._optimizer_load_state_dict_post_hooks.values():
         post(optimizer)
@@ -200,13 +199,12 @@ def _restored(
     optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Dict, place: Placement
 ) -> dict[str, Tensor]:
     """The buffers as this optimizer keeps them: on the parameter's device, in no lower precision than saved, copied."""
-    dtype = optimizer.state_dtype or torch.promote_types(p.dtype, torch.float32)
     cut = states.cut_of(place, group)
     restored = {}
     for name, spec in optimizer.method.buffers(group).items():
         if name not in buffers or (_frozen(optimizer, group) and spec.statistic):
             continue
         t = buffers[name].detach()
-        t = t.to(device=p.device, dtype=torch.promote_types(t.dtype, dtype), copy=True)
+        t = t.to(device=p.device, dtype=optimizer.dtypes.restored(p, spec, t.dtype), copy=True)
         restored[name] = states.compress(t, place, cut) if spec.sliced and cut is not None else t
     return restored

@@ -1,6 +1,6 @@
 """How do the partial sums of many tensors become one vector, each element counted once?"""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,24 +8,16 @@ from torch import Tensor
 
 @dataclass
 class Share:
-    """The partial sums of one group's tensors, and the weight 1/copies of each tensor. row: the group's estimate."""
+    """The sums of one group's tensors, weighted by 1/copies: float64 [width] each. row: the group's estimate."""
 
     row: int
-    weights: list[float] = field(default_factory=list)
-    sums: list[Tensor] = field(default_factory=list)
-
-    def add(self, weight: float, sums: list[Tensor]) -> None:
-        """Add one tensor's partial sums, 0-dim float64 each."""
-        self.weights.append(weight)
-        self.sums += sums
+    sums: list[Tensor]
 
 
 def gather(shares: list[Share], rows: int, width: int, device: torch.device) -> Tensor:
-    """Σ weight·sums of every estimate, in a fixed order: float64 [rows, width]."""
+    """The sums of every estimate, added in a fixed order: float64 [rows, width]."""
     total = torch.zeros(rows, width, dtype=torch.float64, device=device)
     for share in shares:
-        if share.sums:
-            sums = torch.stack([t.to(device, non_blocking=True) for t in share.sums]).view(-1, width)
-            weights = torch.tensor(share.weights, dtype=torch.float64).to(device, non_blocking=True)
-            total[share.row] += weights @ sums
+        for sums in share.sums:
+            total[share.row] += sums.to(device, non_blocking=True)
     return total

@@ -1,72 +1,87 @@
 """How does one pass over all parameters of an optimizer run, and what does it add up?"""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from . import kernels
 from . import state as states
-from .kernels import Work, numbers
+from .adapters import Placement
+from .kept import Kept, KeptWorks, let_go, renewed
+from .kernels import Work
 from .sums import Share, gather
 
 if TYPE_CHECKING:
     from .optimizer import LearningRateFree
 
-Kernel = Callable[..., list[Tensor]]
-Works = list[tuple[Work, float]]  # with the weight 1/copies of each
+Works = list[Work]
 Entries = Iterable[tuple[dict[str, Any], Sequence[Tensor]]]  # groups with their tensors
 
 
-def sweep(optimizer: "LearningRateFree", kernel: Kernel, entries: Entries) -> Tensor:
-    """Run the kernel over every tensor that has a gradient; return the weighted sums, float64 [n_estimates, n_sums + 1].
+def sweep(optimizer: "LearningRateFree", entries: Entries, *, dry: bool = False) -> Tensor:
+    """Take one step with every tensor that has a gradient; return the weighted sums, float64 [n_estimates, n_sums + 1].
 
-    Every gradient is checked before any parameter moves.
+    Every gradient is checked before any parameter moves. dry: compute the sums, and leave all tensors as they are.
     """
     width, frozen = len(optimizer.method.sums) + 1, optimizer.step_size.frozen
-    shares = [_run(optimizer, kernel, group, works) for group, works in list(_works(optimizer, entries))]
+    new: list[Tensor] = []
+    groups = list(_works(optimizer, entries, new))
+    try:
+        shares = [_run(optimizer, group, works, dry) for group, works in groups]
+    finally:
+        for _, works in groups:
+            let_go(works)
+    if not dry:
+        optimizer.anchored.update(new)
+    total = gather(shares, len(optimizer.step_size.scalars.names), width, optimizer.step_size.scalars.device)
     if frozen:  # d stays: only the count of non-finite elements is of use
-        return torch.nn.functional.pad(_gathered(optimizer, shares, 1), (width - 1, 0))
-    return _gathered(optimizer, shares, width)
+        total[:, :-1] = 0
+    return total
 
 
 def sweep_early(optimizer: "LearningRateFree", entries: Entries) -> Tensor:
     """Early sums of the gradients, weighted: float64 [n_estimates, n_early_sums]."""
-    shares = []
-    for group, works in _works(optimizer, entries):
-        share = Share(optimizer.step_size.scalars.row(group["estimate"]))
-        for work, weight in works:
-            share.add(weight, states.early_sums(optimizer.method, work, group))
-        shares.append(share)
-    return _gathered(optimizer, shares, len(optimizer.method.early_sums))
+    method, table = optimizer.method, optimizer.step_size.scalars
+    shares = [
+        Share(table.row(group["estimate"]), [states.early_sums(method, work, group) * work.weight for work in works])
+        for group, works in _works(optimizer, entries, [])
+    ]
+    return gather(shares, len(table.names), len(method.early_sums), table.device)
 
 
-def _run(optimizer: "LearningRateFree", kernel: Kernel, group: dict[str, Any], works: Works) -> Share:
-    table, method, frozen = optimizer.step_size.scalars, optimizer.method, optimizer.step_size.frozen
-    share = Share(table.row(group["estimate"]))
-    coefficients: dict[torch.device, dict[str, Any]] = {}
-    for work, weight in works:
-        device = work.x.device
-        if device not in coefficients:
-            c = method.coefficients(group, table.on(device, share.row), table.constants(share.row))
-            coefficients[device] = numbers(c, device)
-        sums = kernel(method, work, coefficients[device])
-        share.add(weight, sums[-1:] if frozen else sums)
-    return share
+def _run(optimizer: "LearningRateFree", group: dict[str, Any], works: Works, dry: bool) -> Share:
+    table, method = optimizer.step_size.scalars, optimizer.method
+    row = table.row(group["estimate"])
+
+    def coefficients(device: torch.device) -> dict[str, Any]:
+        scalars = table.on(device, row)
+        return method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
+
+    return Share(row, kernels.run(method, works, coefficients, optimizer.backend, dry))
 
 
-def _works(optimizer: "LearningRateFree", entries: Entries) -> Iterator[tuple[dict[str, Any], Works]]:
-    """Each group that moves, with the work of its tensors that have a gradient."""
+def _works(
+    optimizer: "LearningRateFree", entries: Entries, new: list[Tensor]
+) -> Iterator[tuple[dict[str, Any], Works]]:
+    """Each group that moves, with the work of its tensors that have a gradient. new: gets those whose work was not kept."""
     for group, params in entries:
         if float(group["lr"]) == 0:
             continue
+        kept = _kept(optimizer, group)
         works: Works = []
         for p in params:
-            works += _works_of(optimizer, p, group)
+            again = renewed(kept, p, optimizer.state)
+            if again is not None:
+                works.append(again)
+            elif p.grad is not None:
+                new.append(p)
+                works += _works_of(optimizer, p, group, kept)
         yield group, works
 
 
-def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any]) -> Works:
+def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], kept: dict[int, Kept]) -> Works:
     parts = [(place, weight, place.part_gradient(p)) for place, weight in optimizer.step_size.roster.parts(p)]
     works: Works = []
     for place, weight, gradient in parts:
@@ -74,10 +89,32 @@ def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any]) -
             states.check_gradient(p, gradient, place.part(p), optimizer.method, group)
             if not works:
                 optimizer.make_ready(p, group)
-            works.append((optimizer.work(p, gradient, group, place), weight))
+            works.append(_work(optimizer, p, gradient, group, place, weight))
+    if len(works) == 1 and parts[0][0].is_plain and p in optimizer.anchored:
+        kept[id(p)] = Kept(p, optimizer.state[p], works[0])
     return works
 
 
-def _gathered(optimizer: "LearningRateFree", shares: list[Share], width: int) -> Tensor:
-    table = optimizer.step_size.scalars
-    return gather(shares, len(table.names), width, table.device)
+def _kept(optimizer: "LearningRateFree", group: dict[str, Any]) -> dict[int, Kept]:
+    """What is kept of a group's works from the step before."""
+    scale, placing = getattr(optimizer, "grad_scale", None), optimizer.step_size.roster.placing
+    options = (optimizer.method.coupled_decay(group), group["maximize"], group.get("slice_p"), scale, placing)
+    return optimizer.kept.setdefault(id(group), KeptWorks()).of(group, options)
+
+
+def _work(
+    optimizer: "LearningRateFree", p: Tensor, gradient: Tensor, group: dict[str, Any], place: Placement, weight: float
+) -> Work:
+    """The share of the step of one part of a parameter: plain local tensors."""
+    return Work(
+        x=p if place.is_plain else place.part(p.detach()),
+        g=gradient,
+        buf={name: place.part(t) for name, t in optimizer.state[p].items()},
+        weight=weight,
+        decay=optimizer.method.coupled_decay(group),
+        maximize=group["maximize"],
+        scale=getattr(optimizer, "grad_scale", None),  # set by a GradScaler around step()
+        cut=states.cut_of(place, group),
+        origin=place.start or 0,
+        cut_origin=place.start or 0,
+    )

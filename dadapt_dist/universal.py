@@ -103,9 +103,9 @@ def _check_fits(engine: Any, optimizer: LearningRateFree, kind: str, saved: Dict
 def _fill(engine: Any, optimizer: LearningRateFree, found: Path, buffers: list[str]) -> None:
     """Read this rank's part of every buffer of ZeRO-3's flat tensors."""
     for group, p in optimizer.all_params():
-        names = [name for name in optimizer.method.buffers(group) if name in buffers]
-        dtype = optimizer.state_dtype or torch.promote_types(p.dtype, torch.float32)
-        optimizer.state[p] = {name: torch.zeros_like(p.detach(), dtype=dtype) for name in names}
+        specs = {name: spec for name, spec in optimizer.method.buffers(group).items() if name in buffers}
+        dtypes = {name: optimizer.dtypes.of(p, spec) for name, spec in specs.items()}
+        optimizer.state[p] = {name: torch.zeros_like(p.detach(), dtype=dtype) for name, dtype in dtypes.items()}
     for share in deepspeed.shares(engine):
         if share.length:
             for name, part in _parts(engine, share, found, list(optimizer.state[share.tensor])):

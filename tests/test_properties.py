@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dadapt_dist.kernels import Work, advance, numbers, rehearse
+from dadapt_dist.kernels import Work
+from dadapt_dist.kernels.eager import advance, numbers
 from dadapt_dist.methods import METHODS
 from dadapt_dist.scalars import ScalarTable
 
@@ -85,7 +86,7 @@ def test_rehearsing_gives_the_sums_of_the_step_and_moves_nothing(key: str, numel
     work = work_of(key, numel, seed, torch.float64)
     before = part_of(work, 0, numel)
 
-    rehearsed = rehearse(method, work, coefficients)
+    rehearsed = advance(method, work, coefficients, dry=True)
 
     assert torch.equal(before.x, work.x)
     assert all(torch.equal(before.buf[name], work.buf[name]) for name in work.buf)
@@ -145,7 +146,7 @@ def test_large_tensors_taken_block_by_block_are_the_whole_tensors(
     whole, blocked = work_of(key, 40, 3, dtype), work_of(key, 40, 3, dtype)
     whole.g[5] = blocked.g[5] = float("nan")
     sums = torch.stack(advance(method, whole, coefficients))
-    monkeypatch.setattr("dadapt_dist.kernels.eager.BLOCK", 7)
+    monkeypatch.setattr("dadapt_dist.kernels.eager.CPU_BLOCK", 7)
     of_blocks = torch.stack(advance(method, blocked, coefficients))
     assert torch.equal(blocked.x, whole.x)
     assert all(torch.equal(blocked.buf[name], whole.buf[name]) for name in whole.buf)

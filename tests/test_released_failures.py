@@ -379,14 +379,14 @@ def test_a_step_reads_nothing_of_a_parameter_on_the_host(method: str, monkeypatc
     """The released packages call .item() twice for every tensor in every step: 80 waits for the GPU with 40 tensors.
 
     Here the host reads at most the flags that a step was held, from copies that lie on the host already. On the CPU,
-    where reading makes nobody wait, the step does read: here it is told that it runs on another device.
+    where reading makes nobody wait, the step does read: here the plain loop is told that it runs on another device.
     """
     monkeypatch.setattr("dadapt_dist.kernels.eager.readable", lambda device: False)
     reads = {}
     for kind, classes in (("ours", CLASSES), ("theirs", RELEASED)):
         weights = [nn.Parameter(torch.ones(3)) for _ in range(40)]
         with contextlib.redirect_stdout(io.StringIO()):
-            optimizer = classes[method](weights)
+            optimizer = classes[method](weights, **({"backend": "eager"} if kind == "ours" else {}))
         for _ in range(3):
             for w in weights:
                 w.grad = torch.ones(3)

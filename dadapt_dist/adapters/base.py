@@ -44,6 +44,11 @@ class Placement:
     name: str | None = None
     run: slice | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Is the parameter itself the local tensor?"""
+        return self.local is whole and self.run is None
+
     def part(self, t: Tensor) -> Tensor:
         """The plain local elements, of a parameter or buffer, that this placement speaks of."""
         return self.local(t) if self.run is None else self.local(t)[self.run]

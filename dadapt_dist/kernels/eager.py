@@ -1,80 +1,104 @@
-"""How does one step run on a tensor of any device and dtype? One pass of plain torch operations."""
+"""How does one step run on a tensor of any device and dtype? One pass of plain torch operations, block by block."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..methods.base import Buffers, Coefficients, Method
+from .memory import is_dense_alike
+from .rounding import store_stochastic
+from .work import Work
+
+# Elements of a block. On the CPU a block of every tensor of a step and its temporaries fit a core's cache together;
+# elsewhere a block only bounds the temporaries.
+CPU_BLOCK = 1 << 17
+BLOCK = 1 << 24
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """One parameter's share of a step: plain local tensors of this rank.
-
-    decay: coupled weight decay, added to the gradient as decay·x. scale: a 0-dim tensor that the gradient is divided by
-    (loss scaling), or None. cut: which entries the sliced buffers keep, or None for all.
-    """
-
-    x: Tensor
-    g: Tensor
-    buf: Buffers
-    decay: float = 0.0
-    maximize: bool = False
-    scale: Tensor | None = None
-    cut: slice | None = None
+def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Tensor:
+    """Run one step over any tensors of one device: see `kernels.run`."""
+    c = numbers(c, works[0].x.device)
+    rows = [torch.stack(advance(method, work, c, dry)) * work.weight for work in works]
+    sums = rows[0] if len(rows) == 1 else torch.stack(rows).sum(0)
+    return torch.nn.functional.pad(sums, (len(method.sums) + 1 - len(sums), 0))  # a frozen method returns no sums
 
 
-BLOCK = 1 << 17  # elements; a block of every tensor of a step and its temporaries fit a core's cache together
-
-
-def advance(method: Method, work: Work, c: Coefficients) -> list[Tensor]:
+def advance(method: Method, work: Work, c: Coefficients, dry: bool = False) -> list[Tensor]:
     """Advance the parameter and its buffers in place; return its partial sums and its count of non-finite elements.
 
     Elements whose gradient is not finite take part as if it were zero, so that they poison neither the buffers nor x.
-    Large tensors on the CPU are taken block by block: what a block's operations share stays in the cache.
+    dry: compute the sums alone, from copies of a block at a time.
     """
-    sums = [_advance(method, block, c) for block in _blocks(work)]
+    sums = [_advance(method, _copied(block) if dry else block, c) for block in _blocks(work)]
     if len(sums) == 1:
         return sums[0]
     return list(torch.stack([torch.stack(of_block) for of_block in sums]).sum(0).unbind(0))
 
 
+def _copied(work: Work) -> Work:
+    return replace(work, x=work.x.clone(), buf={name: t.clone() for name, t in work.buf.items()})
+
+
 def _blocks(work: Work) -> list[Work]:
-    """The work itself, or views of blocks of it where it is large, on the CPU, and in one run of memory."""
-    if work.x.numel() <= BLOCK or work.x.device.type != "cpu" or work.cut is not None or work.g.is_sparse:
+    """The work itself, or views of blocks of it where it is large and all its tensors lie in memory alike."""
+    size = CPU_BLOCK if work.x.device.type == "cpu" else BLOCK
+    numel = work.x.numel()
+    if numel <= size or work.g.is_sparse:
         return [work]
-    tensors = [work.x, work.g, *work.buf.values()]
-    if not all(t.is_contiguous() for t in tensors):
+    whole = [work.x, work.g, *(t for t in work.buf.values() if t.numel() == numel)]
+    if not is_dense_alike(whole) or (work.cut is not None and not work.x.is_contiguous()):
         return [work]
-    parts = zip(*(t.view(-1).split(BLOCK) for t in tensors), strict=True)
-    return [replace(work, x=x, g=g, buf=dict(zip(work.buf, buffers, strict=True))) for x, g, *buffers in parts]
+    x, g, flat = _flat(work.x), _flat(work.g), {name: _flat(t) for name, t in work.buf.items()}
+    return [_block(work, x, g, flat, slice(at, min(at + size, numel))) for at in range(0, numel, size)]
+
+
+def _flat(t: Tensor) -> Tensor:
+    return t.view(-1) if t.is_contiguous() else t.as_strided((t.numel(),), (1,))
+
+
+def _block(work: Work, x: Tensor, g: Tensor, buf: Buffers, run: slice) -> Work:
+    """The elements of `run`; of a sliced buffer those that belong to it."""
+    cut, kept = work.cut, run
+    if cut is not None:
+        before, until = (max(0, -(-(at - cut.start) // cut.step)) for at in (run.start, run.stop))
+        cut, kept = slice(cut.start + before * cut.step - run.start, None, cut.step), slice(before, until)
+    parts = {name: t[run] if t.numel() == x.numel() else t[kept] for name, t in buf.items()}
+    return replace(
+        work,
+        x=x[run],
+        g=g[run],
+        buf=parts,
+        cut=cut,
+        origin=work.origin + run.start,
+        cut_origin=work.origin + kept.start,
+    )
 
 
 def _advance(method: Method, work: Work, c: Coefficients) -> list[Tensor]:
-    dtype = state_dtype(work)
+    dtype = work.math_dtype()
     x = work.x if work.x.dtype == dtype else work.x.to(dtype)
+    buf = {name: t if t.dtype == dtype else t.to(dtype) for name, t in work.buf.items()}
     if work.g.is_sparse:
         g, bad = _sparse_gradient(work, dtype)
-        sums = method.update_sparse(x, g, work.buf, c)
+        sums = method.update_sparse(x, g, buf, c)
     else:
         g, bad = clean_gradient(work, x)
-        sums = method.update(x, g, work.buf, c, work.cut)
-    if x is not work.x:
-        work.x.copy_(x)  # the one rounding to a low-precision parameter's dtype
+        sums = method.update(x, g, buf, c, work.cut)
+    _write_back(method, work, x, buf, c)
     return [*sums, bad]
 
 
-def rehearse(method: Method, work: Work, c: Coefficients) -> list[Tensor]:
-    """What `advance` would return, leaving parameter and buffers as they are. Copies one parameter's tensors at a time."""
-    copies = {name: t.clone() for name, t in work.buf.items()}
-    return advance(method, replace(work, x=work.x.clone(), buf=copies), c)
-
-
-def state_dtype(work: Work) -> torch.dtype:
-    """The dtype of the mathematics: that of the buffers."""
-    return next(iter(work.buf.values())).dtype if work.buf else work.x.dtype
+def _write_back(method: Method, work: Work, x: Tensor, buf: Buffers, c: Coefficients) -> None:
+    """Round what was computed in a wider dtype: the parameter to nearest, once; the buffers stochastically."""
+    if x is not work.x:
+        work.x.copy_(x)
+    for name, t in work.buf.items():
+        if buf[name] is not t and name not in method.read_only:
+            sliced = t.numel() != x.numel()
+            store_stochastic(t, buf[name], work.cut_origin if sliced else work.origin, c["seed"])
 
 
 def clean_gradient(work: Work, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,6 +45,8 @@ class Method(ABC):
     """Sums needed before the first update, by a blocking reduce; `measure` computes and `absorb` stores them."""
     n_betas: ClassVar[int] = 2
     """How many betas the method has, where it has betas."""
+    read_only: ClassVar[tuple[str, ...]] = ("p0", "x0")
+    """Buffers that `update` never writes."""
     sparse: ClassVar[bool] = False
     """Does the method take sparse gradients (`update_sparse`)?"""
 

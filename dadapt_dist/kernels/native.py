@@ -1,0 +1,153 @@
+"""How does one step run on the CPU, compiled? All tensors of a group in one call of step.c, read and written once each."""
+
+import ctypes
+from array import array
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..methods.base import Coefficients, Method
+from . import library
+from .memory import is_dense_alike
+from .specs import SPECS, Spec, ordered
+from .work import Work
+
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the codes of step.c
+KIND, GRADIENT = 8, 4  # the place of `kinds` in a row, and the gradient's in it, in bits
+BUFFERS, SUMS, COEFFICIENTS = 5, 4, 12  # the sizes of step.c's arrays
+
+
+class Job(ctypes.Structure):
+    """job_t of step.c."""
+
+    _fields_ = (
+        ("coefficient", ctypes.c_double * COEFFICIENTS),
+        ("scale", ctypes.c_double),
+        ("decay", ctypes.c_double),
+        ("method", ctypes.c_int32),
+        ("maximize", ctypes.c_int32),
+        ("dry", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+        ("seed", ctypes.c_uint32),
+        ("spare", ctypes.c_uint32),
+    )
+
+
+class Memo:
+    """What stays the same while a Work keeps its tensors: its row of step.c, but for the gradient."""
+
+    __slots__ = ("addresses", "found", "kinds", "place", "row", "stride", "tensors")
+
+    def __init__(self, work: Work, spec: Spec) -> None:
+        fields = [work.buf.get(name) for name in spec.fields]
+        self.tensors = [(t, _shape(t)) for t in (work.x, *fields) if t is not None]
+        addresses = [_address(t) for t in (work.x, *fields)]
+        self.addresses = addresses + [_nothing] * (1 + BUFFERS - len(addresses))
+        self.found: list[int] = []
+        self.stride = None if work.x.is_contiguous() else work.x.stride()
+        kinds = [KINDS[work.x.dtype], 0, *(0 if t is None else KINDS[t.dtype] for t in fields)]
+        self.kinds = sum(kind << 4 * place for place, kind in enumerate(kinds))
+        first, step = (work.cut.start, work.cut.step) if work.cut is not None and "s" in work.buf else (0, 0)
+        self.row = array("q", [work.x.numel(), *[0] * (2 + BUFFERS), self.kinds, work.origin, first, step])
+        self.place = self.row.buffer_info()[0]
+
+    def take(self, g: Tensor) -> bool:
+        """Bring the row up to date. False when a framework has moved a tensor to where the processor cannot reach it."""
+        kind = KINDS.get(g.dtype)
+        if kind is None or not (g.is_contiguous() if self.stride is None else g.stride() == self.stride):
+            return False
+        found = [address() for address in self.addresses]
+        row = self.row
+        if found != self.found:
+            if any(_shape(t) != shape for t, shape in self.tensors):
+                return False
+            self.found = found
+            row[1], row[3 : 3 + BUFFERS] = found[0], array("q", found[1:])
+        row[2], row[KIND] = g.data_ptr(), self.kinds | kind << GRADIENT
+        return True
+
+
+def _shape(t: Tensor) -> tuple[object, ...]:
+    return t.is_cpu, t.dtype, t.numel(), t.stride()
+
+
+def _nothing() -> int:
+    return 0
+
+
+def _address(t: Tensor | None) -> Callable[[], int]:
+    return _nothing if t is None else t.data_ptr
+
+
+def available() -> bool:
+    """Is there a compiled step? Builds it at the first call, with one log line where that fails."""
+    return library.load() is not None
+
+
+def has_half() -> bool:
+    """Can this build read and write float16?"""
+    loaded = library.load()
+    return loaded is not None and bool(loaded.dadapt_abilities() & 1)
+
+
+def takes(method: Method, work: Work) -> bool:
+    """Can the compiled step take this tensor? Its buffers must be float32 or bfloat16, and all tensors lie in memory alike."""
+    memo = work.memo
+    if type(memo) is Memo:
+        return memo.take(work.g)
+    if not _fits(method, work):
+        return False
+    memo = Memo(work, SPECS[method.name])
+    work.memo = memo
+    return memo.take(work.g)
+
+
+def _fits(method: Method, work: Work) -> bool:
+    spec = SPECS.get(method.name)
+    if spec is None or work.g.layout is not torch.strided or not available():
+        return False
+    tensors = [work.x, work.g, *work.buf.values()]
+    if not all(t.is_cpu and t.dtype in KINDS for t in tensors):
+        return False
+    if any(t.dtype is torch.float16 for t in tensors) and not has_half():
+        return False
+    if any(t.dtype is torch.float16 for t in work.buf.values()):
+        return False
+    if work.scale is not None and not work.scale.is_cpu:
+        return False
+    return is_dense_alike(tensors) if work.cut is None else spec.sliced and all(t.is_contiguous() for t in tensors)
+
+
+def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Tensor:
+    """Run one step over tensors that `takes` has accepted: see `kernels.run`. Raises MemoryError before anything moves."""
+    spec, loaded = SPECS[method.name], library.load()
+    assert loaded is not None, "takes() accepts nothing without a library"
+    rows = array("q", [work.memo.place for work in works])  # type: ignore[attr-defined]
+    weights = array("d", [work.weight for work in works])
+    job = _job(spec, works[0], c, dry)
+    out = (ctypes.c_double * SUMS)()
+    failed = loaded.dadapt_step(
+        len(works), rows.buffer_info()[0], weights.buffer_info()[0], ctypes.addressof(job), ctypes.addressof(out)
+    )
+    if failed:
+        raise MemoryError(f"no memory for the partial sums of {len(works)} tensors; nothing of the step has moved")
+    if not dry:
+        torch.autograd.graph.increment_version([work.x for work in works])  # the writes went behind autograd's back
+    factors = [float(factor) for factor in spec.factors(c)]
+    sums = [value * factor for value, factor in zip(out, factors, strict=False)]
+    return torch.tensor([*sums, out[SUMS - 1]], dtype=torch.float64)
+
+
+def _job(spec: Spec, work: Work, c: Coefficients, dry: bool) -> Job:
+    values = [float(value) for value in ordered(spec, c)]
+    return Job(
+        coefficient=(ctypes.c_double * COEFFICIENTS)(*values),
+        scale=1.0 if work.scale is None else float(work.scale),
+        decay=work.decay,
+        method=spec.index,
+        maximize=work.maximize,
+        dry=dry,
+        threads=torch.get_num_threads(),
+        seed=int(c["seed"]) & 0xFFFFFFFF,
+    )
