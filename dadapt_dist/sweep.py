@@ -116,5 +116,4 @@ def _work(
         scale=getattr(optimizer, "grad_scale", None),  # set by a GradScaler around step()
         cut=states.cut_of(place, group),
         origin=place.start or 0,
-        cut_origin=place.start or 0,
     )

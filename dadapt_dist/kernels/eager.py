@@ -98,7 +98,7 @@ def _write_back(method: Method, work: Work, x: Tensor, buf: Buffers, c: Coeffici
     for name, t in work.buf.items():
         if buf[name] is not t and name not in method.read_only:
             sliced = t.numel() != x.numel()
-            store_stochastic(t, buf[name], work.cut_origin if sliced else work.origin, c["seed"])
+            store_stochastic(t, buf[name], work.kept_origin if sliced else work.origin, c["seed"])
 
 
 def clean_gradient(work: Work, x: Tensor) -> tuple[Tensor, Tensor]:

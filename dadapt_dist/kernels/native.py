@@ -151,3 +151,24 @@ def _job(spec: Spec, work: Work, c: Coefficients, dry: bool) -> Job:
         threads=torch.get_num_threads(),
         seed=int(c["seed"]) & 0xFFFFFFFF,
     )
+
+
+def traffic(tensors: Sequence[Sequence[Tensor]], written: int) -> None:
+    """Read and write memory as a step does, and compute next to nothing: what memory alone allows.
+
+    tensors: for each parameter x, g and further ones, contiguous float32 on the CPU and of one size. x and the first
+    `written` of the further ones are read and written, all others read.
+    """
+    loaded = library.load()
+    assert loaded is not None, "the traffic is measured by the compiled library"
+    used = len(tensors[0]) - 2
+    rows = [[t[0].numel(), *(x.data_ptr() for x in t), *[0] * (BUFFERS - used), 0, 0, 0, 0] for t in tensors]
+    memory = array("q", [number for row in rows for number in row])
+    size = 8 * len(rows[0])
+    places = array("q", [memory.buffer_info()[0] + size * index for index in range(len(rows))])
+    job = Job(scale=1.0, method=len(SPECS), threads=torch.get_num_threads())
+    job.coefficient[0], job.coefficient[1] = written, used
+    weights, out = array("d", [1.0] * len(rows)), (ctypes.c_double * SUMS)()
+    arguments = (places.buffer_info()[0], weights.buffer_info()[0], ctypes.addressof(job), ctypes.addressof(out))
+    if loaded.dadapt_step(len(rows), *arguments):
+        raise MemoryError("no memory for the partial sums")

@@ -27,7 +27,7 @@
 #define HALF 0
 #endif
 
-#define BLOCK 16384 /* elements that one thread takes at a time */
+#define BLOCK 65536 /* elements that one thread takes at a time */
 #define TILE 1024
 #define BUFFERS 5
 #define FIELDS (2 + BUFFERS) /* x, g, buffers */
@@ -173,17 +173,27 @@ CLONES static void dadapt_lion(int64_t n, float *x, const float *g, float *const
   sum[1] += l1;
 }
 
-/* No method: c[0] of the buffers are read and written, the others and g read. What memory alone allows. */
+/* No method: of c[1] buffers the first c[0] are read and written, the others read, as x is written and g read, and next
+   to nothing is computed. What memory alone allows. */
+#define TRAFFIC(WRITTEN, USED)                                                                      \
+  if ((int)c[0] == WRITTEN && (int)c[1] == USED) {                                                  \
+    SIMD(omp simd)                                                                                  \
+    for (int64_t i = 0; i < n; ++i) {                                                               \
+      float all = g[i];                                                                             \
+      for (int k = WRITTEN; k < USED; ++k) all += b[k][i];                                          \
+      for (int k = 0; k < WRITTEN; ++k) b[k][i] = 0.5f * b[k][i] + all;                             \
+      x[i] = 0.5f * x[i] + all;                                                                     \
+    }                                                                                               \
+  }
+
 CLONES static void traffic(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
-  float all[TILE];
-  const int written = (int)c[0], used = (int)c[1];
-  for (int64_t i = 0; i < n; ++i) all[i] = g[i];
-  for (int k = written; k < used; ++k)
-    for (int64_t i = 0; i < n; ++i) all[i] += b[k][i];
-  for (int k = 0; k < written; ++k)
-    for (int64_t i = 0; i < n; ++i) b[k][i] = 0.5f * b[k][i] + all[i];
-  for (int64_t i = 0; i < n; ++i) x[i] = 0.5f * x[i] + all[i];
-  sum[0] += all[0];
+  (void)sum;
+  TRAFFIC(3, 4) /* Prodigy */
+  TRAFFIC(3, 3) /* D-Adapt Adam */
+  TRAFFIC(1, 2) /* SGD */
+  TRAFFIC(2, 3) /* AdaGrad */
+  TRAFFIC(5, 5) /* Adan */
+  TRAFFIC(2, 2) /* Lion, AdamW */
 }
 
 static const struct {
@@ -392,7 +402,7 @@ int dadapt_step(int64_t n, const row_t *const *rows, const double *weights, cons
     for (int64_t t = 0, k = 0; t < n; ++t)
       for (start[t] = k; k < start[t] + (rows[t]->numel + BLOCK - 1) / BLOCK; ++k) tensor[k] = (int32_t)t;
     run_t run = {.rows = rows, .job = job, .tensor = tensor, .start = start, .blocks = blocks, .partial = partial};
-    const int64_t useful = 1 + elements / (4 * BLOCK);
+    const int64_t useful = 1 + elements / BLOCK;
     run_threads(&run, useful < job->threads ? (int)useful : job->threads);
     for (int64_t k = 0; k < blocks; ++k)
       for (int j = 0; j < SUMS; ++j) out[j] += weights[tensor[k]] * partial[k * SUMS + j];

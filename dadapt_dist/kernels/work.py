@@ -16,7 +16,7 @@ class Work:
     scale: a 0-dim tensor that the gradient is divided by (loss scaling), or None. cut: which entries of the flattened
     tensor the sliced buffers keep, or None for all. origin: a number that tells this tensor's elements from those of other
     tensors and other ranks, for the noise of stochastic rounding: element i draws the noise of (step, origin + i).
-    cut_origin: the same number for the sliced buffers' elements.
+    cut_origin: `origin` for the sliced buffers of a block of a tensor; None: the same.
     memo: what a backend remembers of the tensors; all but g stay the same as long as the Work lives.
     """
 
@@ -29,8 +29,13 @@ class Work:
     scale: Tensor | None = None
     cut: slice | None = None
     origin: int = 0
-    cut_origin: int = 0
+    cut_origin: int | None = None
     memo: object = None
+
+    @property
+    def kept_origin(self) -> int:
+        """`origin` for the elements of sliced buffers, which count among themselves."""
+        return self.origin if self.cut_origin is None else self.cut_origin
 
     def math_dtype(self) -> torch.dtype:
         """The dtype of the mathematics: the widest of the buffers', and float32 at least."""

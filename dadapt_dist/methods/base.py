@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from .scratch import scratch
+
 Options = Mapping[str, Any]  # the options of one parameter group: plain numbers
 Scalars = dict[str, Tensor]  # float64; 0-dim for one estimate, [n_estimates] inside `rule`
 Buffers = dict[str, Tensor]  # per-parameter state, in the state dtype
@@ -106,7 +108,30 @@ def total(t: Tensor) -> Tensor:
     Accumulated in float64: float32 accumulation over 5e7 elements is off by percents, and float64 partials make the
     parameters independent of how the tensors are sharded.
     """
-    return torch.sum(t, dtype=torch.float64)
+    if t.device.type != "cpu" or t.dtype is torch.float64:
+        return torch.sum(t, dtype=torch.float64)
+    return scratch("double", t, torch.float64).copy_(t).sum()
+
+
+def total_abs(t: Tensor) -> Tensor:
+    """Σ|t|, as `total`."""
+    return total(torch.abs(t, out=scratch("product", t)))
+
+
+def dot(a: Tensor, b: Tensor, over: Tensor | None = None) -> Tensor:
+    """Σ a·b, or Σ a·b/over, as `total`: the products are rounded to the tensors' dtype, the sum is not."""
+    product = torch.mul(a, b, out=scratch("product", a))
+    return total(product if over is None else product.div_(over))
+
+
+def dot_difference(g: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Σ g·(a - b), as `dot`."""
+    return total(torch.sub(a, b, out=scratch("product", a)).mul_(g))
+
+
+def root(v: Tensor, eps: Tensor | float) -> Tensor:
+    """√v + eps, in memory that the next call takes again."""
+    return torch.sqrt(v, out=scratch("root", v)).add_(eps)
 
 
 # Coefficients are python numbers where the scalars live on the CPU (reading them costs nothing there, and torch then needs no

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, grown, total
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, grown, root, total, total_abs
 
 
 class DAdaptAdaGradMethod(Method):
@@ -44,13 +44,13 @@ class DAdaptAdaGradMethod(Method):
     def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
         s = add_(buf["s"], g, c["gamma"])
         square = g * g
-        denom = buf["alphak"].add_(square).sqrt().add_(c["eps"])
+        denom = root(buf["alphak"].add_(square), c["eps"])
         z = buf["x0"] - s * c["r"] / denom
         if c["pull"] == 1:
             x.copy_(z)
         else:
             x.add_((z - x).mul_(c["pull"]))
-        return total(square.div_(denom)) * c["gsq"], total(s * s / denom) * c["r"], total(s.abs()) * c["r"]
+        return total(square.div_(denom)) * c["gsq"], dot(s, s, denom) * c["r"], total_abs(s) * c["r"]
 
     def update_sparse(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         """Only the rows in the coalesced gradient are written; the sums over s read the whole buffers."""
@@ -63,7 +63,7 @@ class DAdaptAdaGradMethod(Method):
         denom = alphak[rows].sqrt_().add_(c["eps"])
         x[rows] = buf["x0"][rows] - s[rows] * c["r"] / denom
         gsq = total(values * values / denom) * c["gsq"]
-        return gsq, total(s * s / (alphak.sqrt() + c["eps"])) * c["r"], total(s.abs()) * c["r"]
+        return gsq, dot(s, s, root(alphak, c["eps"])) * c["r"], total_abs(s) * c["r"]
 
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         gsq_weighted = scalars["gsq_weighted"] + sums["gsq"]

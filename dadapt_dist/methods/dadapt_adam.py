@@ -13,9 +13,11 @@ from .base import (
     Scalars,
     add_,
     bias_correction,
+    dot,
     grown,
+    root,
     sqrt_beta2,
-    total,
+    total_abs,
 )
 
 
@@ -61,14 +63,14 @@ class DAdaptAdamMethod(Method):
         v = buf["exp_avg_sq"].mul_(c["b2"]).addcmul_(g, g, value=c["one_minus_b2"])
         if c["keep"] is not None:
             x.mul_(c["keep"])
-        x.addcdiv_(m, v.sqrt().add_(c["eps"]), value=-1)
+        x.addcdiv_(m, root(v, c["eps"]), value=-1)
         return sums
 
     def _statistics(self, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         s = buf["s"]
-        inner = total(g * s / buf["exp_avg_sq"].sqrt().add_(c["eps"])) * c["inner"]
+        inner = dot(g, s, root(buf["exp_avg_sq"], c["eps"])) * c["inner"]
         add_(s.mul_(c["b3"]), g, c["to_s"])
-        return inner, total(s.abs()) * c["r"]
+        return inner, total_abs(s) * c["r"]
 
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, grown, total
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, grown, root, total_abs
 
 
 class DAdaptAdanMethod(Method):
@@ -61,7 +61,7 @@ class DAdaptAdanMethod(Method):
         m = add_(buf["exp_avg"].mul_(c["b1"]), g, c["to_m"])
         n = add_(buf["exp_avg_diff"].mul_(c["b2"]), diff, c["to_n"])
         v = buf["exp_avg_sq"].mul_(c["b3"]).addcmul_(look_ahead, look_ahead, value=c["one_minus_b3"])
-        denom = v.sqrt().add_(c["eps"])
+        denom = root(v, c["eps"])
         before.copy_(g)
         if c["keep"] is not None:
             x.mul_(c["keep"])
@@ -71,9 +71,9 @@ class DAdaptAdanMethod(Method):
         return self._statistics(g, buf["s"], denom, c) if "s" in buf else ()
 
     def _statistics(self, g: Tensor, s: Tensor, denom: Tensor, c: Coefficients) -> tuple[Tensor, ...]:
-        gsq = total(g * g / denom) * c["gsq"]
+        gsq = dot(g, g, denom) * c["gsq"]
         add_(s.mul_(c["average"]), g, c["to_s"])
-        return gsq, total(s * s / denom) * c["r"], total(s.abs()) * c["r"]
+        return gsq, dot(s, s, denom) * c["r"], total_abs(s) * c["r"]
 
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, sqrt_beta2, total
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, sqrt_beta2, total_abs
 
 
 class DAdaptLionMethod(Method):
@@ -47,9 +47,9 @@ class DAdaptLionMethod(Method):
         return self._statistics(u, buf["s"], c) if "s" in buf else ()
 
     def _statistics(self, u: Tensor, s: Tensor, c: Coefficients) -> tuple[Tensor, ...]:
-        inner = total(u * s) * c["step"]
+        inner = dot(u, s) * c["step"]
         add_(s.mul_(c["average"]), u, c["to_s"])
-        return inner, total(s.abs()) * c["r"]
+        return inner, total_abs(s) * c["r"]
 
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]

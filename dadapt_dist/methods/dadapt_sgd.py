@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, grown, total
+from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, grown, total
 
 
 class DAdaptSGDMethod(Method):
@@ -43,10 +43,10 @@ class DAdaptSGDMethod(Method):
 
     def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
         s, r = buf["s"], c["r"]
-        inner = total(g * s) * (c["gamma"] * r)
+        inner = dot(g, s) * (c["gamma"] * r)
         add_(s, g, c["gamma"])
         x.add_((buf["x0"] - s * r).sub_(x).mul_(c["pull"]))
-        return inner, total(s * s) * r
+        return inner, dot(s, s) * r
 
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         numerator = scalars["numerator"] + sums["inner"]

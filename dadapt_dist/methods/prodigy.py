@@ -16,8 +16,10 @@ from .base import (
     add_product_,
     add_ratio_,
     bias_correction,
+    dot_difference,
+    root,
     sqrt_beta2,
-    total,
+    total_abs,
 )
 
 
@@ -79,15 +81,15 @@ class ProdigyMethod(Method):
             m = g * c["to_m"]
         if c["keep"] is not None:
             x.mul_(c["keep"])
-        add_ratio_(x, m, v.sqrt().add_(c["eps"]), -c["step"])
+        add_ratio_(x, m, root(v, c["eps"]), -c["step"])
         return sums
 
     def _statistics(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
         if cut is not None:
             x, g = x.reshape(-1)[cut], g.reshape(-1)[cut]
-        inner = total(g * (buf["p0"] - x)) * c["inner"]
+        inner = dot_difference(g, buf["p0"], x) * c["inner"]
         s = add_(buf["s"].mul_(c["b3"]), g, c["to_s"])
-        return inner, total(s.abs()) * c["r"]
+        return inner, total_abs(s) * c["r"]
 
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         numerator = constants["average"] * scalars["numerator"] + sums["inner"]

@@ -1,0 +1,112 @@
+"""Which steps do the kernels' tests take? One step from the middle of training, and what it must come to, in float64."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dadapt_dist.kernels import Work, eager
+from dadapt_dist.methods import METHODS, Method
+
+from .runs import CLASSES
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "prodigy": {"weight_decay": 0.01, "decouple": True},
+    "dadapt_adam": {"weight_decay": 0.01, "decouple": True},
+    "dadapt_sgd": {"momentum": 0.5},
+    "dadapt_adagrad": {"momentum": 0.25},
+    "dadapt_adan": {"weight_decay": 0.02},
+    "dadapt_lion": {"weight_decay": 0.01},
+}
+SCALARS = {"d": 0.01, "d_max": 0.01, "numerator": 0.3, "k": 6.0, "g0_norm": 0.3, "gsq_weighted": 0.1}
+
+
+def options_of(key: str, **other: Any) -> dict[str, Any]:
+    """The options of a group, as the optimizer has them."""
+    given = OPTIONS[key] | {"d0": 1e-3, "layer_scale": 0.7} | other
+    return dict(CLASSES[key]([torch.nn.Parameter(torch.zeros(1))], **given).defaults)
+
+
+def coefficients_of(method: Method, options: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
+    """What a step multiplies by, and the number of the step."""
+    scalars = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in SCALARS.items()}
+    return method.coefficients(options, scalars, method.constants(options)) | {"seed": scalars["k"]}
+
+
+def work_of(
+    key: str,
+    shape: int | tuple[int, ...],
+    *,
+    param: torch.dtype = torch.float32,
+    gradient: torch.dtype = torch.float32,
+    statistics: torch.dtype = torch.float32,
+    options: dict[str, Any] | None = None,
+    seed: int = 0,
+    **fields: Any,
+) -> Work:
+    """A tensor in the middle of training: every buffer holds something, and no two alike."""
+    generator = torch.Generator().manual_seed(seed)
+    method, cut = METHODS[key](), fields.get("cut")
+
+    def values(scale: float, dtype: torch.dtype, *, sliced: bool = False) -> torch.Tensor:
+        t = torch.randn(shape, generator=generator) * scale
+        return (t.reshape(-1)[cut].contiguous() if sliced and cut is not None else t).to(dtype)
+
+    buf = {}
+    for name, buffer in method.buffers(options or options_of(key)).items():
+        small = buffer.statistic and buffer.init != "param"
+        t = values(0.1, statistics if small else torch.float32, sliced=buffer.sliced)
+        buf[name] = t.square_().add_(1e-3) if name in ("exp_avg_sq", "alphak") else t
+    return Work(x=values(0.1, param), g=values(1.0, gradient), buf=buf, **fields)
+
+
+def in_float64(work: Work) -> Work:
+    """The same, exact, in float64."""
+    scale = None if work.scale is None else work.scale.double()
+    buf = {name: t.double() for name, t in work.buf.items()}
+    return replace(work, x=work.x.double(), g=work.g.double(), buf=buf, scale=scale, memo=None)
+
+
+def copied(work: Work) -> Work:
+    return replace(work, x=work.x.clone(), buf={n: t.clone() for n, t in work.buf.items()}, memo=None)
+
+
+def rounded_at(x: torch.Tensor) -> float:
+    """Half a unit in the last place of a value near 1, with room for the roundings of a few operations."""
+    return {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}[x.dtype]
+
+
+def check(method: Method, works: list[Work], c: dict[str, Any], kernel: Any) -> torch.Tensor:
+    """Run the kernel, and compare all tensors and sums with one step of the plain loop in float64; return the sums."""
+    truth = [in_float64(work) for work in works]
+    plain = [copied(work) for work in works]
+    assert all(kernel.takes(method, work) for work in works)
+    before = copy.deepcopy(plain)
+    dry = kernel.run(method, works, c, True)
+    for work, same in zip(works, before, strict=True):
+        assert torch.equal(work.x, same.x), "a dry run moved the parameter"
+        assert all(torch.equal(work.buf[n], same.buf[n]) for n in work.buf), "a dry run moved a buffer"
+    sums = kernel.run(method, works, c, False)
+    assert torch.equal(dry, sums)
+    expected = eager.run(method, truth, c, False)
+    eager.run(method, plain, c, False)
+    scale = sum(float(work.g.double().nan_to_num(0, 0, 0).abs().sum()) for work in works) + 1.0
+    assert torch.allclose(sums.cpu(), expected.cpu(), rtol=1e-5, atol=1e-6 * scale), (sums, expected)
+    assert sums[-1] == expected[-1]
+    for work, right, loop in zip(works, truth, plain, strict=True):
+        _compare("x", work.x, right.x)
+        for name, t in work.buf.items():
+            if t.dtype is torch.bfloat16:  # the noise is the same in every backend: nearly all are the same bits
+                differ = (t != loop.buf[name]).double().mean() if t.numel() else 0.0
+                assert differ < 1e-3, f"{name}: {differ} of the elements are rounded otherwise"
+                _compare(name, t, right.buf[name])
+            else:
+                _compare(name, t, right.buf[name])
+    return sums
+
+
+def _compare(name: str, t: torch.Tensor, right: torch.Tensor) -> None:
+    bound = rounded_at(t) * 2
+    wrong = (t.double() - right).abs() - bound * right.abs() - (1e-6 if t.dtype is torch.float32 else bound * 0.01)
+    assert not bool((wrong > 0).any()), f"{name} is off by {float(wrong.max()):.2e} beyond rounding"
