@@ -9,7 +9,7 @@ import torch
 from dadapt_dist.kernels import Work, eager
 from dadapt_dist.methods import METHODS, Method
 
-from .runs import CLASSES
+from .classes import CLASSES
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "prodigy": {"weight_decay": 0.01, "decouple": True},
@@ -66,6 +66,13 @@ def in_float64(work: Work) -> Work:
     scale = None if work.scale is None else work.scale.double()
     buf = {name: t.double() for name, t in work.buf.items()}
     return replace(work, x=work.x.double(), g=work.g.double(), buf=buf, scale=scale, memo=None)
+
+
+def on(work: Work, device: str) -> Work:
+    """The same on another device."""
+    scale = None if work.scale is None else work.scale.to(device)
+    buf = {name: t.to(device) for name, t in work.buf.items()}
+    return replace(work, x=work.x.to(device), g=work.g.to(device), buf=buf, scale=scale, memo=None)
 
 
 def copied(work: Work) -> Work:

@@ -8,17 +8,9 @@ from torch import Tensor
 
 import dadapt_dist as dd
 
+from .classes import CLASSES
 from .oracles import ORACLES
 from .oracles.released import Problem, Trace, flat, grouped
-
-CLASSES: dict[str, type[dd.LearningRateFree]] = {
-    "prodigy": dd.Prodigy,
-    "dadapt_adam": dd.DAdaptAdam,
-    "dadapt_sgd": dd.DAdaptSGD,
-    "dadapt_adagrad": dd.DAdaptAdaGrad,
-    "dadapt_adan": dd.DAdaptAdan,
-    "dadapt_lion": dd.DAdaptLion,
-}
 
 
 def make_ours(

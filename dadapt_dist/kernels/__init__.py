@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Coefficients, Method
-from . import eager, native
+from . import eager, gpu, native
 from .work import Work
 
 Backend = Literal["auto", "c", "triton", "eager"]
@@ -26,8 +26,8 @@ class Kernel(Protocol):
         """Advance; float64 [n_sums + 1]: Σ weight·sum of each of `method.sums`, then of the non-finite gradient elements."""
 
 
-KERNELS: dict[str, Any] = {"c": native}
-CHAINS: dict[str, tuple[Any, ...]] = {"auto": (native,), "c": (native,), "triton": (), "eager": ()}
+KERNELS: dict[str, Any] = {"c": native, "triton": gpu}
+CHAINS: dict[str, tuple[Any, ...]] = {"auto": (native, gpu), "c": (native,), "triton": (gpu,), "eager": ()}
 CURES = {
     "c": "Install a C compiler (cc, gcc or clang; CC names another), or use backend='auto', which takes the plain loop here",
     "triton": "Install triton and run on a GPU, or use backend='auto'",

@@ -96,7 +96,7 @@ def takes(method: Method, work: Work) -> bool:
     memo = work.memo
     if type(memo) is Memo:
         return memo.take(work.g)
-    if not _fits(method, work):
+    if not work.x.is_cpu or not _fits(method, work):
         return False
     memo = Memo(work, SPECS[method.name])
     work.memo = memo

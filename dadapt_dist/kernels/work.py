@@ -8,7 +8,7 @@ from torch import Tensor
 from ..methods.base import Buffers
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Work:
     """One tensor's share of a step: plain local tensors of this rank, all of one shape but for sliced buffers.
 
