@@ -1,4 +1,4 @@
-"""What can be done from the shell? `dadapt-dist demo`, `demo-grid`, `plot`, `run`, `universal`."""
+"""What can be done from the shell? `dadapt-dist demo`, `demo-grid`, `plot`, `run`, `universal`, `bench`."""
 
 import logging
 from pathlib import Path
@@ -10,12 +10,15 @@ try:
 except ImportError as error:
     raise ImportError("the command line needs typer and rich: pip install dadapt-dist[demo]") from error
 
+from .bench import cli as bench
+
 app = typer.Typer(
     help="Learning-rate-free optimizers for sharded training.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench.app, name="bench")
 console = Console(soft_wrap=True, highlight=False)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 Hidden = typer.Option(hidden=True)

@@ -17,6 +17,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
 
+from .collectives import reduces
 from .layouts import LAYOUTS, Job
 from .models import batch, loss_of, part
 from .test_layouts import CLASSES, OPTIONS
@@ -85,7 +86,7 @@ def train(
             log.errors.append(step)
             scaler.step(optimizer)
             log.errors.pop()
-        log.reduces.append(sum(n for op, n in communication.get_comm_counts().items() if "c10d.allreduce_" in str(op)))
+        log.reduces.append(reduces(communication.get_comm_counts()))
         with suppress(RuntimeError):  # after an error in step() the scaler has nothing to update
             scaler.update()
         log.scales.append(scaler.get_scale())

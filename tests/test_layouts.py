@@ -8,6 +8,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
 
+from .collectives import reduces
 from .layouts import LAYOUTS, Job, fsdp2_mixed_precision, ranks, shard2
 from .models import Tiny, gradients
 from .oracles import ORACLES
@@ -24,13 +25,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 STEPS = 10
 
 
-def allreduces(counts: dict[Any, int]) -> int:
-    """All-reduces that the optimizer itself started; the redistribution of Partial gradients is functional and not among them."""
-    return sum(number for op, number in counts.items() if "c10d.allreduce_" in str(op))
-
-
 def other_collectives(counts: dict[Any, int]) -> int:
-    return sum(number for op, number in counts.items() if "c10d." in str(op)) - allreduces(counts)
+    return sum(number for op, number in counts.items() if "c10d." in str(op)) - reduces(counts)
 
 
 def train(layout: str, method: str) -> dict[str, Any]:
@@ -43,7 +39,7 @@ def train(layout: str, method: str) -> dict[str, Any]:
         job.backward(step)
         with CommDebugMode() as communication:
             optimizer.step()
-        collectives.append(allreduces(communication.get_comm_counts()))
+        collectives.append(reduces(communication.get_comm_counts()))
         others.append(other_collectives(communication.get_comm_counts()))
         ds.append(optimizer.d)
     return {"d": ds, "params": job.full(), "collectives": collectives, "others": others}

@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dadapt_dist as dd
 
+from .collectives import reduces
 from .layouts import LAYOUTS, Job, fsdp2, ranks
 from .models import Tiny, gradients
 from .oracles import ORACLES
@@ -188,7 +189,7 @@ def half_frozen() -> tuple[list[float], list[int], bool]:
         gradients_seen |= any(p.grad is not None and p.grad.numel() > 0 for p in sharded.parameters())
         with CommDebugMode() as communication:
             optimizer.step()
-        counts.append(sum(n for op, n in communication.get_comm_counts().items() if "c10d.allreduce_" in str(op)))
+        counts.append(reduces(communication.get_comm_counts()))
         ds.append(float(optimizer.d))
     return ds, counts, gradients_seen
 

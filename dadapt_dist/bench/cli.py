@@ -1,0 +1,143 @@
+"""What can be measured from the shell? `dadapt-dist bench step`, `sync`, `memory` and `scale`."""
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import torch
+import typer
+from rich.console import Console
+
+from .peers import OURS
+from .problems import SHAPES
+from .report import Report
+
+app = typer.Typer(help="Measure steps, the reduce, memory and the host's work.", no_args_is_help=True)
+console = Console(soft_wrap=True, highlight=False)
+errors = Console(stderr=True, soft_wrap=True, highlight=False)
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures, with the machine's facts, to this file.")]
+Plot = Annotated[Path | None, typer.Option(help="Write a plot to this file (.png, .svg, .pdf).")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print the table as markdown.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
+@app.command()
+def step(
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(OURS)}.")] = "prodigy",
+    shape: Annotated[
+        str, typer.Option(help=f"{', '.join(SHAPES)}, or a number of parameters in one tensor.")
+    ] = "tensors",
+    backend: Annotated[str, typer.Option(help="Our backends, separated by commas: auto, c, triton, eager.")] = "auto",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds in which every optimizer steps once.")] = 30,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch and of the compiled step.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Dtype of parameters and gradients: float32, bfloat16, float16.")
+    ] = "float32",
+    device: Device = "cpu",
+    slow_peers: Annotated[bool, typer.Option("--slow-peers", help="Also peers that take minutes to build.")] = False,
+    json: Json = None,
+    plot: Plot = None,
+    markdown: Markdown = False,
+) -> None:
+    """Time one step against torch's AdamW, the released packages and what memory alone allows."""
+    from .step import measure
+
+    method = method.replace("-", "_")
+    _require(method in OURS, f"--method {method} is not one of {', '.join(OURS)}")
+    _require(shape in SHAPES or shape.isdigit(), f"--shape {shape} is neither a number nor one of {', '.join(SHAPES)}")
+    _require(dtype in ("float32", "bfloat16", "float16"), f"--dtype {dtype} is not one of float32, bfloat16, float16")
+    _check_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        kind = getattr(torch, dtype)
+        report = measure(method, shape, backend.split(","), rounds=rounds, dtype=kind, device=device, slow=slow_peers)
+    except ValueError as error:
+        _fail(str(error))
+    _deliver(report, json, plot, markdown, "name", "ms")
+
+
+@app.command()
+def sync(
+    ranks: Annotated[str, typer.Option(help="Numbers of ranks, separated by commas.")] = "2,4",
+    latency_ms: Annotated[str, typer.Option(help="One-way latencies, separated by commas.")] = "0,20",
+    compute_ms: Annotated[float, typer.Option(min=0, help="Length of a forward and backward.")] = 100,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of each kind.")] = 20,
+    tensors: Annotated[int, typer.Option(min=1, help="Tensors of 1000 elements.")] = 10,
+    json: Json = None,
+    plot: Plot = None,
+    markdown: Markdown = False,
+) -> None:
+    """Time steps whose all-reduce is waited for, hidden, and left out, over hosts that are far apart."""
+    from .network import NetworkError
+    from .sync import measure
+
+    try:
+        worlds, delays = [int(n) for n in ranks.split(",")], [float(ms) for ms in latency_ms.split(",")]
+    except ValueError:
+        _fail(f"--ranks {ranks} and --latency-ms {latency_ms} must be numbers separated by commas")
+    _require(min(worlds) > 1 and min(delays) >= 0, "--ranks must be 2 or more, --latency-ms 0 or more")
+    try:
+        report = measure(worlds, delays, compute_ms, steps, tensors)
+    except (NetworkError, RuntimeError) as error:
+        _fail(str(error))
+    _deliver(report, json, plot, markdown, "mode", "added")
+
+
+@app.command()
+def memory(
+    params: Annotated[int, typer.Option(min=1000, help="Number of parameters.")] = 20_000_000,
+    device: Device = "cpu",
+    json: Json = None,
+    plot: Plot = None,
+    markdown: Markdown = False,
+) -> None:
+    """Measure the state of every method and option, and the peak of a step."""
+    from .memory import measure
+
+    _check_device(device)
+    _deliver(measure(params, device), json, plot, markdown, "name", "peak")
+
+
+@app.command()
+def scale(
+    ranks: Annotated[str, typer.Option(help="Numbers of simulated ranks, separated by commas.")] = "8,64,1024",
+    tensors: Annotated[str, typer.Option(help="Numbers of tensors, separated by commas.")] = "10,100,1000,10000",
+    steps: Annotated[int, typer.Option(min=1, help="Steps that are timed.")] = 10,
+    json: Json = None,
+    plot: Plot = None,
+    markdown: Markdown = False,
+) -> None:
+    """Time the host's work of a step with many simulated ranks and many tensors."""
+    from .scale import measure
+
+    try:
+        worlds, counts = [int(n) for n in ranks.split(",")], [int(n) for n in tensors.split(",")]
+    except ValueError:
+        _fail(f"--ranks {ranks} and --tensors {tensors} must be numbers separated by commas")
+    _deliver(measure(worlds, counts, steps), json, plot, markdown, "tensors", "step")
+
+
+def _deliver(report: Report, json: Path | None, plot: Path | None, markdown: bool, label: str, key: str) -> None:
+    if markdown:
+        console.print(report.markdown(), markup=False)
+    else:
+        report.show(console)
+    if json is not None:
+        report.write(json)
+    if plot is not None:
+        report.plot(plot, lambda row: str(row[label]), key)
+
+
+def _check_device(device: str) -> None:
+    _require(device in ("cpu", "cuda"), f"--device {device} is neither cpu nor cuda")
+    _require(device == "cpu" or torch.cuda.is_available(), "--device cuda: there is no CUDA device here")
+
+
+def _require(right: bool, message: str) -> None:
+    if not right:
+        _fail(message)
+
+
+def _fail(message: str) -> NoReturn:
+    errors.print(message)
+    raise typer.Exit(2)

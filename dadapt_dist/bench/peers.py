@@ -1,0 +1,67 @@
+"""Which optimizers is a step compared with? Each where it is installed."""
+
+import contextlib
+import importlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import dadapt_dist
+
+OURS = {
+    "prodigy": dadapt_dist.Prodigy, "dadapt_adam": dadapt_dist.DAdaptAdam, "dadapt_sgd": dadapt_dist.DAdaptSGD,
+    "dadapt_adagrad": dadapt_dist.DAdaptAdaGrad, "dadapt_adan": dadapt_dist.DAdaptAdan, "dadapt_lion": dadapt_dist.DAdaptLion,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An optimizer: its name, the package to install, and how it is made from parameters. slow: minutes to build."""
+
+    name: str
+    package: str
+    make: Callable[[Any], Any]
+    slow: bool = False
+
+    @property
+    def is_installed(self) -> bool:
+        return importlib.util.find_spec(self.package.split(" ")[-1].strip("()").replace("-", "_")) is not None
+
+
+def _of(module: str, name: str, **options: Any) -> Callable[[Any], Any]:
+    def make(params: Any) -> Any:
+        with contextlib.redirect_stdout(io.StringIO()):  # some of them greet
+            return getattr(importlib.import_module(module), name)(params, **options)
+
+    return make
+
+
+ADAMW = [
+    Peer("AdamW fused", "torch", lambda p: torch.optim.AdamW(p, fused=True)),
+    Peer("AdamW foreach", "torch", lambda p: torch.optim.AdamW(p, foreach=True)),
+    Peer("AdamW for loop", "torch", lambda p: torch.optim.AdamW(p, foreach=False)),
+]
+PRODIGY = [
+    Peer("prodigyopt", "prodigyopt", _of("prodigyopt", "Prodigy")),
+    Peer("pytorch_optimizer Prodigy", "pytorch-optimizer (pytorch_optimizer)", _of("pytorch_optimizer", "Prodigy")),
+    Peer(
+        "prodigy-plus-schedule-free",
+        "prodigy-plus-schedule-free (prodigyplus)",
+        _of("prodigyplus.prodigy_plus_schedulefree", "ProdigyPlusScheduleFree"),
+    ),
+    Peer("DeepSpeedCPUAdam", "deepspeed", _of("deepspeed.ops.adam", "DeepSpeedCPUAdam"), slow=True),
+]
+RELEASED = {
+    "dadapt_adam": "DAdaptAdam", "dadapt_sgd": "DAdaptSGD", "dadapt_adagrad": "DAdaptAdaGrad", "dadapt_adan": "DAdaptAdan",
+    "dadapt_lion": "DAdaptLion",
+}  # fmt: skip
+
+
+def peers_of(method: str) -> list[Peer]:
+    """What one of our methods is measured against."""
+    if method == "prodigy":
+        return [*ADAMW, *PRODIGY]
+    return [*ADAMW, Peer(f"dadaptation {RELEASED[method]}", "dadaptation", _of("dadaptation", RELEASED[method]))]

@@ -1,0 +1,79 @@
+"""What do placing, summing and reducing cost the host, with many ranks and with many tensors?"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+import dadapt_dist
+
+from .report import Report
+
+COLUMNS = {
+    "ranks": ("ranks", "d"),
+    "tensors": ("tensors", "d"),
+    "kind": ("parameters", ""),
+    "first": ("first step, ms", ".1f"),
+    "step": ("later steps, ms", ".2f"),
+    "per_tensor": ("µs a tensor", ".1f"),
+    "adamw": ("AdamW foreach, ms", ".2f"),
+}
+
+
+def measure(worlds: list[int], counts: list[int], steps: int) -> Report:
+    """Time this rank's work among `ranks` simulated ones: the collectives of a fake process group return at once."""
+    report = Report("Host time of a Prodigy step over tensors of 100 elements a rank, simulated ranks", COLUMNS)
+    for world in worlds:
+        _join(world)
+        try:
+            for count in counts:
+                for kind, make in (("plain", _plain), ("DTensor", _sharded)):
+                    report.rows.append(
+                        {"ranks": world, "tensors": count, "kind": kind} | _time(make, count, world, steps)
+                    )
+        finally:
+            dist.destroy_process_group()
+    report.notes.append("First step: placing all parameters and creating their buffers. Collectives cost nothing here.")
+    return report
+
+
+def _join(world: int) -> None:
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+
+
+def _plain(count: int, world: int) -> list[nn.Parameter]:
+    del world
+    return [nn.Parameter(torch.ones(100)) for _ in range(count)]
+
+
+def _sharded(count: int, world: int) -> list[nn.Parameter]:
+    mesh = init_device_mesh("cpu", (world,))
+    return [nn.Parameter(DTensor.from_local(torch.ones(100), mesh, [Shard(0)])) for _ in range(count)]
+
+
+def _time(make: Callable[[int, int], list[nn.Parameter]], count: int, world: int, steps: int) -> dict[str, Any]:
+    params = make(count, world)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    # Copies cannot be compared among ranks that do not exist: they are given instead of found out.
+    optimizer = dadapt_dist.Prodigy(params, copies=lambda p: None if isinstance(p, DTensor) else world)
+    first = _timed(optimizer.step)
+    later = statistics.median(_timed(optimizer.step) for _ in range(steps))
+    adamw = torch.optim.AdamW(params, foreach=True)
+    adamw.step()
+    other = statistics.median(_timed(adamw.step) for _ in range(steps))
+    return {"first": first, "step": later, "per_tensor": later * 1e3 / count, "adamw": other}
+
+
+def _timed(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3

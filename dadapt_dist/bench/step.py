@@ -1,0 +1,116 @@
+"""How long does one step take, beside its peers and the memory limit? All take turns, so that all meet the same machine."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from ..kernels import native
+from .peers import OURS, peers_of
+from .problems import SHAPES, parameters, words
+from .report import Report
+
+WARM_UP = 2
+COLUMNS = {
+    "name": ("optimizer", ""),
+    "ms": ("ms", ".2f"),
+    "low": ("fastest", ".2f"),
+    "of_limit": ("/ limit", ".2f"),
+    "of_adamw": ("/ fused AdamW", ".2f"),
+    "state": ("state bytes/param", ".2f"),
+}
+Call = Callable[[], Any]
+
+
+def turns(names: list[str], rounds: int) -> Iterator[str]:
+    """Every name once a round, each round beginning with another: no one always follows the same one."""
+    for index in range(rounds):
+        shift = index % len(names)
+        yield from names[shift:] + names[:shift]
+
+
+def interleaved(calls: dict[str, Call], rounds: int, device: str) -> dict[str, list[float]]:
+    """Milliseconds of every call, in turns; the first rounds warm up and are left out."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for name in turns(list(calls), rounds + WARM_UP):
+        taken[name].append(_timed(calls[name], device))
+    return {name: times[WARM_UP:] for name, times in taken.items()}
+
+
+def _timed(call: Call, device: str) -> float:
+    if device == "cuda":
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        begin.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        return float(begin.elapsed_time(end))
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+
+def limit(shapes: list[tuple[int, ...]], method: str, device: str) -> tuple[str, Call] | None:
+    """A call that moves the words of a step and computes next to nothing; None where none can be measured."""
+    total, buffers, written = words(method)
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    if device == "cuda":  # a copy moves two words an element
+        a, b = (torch.empty(sum(sizes) * total // 2, device=device) for _ in range(2))
+        return f"memory alone, {total} words", lambda: b.copy_(a)
+    if not native.available():
+        return None
+    tensors = [[torch.randn(size) for _ in range(2 + buffers)] for size in sizes]
+    return f"memory alone, {total} words", lambda: native.traffic(tensors, written)
+
+
+def measure(
+    method: str, shape: str, backends: list[str], *, rounds: int, dtype: torch.dtype, device: str, slow: bool
+) -> Report:
+    """Time a step of every optimizer over the same tensors. shape: a key of SHAPES, or a number of parameters in one."""
+    shapes: list[tuple[int, ...]] = SHAPES[shape] if shape in SHAPES else [(int(shape),)]
+    optimizers, missing = _optimizers(method, shapes, backends, dtype, device, slow)
+    calls: dict[str, Call] = {name: optimizer.step for name, optimizer in optimizers.items()}
+    memory = limit(shapes, method, device) if dtype == torch.float32 else None
+    if memory is not None:
+        calls[memory[0]] = memory[1]
+    taken = interleaved(calls, rounds, device)
+    count = sum(torch.Size(s).numel() for s in shapes)
+    title = f"One {method} step over {count / 1e6:.1f} million parameters in {len(shapes)} tensors, {dtype}, {device}"
+    report = Report(title, COLUMNS, facts={"method": method, "shape": shape, "rounds": rounds, "missing": missing})
+    medians = {name: statistics.median(times) for name, times in taken.items()}
+    for name, times in taken.items():
+        report.rows.append({
+            "name": name, "ms": medians[name], "low": min(times),
+            "of_limit": medians[name] / medians[memory[0]] if memory is not None else None,
+            "of_adamw": medians[name] / medians["AdamW fused"],
+            "state": _state_bytes(optimizers[name], count) if name in optimizers else None, "times": times,
+        })  # fmt: skip
+    report.notes.append(f"Medians of {rounds} rounds; all optimizers take turns, in an order that rotates.")
+    report.notes += [f"Not installed: {name}" for name in missing]
+    return report
+
+
+def _optimizers(
+    method: str, shapes: list[tuple[int, ...]], backends: list[str], dtype: torch.dtype, device: str, slow: bool
+) -> tuple[dict[str, Any], list[str]]:
+    made: dict[str, Any] = {}
+    missing = []
+    for backend in backends:
+        name = f"ours, {backend}"
+        made[name] = OURS[method](parameters(shapes, dtype, device), backend=backend)
+    for peer in peers_of(method):
+        if peer.slow and not slow:
+            continue
+        if peer.is_installed:
+            made[peer.name] = peer.make(parameters(shapes, dtype, device))
+        else:
+            missing.append(f"{peer.name}: pip install {peer.package.split(' ')[0]}")
+    return made, missing
+
+
+def _state_bytes(optimizer: Any, count: int) -> float:
+    tensors = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
+    return sum(t.numel() * t.element_size() for t in tensors) / count
