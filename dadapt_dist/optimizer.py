@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import adapters, buffers, entry, restored
+from . import adapters, buffers, compiled, entry, restored
 from . import state as states
 from . import state_dict as state_dicts
 from .adapters import Delivery
@@ -64,6 +64,7 @@ class LearningRateFree(Optimizer):
 
     def _join(self) -> None:
         self._bound = True
+        self.number = compiled.enroll(self)
         self.kept: dict[int, KeptWorks] = {}
         self._seen: object = None  # the parameters that all had their buffers
         self._delivery, self._groups = None, self.param_groups
@@ -98,6 +99,7 @@ class LearningRateFree(Optimizer):
                 group["method"] = self.method.name
                 groups[index] = group = LiveGroup(group, self.step_size, live)
             group.rebind(views, live)
+        self.traced = compiled.traceable([p for group in groups for p in group["params"]])
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -147,8 +149,6 @@ class LearningRateFree(Optimizer):
 
     # ---------------------------------------------------------------- one step
 
-    # torch's compiler rewrites the groups of an optimizer that it traces, and cannot rewrite live ones: it leaves step() alone.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; returns the closure's loss, if there is a closure.
@@ -159,10 +159,21 @@ class LearningRateFree(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if torch.compiler.is_compiling() and self.traced:
+            compiled.step(self)
+        else:
+            self.take()
+        return loss
+
+    # torch's compiler rewrites the groups of an optimizer that it traces, and cannot rewrite live ones.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def take(self) -> None:
+        """One call of step(), with the gradients that are there."""
         lrs = [check_lr(group["lr"], f"{type(self).__name__} group {i}") for i, group in enumerate(self.param_groups)]
         if self._is_starting():
             buffers.create_shown(self)
-            return loss
+            return
         shown = [(group, group["params"]) for group in self.param_groups]
         try:
             with self.step_size.piece(self) as window:
@@ -178,7 +189,6 @@ class LearningRateFree(Optimizer):
             for name in ("grad_scale", "found_inf"):
                 self.__dict__.pop(name, None)
             raise
-        return loss
 
     def measure(self) -> Tensor:
         """Early sums of the gradients, weighted by 1/copies: float64 [n_estimates, n_early_sums]."""

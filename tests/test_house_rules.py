@@ -45,7 +45,12 @@ OPTIONAL = {
     "triton",
     "typer",
 }
-FRONT_ENDS = ("dadapt_dist/cli.py", "dadapt_dist/demo/", "dadapt_dist/bench/")
+FRONT_ENDS = (
+    "dadapt_dist/cli.py",
+    "dadapt_dist/demo/",
+    "dadapt_dist/bench/",
+    "dadapt_dist/kernels/triton_step.py",  # imported by gpu.py, when it is asked for
+)
 
 
 def imports(name: str, nodes: Iterator[ast.AST] | list[ast.stmt]) -> Iterator[tuple[int, str]]:

@@ -2,17 +2,20 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 import dadapt_dist
 
+from ..layout import ShardLayout
 from .report import Report
 
 COLUMNS = {
@@ -30,23 +33,36 @@ def measure(worlds: list[int], counts: list[int], steps: int) -> Report:
     """Time this rank's work among `ranks` simulated ones: the collectives of a fake process group return at once."""
     report = Report("Host time of a Prodigy step over tensors of 100 elements a rank, simulated ranks", COLUMNS)
     for world in worlds:
-        _join(world)
-        try:
+        with _ranks(world):
             for count in counts:
                 for kind, make in (("plain", _plain), ("DTensor", _sharded)):
                     report.rows.append(
                         {"ranks": world, "tensors": count, "kind": kind} | _time(make, count, world, steps)
                     )
-        finally:
-            dist.destroy_process_group()
     report.notes.append("First step: placing all parameters and creating their buffers. Collectives cost nothing here.")
     return report
 
 
-def _join(world: int) -> None:
+@contextmanager
+def _ranks(world: int) -> Iterator[None]:
+    """A process group whose other ranks are not there, and whose sums are as if all of them were like this one."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
+    class Done:
+        def wait(self) -> None:
+            """It is."""
+
+    def all_reduce(layout: ShardLayout, sums: Tensor) -> Done:
+        del layout
+        sums.mul_(world)
+        return Done()
+
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+    try:
+        with patch.object(ShardLayout, "all_reduce", all_reduce):
+            yield
+    finally:
+        dist.destroy_process_group()
 
 
 def _plain(count: int, world: int) -> list[nn.Parameter]:
