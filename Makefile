@@ -8,6 +8,8 @@ STAMP := $(VENV)/.installed
 OLDEST := deepspeed-0.14.4
 PIP_ARGS ?=
 ARGS ?=
+# Test processes side by side; many tests start two or four ranks of their own.
+JOBS ?= 2
 
 export OMP_NUM_THREADS ?= 1
 
@@ -44,7 +46,7 @@ demo: $(STAMP) ## Train a small model on this machine; options: make demo ARGS="
 	$(BIN)/dadapt-dist demo $(ARGS)
 
 test: $(STAMP) $(VENV)/$(OLDEST) ## Run all tests; a part of them: make test ARGS="tests/test_pool.py -x".
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## Check style, formatting and types.
 	$(BIN)/ruff check .

@@ -42,15 +42,15 @@ class KeptWorks:
         return self._kept
 
 
-def renewed(kept: "dict[int, Kept]", p: Tensor, states: Any) -> Work | None:
-    """The kept work of a parameter with its present gradient; None when there is none to be used again."""
+def renewed(kept: "dict[int, Kept]", p: Tensor, states: Any, scale: Tensor | None) -> Work | None:
+    """The kept work of a parameter with its present gradient and scale; None when there is none to be used again."""
     known = kept.get(id(p))
     if known is None or known.p is not p or not known.is_current(states.get(p)):
         return None
     gradient = p.grad
     if type(gradient) is not Tensor or gradient.is_sparse or not gradient.numel() == known.numel == p.numel():
         return None
-    known.work.g = gradient
+    known.work.g, known.work.scale = gradient, scale
     return known.work
 
 

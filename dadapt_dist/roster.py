@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from . import kernels
 from .adapters.base import Delivery, Placement
 from .coverage import Item, find_copies, report_failure
 from .layout import ShardLayout, resolve
@@ -124,7 +125,9 @@ class Roster:
             for member in self:
                 member.look_up_delivery()
             params = [entry for index, member in enumerate(self) for entry in self._entries(index, member)]
-            device = self.layout.reduce_device(home_device([p for _, _, p in params]))
+            home = home_device([p for _, _, p in params])
+            device = self.layout.reduce_device(home)
+            configuration = (configuration, kernels.present(home))
             check()
             items = self._items(params)
         except Exception as error:  # any failure must reach the other ranks, which are about to communicate

@@ -69,10 +69,10 @@ def _works(
     for group, params in entries:
         if float(group["lr"]) == 0:
             continue
-        kept = _kept(optimizer, group)
+        kept, scale = _kept(optimizer, group), getattr(optimizer, "grad_scale", None)
         works: Works = []
         for p in params:
-            again = renewed(kept, p, optimizer.state)
+            again = renewed(kept, p, optimizer.state, scale)
             if again is not None:
                 works.append(again)
             elif p.grad is not None:
@@ -97,8 +97,8 @@ def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], k
 
 def _kept(optimizer: "LearningRateFree", group: dict[str, Any]) -> dict[int, Kept]:
     """What is kept of a group's works from the step before."""
-    scale, placing = getattr(optimizer, "grad_scale", None), optimizer.step_size.roster.placing
-    options = (optimizer.method.coupled_decay(group), group["maximize"], group.get("slice_p"), scale, placing)
+    placing = optimizer.step_size.roster.placing
+    options = (optimizer.method.coupled_decay(group), group["maximize"], group.get("slice_p"), placing)
     return optimizer.kept.setdefault(id(group), KeptWorks()).of(group, options)
 
 

@@ -78,6 +78,7 @@ def kernels_of(call: Callable[[], Any]) -> list[str]:
     return [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")
 def test_all_tensors_are_one_launch() -> None:
     params = model()
     optimizer = dd.Prodigy(params)

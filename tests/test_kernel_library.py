@@ -16,6 +16,8 @@ import torch
 import dadapt_dist as dd
 from dadapt_dist.kernels import library, native
 
+from .pool import WorkerPool
+
 needs_compiler = pytest.mark.skipif(not library.compilers(), reason="no C compiler")
 
 
@@ -150,3 +152,27 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         [sys.executable, "-W", "ignore", "-c", script], env=env, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def one_without() -> str:
+    """The second rank has no compiled step; what the first step says."""
+    import torch.distributed as dist
+
+    with pytest.MonkeyPatch.context() as patch:
+        if dist.get_rank() == 1:
+            patch.setenv("DADAPT_DIST_KERNEL", "off")
+        library.load.cache_clear()
+        p = torch.nn.Parameter(torch.ones(3))
+        p.grad = torch.ones(3)
+        with pytest.raises(dd.PlacementError) as raised:
+            dd.Prodigy([("p", p)]).step()
+        assert torch.equal(p, torch.ones(3))
+    library.load.cache_clear()
+    return str(raised.value)
+
+
+@needs_compiler
+def test_replicas_of_which_one_would_round_otherwise_are_refused_on_all_ranks(pool2: WorkerPool) -> None:
+    for said in pool2.run(one_without):
+        assert "one of them cannot run the compiled step" in said
+        assert "set DADAPT_DIST_KERNEL=off everywhere" in said

@@ -33,7 +33,12 @@ def step(
         str, typer.Option(help="Dtype of parameters and gradients: float32, bfloat16, float16.")
     ] = "float32",
     device: Device = "cpu",
-    slow_peers: Annotated[bool, typer.Option("--slow-peers", help="Also peers that take minutes to build.")] = False,
+    peers: Annotated[
+        str,
+        typer.Option(
+            help="installed, all (also those that take minutes to build), or fused: torch's fused AdamW alone."
+        ),
+    ] = "installed",
     json: Json = None,
     plot: Plot = None,
     markdown: Markdown = False,
@@ -45,12 +50,13 @@ def step(
     _require(method in OURS, f"--method {method} is not one of {', '.join(OURS)}")
     _require(shape in SHAPES or shape.isdigit(), f"--shape {shape} is neither a number nor one of {', '.join(SHAPES)}")
     _require(dtype in ("float32", "bfloat16", "float16"), f"--dtype {dtype} is not one of float32, bfloat16, float16")
+    _require(peers in ("installed", "all", "fused"), f"--peers {peers} is not one of installed, all, fused")
     _check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     try:
         kind = getattr(torch, dtype)
-        report = measure(method, shape, backend.split(","), rounds=rounds, dtype=kind, device=device, slow=slow_peers)
+        report = measure(method, shape, backend.split(","), rounds=rounds, dtype=kind, device=device, peers=peers)
     except ValueError as error:
         _fail(str(error))
     _deliver(report, json, plot, markdown, "name", "ms")

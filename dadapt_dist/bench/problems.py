@@ -21,11 +21,12 @@ OPTIONS = {"betas": (0.9, 0.999), "momentum": 0.0, "decouple": True, "beta3": No
 
 def parameters(shapes: list[tuple[int, ...]], dtype: torch.dtype, device: str) -> list[nn.Parameter]:
     """Parameters with gradients, the same at every call."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     params = []
     for shape in shapes:
-        p = nn.Parameter((torch.randn(shape, generator=generator) * 0.02).to(device, dtype))
-        p.grad = (torch.randn(shape, generator=generator) * 0.01).to(device, dtype)
+        x, g = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(2))
+        p = nn.Parameter(x.mul_(0.02))
+        p.grad = g.mul_(0.01)
         params.append(p)
     return params
 

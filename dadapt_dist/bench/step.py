@@ -53,30 +53,37 @@ def _timed(call: Call, device: str) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def limit(shapes: list[tuple[int, ...]], method: str, device: str) -> tuple[str, Call] | None:
-    """A call that moves the words of a step and computes next to nothing; None where none can be measured."""
+def limit(shapes: list[tuple[int, ...]], method: str, device: str) -> tuple[str, Call, float] | None:
+    """A call that moves memory and computes next to nothing, and how many of it move as much as a step.
+
+    On the CPU it reads and writes the words of a step, tensor by tensor; on a GPU it is a copy, two words an element. None
+    where neither can be measured.
+    """
     total, buffers, written = words(method)
     sizes = [torch.Size(shape).numel() for shape in shapes]
-    if device == "cuda":  # a copy moves two words an element
-        a, b = (torch.empty(sum(sizes) * total // 2, device=device) for _ in range(2))
-        return f"memory alone, {total} words", lambda: b.copy_(a)
+    name = f"memory alone, {total} words"
+    if device == "cuda":
+        a, b = (torch.zeros(sum(sizes), device=device) for _ in range(2))
+        return name, lambda: b.copy_(a), total / 2
     if not native.available():
         return None
     tensors = [[torch.randn(size) for _ in range(2 + buffers)] for size in sizes]
-    return f"memory alone, {total} words", lambda: native.traffic(tensors, written)
+    return name, lambda: native.traffic(tensors, written), 1.0
 
 
 def measure(
-    method: str, shape: str, backends: list[str], *, rounds: int, dtype: torch.dtype, device: str, slow: bool
+    method: str, shape: str, backends: list[str], *, rounds: int, dtype: torch.dtype, device: str, peers: str
 ) -> Report:
     """Time a step of every optimizer over the same tensors. shape: a key of SHAPES, or a number of parameters in one."""
     shapes: list[tuple[int, ...]] = SHAPES[shape] if shape in SHAPES else [(int(shape),)]
-    optimizers, missing = _optimizers(method, shapes, backends, dtype, device, slow)
+    optimizers, missing = _optimizers(method, shapes, backends, dtype, device, peers)
     calls: dict[str, Call] = {name: optimizer.step for name, optimizer in optimizers.items()}
     memory = limit(shapes, method, device) if dtype == torch.float32 else None
     if memory is not None:
         calls[memory[0]] = memory[1]
     taken = interleaved(calls, rounds, device)
+    if memory is not None:
+        taken[memory[0]] = [memory[2] * ms for ms in taken[memory[0]]]
     count = sum(torch.Size(s).numel() for s in shapes)
     title = f"One {method} step over {count / 1e6:.1f} million parameters in {len(shapes)} tensors, {dtype}, {device}"
     report = Report(title, COLUMNS, facts={"method": method, "shape": shape, "rounds": rounds, "missing": missing})
@@ -94,7 +101,7 @@ def measure(
 
 
 def _optimizers(
-    method: str, shapes: list[tuple[int, ...]], backends: list[str], dtype: torch.dtype, device: str, slow: bool
+    method: str, shapes: list[tuple[int, ...]], backends: list[str], dtype: torch.dtype, device: str, peers: str
 ) -> tuple[dict[str, Any], list[str]]:
     made: dict[str, Any] = {}
     missing = []
@@ -102,7 +109,7 @@ def _optimizers(
         name = f"ours, {backend}"
         made[name] = OURS[method](parameters(shapes, dtype, device), backend=backend)
     for peer in peers_of(method):
-        if peer.slow and not slow:
+        if (peer.slow and peers != "all") or (peers == "fused" and peer.name != "AdamW fused"):
             continue
         if peer.is_installed:
             made[peer.name] = peer.make(parameters(shapes, dtype, device))

@@ -42,6 +42,11 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend={backend!r} cannot be had here. {CURES[backend]}.")
 
 
+def present(device: torch.device) -> tuple[str, bool]:
+    """What must be equal on all ranks: replicas that round differently would drift apart."""
+    return device.type, native.available() if device.type == "cpu" else gpu.available()
+
+
 def run(
     method: Method, works: Iterable[Work], coefficients: Callable[[torch.device], Coefficients], backend: str, dry: bool
 ) -> list[Tensor]:
@@ -67,4 +72,4 @@ def run(
     return results
 
 
-__all__ = ["Backend", "Work", "check_backend", "run"]
+__all__ = ["Backend", "Work", "check_backend", "present", "run"]

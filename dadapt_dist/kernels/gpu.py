@@ -68,7 +68,9 @@ class Fit:
 
     def holds(self, work: Work) -> bool:
         """Do they still, with the present gradient? A framework may have moved one away."""
-        x, g = work.x, work.g
+        x, g, scale = work.x, work.g, work.scale
+        if scale is not None and scale.device != x.device:
+            return False
         alike = x.dtype is self.dtypes[0] and g.dtype in KINDS and x.stride() == self.stride == g.stride()
         return alike and x.is_cuda == g.is_cuda == self.on_gpu and all(t.is_cuda == self.on_gpu for t in self.buffers)
 
