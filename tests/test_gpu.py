@@ -11,9 +11,13 @@ import dadapt_dist as dd
 from dadapt_dist.kernels import gpu
 
 from .classes import CLASSES
+
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA device", allow_module_level=True)
+
 from .triton_cases import *  # noqa: F403 - all cases of the interpreter, on the GPU
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = pytest.mark.gpu
 SHAPES = [(64, 64), (64,), (5, 3), (300, 129), (1,)]
 
 
