@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from .kernels import Backend
 from .optimizer import LearningRateFree
 from .options import NonFinite, Sync, check_keywords
-from .state import Dtypes
+from .state import Dtypes, dtype_named
 from .step_size import StepSize
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def _build(optimizer: LearningRateFree, params: Any, method: str, options: dict[
         method=method,
         options=options,
         step_size=StepSize(**own) if shared is None else shared,
-        dtypes=Dtypes(common.get("state_dtype"), common.get("statistics_dtype")),
+        dtypes=Dtypes(*(dtype_named(common.get(name)) for name in ("state_dtype", "statistics_dtype"))),
         backend=common.get("backend", "auto"),
     )
 

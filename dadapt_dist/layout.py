@@ -90,7 +90,8 @@ class ShardLayout:
         gloo's all_reduce takes several round trips, more with every rank; up to ONE_ROUND_RANKS ranks an all_to_all of the few
         numbers, added up on every rank in the order of the ranks, takes one.
         """
-        if self.world_size <= ONE_ROUND_RANKS and dist.get_backend(self.process_group) == "gloo":
+        by_gloo = sums.device.type == "cpu" and dist.get_backend(self.process_group) == "gloo"
+        if by_gloo and self.world_size <= ONE_ROUND_RANKS:
             return OneRound(sums, self.world_size, self.process_group)
         return dist.all_reduce(sums, group=self.process_group, async_op=True)
 

@@ -86,6 +86,11 @@ class Dtypes:
         return dtype if asked else torch.promote_types(saved, dtype)
 
 
+def dtype_named(value: Any) -> Any:
+    """The dtype that a config names ("bfloat16"); anything else as it is."""
+    return getattr(torch, value.removeprefix("torch."), value) if isinstance(value, str) else value
+
+
 def check_dtypes(dtypes: Dtypes) -> None:
     """Raise ValueError for dtypes that no buffer may have."""
     if dtypes.state not in (None, torch.float64, torch.float32, torch.bfloat16):

@@ -171,7 +171,7 @@ def test_sync_without_an_emulated_network_says_so(monkeypatch: pytest.MonkeyPatc
     ("arguments", "said"),
     [
         (("step", "--method", "prodgy"), "--method prodgy is not one of prodigy"),
-        (("step", "--shape", "big"), "--shape big is neither a number nor one of tensors, flat, tiny"),
+        (("step", "--shape", "big"), "--shape big is neither a number of parameters nor one of tensors, flat, tiny"),
         (("step", "--dtype", "int8"), "--dtype int8 is not one of float32"),
         (("step", "--shape", "10", "--backend", "cuda"), "backend='cuda' is not one of 'auto', 'c', 'triton', 'eager'"),
         (("step", "--device", "tpu"), "--device tpu is neither cpu nor cuda"),

@@ -12,7 +12,7 @@ import dadapt_dist as dd
 
 from .classes import CLASSES
 
-pytestmark = pytest.mark.filterwarnings("ignore:Profiler function", "ignore:.*record_function")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler calls parts of torch that are
 X = torch.linspace(-1, 1, 40).view(8, 5)
 
 

@@ -31,6 +31,8 @@ LAYOUTS = [
     Case(stage=2, precision="fp16", config=WARMUP),
     Case(stage=3, groups=3, sub_group=40, precision="bf16", config=WARMUP),
     Case(stage=3, groups=3, sub_group=40, offload="parameters", accumulation=2, clip=0.5),
+    Case(stage=1, groups=3, entry="json", options={"statistics_dtype": "bfloat16"}),
+    Case(stage=3, groups=3, sub_group=40, options={"statistics_dtype": "bfloat16"}),
 ]
 
 

@@ -78,6 +78,13 @@ def test_only_the_statistics_are_narrow(key: str) -> None:
             assert was == ((dtype if x0 else BF16) if name in narrow else torch.float32), name
 
 
+def test_a_config_may_name_a_dtype() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    assert dd.Prodigy([p], statistics_dtype="bfloat16").dtypes.statistics is BF16  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="statistics_dtype=bfloat61 must be"):
+        dd.Prodigy([p], statistics_dtype="bfloat61")  # type: ignore[arg-type]
+
+
 def test_a_dtype_in_which_s_breaks_is_refused() -> None:
     with pytest.raises(ValueError, match=r"statistics_dtype=torch.float16 must be .* torch.bfloat16 halves it"):
         dd.Prodigy([torch.nn.Parameter(torch.ones(3))], statistics_dtype=torch.float16)

@@ -17,6 +17,7 @@ errors = Console(stderr=True, soft_wrap=True, highlight=False)
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures, with the machine's facts, to this file.")]
 Plot = Annotated[Path | None, typer.Option(help="Write a plot to this file (.png, .svg, .pdf).")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the table as markdown.")]
+PICTURES = (".png", ".svg", ".pdf")
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
@@ -46,20 +47,22 @@ def step(
     """Time one step against torch's AdamW, the released packages and what memory alone allows."""
     from .step import measure
 
+    _check_files(json, plot)
     method = method.replace("-", "_")
     _require(method in OURS, f"--method {method} is not one of {', '.join(OURS)}")
-    _require(shape in SHAPES or shape.isdigit(), f"--shape {shape} is neither a number nor one of {', '.join(SHAPES)}")
+    right = shape in SHAPES or (shape.isdecimal() and int(shape) > 0)
+    _require(right, f"--shape {shape} is neither a number of parameters nor one of {', '.join(SHAPES)}")
     _require(dtype in ("float32", "bfloat16", "float16"), f"--dtype {dtype} is not one of float32, bfloat16, float16")
     _require(peers in ("installed", "all", "fused"), f"--peers {peers} is not one of installed, all, fused")
     _check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        kind = getattr(torch, dtype)
-        report = measure(method, shape, backend.split(","), rounds=rounds, dtype=kind, device=device, peers=peers)
+        kind, backends = getattr(torch, dtype), [name.strip() for name in backend.split(",")]
+        report = measure(method, shape, backends, rounds=rounds, dtype=kind, device=device, peers=peers)
     except ValueError as error:
         _fail(str(error))
-    _deliver(report, json, plot, markdown, "name", "ms")
+    _deliver(report, json, plot, markdown, ("name",), "ms")
 
 
 @app.command()
@@ -77,6 +80,7 @@ def sync(
     from .network import NetworkError
     from .sync import measure
 
+    _check_files(json, plot)
     try:
         worlds, delays = [int(n) for n in ranks.split(",")], [float(ms) for ms in latency_ms.split(",")]
     except ValueError:
@@ -86,7 +90,7 @@ def sync(
         report = measure(worlds, delays, compute_ms, steps, tensors)
     except (NetworkError, RuntimeError) as error:
         _fail(str(error))
-    _deliver(report, json, plot, markdown, "mode", "added")
+    _deliver(report, json, plot, markdown, ("world", "delay", "mode"), "added")
 
 
 @app.command()
@@ -100,8 +104,9 @@ def memory(
     """Measure the state of every method and option, and the peak of a step."""
     from .memory import measure
 
+    _check_files(json, plot)
     _check_device(device)
-    _deliver(measure(params, device), json, plot, markdown, "name", "peak")
+    _deliver(measure(params, device), json, plot, markdown, ("name", "options", "dtype"), "peak")
 
 
 @app.command()
@@ -116,14 +121,22 @@ def scale(
     """Time the host's work of a step with many simulated ranks and many tensors."""
     from .scale import measure
 
+    _check_files(json, plot)
     try:
         worlds, counts = [int(n) for n in ranks.split(",")], [int(n) for n in tensors.split(",")]
     except ValueError:
         _fail(f"--ranks {ranks} and --tensors {tensors} must be numbers separated by commas")
-    _deliver(measure(worlds, counts, steps), json, plot, markdown, "tensors", "step")
+    _require(min(*worlds, *counts) > 0, "--ranks and --tensors must be 1 or more")
+    try:
+        report = measure(worlds, counts, steps)
+    except RuntimeError as error:
+        _fail(str(error))
+    _deliver(report, json, plot, markdown, ("ranks", "tensors", "kind"), "step")
 
 
-def _deliver(report: Report, json: Path | None, plot: Path | None, markdown: bool, label: str, key: str) -> None:
+def _deliver(
+    report: Report, json: Path | None, plot: Path | None, markdown: bool, labels: tuple[str, ...], key: str
+) -> None:
     if markdown:
         console.print(report.markdown(), markup=False)
     else:
@@ -131,7 +144,15 @@ def _deliver(report: Report, json: Path | None, plot: Path | None, markdown: boo
     if json is not None:
         report.write(json)
     if plot is not None:
-        report.plot(plot, lambda row: str(row[label]), key)
+        report.plot(plot, labels, key)
+
+
+def _check_files(json: Path | None, plot: Path | None) -> None:
+    """Refuse before minutes of measuring what could not be written after them."""
+    for option, path in (("--json", json), ("--plot", plot)):
+        folder = path.parent if path is not None else Path()
+        _require(folder.is_dir(), f"{option} {path}: the folder {folder} does not exist")
+    _require(plot is None or plot.suffix in PICTURES, f"--plot {plot} must end in one of {', '.join(PICTURES)}")
 
 
 def _check_device(device: str) -> None:

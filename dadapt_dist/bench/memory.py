@@ -1,14 +1,14 @@
 """How much memory does an optimizer hold, and how much more does it take while it steps?"""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from .peers import OURS, peers_of
+from .peers import OURS, Peer, peers_of
 from .problems import parameters
 from .report import Report
 
@@ -30,7 +30,7 @@ VARIANTS: list[tuple[str, dict[str, Any], torch.dtype]] = [
     ("prodigy", {}, BF16),
     ("prodigy", {"statistics_dtype": BF16}, BF16),
     ("prodigy", {"state_dtype": BF16}, BF16),
-    ("prodigy", {"backend": "eager"}, torch.float32),
+    *[(method, {"backend": "eager"}, torch.float32) for method in OURS],
 ]
 
 
@@ -42,12 +42,18 @@ def measure(numel: int, device: str) -> Report:
         shown = ", ".join(f"{name}={value}" for name, value in options.items())
         row = {"name": method, "options": shown, "dtype": str(dtype)[6:]}
         report.rows.append(row | measured(OURS[method](params, **options), params, device))
-    for peer in (peer for peer in peers_of("prodigy") if peer.is_installed and not peer.slow):
+    for peer in _peers():
         params = parameters([(numel,)], torch.float32, device)
         row = {"name": peer.name, "options": "", "dtype": "float32"}
         report.rows.append(row | measured(peer.make(params), params, device))
     report.notes.append("The peak is what a step has allocated at most beyond what it began with.")
     return report
+
+
+def _peers() -> Iterator[Peer]:
+    """Each peer of any method once, where it is installed and needs no building."""
+    peers = {peer.name: peer for method in OURS for peer in peers_of(method)}
+    return (peer for peer in peers.values() if peer.is_installed and not peer.slow)
 
 
 def measured(optimizer: Any, params: Sequence[Tensor], device: str) -> dict[str, float]:

@@ -68,13 +68,15 @@ class Network:
         if self._switch.is_alive():
             self._switch.join()
         for holder in self._holders:
-            holder.kill()
-            holder.wait()
+            with holder:
+                holder.kill()
         for tap in self._taps:
             os.close(tap)
 
     def _add(self, index: int, address: str) -> None:
-        holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 100000"], stdout=subprocess.PIPE)
+        # It ends with its standard input: also when this process is killed.
+        command = ["unshare", "--net", "sh", "-c", "echo; exec cat"]
+        holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._holders.append(holder)
         assert holder.stdout is not None
         holder.stdout.readline()  # the namespace is there

@@ -1,7 +1,7 @@
 """Which optimizers is a step compared with? Each where it is installed."""
 
 import contextlib
-import importlib
+import importlib.util
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ OURS = {
 
 @dataclass(frozen=True)
 class Peer:
-    """An optimizer: its name, the package to install, and how it is made from parameters. slow: minutes to build."""
+    """An optimizer: its name, the package to install, and how it is made from parameters. slow: minutes to build, for the CPU."""
 
     name: str
     package: str

@@ -1,10 +1,11 @@
 """How is a measurement shown and kept? As a table, as JSON with the facts of the machine, as markdown, as a plot."""
 
 import json
+import math
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ class Report:
     def show(self, console: Console) -> None:
         """Print the table with its notes."""
         table = Table(title=self.title, title_justify="left")
-        for heading, form in self.columns.values():
-            table.add_column(heading, justify="right" if form else "left", no_wrap=True, overflow="fold")
+        for key, (heading, form) in self.columns.items():
+            widest = max((len(self.text(row, key)) for row in self.rows), default=1)  # a figure is never cut
+            table.add_column(heading, justify="right" if form else "left", min_width=max(1, widest))
         for row in self.rows:
             table.add_row(*[self.text(row, key) for key in self.columns])
         console.print(table)
@@ -55,8 +57,8 @@ class Report:
         part.write_text(json.dumps(content, indent=1) + "\n")
         part.replace(path)
 
-    def plot(self, path: Path, label: Callable[[Row], str], key: str) -> None:
-        """A bar for each row."""
+    def plot(self, path: Path, labels: Sequence[str], key: str) -> None:
+        """A bar for each row, as long as its `key`, named by its `labels`."""
         import matplotlib as mpl
 
         mpl.use("Agg")
@@ -64,12 +66,22 @@ class Report:
 
         rows = [row for row in self.rows if row.get(key) is not None]
         figure, axes = plt.subplots(figsize=(8, 1 + 0.35 * len(rows)))
-        axes.barh([label(row) for row in rows][::-1], [row[key] for row in rows][::-1])
+        axes.barh(range(len(rows)), [row[key] for row in rows])
+        axes.set_yticks(range(len(rows)), [self._label(row, labels) for row in rows])
+        axes.invert_yaxis()
         axes.set_xlabel(self.columns[key][0])
         axes.set_title(self.title)
         figure.tight_layout()
         figure.savefig(path)
         plt.close(figure)
+
+    def _label(self, row: Row, labels: Sequence[str]) -> str:
+        return ", ".join(text for text in (self.text(row, key) for key in labels) if text)
+
+
+def ninety(times: Sequence[float]) -> float:
+    """The least of `times` that 90 % of them do not exceed."""
+    return sorted(times)[math.ceil(0.9 * len(times)) - 1]
 
 
 def machine() -> dict[str, Any]:

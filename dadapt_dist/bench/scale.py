@@ -1,7 +1,6 @@
 """What do placing, summing and reducing cost the host, with many ranks and with many tensors?"""
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ import dadapt_dist
 
 from ..layout import ShardLayout
 from .report import Report
+from .step import interleaved, timed
 
 COLUMNS = {
     "ranks": ("ranks", "d"),
@@ -46,7 +46,10 @@ def measure(worlds: list[int], counts: list[int], steps: int) -> Report:
 @contextmanager
 def _ranks(world: int) -> Iterator[None]:
     """A process group whose other ranks are not there, and whose sums are as if all of them were like this one."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore
+    try:
+        from torch.testing._internal.distributed.fake_pg import FakeStore
+    except ImportError as error:
+        raise RuntimeError(f"torch {torch.__version__} has no fake process group: ranks cannot be simulated") from error
 
     class Done:
         def wait(self) -> None:
@@ -81,15 +84,8 @@ def _time(make: Callable[[int, int], list[nn.Parameter]], count: int, world: int
         p.grad = torch.ones_like(p)
     # Copies cannot be compared among ranks that do not exist: they are given instead of found out.
     optimizer = dadapt_dist.Prodigy(params, copies=lambda p: None if isinstance(p, DTensor) else world)
-    first = _timed(optimizer.step)
-    later = statistics.median(_timed(optimizer.step) for _ in range(steps))
+    first = timed(optimizer.step, "cpu")
     adamw = torch.optim.AdamW(params, foreach=True)
-    adamw.step()
-    other = statistics.median(_timed(adamw.step) for _ in range(steps))
+    taken = interleaved({"step": optimizer.step, "adamw": adamw.step}, steps, "cpu")
+    later, other = statistics.median(taken["step"]), statistics.median(taken["adamw"])
     return {"first": first, "step": later, "per_tensor": later * 1e3 / count, "adamw": other}
-
-
-def _timed(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1e3

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from subprocess import SubprocessError
 from typing import Any
 
 import torch
@@ -10,13 +11,14 @@ import torch
 from ..kernels import native
 from .peers import OURS, peers_of
 from .problems import SHAPES, parameters, words
-from .report import Report
+from .report import Report, ninety
 
 WARM_UP = 2
 COLUMNS = {
     "name": ("optimizer", ""),
     "ms": ("ms", ".2f"),
     "low": ("fastest", ".2f"),
+    "high": ("90 % within", ".2f"),
     "of_limit": ("/ limit", ".2f"),
     "of_adamw": ("/ fused AdamW", ".2f"),
     "state": ("state bytes/param", ".2f"),
@@ -35,11 +37,12 @@ def interleaved(calls: dict[str, Call], rounds: int, device: str) -> dict[str, l
     """Milliseconds of every call, in turns; the first rounds warm up and are left out."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for name in turns(list(calls), rounds + WARM_UP):
-        taken[name].append(_timed(calls[name], device))
+        taken[name].append(timed(calls[name], device))
     return {name: times[WARM_UP:] for name, times in taken.items()}
 
 
-def _timed(call: Call, device: str) -> float:
+def timed(call: Call, device: str) -> float:
+    """Milliseconds of one call; on a GPU between two events on its stream, which is empty before."""
     if device == "cuda":
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
@@ -76,7 +79,7 @@ def measure(
 ) -> Report:
     """Time a step of every optimizer over the same tensors. shape: a key of SHAPES, or a number of parameters in one."""
     shapes: list[tuple[int, ...]] = SHAPES[shape] if shape in SHAPES else [(int(shape),)]
-    optimizers, missing = _optimizers(method, shapes, backends, dtype, device, peers)
+    optimizers, missing, left_out = _optimizers(method, shapes, backends, dtype, device, peers)
     calls: dict[str, Call] = {name: optimizer.step for name, optimizer in optimizers.items()}
     memory = limit(shapes, method, device) if dtype == torch.float32 else None
     if memory is not None:
@@ -90,32 +93,42 @@ def measure(
     medians = {name: statistics.median(times) for name, times in taken.items()}
     for name, times in taken.items():
         report.rows.append({
-            "name": name, "ms": medians[name], "low": min(times),
+            "name": name, "ms": medians[name], "low": min(times), "high": ninety(times),
             "of_limit": medians[name] / medians[memory[0]] if memory is not None else None,
             "of_adamw": medians[name] / medians["AdamW fused"],
             "state": _state_bytes(optimizers[name], count) if name in optimizers else None, "times": times,
         })  # fmt: skip
     report.notes.append(f"Medians of {rounds} rounds; all optimizers take turns, in an order that rotates.")
-    report.notes += [f"Not installed: {name}" for name in missing]
+    report.notes += [f"Not installed: {name}" for name in missing] + left_out
+    if memory is None:
+        reason = "it is measured in float32" if dtype != torch.float32 else "on the CPU it needs the compiled step"
+        report.notes.append(f"Without the limit of memory alone: {reason}.")
     return report
 
 
 def _optimizers(
     method: str, shapes: list[tuple[int, ...]], backends: list[str], dtype: torch.dtype, device: str, peers: str
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The optimizers by name; which packages are missing; and why a peer that is installed takes no part."""
     made: dict[str, Any] = {}
-    missing = []
+    missing, left_out = [], []
     for backend in backends:
         name = f"ours, {backend}"
         made[name] = OURS[method](parameters(shapes, dtype, device), backend=backend)
     for peer in peers_of(method):
-        if (peer.slow and peers != "all") or (peers == "fused" and peer.name != "AdamW fused"):
+        if peers == "fused" and peer.name != "AdamW fused":
             continue
-        if peer.is_installed:
-            made[peer.name] = peer.make(parameters(shapes, dtype, device))
-        else:
+        if not peer.is_installed:
             missing.append(f"{peer.name}: pip install {peer.package.split(' ')[0]}")
-    return made, missing
+        elif peer.slow and (peers != "all" or device != "cpu"):
+            left_out.append(f"Left out: {peer.name}, which is for the CPU and takes minutes to build: --peers all")
+        else:
+            try:
+                made[peer.name] = peer.make(parameters(shapes, dtype, device))
+            except (ImportError, OSError, RuntimeError, SubprocessError) as error:
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                left_out.append(f"Left out: {peer.name}, which cannot be made here: {reason}")
+    return made, missing, left_out
 
 
 def _state_bytes(optimizer: Any, count: int) -> float:

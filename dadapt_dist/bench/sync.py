@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from .network import Network, why_not
-from .report import Report
+from .report import Report, ninety
 
 COLUMNS = {
     "world": ("ranks", ""),
@@ -31,18 +32,17 @@ for mode in ("none", "next_step", "step"):
     params = [torch.nn.Parameter(torch.ones(1000)) for _ in range(options["tensors"])]
     more = {"freeze_after": 1} if mode == "none" else {"sync": mode}
     optimizer = dd.Prodigy(params, d0=1e-3, **more)
-    times = []
-    for step in range(options["steps"] + 3):
+    dist.barrier()
+    ends = [time.perf_counter()]
+    for step in range(options["steps"] + 3):  # nothing between two steps: what a reduce could hide behind is on the clock
         for p in params:
             p.grad = torch.full_like(p, 1.0 + step)
-        dist.barrier()
-        start = time.perf_counter()
-        until = start + options["compute"]
+        until = ends[-1] + options["compute"]
         while time.perf_counter() < until:  # forward and backward of a device: the host waits for it
             time.sleep(max(0.0, min(0.001, until - time.perf_counter())))
         optimizer.step()
-        times.append(time.perf_counter() - start)
-    taken[mode] = times[3:]
+        ends.append(time.perf_counter())
+    taken[mode] = [end - start for start, end in zip(ends, ends[1:])][3:]
     optimizer.step_size.finish()
     dist.barrier()
 if dist.get_rank() == 0:
@@ -64,7 +64,7 @@ def measure(worlds: list[int], delays_ms: list[float], compute_ms: float, steps:
                 report.rows.append({
                     "world": world, "delay": delay, "mode": mode, "ms": statistics.median(times) * 1e3,
                     "added": (statistics.median(times) - none) * 1e3,
-                    "slowest": statistics.quantiles(times, n=10)[-1] * 1e3, "times": times,
+                    "slowest": ninety(times) * 1e3, "times": times,
                 })  # fmt: skip
     if reason is None:
         report.notes.append(
@@ -80,9 +80,12 @@ def _run(world: int, delay_ms: float, compute_ms: float, steps: int, tensors: in
     patience = 60 + 10 * steps * (compute_ms / 1e3 + delay_ms / 50)
     with ExitStack() as stack:
         network = stack.enter_context(Network(world, delay_ms / 1e3)) if emulated else None
-        ranks = [stack.enter_context(_start(rank, world, network, options)) for rank in range(world)]
+        port = 29531 if network else _free_port()
+        ranks = [stack.enter_context(_start(rank, world, port, network, options)) for rank in range(world)]
         try:
             outputs = [process.communicate(timeout=patience) for process in ranks]
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"{world} ranks, {delay_ms:g} ms apart, were not done in {patience:.0f} s") from error
         finally:
             for process in ranks:
                 process.kill()
@@ -93,11 +96,17 @@ def _run(world: int, delay_ms: float, compute_ms: float, steps: int, tensors: in
     return dict(json.loads(found.removeprefix("taken ")))
 
 
-def _start(rank: int, world: int, network: Network | None, options: str) -> "subprocess.Popen[str]":
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start(rank: int, world: int, port: int, network: Network | None, options: str) -> "subprocess.Popen[str]":
     address = network.addresses[0] if network else "127.0.0.1"
     where = {
-        "RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": address, "MASTER_PORT": "29531", "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "eth0" if network else "lo",
+        "RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": address, "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "eth0" if network else "lo0" if sys.platform == "darwin" else "lo",
     }  # fmt: skip
     line = [*(network.inside(rank) if network else []), sys.executable, "-W", "ignore", "-c", RANK, options]
     env = {**os.environ, **where}

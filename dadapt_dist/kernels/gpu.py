@@ -8,7 +8,6 @@ import functools
 import importlib
 import itertools
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ logger = logging.getLogger(__name__)
 KINDS = (torch.float32, torch.bfloat16, torch.float16)
 BLOCK, BLOCKS, WARPS = 1024, 8, 8  # elements of a block, blocks of a program, warps of a program
 BUFFERS, COEFFICIENTS = 5, 11
-PLANS = 64  # tables that are kept: one for each group and combination of dtypes
+PLANS = 8  # tables that a group keeps: tensors may go without a gradient in one step and have one in the next
 
 
 @functools.cache
@@ -52,14 +51,16 @@ class Fit:
     """That a Work's tensors fit the kernel, and where they are: for as long as it keeps them, all but the gradient.
 
     serial: never given twice, unlike an id. dtypes: of x and the buffers in the kernel's order, None where there is none.
+    plans: those of the launches in which this tensor is the first; they live as long as it does.
     """
 
-    __slots__ = ("addresses", "buffers", "dtypes", "on_gpu", "serial", "stride")
+    __slots__ = ("addresses", "buffers", "contiguous", "dtypes", "on_gpu", "plans", "serial", "stride")
     count = itertools.count()
 
     def __init__(self, work: Work, spec: Spec) -> None:
         self.serial = next(self.count)
-        self.stride, self.on_gpu = work.x.stride(), work.x.is_cuda
+        self.plans: dict[tuple[object, ...], Plan] = {}
+        self.stride, self.on_gpu, self.contiguous = work.x.stride(), work.x.is_cuda, work.x.is_contiguous()
         self.buffers = list(work.buf.values())
         fields = [work.buf.get(name) for name in spec.fields]
         self.dtypes = (work.x.dtype, *(None if t is None else t.dtype for t in fields))
@@ -71,7 +72,9 @@ class Fit:
         x, g, scale = work.x, work.g, work.scale
         if scale is not None and scale.device != x.device:
             return False
-        alike = x.dtype is self.dtypes[0] and g.dtype in KINDS and x.stride() == self.stride == g.stride()
+        if x.dtype is not self.dtypes[0] or g.dtype not in KINDS or x.stride() != self.stride:
+            return False
+        alike = g.stride() == self.stride or (self.contiguous and g.is_contiguous())
         return alike and x.is_cuda == g.is_cuda == self.on_gpu and all(t.is_cuda == self.on_gpu for t in self.buffers)
 
     def found(self, g: Tensor) -> list[int]:
@@ -136,7 +139,7 @@ def _launch(
         with torch.cuda.device(h.device) if h.is_cuda else torch.no_grad():
             _kernel().step[(plan.programs,)](
                 *bases, plan.distances, plan.numels, plan.origins, plan.tensors, plan.chunks, h, partial,
-                spec.index, has, rounded, written, sums,
+                spec.index, has, rounded, written, sums, dtypes[spec.fields.index("s")] is not None,
                 first.scale is not None, first.decay != 0, first.maximize, dry,
                 *plan.units, BLOCK, BLOCKS, num_warps=WARPS, enable_fp_fusion=False,
             )  # fmt: skip
@@ -189,17 +192,14 @@ class Plan:
         self.distances = _sent(torch.tensor(list(zip(*columns, strict=True)), dtype=torch.int64), self.device)
 
 
-_plans: "OrderedDict[tuple[object, ...], Plan]" = OrderedDict()
-
-
 def _plan(works: list[Work]) -> Plan:
+    """The plan of a launch over these works: the one of the step before, or a new one."""
+    plans: dict[tuple[object, ...], Plan] = works[0].memo.plans  # type: ignore[attr-defined]
     key = (works[0].g.dtype, *[work.memo.serial for work in works])  # type: ignore[attr-defined]
-    plan = _plans.get(key)
-    if plan is None:
-        plan = _plans[key] = Plan(works)
-        if len(_plans) > PLANS:
-            _plans.popitem(last=False)
-    _plans.move_to_end(key)
+    plan = plans.pop(key, None) or Plan(works)
+    plans[key] = plan  # the last used comes last
+    if len(plans) > PLANS:
+        del plans[next(iter(plans))]
     return plan
 
 
@@ -215,5 +215,15 @@ def _constants(values: tuple[float, ...], device: torch.device) -> tuple[Tensor,
 
 
 def _sent(t: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device for which the host does not wait: it needs memory of its own that is pinned."""
-    return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t
+    """A copy on the device for which the host does not wait: it needs memory of its own that is pinned.
+
+    Raises RuntimeError inside a CUDA graph, whose replays would read that memory when others have it.
+    """
+    if device.type != "cuda":
+        return t
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "this step cannot be captured in a CUDA graph: an address or an option is new to it. Take two steps before the "
+            "capture, with the gradients where they will stay (zero_grad(set_to_none=False), or copy into them)."
+        )
+    return t.pin_memory().to(device, non_blocking=True)

@@ -103,7 +103,7 @@ def _update(METHOD: tl.constexpr, x, g, b0, b1, b2, b3, b4, c0, c1, c2, c3, c4, 
 def _block(  # noqa: C901 - a branch for each optional part, all decided when it is compiled
     x_at, g_at, p0, p1, p2, p3, p4, i, inside, element, seed, decay, scale,
     c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10,
-    METHOD: tl.constexpr, HAS: tl.constexpr, ROUNDED: tl.constexpr, WRITTEN: tl.constexpr,
+    METHOD: tl.constexpr, HAS: tl.constexpr, ROUNDED: tl.constexpr, WRITTEN: tl.constexpr, SUMMED: tl.constexpr,
     SCALED: tl.constexpr, DECAYED: tl.constexpr, MAXIMIZE: tl.constexpr, DRY: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Advance one block; returns its sums' addends and which gradient elements were not finite."""
@@ -144,6 +144,8 @@ def _block(  # noqa: C901 - a branch for each optional part, all decided when it
         if WRITTEN & 16:
             _write(p4, i, b4, inside, element, seed, MASKED, ROUNDED & 16)
     bad = tl.where(finite, 0.0, 1.0)
+    if not SUMMED:  # frozen: there is no s to sum up
+        s0, s1, s2 = tl.zeros_like(x), tl.zeros_like(x), tl.zeros_like(x)
     if MASKED:  # what lies outside has g = 0 and x = 0, but not every buffer's sum is 0 there for every method
         s0, s1, s2 = tl.where(inside, s0, 0.0), tl.where(inside, s1, 0.0), tl.where(inside, s2, 0.0)
     return s0.to(tl.float64), s1.to(tl.float64), s2.to(tl.float64), bad
@@ -153,6 +155,7 @@ def _block(  # noqa: C901 - a branch for each optional part, all decided when it
 def step(
     x_base, g_base, base0, base1, base2, base3, base4, distances, numels, origins, tensors, chunks, h, partial,
     METHOD: tl.constexpr, HAS: tl.constexpr, ROUNDED: tl.constexpr, WRITTEN: tl.constexpr, SUMS: tl.constexpr,
+    SUMMED: tl.constexpr,
     SCALED: tl.constexpr, DECAYED: tl.constexpr, MAXIMIZE: tl.constexpr, DRY: tl.constexpr,
     UNIT_X: tl.constexpr, UNIT_G: tl.constexpr, UNIT0: tl.constexpr, UNIT1: tl.constexpr, UNIT2: tl.constexpr,
     UNIT3: tl.constexpr, UNIT4: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
@@ -188,7 +191,7 @@ def step(
             s0, s1, s2, wrong = _block(
                 x_at, g_at, p0, p1, p2, p3, p4, i, inside, element, seed, decay, scale,
                 c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10,
-                METHOD, HAS, ROUNDED, WRITTEN, SCALED, DECAYED, MAXIMIZE, DRY, False,
+                METHOD, HAS, ROUNDED, WRITTEN, SUMMED, SCALED, DECAYED, MAXIMIZE, DRY, False,
             )  # fmt: skip
             a0 += s0
             a1 += s1
@@ -198,7 +201,7 @@ def step(
             s0, s1, s2, wrong = _block(
                 x_at, g_at, p0, p1, p2, p3, p4, i, inside, element, seed, decay, scale,
                 c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10,
-                METHOD, HAS, ROUNDED, WRITTEN, SCALED, DECAYED, MAXIMIZE, DRY, True,
+                METHOD, HAS, ROUNDED, WRITTEN, SUMMED, SCALED, DECAYED, MAXIMIZE, DRY, True,
             )  # fmt: skip
             a0 += s0
             a1 += s1
