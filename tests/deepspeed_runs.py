@@ -1,5 +1,7 @@
 """How is a tiny model trained through DeepSpeed in every configuration? `train` runs on every rank of a `WorkerPool`."""
 
+import functools
+import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -227,14 +229,24 @@ class Trainer:
 
 
 def quiet_deepspeed() -> Any:
-    """DeepSpeed without its log, its build of a shared-memory reduce, and its refusal of fp16 on CPUs."""
+    """DeepSpeed without its log, its build of a shared-memory reduce, and its refusal of fp16 on CPUs.
+
+    DeepSpeed calls gc.collect() for every engine of stage 3; what is imported is set aside, which makes it ten times faster.
+    """
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.ERROR)
     get_accelerator().is_fp16_supported = lambda: True
+    _set_aside()
     return deepspeed
+
+
+@functools.cache
+def _set_aside() -> None:
+    """Once a process."""
+    gc.freeze()
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import io
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 import dadapt_dist as dd
 from dadapt_dist.layout import ShardLayout
 
+from .deepspeed_runs import quiet_deepspeed
 from .oracles import ORACLES
 from .pool import WorkerPool
 
@@ -41,11 +41,9 @@ def pools() -> Iterator[Callable[[int], WorkerPool]]:
 
 def deepspeed() -> Any:
     """The package, quiet, without a compiler, and without the groups of the engines before."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        import deepspeed
-        from deepspeed.utils import groups, logger
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logger.setLevel(logging.ERROR)
+    deepspeed = quiet_deepspeed()
+    from deepspeed.utils import groups
+
     deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
     groups._release_process_group_references()
     return deepspeed

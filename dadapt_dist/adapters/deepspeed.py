@@ -4,7 +4,6 @@ DeepSpeed has no public way to ask which parameters its flat tensors hold. Every
 FIELDS; one that is gone raises an error that names it and the version.
 """
 
-import gc
 import math
 import sys
 from collections.abc import Container, Iterator
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+
+from .living import living
 
 TESTED = ("0.14.4", "0.19.8")
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -68,24 +69,18 @@ def changed(what: str) -> ValueError:
     )
 
 
-def engines() -> list[Any]:
+def engines() -> Iterator[Any]:
     """The live engines, but those whose construction has not come to the optimizer. DeepSpeed keeps no list of them."""
     module = sys.modules.get("deepspeed.runtime.engine")
     if module is None:
-        return []
+        return
     if not hasattr(module, "DeepSpeedEngine"):
         raise changed("deepspeed.runtime.engine has no DeepSpeedEngine")
-    frozen = gc.get_freeze_count() > 0
-    if frozen:  # get_objects leaves out what gc.freeze() has set aside
-        gc.unfreeze()
-    every = [item for item in gc.get_objects() if issubclass(type(item), module.DeepSpeedEngine)]
-    if frozen:
-        gc.collect()  # garbage would be frozen with the rest
-        gc.freeze()
-    found = [item for item in every if any(vars(item).get(name) for name in ("basic_optimizer", "optimizer"))]
-    for engine in found:
-        check_fields(engine, "DeepSpeedEngine")
-    return [engine for engine in found if engine.basic_optimizer]
+    for engine in living(module.DeepSpeedEngine):
+        if any(vars(engine).get(name) for name in ("basic_optimizer", "optimizer")):
+            check_fields(engine, "DeepSpeedEngine")
+            if engine.basic_optimizer:
+                yield engine
 
 
 def is_supported(engine: Any) -> bool:

@@ -1,12 +1,12 @@
 """Where do FSDP1 parameters live? Flat parameters, and the views of them that use_orig_params leaves."""
 
-import gc
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from .base import Placement
+from .living import living
 
 
 def place(params: Sequence[Tensor]) -> list[Placement | None]:
@@ -25,15 +25,8 @@ def _owners() -> dict[int, tuple[Any, int | None]]:
     """
     from torch.distributed.fsdp._flat_param import FlatParamHandle
 
-    frozen = gc.get_freeze_count() > 0
-    if frozen:  # get_objects leaves out what gc.freeze() has set aside
-        gc.unfreeze()
-    handles = [item for item in gc.get_objects() if type(item) is FlatParamHandle]
-    if frozen:
-        gc.collect()  # garbage would be frozen with the rest
-        gc.freeze()
     owners: dict[int, tuple[Any, int | None]] = {}
-    for handle in handles:
+    for handle in living(FlatParamHandle):
         flat = handle.flat_param
         owners[id(flat)] = (handle, None)
         for index, view in enumerate(flat._params or []):

@@ -36,6 +36,8 @@ def place(params: Sequence[Tensor]) -> list[list[Placement] | None]:
                 raise changed(
                     f"it is not known which parameters the optimizer's tensor of shape {tuple(p.shape)} holds"
                 )
+        if len(found) == len(wanted):
+            break
     return [found.get(id(p)) for p in params]
 
 
