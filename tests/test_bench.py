@@ -98,11 +98,11 @@ def test_traffic_reads_and_writes_what_it_says() -> None:
     if not native.available():
         pytest.skip("no C compiler")
     x, g, a, b = (torch.ones(5000) * k for k in (2, 3, 4, 5))
-    native.traffic([[x, g, a, b]], 1)  # a is written, b read, as in D-Adapt SGD
+    native.traffic([[x, g, a, b]], 1, 0.5)  # a is written, b read, as in D-Adapt SGD
     assert torch.equal(g, torch.full((5000,), 3.0))
     assert torch.equal(b, torch.full((5000,), 5.0))
-    assert torch.equal(a, torch.full((5000,), 10.0))
-    assert torch.equal(x, torch.full((5000,), 9.0))
+    assert torch.equal(a, torch.full((5000,), 2.0))
+    assert torch.equal(x, torch.full((5000,), 1.0))
 
 
 def test_memory_tells_state_and_peak_of_every_option(tmp_path: Path) -> None:

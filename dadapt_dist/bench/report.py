@@ -35,8 +35,8 @@ class Report:
         """Print the table with its notes."""
         table = Table(title=self.title, title_justify="left")
         for key, (heading, form) in self.columns.items():
-            widest = max((len(self.text(row, key)) for row in self.rows), default=1)  # a figure is never cut
-            table.add_column(heading, justify="right" if form else "left", min_width=max(1, widest))
+            uncut = [*heading.split(), *(self.text(row, key) for row in self.rows)]  # a figure or a word is never cut
+            table.add_column(heading, justify="right" if form else "left", min_width=max(map(len, uncut)))
         for row in self.rows:
             table.add_row(*[self.text(row, key) for key in self.columns])
         console.print(table)

@@ -153,11 +153,11 @@ def _job(spec: Spec, work: Work, c: Coefficients, dry: bool) -> Job:
     )
 
 
-def traffic(tensors: Sequence[Sequence[Tensor]], written: int) -> None:
+def traffic(tensors: Sequence[Sequence[Tensor]], written: int, by: float = 1.0) -> None:
     """Read and write memory as a step does, and compute next to nothing: what memory alone allows.
 
     tensors: for each parameter x, g and further ones, contiguous float32 on the CPU and of one size. x and the first
-    `written` of the further ones are read and written, all others read.
+    `written` of the further ones are read, multiplied with `by` and written, all others read.
     """
     loaded = library.load()
     assert loaded is not None, "the traffic is measured by the compiled library"
@@ -167,7 +167,7 @@ def traffic(tensors: Sequence[Sequence[Tensor]], written: int) -> None:
     size = 8 * len(rows[0])
     places = array("q", [memory.buffer_info()[0] + size * index for index in range(len(rows))])
     job = Job(scale=1.0, method=len(SPECS), threads=torch.get_num_threads())
-    job.coefficient[0], job.coefficient[1] = written, used
+    job.coefficient[:3] = [written, used, by]
     weights, out = array("d", [1.0] * len(rows)), (ctypes.c_double * SUMS)()
     arguments = (places.buffer_info()[0], weights.buffer_info()[0], ctypes.addressof(job), ctypes.addressof(out))
     if loaded.dadapt_step(len(rows), *arguments):
