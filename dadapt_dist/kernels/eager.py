@@ -14,28 +14,40 @@ from .work import Work
 
 # Elements of a block. On the CPU a block of every tensor of a step and its temporaries fit a core's cache together;
 # elsewhere a block only bounds the temporaries.
-CPU_BLOCK = 1 << 17
+CPU_BLOCK = 1 << 18
 BLOCK = 1 << 24
+
+Number = Tensor | float  # 0-dim float64, or a float where the host may read
 
 
 def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Tensor:
     """Run one step over any tensors of one device: see `kernels.run`."""
-    c = numbers(c, works[0].x.device)
-    rows = [torch.stack(advance(method, work, c, dry)) * work.weight for work in works]
-    sums = rows[0] if len(rows) == 1 else torch.stack(rows).sum(0)
+    device = works[0].x.device
+    c = numbers(c, device)
+    rows = [[number * work.weight for number in advance(method, work, c, dry)] for work in works]
+    sums = torch.stack([torch.as_tensor(number, dtype=torch.float64, device=device) for number in _added_up(rows)])
     return torch.nn.functional.pad(sums, (len(method.sums) + 1 - len(sums), 0))  # a frozen method returns no sums
 
 
-def advance(method: Method, work: Work, c: Coefficients, dry: bool = False) -> list[Tensor]:
+def advance(method: Method, work: Work, c: Coefficients, dry: bool = False) -> list[Number]:
     """Advance the parameter and its buffers in place; return its partial sums and its count of non-finite elements.
 
     Elements whose gradient is not finite take part as if it were zero, so that they poison neither the buffers nor x.
     dry: compute the sums alone, from copies of a block at a time.
     """
-    sums = [_advance(method, _copied(block) if dry else block, c) for block in _blocks(work)]
-    if len(sums) == 1:
-        return sums[0]
-    return list(torch.stack([torch.stack(of_block) for of_block in sums]).sum(0).unbind(0))
+    rows = [_advance(method, _copied(block) if dry else block, c) for block in _blocks(work)]
+    if readable(work.x.device):  # python adds numbers up faster than torch does
+        rows = [[float(number) for number in row] for row in rows]
+    return _added_up(rows)
+
+
+def _added_up(rows: list[list[Number]]) -> list[Number]:
+    """The sum of each column, in the order of the rows."""
+    if len(rows) == 1:
+        return rows[0]
+    if isinstance(rows[0][0], Tensor):
+        return list(torch.stack([torch.stack(row) for row in rows]).sum(0).unbind(0))  # type: ignore[arg-type]
+    return [sum(column) for column in zip(*rows, strict=True)]
 
 
 def _copied(work: Work) -> Work:
@@ -77,7 +89,7 @@ def _block(work: Work, x: Tensor, g: Tensor, buf: Buffers, run: slice) -> Work:
     )
 
 
-def _advance(method: Method, work: Work, c: Coefficients) -> list[Tensor]:
+def _advance(method: Method, work: Work, c: Coefficients) -> list[Number]:
     dtype = work.math_dtype()
     x = work.x if work.x.dtype == dtype else work.x.to(dtype)
     buf = {name: t if t.dtype == dtype else t.to(dtype) for name, t in work.buf.items()}
@@ -101,10 +113,10 @@ def _write_back(method: Method, work: Work, x: Tensor, buf: Buffers, c: Coeffici
             store_stochastic(t, buf[name], work.kept_origin if sliced else work.origin, c["seed"])
 
 
-def clean_gradient(work: Work, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient that the method sees, in x's dtype, and how many of its elements were not finite (0-dim float64)."""
+def clean_gradient(work: Work, x: Tensor) -> tuple[Tensor, Number]:
+    """The gradient that the method sees, in x's dtype, and how many of its elements were not finite."""
     g = work.g if work.scale is None else work.g.to(x.dtype) / work.scale  # in float16 the division would underflow
-    bad = torch.zeros((), dtype=torch.float64, device=g.device)
+    bad: Number = 0.0
     if not _surely_finite(g):
         finite = torch.isfinite(g)
         bad = (~finite).sum(dtype=torch.float64)
@@ -137,7 +149,7 @@ def numbers(c: Coefficients, device: torch.device) -> Coefficients:
     return {name: float(value) if isinstance(value, Tensor) else value for name, value in c.items()}
 
 
-def _sparse_gradient(work: Work, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _sparse_gradient(work: Work, dtype: torch.dtype) -> tuple[Tensor, Number]:
     g = work.g.coalesce()
     values = g.values()
     dense = Work(x=values, g=values, buf={}, maximize=work.maximize, scale=work.scale)
