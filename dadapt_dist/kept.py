@@ -1,4 +1,4 @@
-"""What of a step is the same as in the step before? The work of plain parameters, which takes microseconds to make."""
+"""What of a step is the same as in the step before? The work of every parameter that is not cut out of a flat tensor."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .adapters import Placement
 from .kernels import Work
 
 Options = tuple[Any, ...]
@@ -13,18 +14,39 @@ NOTHING = torch.empty(0)
 
 
 class Kept:
-    """The work of one whole plain parameter, and what must not have changed for it to be used again."""
+    """The work of one parameter, and what must not have changed for it to be used again.
 
-    __slots__ = ("buffers", "numel", "p", "state", "work")
+    local: the plain tensors of the parameter and its buffers on this rank; empty where they are these themselves.
+    """
 
-    def __init__(self, p: Tensor, state: dict[str, Any], work: Work) -> None:
-        self.p, self.state, self.work = p, state, work
+    __slots__ = ("buffers", "local", "numel", "p", "place", "state", "work")
+
+    def __init__(self, p: Tensor, state: dict[str, Any], work: Work, place: Placement) -> None:
+        self.p, self.state, self.work, self.place = p, state, work, place
         self.numel = p.numel()
         self.buffers = [*map(id, state.values())]
+        self.local = [] if place.is_plain else [*map(place.local, (p, *state.values()))]
 
     def is_current(self, state: dict[str, Any] | None) -> bool:
         """Has nobody replaced the buffers? (Kernels see for themselves when memory was swapped under a tensor.)"""
-        return state is self.state and [*map(id, state.values())] == self.buffers
+        if state is not self.state or [*map(id, state.values())] != self.buffers:
+            return False
+        local = self.place.local
+        return not self.local or all(
+            local(t) is was for t, was in zip((self.p, *state.values()), self.local, strict=True)
+        )
+
+    def gradient(self) -> Tensor | None:
+        """The present local gradient; None where there is none, or one that makes a work of its own necessary.
+
+        A distributed gradient may be redistributed here, by all its ranks: it is for the caller to see if it fits.
+        """
+        if self.local:
+            return self.place.gradient(self.p)
+        gradient = self.p.grad
+        if type(gradient) is not Tensor or gradient.is_sparse or not gradient.numel() == self.numel == self.p.numel():
+            return None
+        return gradient
 
 
 class KeptWorks:
@@ -47,8 +69,8 @@ def renewed(kept: "dict[int, Kept]", p: Tensor, states: Any, scale: Tensor | Non
     known = kept.get(id(p))
     if known is None or known.p is not p or not known.is_current(states.get(p)):
         return None
-    gradient = p.grad
-    if type(gradient) is not Tensor or gradient.is_sparse or not gradient.numel() == known.numel == p.numel():
+    gradient = known.gradient()
+    if gradient is None:
         return None
     known.work.g, known.work.scale = gradient, scale
     return known.work

@@ -74,6 +74,8 @@ def _works(
         for p in params:
             again = renewed(kept, p, optimizer.state, scale)
             if again is not None:
+                if again.x is not p:
+                    states.check_gradient(p, again.g, again.x, optimizer.method, group)
                 works.append(again)
             elif p.grad is not None:
                 new.append(p)
@@ -90,8 +92,8 @@ def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], k
             if not works:
                 optimizer.make_ready(p, group)
             works.append(_work(optimizer, p, gradient, group, place, weight))
-    if len(works) == 1 and parts[0][0].is_plain and p in optimizer.anchored:
-        kept[id(p)] = Kept(p, optimizer.state[p], works[0])
+    if len(works) == 1 and parts[0][0].run is None and p in optimizer.anchored:
+        kept[id(p)] = Kept(p, optimizer.state[p], works[0], parts[0][0])
     return works
 
 
@@ -107,7 +109,7 @@ def _work(
 ) -> Work:
     """The share of the step of one part of a parameter: plain local tensors."""
     return Work(
-        x=p if place.is_plain else place.part(p.detach()),
+        x=place.part(p),
         g=gradient,
         buf={name: place.part(t) for name, t in optimizer.state[p].items()},
         weight=weight,

@@ -43,7 +43,8 @@ def _place(p: DTensor) -> Placement:
 
 
 def _local(t: Tensor) -> Tensor:
-    return t.to_local() if isinstance(t, DTensor) else t
+    """The tensor that a DTensor holds: the same object at each call, where to_local() wraps that of a parameter anew."""
+    return t._local_tensor if isinstance(t, DTensor) else t
 
 
 def _gradient(p: Tensor) -> Tensor | None:

@@ -60,6 +60,9 @@ def _ranks(world: int) -> Iterator[None]:
         def wait(self) -> None:
             """It is."""
 
+        def is_completed(self) -> bool:
+            return True
+
     def all_reduce(layout: ShardLayout, sums: Tensor) -> Done:
         del layout
         sums.mul_(world)
