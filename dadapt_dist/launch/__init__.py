@@ -1,0 +1,111 @@
+"""How does one script start torch.distributed under every launcher? `dadapt_dist.launch.init()`.
+
+    from dadapt_dist import launch
+
+    world = launch.init()
+
+under python, torchrun, mpirun, srun, or the launchers of DeepSpeed and Accelerate.
+"""
+
+import os
+from collections.abc import MutableMapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from . import by_mpi
+from .environment import LaunchError, World, detect, first_host
+from .network import name_interface
+
+__all__ = ["LaunchError", "World", "detect", "init"]
+
+MPI_LAUNCHERS = ("openmpi", "mvapich", "mpich")
+
+
+def init(backend: str | None = None, timeout: timedelta = timedelta(minutes=10)) -> World:
+    """Start torch.distributed's default process group as the launcher meant it, and return who this process is.
+
+    Sets the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, and
+    GROUP_RANK, GROUP_WORLD_SIZE where they are known), and on several machines GLOO_SOCKET_IFNAME, unless it is set. On
+    a machine with GPUs the process gets that of its local rank. Does nothing where a group exists already.
+
+    backend: of torch.distributed; unless given, gloo for the CPU, with nccl for CUDA where there is a GPU. timeout: for the
+    start and for every collective.
+
+    Raises LaunchError, in one line, for a missing or wrong variable, for launchers that disagree, for an MPI that is missing
+    or another than the launcher's, and when the ranks do not meet within the timeout.
+    """
+    env = os.environ
+    world = detect(env)
+    if dist.is_initialized():
+        return world
+    world, store = _meet(world, env, timeout)
+    env.update(world.variables())
+    if world.nodes != 1 and world.world_size > world.local_world_size:
+        name_interface(env)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
+    backend = backend or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    _start(world, backend, timeout, store)
+    if world.launcher in MPI_LAUNCHERS and store is not None:
+        by_mpi.abort_all_on_error()
+    return world
+
+
+def _start(world: World, backend: str, timeout: timedelta, store: Any) -> None:
+    where = {} if store is None else {"store": store, "rank": world.rank, "world_size": world.world_size}
+    try:
+        dist.init_process_group(backend, timeout=timeout, **where)
+    except dist.DistError as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise LaunchError(
+            f"rank {world.rank}: the {world.world_size} ranks did not meet at {place} within {timeout.total_seconds():g} s. Was "
+            "every rank started, does the address reach rank 0's machine from all others, and is the port free and open? "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tuple[World, Any]:
+    """Where the ranks meet: sets MASTER_ADDR and MASTER_PORT. The store is None where torch is to make it from these."""
+    given = "MASTER_ADDR" in env and "MASTER_PORT" in env
+    if world.launcher == "python":
+        store = dist.TCPStore("127.0.0.1", 0, 1, True, timeout)
+        env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
+        return world, store
+    if world.launcher in MPI_LAUNCHERS and not given:
+        return by_mpi.meet(world, env, timeout)
+    if world.launcher == "slurm":
+        _place_on_slurm(world, env)
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in env]
+    if missing:
+        raise LaunchError(
+            f"{' and '.join(missing)} must be set beside RANK={world.rank} and WORLD_SIZE={world.world_size}: an address of "
+            "rank 0's machine and a free port there. torchrun, accelerate launch and deepspeed set them."
+        )
+    return world, _after_a_restart(world, env, timeout)
+
+
+def _place_on_slurm(world: World, env: MutableMapping[str, str]) -> None:
+    """Rank 0 is on the first node of the step; the port is the job's own."""
+    nodes = env.get("SLURM_STEP_NODELIST", "")
+    if not nodes and "MASTER_ADDR" not in env:
+        raise LaunchError("SLURM_STEP_NODELIST is not set: start the script with srun, or set MASTER_ADDR")
+    env.setdefault("MASTER_ADDR", "127.0.0.1" if world.nodes == 1 else first_host(nodes))
+    job, step = (int(env.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    env.setdefault("MASTER_PORT", str(20000 + (job * 16 + step) % 20000))
+
+
+def _after_a_restart(world: World, env: MutableMapping[str, str], timeout: timedelta) -> Any:
+    """torchrun's own store still has the addresses of the attempt that ended; ranks of a new one meet under another name.
+
+    With one torchrun the count of attempts is the same on every rank; with several they need
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+    """
+    attempt = env.get("TORCHELASTIC_RESTART_COUNT", "0")
+    shared = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not shared or attempt == "0" or world.nodes != 1:
+        return None
+    store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False, timeout=timeout)
+    return dist.PrefixStore(f"attempt {attempt}", store)

@@ -1,0 +1,98 @@
+"""How do processes that mpirun started meet? MPI itself tells all of them where rank 0 is."""
+
+import logging
+import socket
+import sys
+import time
+from collections.abc import Callable, MutableMapping
+from dataclasses import replace
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+
+from .environment import LaunchError, World
+from .network import interfaces, reaches
+
+logger = logging.getLogger(__name__)
+
+
+def meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tuple[World, Any]:
+    """(the world as MPI knows it, a store that all ranks have joined); sets MASTER_ADDR and MASTER_PORT.
+
+    Rank 0 opens the store on a port that is free, and every rank tries its addresses: nothing is guessed. Raises LaunchError
+    without mpi4py or an MPI, when MPI sees another number of processes than the launcher started, or when no address of
+    rank 0 reaches all.
+    """
+    mpi = _mpi(world)
+    comm = mpi.COMM_WORLD
+    if comm.size != world.world_size:
+        library = mpi.Get_library_version().splitlines()[0].strip("\x00 ")
+        raise LaunchError(
+            f"the launcher ({world.launcher}) started {world.world_size} processes and MPI sees {comm.size}: mpiexec and the MPI "
+            f"that mpi4py has loaded ({library[:60]}) are not the same. Use the mpiexec of that MPI (for the mpich package it "
+            "lies beside python), or install mpi4py for this one."
+        )
+    node = comm.Split_type(mpi.COMM_TYPE_SHARED)
+    leads = comm.allgather(node.bcast(comm.rank))
+    leaders = sorted(set(leads))
+    world = replace(
+        world,
+        rank=comm.rank, world_size=comm.size, local_rank=node.rank, local_world_size=node.size,
+        node=leaders.index(leads[comm.rank]), nodes=len(leaders),
+    )  # fmt: skip
+    return world, _store(comm, mpi, world, env, timeout)
+
+
+def _mpi(world: World) -> Any:
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, the MPI library is not
+        cure = "pip install mpich" if isinstance(error, RuntimeError) else "pip install 'dadapt-dist[mpi]'"
+        raise LaunchError(
+            f"{world.launcher} started {world.world_size} processes, which need mpi4py and an MPI to meet ({error}): {cure}, "
+            "load your cluster's MPI, or set MASTER_ADDR and MASTER_PORT to an address of rank 0's machine and a free port there."
+        ) from error
+    return MPI
+
+
+def abort_all_on_error() -> None:
+    """Have a rank that ends by an exception end all: the others would wait for it in MPI's own end, for ever.
+
+    After torch.distributed has started: its own hook holds an error's text back until the one that it found has returned.
+    """
+    from mpi4py import MPI
+
+    before: Callable[..., Any] = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        before(kind, error, trace)
+        sys.stderr.flush()
+        time.sleep(0.5)  # for the launcher to pass on what was said: it stops listening at once
+        MPI.COMM_WORLD.Abort(1)
+
+    sys.excepthook = hook
+
+
+def _store(comm: Any, mpi: Any, world: World, env: MutableMapping[str, str], timeout: timedelta) -> Any:
+    store = offer = None
+    if world.rank == 0:
+        port = int(env.get("MASTER_PORT", 0))
+        store = dist.TCPStore("0.0.0.0", port, world.world_size, True, timeout, wait_for_workers=False)
+        given = [env["MASTER_ADDR"]] if "MASTER_ADDR" in env else []
+        loopback = ["127.0.0.1"] if world.nodes == 1 else []
+        own = [address for address in interfaces() if not address.startswith("127.")]
+        offer = [*given, *loopback, *own, socket.gethostname()], store.port
+    addresses, port = comm.bcast(offer)
+    reached = sum(1 << place for place, address in enumerate(addresses) if reaches(address, port))
+    by_all = comm.allreduce(reached, mpi.BAND)
+    if not by_all:
+        raise LaunchError(
+            f"rank {world.rank}: no address of rank 0 ({', '.join(addresses)}, port {port}) reaches it from every rank: set "
+            "MASTER_ADDR to one that does, and MASTER_PORT if a firewall lets only some ports through"
+        )
+    address = addresses[(by_all & -by_all).bit_length() - 1]
+    env.update(MASTER_ADDR=address, MASTER_PORT=str(port))
+    logger.info("rank %d of %d meets the others at %s:%d", world.rank, world.world_size, address, port)
+    return store or dist.TCPStore(address, port, world.world_size, False, timeout, wait_for_workers=False)

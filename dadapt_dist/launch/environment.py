@@ -1,0 +1,150 @@
+"""Which launcher started this process, and which of how many is it? From the environment alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PORT = 29500
+
+
+class LaunchError(RuntimeError):
+    """This process cannot tell who it is, or cannot meet the others."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Who this process is among those that were started together.
+
+    launcher: "torchrun", "env" (RANK and WORLD_SIZE by whoever set them), "openmpi", "mvapich", "mpich" (also Intel MPI, and
+    srun --mpi=pmi2), "slurm" or "python" (no launcher). node, nodes: which of how many machines; None where the launcher
+    does not say.
+    """
+
+    launcher: str
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    node: int | None = None
+    nodes: int | None = None
+
+    def variables(self) -> dict[str, str]:
+        """What torchrun sets in the environment of each process."""
+        numbers = {
+            "RANK": self.rank, "WORLD_SIZE": self.world_size, "LOCAL_RANK": self.local_rank,
+            "LOCAL_WORLD_SIZE": self.local_world_size, "GROUP_RANK": self.node, "GROUP_WORLD_SIZE": self.nodes,
+        }  # fmt: skip
+        return {name: str(number) for name, number in numbers.items() if number is not None}
+
+
+@dataclass(frozen=True)
+class Family:
+    """The variables of one launcher, for rank, world size, local rank and local world size ("": it has none)."""
+
+    rank: str
+    world_size: str
+    local_rank: str
+    local_world_size: str
+
+
+FAMILIES = {
+    "openmpi": Family(*(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
+    "mvapich": Family(*(f"MV2_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
+    "mpich": Family("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    # SLURM_STEP_*, which srun alone sets: a batch script itself has SLURM_NTASKS=N and SLURM_PROCID=0.
+    "slurm": Family("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", ""),
+}
+"""In this order: an MPI step inside a Slurm job has Slurm's variables too."""
+
+
+def detect(env: Mapping[str, str]) -> World:
+    """Who this process is. RANK and WORLD_SIZE come first, then MPI's variables, then those of a Slurm step.
+
+    Raises LaunchError when a variable is missing or no number, when the rank is not below the size, and when RANK and an
+    MPI or Slurm launcher disagree. torchrun started by mpirun or srun, once on each machine, is no disagreement.
+    """
+    outer = _outer(env)
+    if "RANK" not in env and "WORLD_SIZE" not in env:
+        return outer or World("python")
+    torchrun = "TORCHELASTIC_RUN_ID" in env
+    world = _checked(
+        "torchrun" if torchrun else "env",
+        env,
+        Family("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+        node=_number(env, "GROUP_RANK") if "GROUP_RANK" in env else None,
+        nodes=_number(env, "GROUP_WORLD_SIZE") if "GROUP_WORLD_SIZE" in env else None,
+    )
+    if outer is not None and not torchrun and (outer.rank, outer.world_size) != (world.rank, world.world_size):
+        family = FAMILIES[outer.launcher]
+        raise LaunchError(
+            f"RANK={world.rank} of WORLD_SIZE={world.world_size} and {family.rank}={outer.rank} of "
+            f"{family.world_size}={outer.world_size} disagree: two launchers speak of this process. Unset RANK and WORLD_SIZE "
+            f"to follow {outer.launcher}, or start the script with torchrun on each machine."
+        )
+    return world
+
+
+def _outer(env: Mapping[str, str]) -> World | None:
+    """What an MPI or Slurm launcher says, if it started more than this one process."""
+    for name, family in FAMILIES.items():
+        if family.rank in env and family.world_size in env and _number(env, family.world_size) > 1:
+            node, nodes = ("SLURM_NODEID", "SLURM_STEP_NUM_NODES") if name == "slurm" else ("", "")
+            world = _checked(
+                name,
+                env,
+                family,
+                node=_number(env, node) if node in env else None,
+                nodes=_number(env, nodes) if nodes in env else None,
+            )
+            return _on_slurm(world, env) if name == "slurm" else world
+    return None
+
+
+def _checked(launcher: str, env: Mapping[str, str], family: Family, node: int | None, nodes: int | None) -> World:
+    rank, size = _number(env, family.rank), _number(env, family.world_size)
+    if not 0 <= rank < size:
+        raise LaunchError(f"{family.rank}={rank} must be from 0 to {family.world_size} - 1 = {size - 1}")
+    local = _number(env, family.local_rank) if family.local_rank in env else 0
+    sizes = [
+        name for name in (family.local_world_size, "LOCAL_SIZE") if name in env
+    ]  # DeepSpeed's launcher has the second
+    local_size = _number(env, sizes[0]) if sizes else local + 1
+    return World(launcher, rank, size, local, local_size, node, nodes)
+
+
+def _number(env: Mapping[str, str], name: str) -> int:
+    if name not in env:
+        raise LaunchError(
+            f"{name} is not set, but other variables of its launcher are. Start the script with torchrun, mpirun or srun, "
+            "which set all of them, or set RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT."
+        )
+    try:
+        return int(env[name])
+    except ValueError:
+        raise LaunchError(f"{name}={env[name]} must be a whole number") from None
+
+
+def _on_slurm(world: World, env: Mapping[str, str]) -> World:
+    """With the number of tasks on this node, from a text such as 2(x3),1: three nodes with two and one with one."""
+    counts: list[int] = []
+    for part in env.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        count, _, times = part.rstrip(")").partition("(x")
+        counts += [int(count)] * int(times or 1) if count else []
+    if world.node is None or world.node >= len(counts):
+        return world
+    return World("slurm", world.rank, world.world_size, world.local_rank, counts[world.node], world.node, world.nodes)
+
+
+def first_host(nodes: str) -> str:
+    """The first of Slurm's node list: gpu[03-07,12],login1 -> gpu03."""
+    depth, end = 0, len(nodes)
+    for at, letter in enumerate(nodes):
+        depth += (letter == "[") - (letter == "]")
+        if letter == "," and depth == 0:
+            end = at
+            break
+    name, first = "", nodes[:end]
+    while "[" in first:
+        before, _, rest = first.partition("[")
+        inside, _, first = rest.partition("]")
+        name += before + inside.replace("-", ",").split(",")[0]
+    return name + first

@@ -1,0 +1,280 @@
+"""Does one script start torch.distributed under every launcher, with the variables that torchrun sets and one d?"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dadapt_dist.bench.network import Network, why_not
+from dadapt_dist.launch import LaunchError, World, detect
+from dadapt_dist.launch.environment import first_host
+
+from .launched import model, train
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = [str(ROOT / "tests" / "launched.py")]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+MPIEXEC = str(Path(sys.executable).with_name("mpiexec"))
+LAUNCHERS = ("RANK", "WORLD", "LOCAL", "MASTER", "GROUP", "OMPI", "PMI", "SLURM", "TORCHELASTIC", "GLOO")
+
+needs_mpi = pytest.mark.skipif(shutil.which(MPIEXEC) is None, reason="no mpiexec beside python: pip install mpich")
+needs_hosts = pytest.mark.skipif(why_not() is not None, reason=f"no hosts can be emulated: {why_not()}")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """That of this process without any launcher's variables."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
+    return {**own, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **more}
+
+
+def run(line: list[str], folder: Path, **more: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*line, str(folder)],
+        env=environment(**more),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("rank-*.json"))]
+
+
+def check(folder: Path, size: int) -> list[dict[str, Any]]:
+    """Every rank has torchrun's variables and the same d, that of one process."""
+    found, alone = results(folder), train(model(), 0, 1)
+    assert len(found) == size
+    for rank, one in enumerate(found):
+        env, world = one["env"], one["world"]
+        assert (
+            (env["RANK"], env["WORLD_SIZE"]) == (str(rank), str(size)) == (str(world["rank"]), str(world["world_size"]))
+        )
+        assert (env["LOCAL_RANK"], env["LOCAL_WORLD_SIZE"]) == (
+            str(world["local_rank"]),
+            str(world["local_world_size"]),
+        )
+        assert env["MASTER_ADDR"]
+        assert env["MASTER_PORT"] == found[0]["env"]["MASTER_PORT"]
+        assert {**one["again"], "launcher": ""} == {
+            **world,
+            "launcher": "",
+            "node": one["again"]["node"],
+            "nodes": one["again"]["nodes"],
+        }
+        assert one["d"] == found[0]["d"], "d differs between ranks"
+        assert one["d"] == pytest.approx(alone, rel=1e-12)
+    assert alone[-1] > 2e-3
+    return found
+
+
+# ---------------------------------------------------------------- from the environment alone
+
+MPICH = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+SLURM = {
+    "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "7", "SLURM_LOCALID": "1", "SLURM_NODEID": "2", "SLURM_STEP_NUM_NODES": "4",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_NTASKS": "7",
+}  # fmt: skip
+OPENMPI = {f"OMPI_COMM_WORLD_{name}": value for name, value in (("RANK", "1"), ("SIZE", "2"), ("LOCAL_RANK", "1"))}
+TORCH = {
+    "RANK": "6",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "2",
+    "LOCAL_WORLD_SIZE": "4",
+    "GROUP_RANK": "1",
+    "GROUP_WORLD_SIZE": "2",
+}
+ELASTIC = {**TORCH, "TORCHELASTIC_RUN_ID": "x"}
+
+
+@pytest.mark.parametrize(
+    ("env", "world"),
+    [
+        ({}, World("python")),
+        (TORCH, World("env", 6, 8, 2, 4, 1, 2)),
+        (ELASTIC, World("torchrun", 6, 8, 2, 4, 1, 2)),
+        (
+            {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_SIZE": "2"},
+            World("env", 1, 4, 1, 2),
+        ),  # DeepSpeed's
+        (MPICH, World("mpich", 3, 4, 1, 2)),
+        (OPENMPI, World("openmpi", 1, 2, 1, 2)),
+        (SLURM, World("slurm", 5, 7, 1, 2, 2, 4)),
+        ({**SLURM, **MPICH}, World("mpich", 3, 4, 1, 2)),
+        # A batch script, before srun: it is one process, whatever the job will start.
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "3"}, World("python")),
+        # mpirun or srun has started one torchrun on each machine.
+        ({**ELASTIC, **MPICH}, World("torchrun", 6, 8, 2, 4, 1, 2)),
+        ({**MPICH, "RANK": "3", "WORLD_SIZE": "4"}, World("env", 3, 4, 0, 1)),
+        # One task of srun is no job of several.
+        ({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, World("python")),
+    ],
+)
+def test_who_a_process_is(env: dict[str, str], world: World) -> None:
+    assert detect(env) == world
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"RANK": "0"}, "WORLD_SIZE is not set, but other variables of its launcher are"),
+        ({"WORLD_SIZE": "2"}, "RANK is not set"),
+        ({"RANK": "two", "WORLD_SIZE": "2"}, "RANK=two must be a whole number"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 must be from 0 to WORLD_SIZE - 1 = 1"),
+        ({**MPICH, "PMI_RANK": "-1"}, "PMI_RANK=-1 must be from 0 to PMI_SIZE - 1 = 3"),
+        ({**MPICH, "RANK": "0", "WORLD_SIZE": "4"}, "RANK=0 of WORLD_SIZE=4 and PMI_RANK=3 of PMI_SIZE=4 disagree"),
+        ({**OPENMPI, "RANK": "1", "WORLD_SIZE": "8"}, "Unset RANK and WORLD_SIZE to follow openmpi"),
+    ],
+)
+def test_an_environment_that_cannot_be_right_is_an_error(env: dict[str, str], said: str) -> None:
+    with pytest.raises(LaunchError, match=said):
+        detect(env)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu7", "gpu7"), ("a,b", "a"), ("gpu[03-07,12],login1", "gpu03"), ("n[1,5]-ib,m2", "n1-ib"), ("r[2-3]n[10-12]", "r2n10"),
+    ],
+)  # fmt: skip
+def test_the_first_host_of_a_node_list(nodes: str, first: str) -> None:
+    assert first_host(nodes) == first
+
+
+# ---------------------------------------------------------------- real launchers
+
+
+def test_plain_python_is_a_group_of_one(tmp_path: Path) -> None:
+    done = run([sys.executable, *SCRIPT], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert check(tmp_path, 1)[0]["launcher"] == "python"
+
+
+def test_torchrun(tmp_path: Path) -> None:
+    done = run([*TORCHRUN, "--standalone", "--nproc-per-node", "2", *SCRIPT], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {one["launcher"] for one in check(tmp_path, 2)} == {"torchrun"}
+
+
+def test_torchrun_starts_again_after_a_failure(tmp_path: Path) -> None:
+    line = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", *SCRIPT]
+    done = run(line, tmp_path, FAIL_ONCE=str(tmp_path / "failed"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "failed").exists()
+    check(tmp_path, 2)
+
+
+def test_deepspeeds_launcher(tmp_path: Path) -> None:
+    line = [
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
+        "--num_gpus",
+        "2",
+        "--no_local_rank",
+        "--master_port",
+        "29616",
+    ]
+    done = run([*line, *SCRIPT], tmp_path)
+    assert done.returncode == 0, done.stderr
+    check(tmp_path, 2)
+
+
+@needs_mpi
+def test_mpiexec(tmp_path: Path) -> None:
+    done = run([MPIEXEC, "-n", "3", sys.executable, *SCRIPT], tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = check(tmp_path, 3)
+    assert {one["launcher"] for one in found} == {"mpich"}
+    assert {(one["env"]["GROUP_RANK"], one["env"]["LOCAL_WORLD_SIZE"]) for one in found} == {("0", "3")}
+
+
+@needs_mpi
+def test_mpiexec_with_an_address_needs_no_mpi_in_python(tmp_path: Path) -> None:
+    (tmp_path / "mpi4py.py").write_text("raise ImportError('not here')")
+    line = [MPIEXEC, "-n", "2", sys.executable, *SCRIPT]
+    done = run(line, tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert done.returncode != 0
+    assert "which need mpi4py and an MPI to meet (not here): pip install 'dadapt-dist[mpi]'" in done.stderr
+    done = run(line, tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}", MASTER_ADDR="127.0.0.1", MASTER_PORT="29611")
+    assert done.returncode == 0, done.stderr
+    check(tmp_path, 2)
+
+
+@needs_mpi
+def test_a_rank_that_fails_under_mpiexec_ends_all(tmp_path: Path) -> None:
+    done = run([MPIEXEC, "-n", "2", sys.executable, *SCRIPT], tmp_path, FAIL_ONCE=str(tmp_path / "failed"))
+    assert done.returncode != 0
+    assert "ZeroDivisionError: the first attempt" in done.stderr
+
+
+@needs_mpi
+def test_another_mpi_than_the_launchers_is_an_error(tmp_path: Path) -> None:
+    """Variables of Open MPI, and a library that knows nothing of them: every process would be alone, with exit code 0."""
+    names = {"RANK": "0", "SIZE": "2", "LOCAL_RANK": "0", "LOCAL_SIZE": "2"}
+    done = run(
+        [sys.executable, *SCRIPT], tmp_path, **{f"OMPI_COMM_WORLD_{name}": value for name, value in names.items()}
+    )
+    assert done.returncode != 0
+    assert "the launcher (openmpi) started 2 processes and MPI sees 1" in done.stderr
+
+
+def test_variables_alone(tmp_path: Path) -> None:
+    """As a script that starts its ranks itself would set them; then without the address, and with a rank that never comes."""
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29612"}
+    with started([sys.executable, *SCRIPT], tmp_path, **where, RANK="1") as other:
+        done = run([sys.executable, *SCRIPT], tmp_path, **where, RANK="0")
+        assert done.returncode == 0, done.stderr
+        assert other.wait(60) == 0
+    assert {one["launcher"] for one in results(tmp_path)} == {"env"}
+
+    done = run([sys.executable, *SCRIPT], tmp_path, RANK="0", WORLD_SIZE="2", MASTER_PORT="29613")
+    assert done.returncode == 1
+    assert "LaunchError: MASTER_ADDR must be set beside RANK=0 and WORLD_SIZE=2" in done.stderr
+
+    done = run([sys.executable, *SCRIPT], tmp_path, **{**where, "MASTER_PORT": "29614"}, RANK="0", PATIENCE="2")
+    assert done.returncode == 1
+    assert "LaunchError: rank 0: the 2 ranks did not meet at 127.0.0.1:29614 within 2 s" in done.stderr
+
+
+@contextmanager
+def started(line: list[str], folder: Path, **more: str) -> "Iterator[subprocess.Popen[bytes]]":
+    process = subprocess.Popen([*line, str(folder)], env=environment(**more), cwd=folder, stderr=subprocess.DEVNULL)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+# ---------------------------------------------------------------- several hosts
+
+
+def on_host(network: Network, host: int) -> list[str]:
+    """torchrun as launch/ has it, on one of the emulated hosts."""
+    line = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "job"]
+    # The host's own name is that of the machine: torchrun cannot tell by it where the rendezvous is.
+    line += ["--rdzv-endpoint", f"{network.addresses[0]}:29615", "--rdzv-conf", f"is_host={host == 0}"]
+    return [*network.inside(host), *line, "--local-addr", network.addresses[host], *SCRIPT]
+
+
+@needs_hosts
+def test_torchrun_on_two_hosts(tmp_path: Path) -> None:
+    """Over a network of its own, with 2 ms from host to host, where nobody's own name resolves to the right address."""
+    with Network(2, 0.002) as network:
+        first, second = (on_host(network, host) for host in (0, 1))
+        with started(second, tmp_path) as other:
+            done = run(first, tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert other.wait(60) == 0
+    found = check(tmp_path, 2)
+    assert {(one["env"]["GROUP_RANK"], one["host"]) for one in found} == {("0", "eth0"), ("1", "eth0")}
