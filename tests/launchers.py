@@ -1,0 +1,79 @@
+"""How does a test start the script tests/launched.py, and what must its ranks have seen?"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .launched import model, train
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = [str(ROOT / "tests" / "launched.py")]
+BIN = Path(sys.executable).parent
+MPIEXEC = str(BIN / "mpiexec")
+LAUNCHERS = ("RANK", "WORLD", "LOCAL", "MASTER", "GROUP", "OMPI", "PMI", "SLURM", "TORCHELASTIC", "GLOO")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """That of this process without any launcher's variables."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS)}
+    return {**own, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **more}
+
+
+def run(line: list[str], folder: Path, **more: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*line, str(folder)],
+        env=environment(**more),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("rank-*.json"))]
+
+
+def check(folder: Path, size: int) -> list[dict[str, Any]]:
+    """Every rank has torchrun's variables and the same d, that of one process."""
+    found, alone = results(folder), train(model(), 0, 1)
+    assert len(found) == size
+    for rank, one in enumerate(found):
+        env, world = one["env"], one["world"]
+        assert (
+            (env["RANK"], env["WORLD_SIZE"]) == (str(rank), str(size)) == (str(world["rank"]), str(world["world_size"]))
+        )
+        assert (env["LOCAL_RANK"], env["LOCAL_WORLD_SIZE"]) == (
+            str(world["local_rank"]),
+            str(world["local_world_size"]),
+        )
+        assert env["MASTER_ADDR"]
+        assert env["MASTER_PORT"] == found[0]["env"]["MASTER_PORT"]
+        assert {**one["again"], "launcher": ""} == {
+            **world,
+            "launcher": "",
+            "node": one["again"]["node"],
+            "nodes": one["again"]["nodes"],
+        }
+        assert one["d"] == found[0]["d"], "d differs between ranks"
+        assert one["d"] == pytest.approx(alone, rel=1e-12)
+    assert alone[-1] > 2e-3
+    return found
+
+
+@contextmanager
+def started(line: list[str], folder: Path, **more: str) -> "Iterator[subprocess.Popen[bytes]]":
+    process = subprocess.Popen([*line, str(folder)], env=environment(**more), cwd=folder, stderr=subprocess.DEVNULL)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
