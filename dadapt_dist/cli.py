@@ -1,4 +1,4 @@
-"""What can be done from the shell? `dadapt-dist demo`, `demo-grid`, `plot`, `run`, `universal`, `bench`."""
+"""What can be done from the shell? `dadapt-dist demo`, `demo-grid`, `plot`, `run`, `universal`, `bench`, `doctor`."""
 
 import logging
 from pathlib import Path
@@ -11,6 +11,7 @@ except ImportError as error:
     raise ImportError("the command line needs typer and rich: pip install dadapt-dist[demo]") from error
 
 from .bench import cli as bench
+from .doctor.cli import doctor
 
 app = typer.Typer(
     help="Learning-rate-free optimizers for sharded training.",
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench.app, name="bench")
+app.command()(doctor)
 console = Console(soft_wrap=True, highlight=False)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 Hidden = typer.Option(hidden=True)

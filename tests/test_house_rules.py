@@ -49,6 +49,8 @@ FRONT_ENDS = (
     "dadapt_dist/cli.py",
     "dadapt_dist/demo/",
     "dadapt_dist/bench/",
+    "dadapt_dist/doctor/cli.py",
+    "dadapt_dist/integrations/",  # each is imported by its framework's users
     "dadapt_dist/kernels/triton_step.py",  # imported by gpu.py, when it is asked for
 )
 

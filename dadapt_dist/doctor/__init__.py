@@ -1,0 +1,1 @@
+"""Is everything right for learning-rate-free training here? `dadapt-dist doctor [CONFIG...]`."""

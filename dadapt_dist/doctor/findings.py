@@ -1,0 +1,63 @@
+"""What is a setting that makes learning-rate-free training wrong?"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One setting: where it stands, what is wrong with it, and the cure.
+
+    is_error: training fails or is wrong; otherwise it is only worse than it could be.
+    """
+
+    where: str
+    problem: str
+    cure: str
+    is_error: bool = True
+
+
+Findings = Iterator[Finding]
+Config = Mapping[str, Any]
+
+
+def section(config: Config, *names: str) -> Config:
+    """The mapping under these names; an empty one where there is none."""
+    found: Any = config
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def number(value: Any) -> float | None:
+    """A number, also where a file has it as text; None for "auto" and whatever else is none."""
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def is_off(value: Any) -> bool:
+    """Is it false, also where a file has it as text?"""
+    return value is False or str(value).lower() in ("false", "no", "0")
+
+
+def check_multiplier(where: str, value: Any, what: str = "it") -> Findings:
+    """The learning rate of a learning-rate-free optimizer multiplies d: it is 1.0."""
+    lr = number(value)
+    if lr is not None and lr != 1.0:
+        yield Finding(where, f"{what} is {value!r}, and multiplies the step size d that is found", "set it to 1.0")
+
+
+def check_warm_up(where: str, steps: Any, safeguarded: bool | None) -> Findings:
+    """Prodigy's own advice for schedules that begin near 0. safeguarded: None where it is not known."""
+    length = number(steps)
+    if length and not safeguarded:
+        hint = "" if safeguarded is False else "if the optimizer is Prodigy, "
+        yield Finding(
+            where,
+            f"a warm-up of {steps} without safeguard_warmup lets d grow too large while the learning rate is small",
+            f"{hint}give it safeguard_warmup=True",
+            is_error=False,
+        )
