@@ -3,6 +3,7 @@
 from . import entry
 from .api import DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion, DAdaptSGD, Prodigy
 from .layout import PlacementError
+from .monitor.log_values import base_optimizer, log_values
 from .optimizer import LearningRateFree
 from .step_size import StepSize
 from .window import NonFiniteError
@@ -21,6 +22,8 @@ __all__ = [
     "Prodigy",
     "StepSize",
     "__version__",
+    "base_optimizer",
+    "log_values",
 ]
 
 entry.register()

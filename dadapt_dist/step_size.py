@@ -211,6 +211,7 @@ class StepSize:
         if self.freeze_after is not None and self.steps - window.moves >= self.freeze_after:
             self.scalars.values["k"].add_(window.moves and not window.skipped)
             return
+        self._held.idle.expect(window.moves)
         if window.reduced is None:
             # A rank that counts a step which the others do not count would freeze at another time.
             self._reduce.launch(window.sums, tag=int(window.moves and self.freeze_after is not None))
@@ -224,7 +225,7 @@ class StepSize:
         sums = self._reduce.take()
         if sums is not None:
             self.scalars.apply(sums.to(self.scalars.device))
-            self._held.note(self.scalars.values["held"], self._reduce.unpaired)
+            self._held.note(self.scalars.values["held"], self._reduce.unpaired, sums)
 
     # ---------------------------------------------------------------- reading and writing
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import deepspeed_limits, dtensor, fsdp1, plain, zero
+from . import accelerate_limits, deepspeed_limits, dtensor, fsdp1, plain, zero
 from .base import Delivery, Placement
 
 ADAPTERS: tuple[Callable[[Sequence[Tensor]], Sequence[Placement | list[Placement] | None]], ...] = (
@@ -31,6 +31,7 @@ def delivery(optimizer: Optimizer) -> Delivery:
 def check_builder() -> None:
     """Raise ValueError when a framework that is building an optimizer just now is told to do what cannot work with it."""
     deepspeed_limits.refuse_builder()
+    accelerate_limits.refuse_builder()
 
 
 __all__ = ["ADAPTERS", "DELIVERIES", "Delivery", "Placement", "check_builder", "delivery"]
