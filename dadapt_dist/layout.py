@@ -51,6 +51,17 @@ class ShardLayout:
     process_group: Any = None
     copies: Callable[[Tensor], int | None] | None = None
 
+    @staticmethod
+    def of(process_group: Any, copies: Callable[[Tensor], int | None] | None) -> "ShardLayout":
+        """The layout of a process group; or the one that was given in its place."""
+        if not isinstance(process_group, ShardLayout):
+            return ShardLayout(process_group, copies)
+        return process_group if copies is None else process_group.with_copies(copies)
+
+    def with_copies(self, copies: Callable[[Tensor], int | None] | None) -> "ShardLayout":
+        """The same ranks, with parameters that are said to have so many copies."""
+        return ShardLayout(self.process_group, copies)
+
     @property
     def is_distributed(self) -> bool:
         """Is torch.distributed initialised, with more than one rank? Raises nothing, also while a process ends."""

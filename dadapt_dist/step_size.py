@@ -26,7 +26,7 @@ class StepSize:
     """The estimate of D that one or several optimizers share, over all ranks of a process group.
 
     estimates: names of the separate estimates; groups choose with {"estimate": name}. None: those that the groups name.
-    process_group: ranks over which the sums run (None: all). copies: see `ShardLayout`.
+    process_group: ranks over which the sums run (None: all), or a layout such as MPILayout. copies: see `ShardLayout`.
     sync: "next_step" hides the all-reduce behind the next forward and backward; "step" waits for it in the step.
     nonfinite: what a NaN or infinite gradient does. "hold": d stays where it is on every rank, and only the elements
     with finite gradients train. "skip": nothing moves on any rank. "raise": NonFiniteError on all ranks in the same
@@ -50,7 +50,7 @@ class StepSize:
         check_choice("nonfinite", nonfinite, ("hold", "skip", "raise"))
         check_names("estimates", estimates)
         check_freeze_after(freeze_after)
-        self.layout = ShardLayout(process_group, copies)
+        self.layout = ShardLayout.of(process_group, copies)
         self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, freeze_after
         self.steps = 0
         self.roster = Roster(self.layout)

@@ -121,7 +121,7 @@ def test_mpiexec_with_an_address_needs_no_mpi_in_python(tmp_path: Path) -> None:
     line = [MPIEXEC, "-n", "2", sys.executable, *SCRIPT]
     done = run(line, tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode != 0
-    assert "which need mpi4py and an MPI to meet (not here): pip install 'dadapt-dist[mpi]'" in done.stderr
+    assert "mpi4py and an MPI are needed (not here): pip install 'dadapt-dist[mpi]'" in done.stderr
     done = run(line, tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}", MASTER_ADDR="127.0.0.1", MASTER_PORT="29611")
     assert done.returncode == 0, done.stderr
     check(tmp_path, 2)

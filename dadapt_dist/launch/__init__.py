@@ -21,8 +21,6 @@ from .network import name_interface
 
 __all__ = ["LaunchError", "World", "detect", "init"]
 
-MPI_LAUNCHERS = ("openmpi", "mvapich", "mpich")
-
 
 def init(backend: str | None = None, timeout: timedelta = timedelta(minutes=10)) -> World:
     """Start torch.distributed's default process group as the launcher meant it, and return who this process is.
@@ -49,7 +47,7 @@ def init(backend: str | None = None, timeout: timedelta = timedelta(minutes=10))
         torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
     backend = backend or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     _start(world, backend, timeout, store)
-    if world.launcher in MPI_LAUNCHERS and store is not None:
+    if world.launcher in by_mpi.LAUNCHERS and store is not None:
         by_mpi.abort_all_on_error()
     return world
 
@@ -74,7 +72,7 @@ def _meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tu
         store = dist.TCPStore("127.0.0.1", 0, 1, True, timeout)
         env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
         return world, store
-    if world.launcher in MPI_LAUNCHERS and not given:
+    if world.launcher in by_mpi.LAUNCHERS and not given:
         return by_mpi.meet(world, env, timeout)
     if world.launcher == "slurm":
         _place_on_slurm(world, env)

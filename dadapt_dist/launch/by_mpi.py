@@ -17,6 +17,8 @@ from .network import interfaces, reaches
 
 logger = logging.getLogger(__name__)
 
+LAUNCHERS = ("openmpi", "mvapich", "mpich")
+
 
 def meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tuple[World, Any]:
     """(the world as MPI knows it, a store that all ranks have joined); sets MASTER_ADDR and MASTER_PORT.
@@ -25,15 +27,12 @@ def meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tup
     without mpi4py or an MPI, when MPI sees another number of processes than the launcher started, or when no address of
     rank 0 reaches all.
     """
-    mpi = _mpi(world)
+    mpi = load(
+        f", or set MASTER_ADDR and MASTER_PORT, which {world.launcher} does not tell its {world.world_size} processes: an "
+        "address of rank 0's machine and a free port there"
+    )
+    check_size(mpi, world)
     comm = mpi.COMM_WORLD
-    if comm.size != world.world_size:
-        library = mpi.Get_library_version().splitlines()[0].strip("\x00 ")
-        raise LaunchError(
-            f"the launcher ({world.launcher}) started {world.world_size} processes and MPI sees {comm.size}: mpiexec and the MPI "
-            f"that mpi4py has loaded ({library[:60]}) are not the same. Use the mpiexec of that MPI (for the mpich package it "
-            "lies beside python), or install mpi4py for this one."
-        )
     node = comm.Split_type(mpi.COMM_TYPE_SHARED)
     leads = comm.allgather(node.bcast(comm.rank))
     leaders = sorted(set(leads))
@@ -45,14 +44,31 @@ def meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tup
     return world, _store(comm, mpi, world, env, timeout)
 
 
-def _mpi(world: World) -> Any:
+def check_size(mpi: Any, world: World) -> None:
+    """Raise LaunchError when the launcher started more processes than MPI sees: each would be alone, and train so."""
+    size = mpi.COMM_WORLD.size
+    if world.launcher not in ("python", *LAUNCHERS) and size != world.world_size:
+        raise LaunchError(
+            f"{world.launcher} started {world.world_size} processes and MPI sees {size}: start them with the mpiexec of your MPI "
+            "(or srun --mpi=...), or use torch.distributed, which this launcher is for"
+        )
+    if size != world.world_size and world.launcher != "python":
+        library = mpi.Get_library_version().splitlines()[0].strip("\x00 ")
+        raise LaunchError(
+            f"the launcher ({world.launcher}) started {world.world_size} processes and MPI sees {size}: mpiexec and the MPI "
+            f"that mpi4py has loaded ({library[:60]}) are not the same. Use the mpiexec of that MPI (for the mpich package it "
+            "lies beside python), or install mpi4py for this one."
+        )
+
+
+def load(otherwise: str = "") -> Any:
+    """mpi4py's MPI; raises LaunchError without mpi4py, or without an MPI that it finds. otherwise: another way than MPI."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, the MPI library is not
         cure = "pip install mpich" if isinstance(error, RuntimeError) else "pip install 'dadapt-dist[mpi]'"
         raise LaunchError(
-            f"{world.launcher} started {world.world_size} processes, which need mpi4py and an MPI to meet ({error}): {cure}, "
-            "load your cluster's MPI, or set MASTER_ADDR and MASTER_PORT to an address of rank 0's machine and a free port there."
+            f"mpi4py and an MPI are needed ({error}): {cure}, or load your cluster's MPI{otherwise}"
         ) from error
     return MPI
 
