@@ -15,11 +15,13 @@ def base_optimizer(optimizer: Any) -> LearningRateFree:
     engine does, too. Raises TypeError when another optimizer stands there, or none.
     """
     chain = [optimizer]
-    while not isinstance(chain[-1], LearningRateFree):
+    while True:  # to the innermost: Lightning's wrapper passes for an instance of what it wraps
         inner = getattr(chain[-1], "optimizer", None)
         if inner is None or any(inner is outer for outer in chain):
-            raise TypeError(_said([type(link).__name__ for link in chain]))
+            break
         chain.append(inner)
+    if not isinstance(chain[-1], LearningRateFree):
+        raise TypeError(_said([type(link).__name__ for link in chain]))
     return chain[-1]
 
 

@@ -1,0 +1,84 @@
+"""How does d get into the logs of PyTorch Lightning? A callback for `lightning` and for `pytorch_lightning`."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..optimizer import LearningRateFree
+
+try:
+    if TYPE_CHECKING or "lightning.pytorch" in sys.modules or "pytorch_lightning" not in sys.modules:
+        from lightning.pytorch import Callback, LightningModule, Trainer
+    else:  # the same library under its older name, whose Trainer takes its own callbacks only
+        from pytorch_lightning import Callback, LightningModule, Trainer
+except ImportError as error:
+    raise ImportError("Lightning's callback needs lightning: pip install dadapt-dist[lightning]") from error
+
+from ..monitor.log_values import base_optimizer
+from .logged import logged
+from .settings import mistakes
+
+__all__ = ["DAdaptCallback"]
+
+logger = logging.getLogger(__name__)
+
+
+class DAdaptCallback(Callback):
+    """Logs "d" and "effective_lr" = d·lr of the step being taken, every `log_every_n_steps`, to logger and callback_metrics.
+
+    `Trainer(..., callbacks=[DAdaptCallback()])`. Optimizers that are not of dadapt_dist are passed over; where several are,
+    names end in the optimizer's place: "d/optimizer0". At the start of training, rank 0 warns through `logging`, once, of
+    a peak lr other than 1.0, of a warm-up without safeguard_warmup, and of clipping that holds DAdaptAdaGrad down. Raises
+    TypeError there when no optimizer is of dadapt_dist.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        found = [optimizer for _, optimizer in _ours(trainer)]
+        if not found:
+            base_optimizer(trainer.optimizers[0] if trainer.optimizers else None)  # says what stands there instead
+        if self._said or trainer.global_step or not trainer.is_global_zero:
+            return
+        self._said = True
+        schedules = {
+            id(base): config.scheduler for config in trainer.lr_scheduler_configs for base in _bases(config.scheduler)
+        }
+        for optimizer in found:
+            n_elements = sum(p.numel() for group in optimizer.groups for p in group["params"])
+            clip = float(trainer.gradient_clip_val or 0.0) if trainer.gradient_clip_algorithm in (None, "norm") else 0.0
+            for mistake in mistakes(optimizer, schedules.get(id(optimizer)), clip=clip, n_elements=n_elements):
+                logger.warning("%s", mistake)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        if not trainer._logger_connector.should_update_logs:  # reading d waits for the device
+            return
+        ours = _ours(trainer)
+        base = _base(optimizer)
+        for place, other in ours:
+            if base is other:
+                suffix = f"/optimizer{place}" if len(ours) > 1 else ""
+                values = {f"{name}{suffix}": value for name, value in logged(base).items()}
+                pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+
+
+def _ours(trainer: Trainer) -> list[tuple[int, LearningRateFree]]:
+    """Our optimizers, with their places among all."""
+    bases = [(place, _base(optimizer)) for place, optimizer in enumerate(trainer.optimizers)]
+    return [(place, base) for place, base in bases if base is not None]
+
+
+def _bases(scheduler: Any) -> Iterator[LearningRateFree]:
+    base = _base(getattr(scheduler, "optimizer", None))
+    if base is not None:
+        yield base
+
+
+def _base(optimizer: Any) -> LearningRateFree | None:
+    try:
+        return base_optimizer(optimizer)
+    except TypeError:
+        return None

@@ -1,0 +1,65 @@
+"""Which settings of a trainer work against an optimizer that finds its own step size? Each as a sentence with its cure."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from ..optimizer import LearningRateFree
+
+__all__ = ["mistakes"]
+
+ADAGRAD_START = 1e-6  # of DAdaptAdaGrad's α, in units of a squared gradient
+
+
+def mistakes(optimizer: LearningRateFree, scheduler: Any, *, clip: float, n_elements: int) -> Iterator[str]:
+    """What is wrong before the first step. Nothing is changed.
+
+    scheduler: of torch or DeepSpeed, wrapped or not; None without one. clip: the norm that gradients are clipped to, 0
+    without clipping. n_elements: how many elements train.
+    """
+    peaks = _peaks(optimizer, scheduler)
+    yield from _wrong_lr(peaks)
+    yield from _unguarded_warmup(optimizer, peaks)
+    yield from _small_clip(optimizer, clip, n_elements)
+
+
+def _wrong_lr(peaks: list[float]) -> Iterator[str]:
+    wrong = [peak for peak in peaks if peak != 1.0]
+    if wrong:
+        yield (
+            f"lr is {wrong[0]:g}, not 1.0: it multiplies d, so every step is {wrong[0]:g} times the one that was found. Give the "
+            "optimizer lr=1.0 and a DeepSpeed schedule warmup_max_lr 1.0; where the value comes from the trainer's "
+            "learning_rate (5e-5 by default), set learning_rate=1.0. To scale the step of Prodigy, use d_coef"
+        )
+
+
+def _unguarded_warmup(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
+    for group, peak in zip(optimizer.groups, peaks, strict=True):
+        if float(group["lr"]) < peak and group.get("safeguard_warmup") is False:
+            yield (
+                f"the schedule warms up (lr starts at {float(group['lr']):g} of {peak:g}) and safeguard_warmup is False: while "
+                "lr is small, Prodigy's d can come out too large. Give Prodigy safeguard_warmup=True, or leave the warm-up out"
+            )
+            return
+
+
+def _small_clip(optimizer: LearningRateFree, clip: float, n_elements: int) -> Iterator[str]:
+    if optimizer.method.name != "dadapt_adagrad" or clip <= 0 or clip**2 >= ADAGRAD_START * n_elements:
+        return
+    yield (
+        f"gradients are clipped to a norm of {clip:g} over {n_elements} elements, {clip / math.sqrt(n_elements):.1e} an element: "
+        f"DAdaptAdaGrad starts its squares at {ADAGRAD_START:g}, beside which such gradients vanish, and d may never leave d0. "
+        f"Do not clip (max_grad_norm=0), clip to {math.sqrt(ADAGRAD_START * n_elements):.2g} or more, or take another method"
+    )
+
+
+def _peaks(optimizer: LearningRateFree, scheduler: Any) -> list[float]:
+    """The largest lr of each group, as far as the schedule says it."""
+    groups = optimizer.groups
+    while (inner := getattr(scheduler, "scheduler", None)) is not None:
+        scheduler = inner
+    for name in ("max_lrs", "org_lrs"):  # DeepSpeed's schedules, whose groups begin with the smallest lr
+        said = getattr(scheduler, name, None)
+        if isinstance(said, list) and len(said) == len(groups):
+            return [float(lr) for lr in said]
+    return [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in groups]

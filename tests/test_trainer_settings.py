@@ -1,0 +1,131 @@
+"""Which mistaken settings does the Trainer's callback name, with which cure, and is it silent about the right ones?"""
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dadapt_dist as dd
+
+from .pool import WorkerPool
+from .trainer_runs import OPTIONS, Case, llama, run, run_and_resume, trainer, world
+
+pytest.importorskip("transformers")
+
+
+def warned(log: pytest.LogCaptureFixture, folder: Path, case: Case) -> list[str]:
+    """What the callback says over two trainings with one Trainer."""
+    arguments = {"max_steps": 2, "save_strategy": "no", **case.arguments}
+    with world(case):
+        made, _ = trainer(replace(case, arguments=arguments), str(folder))
+        made.train()
+        made.train()
+    return [record.getMessage() for record in log.records if record.name.startswith("dadapt_dist.integrations")]
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "words"),
+    [
+        ({"lr": 5e-5}, {}, ["lr is 5e-05, not 1.0", "learning_rate=1.0"]),
+        ({"safeguard_warmup": False}, {}, ["lr starts at 0 of 1", "Give Prodigy safeguard_warmup=True"]),
+    ],
+    ids=["lr", "warm-up"],
+)
+def test_a_mistaken_setting_is_named_once_with_its_cure(
+    options: dict[str, Any], arguments: dict[str, Any], words: list[str], library_log: Any, tmp_path: Path
+) -> None:
+    said = warned(library_log, tmp_path, Case(kind="one", options=OPTIONS | options, arguments=arguments))
+    assert len(said) == 1
+    for word in words:
+        assert word in said[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        ({}, {"learning_rate": 5e-5}),  # not given to an optimizer class
+        ({"safeguard_warmup": False}, {"warmup_steps": 0}),
+        ({"safeguard_warmup": False}, {"lr_scheduler_type": "constant"}),  # takes no warm-up
+        ({}, {"max_grad_norm": 0.0}),
+    ],
+)
+def test_right_settings_are_silent(
+    options: dict[str, Any], arguments: dict[str, Any], library_log: Any, tmp_path: Path
+) -> None:
+    assert warned(library_log, tmp_path, Case(kind="one", options=OPTIONS | options, arguments=arguments)) == []
+
+
+def test_a_resumed_run_does_not_take_the_decay_for_a_warm_up(library_log: Any, tmp_path: Path) -> None:
+    case = Case(kind="one", options=OPTIONS | {"safeguard_warmup": False}, arguments={"warmup_steps": 0})
+    run_and_resume(case, str(tmp_path))
+    assert [record for record in library_log.records if record.name.startswith("dadapt_dist.integrations")] == []
+
+
+@pytest.mark.parametrize("norm", [1e-3, 1.0])
+def test_a_clip_below_adagrads_first_squares_is_named(norm: float, library_log: Any, tmp_path: Path) -> None:
+    case = Case(kind="one", optimizer="DAdaptAdaGrad", options={"d0": 1e-3}, arguments={"max_grad_norm": norm})
+    said = warned(library_log, tmp_path, case)
+    n = sum(p.numel() for p in llama().parameters())
+    threshold = math.sqrt(1e-6 * n)
+    assert 1e-3 < threshold < 1.0
+    wanted = [f"clipped to a norm of 0.001 over {n} elements", "max_grad_norm=0", f"clip to {threshold:.2g} or more"]
+    assert all(word in said[0] for word in wanted) if norm < threshold else said == []
+
+
+def d_with_gradients_times(factor: float, cls: Any) -> float:
+    """d after 200 steps of a least-squares problem whose gradients are multiplied."""
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    w = torch.zeros(8, dtype=torch.float64, requires_grad=True)
+    optimizer = cls([w])
+    for _ in range(200):
+        optimizer.zero_grad()
+        ((x @ (w - 1)).square().mean() * factor).backward()
+        optimizer.step()
+    return float(optimizer.d)
+
+
+@pytest.mark.parametrize("name", ["Prodigy", "DAdaptAdam", "DAdaptAdan", "DAdaptLion", "DAdaptSGD", "DAdaptAdaGrad"])
+def test_only_adagrads_d_depends_on_the_scale_of_gradients(name: str) -> None:
+    cls = getattr(dd, name)
+    usual, small = d_with_gradients_times(1.0, cls), d_with_gradients_times(1e-5, cls)
+    if name == "DAdaptAdaGrad":
+        assert small < usual / 100
+    else:
+        assert small == pytest.approx(usual, rel=0.2)
+
+
+def test_deepspeeds_schedule_is_asked_for_its_peak(pool2: WorkerPool) -> None:
+    assert pool2.run(peaks_under_deepspeed, {"warmup_num_steps": 4}) == [["lr is 0.001, not 1.0"]] * 2
+    assert pool2.run(peaks_under_deepspeed, {"warmup_num_steps": 4, "warmup_max_lr": 1.0}) == [[]] * 2
+
+
+def peaks_under_deepspeed(parameters: dict[str, Any]) -> list[str]:
+    from deepspeed.runtime.lr_schedules import WarmupLR
+
+    from dadapt_dist.integrations.settings import mistakes
+
+    optimizer = dd.Prodigy(torch.nn.Linear(2, 2).parameters(), safeguard_warmup=True)
+    schedule = WarmupLR(optimizer, **{"warmup_max_lr": 0.001, **parameters})
+    return [text.split(":")[0] for text in mistakes(optimizer, schedule, clip=1.0, n_elements=6)]
+
+
+def said_on_a_rank(case: Case, folder: str) -> list[str]:
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage().split(":")[0])  # type: ignore[method-assign]
+    library = logging.getLogger("dadapt_dist.integrations")
+    library.addHandler(handler)
+    try:
+        run(case, folder)
+    finally:
+        library.removeHandler(handler)
+    return said
+
+
+def test_the_default_learning_rate_in_a_deepspeed_config_is_named_on_rank_0(pool2: WorkerPool, tmp_path: Path) -> None:
+    case = Case(kind="zero2", json=True, arguments={"learning_rate": 5e-5, "max_steps": 2, "save_strategy": "no"})
+    assert pool2.run(said_on_a_rank, case, str(tmp_path)) == [["lr is 5e-05, not 1.0"], []]
