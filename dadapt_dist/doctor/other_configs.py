@@ -1,5 +1,7 @@
 """What in a config of Accelerate or the Trainer makes learning-rate-free training wrong?"""
 
+from dataclasses import replace
+
 from .findings import Config, Finding, Findings, check_multiplier, check_warm_up, is_off, number, section
 
 
@@ -37,8 +39,10 @@ def check_accelerate(config: Config) -> Findings:
 def check_trainer(config: Config) -> Findings:
     """Every setting that is wrong."""
     lr = config.get("learning_rate", 5e-5)
-    yield from check_multiplier(
-        "learning_rate", lr, "the learning rate" if "learning_rate" in config else "the default"
-    )
+    what = "the learning rate" if "learning_rate" in config else "the default"
+    for finding in check_multiplier(
+        "learning_rate", lr, f"unless the optimizer comes by optimizer_cls_and_kwargs, {what}"
+    ):
+        yield replace(finding, is_error=False)
     for name in ("warmup_steps", "warmup_ratio"):
         yield from check_warm_up(name, config.get(name, 0), None)
