@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from .adapters import ADAPTERS
 from .adapters.base import Placement
@@ -53,7 +54,16 @@ class ShardLayout:
 
     @staticmethod
     def of(process_group: Any, copies: Callable[[Tensor], int | None] | None) -> "ShardLayout":
-        """The layout of a process group; or the one that was given in its place."""
+        """The layout of a process group; or the one that was given in its place. Raises ValueError for what is neither."""
+        if isinstance(process_group, (str, list, tuple, dict, DeviceMesh)):
+            cure = "pass mesh.get_group(...)" if isinstance(process_group, DeviceMesh) else "leave it out for all ranks"
+            raise ValueError(
+                f"process_group={process_group!r} must be a process group of torch.distributed or None: {cure}"
+            )
+        if copies is not None and not callable(copies):
+            raise ValueError(
+                f"copies={copies!r} must be a function of a parameter, or None: leave it out to have copies counted"
+            )
         if not isinstance(process_group, ShardLayout):
             return ShardLayout(process_group, copies)
         return process_group if copies is None else process_group.with_copies(copies)
@@ -101,7 +111,10 @@ class ShardLayout:
         gloo's all_reduce takes several round trips, more with every rank; up to ONE_ROUND_RANKS ranks an all_to_all of the few
         numbers, added up on every rank in the order of the ranks, takes one.
         """
-        by_gloo = sums.device.type == "cpu" and dist.get_backend(self.process_group) == "gloo"
+        backends = dist.get_backend_config(self.process_group).split(
+            ","
+        )  # of a group such as cpu:gloo,cuda:nccl, of each
+        by_gloo = sums.device.type == "cpu" and "cpu:gloo" in backends
         if by_gloo and self.world_size <= ONE_ROUND_RANKS:
             return OneRound(sums, self.world_size, self.process_group)
         return dist.all_reduce(sums, group=self.process_group, async_op=True)

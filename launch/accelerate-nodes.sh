@@ -9,6 +9,7 @@ set -euo pipefail
 : "${CONFIG:?set CONFIG to a file of configs/accelerate}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
-exec accelerate launch --config_file "$CONFIG" \
+# standard: for DeepSpeed, Accelerate would otherwise start the other machines itself, over ssh.
+exec accelerate launch --config_file "$CONFIG" --deepspeed_multinode_launcher standard \
   --num_machines "$NODES" --machine_rank "$RANK_OF_NODE" --num_processes "$((NODES * ${NPROC:-8}))" \
   --main_process_ip "$HEAD" --main_process_port "${PORT:-29500}" "$@"

@@ -16,6 +16,6 @@ if "$mpirun" --version 2>/dev/null | grep -q 'Open MPI'; then
   if [ -n "${HOSTFILE:-}" ]; then line+=(--hostfile "$HOSTFILE"); fi
 else # MPICH and Intel MPI
   export I_MPI_PIN=0
-  if [ -n "${HOSTFILE:-}" ]; then line+=(-f "$HOSTFILE"); fi
+  if [ -n "${HOSTFILE:-}" ]; then line+=(-machinefile "$HOSTFILE"); fi
 fi
 exec "${line[@]}" "${PYTHON:-python}" -m mpi4py "$@" # -m mpi4py: a rank that fails ends all

@@ -5,6 +5,7 @@ import os
 # Before torch is imported anywhere: its thread pools read this once. Workers inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 
@@ -27,25 +28,32 @@ settings.register_profile("ci", settings.get_profile("default"), derandomize=Tru
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pools() -> Iterator[Callable[[int], WorkerPool]]:
-    """`pools(n)` is the pool of n ranks, shared by all tests of the session."""
+    """`pools(n)` is the pool of n ranks, shared by the tests of a module: what it imports and leaves behind ends with it."""
     made: dict[int, WorkerPool] = {}
     yield lambda world_size: made.setdefault(world_size, WorkerPool(world_size))
     for pool in made.values():
         pool.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pool2(pools: Callable[[int], WorkerPool]) -> WorkerPool:
-    """Two ranks, shared by all tests of the session."""
+    """Two ranks, shared by the tests of a module."""
     return pools(2)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pool4(pools: Callable[[int], WorkerPool]) -> WorkerPool:
-    """Four ranks, shared by all tests of the session."""
+    """Four ranks, shared by the tests of a module."""
     return pools(4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_stays_frozen() -> Iterator[None]:
+    """A search for DeepSpeed's engines goes through everything twice where gc.freeze() was called."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """How is a tiny model trained through DeepSpeed in every configuration? `train` runs on every rank of a `WorkerPool`."""
 
-import functools
 import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -239,14 +238,9 @@ def quiet_deepspeed() -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.ERROR)
     get_accelerator().is_fp16_supported = lambda: True
-    _set_aside()
+    if gc.get_freeze_count() == 0:
+        gc.freeze()
     return deepspeed
-
-
-@functools.cache
-def _set_aside() -> None:
-    """Once a process."""
-    gc.freeze()
 
 
 @contextmanager

@@ -71,6 +71,17 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
         yield env
 
 
+def ended_as(job: str, env: dict[str, str]) -> str:
+    """The state in which a job ends. sbatch --wait would look once in half a minute."""
+    line, state = ["squeue", "-h", "-t", "all", "-o", "%T", "-j", job], ""
+    for _ in range(200):
+        state = subprocess.run(line, env=os.environ | env, capture_output=True, text=True, check=False).stdout.strip()
+        if state not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"):
+            return state
+        time.sleep(0.5)
+    return state
+
+
 @contextmanager
 def _running(line: list[str], env: dict[str, str], folder: Path) -> Iterator[None]:
     with open(folder / f"{line[0]}.out", "w") as output:

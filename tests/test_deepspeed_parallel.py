@@ -27,15 +27,6 @@ OPTIONS = {
 }  # so large an eps that gradients of another scale give another d
 
 
-@pytest.fixture(scope="module")
-def pools() -> Iterator[Callable[[int], WorkerPool]]:
-    """Workers of this file alone: DeepSpeed keeps meshes and groups in globals, where other tests would find them."""
-    made: dict[int, WorkerPool] = {}
-    yield lambda world_size: made.setdefault(world_size, WorkerPool(world_size))
-    for pool in made.values():
-        pool.close()
-
-
 # ---------------------------------------------------------------- DeepSpeed on CPUs
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 import dadapt_dist as dd
 from dadapt_dist.cli import app
-from dadapt_dist.doctor import deepspeed_config, files
+from dadapt_dist.doctor import deepspeed_config, deepspeed_zero, files
 
 from .launchers import ROOT, environment
 
@@ -71,7 +71,12 @@ def test_nothing_is_said_of_what_is_right() -> None:
         (with_params(beta=0.9), "optimizer.params", "unknown keyword 'beta'; did you mean 'betas'"),
         (with_params(d0=-1.0), "optimizer.params", "d0=-1.0"),
         (with_params(max_grad_norm=1.0), "optimizer.params.max_grad_norm", "use gradient_clipping"),
-        (scheduler("WarmupLR", warmup_num_steps=5), "scheduler.params.warmup_max_lr", "0.001, .* set it to 1.0"),
+        (scheduler("WarmupLR", warmup_max_lr=0.1), "scheduler.params.warmup_max_lr", "0.1, .* set it to 1.0"),
+        (scheduler("WarmupDecayLR", total_num_steps=9), "scheduler.params.warmup_max_lr", "0.001, .* set it to 1.0"),
+        (scheduler("WarmupDecay"), "scheduler.type", "'WarmupDecay' is no scheduler .* did you mean WarmupDecayLR"),
+        (with_params(slice_p=11), "optimizer.params.slice_p", "at stage 2 .* set it to 1"),
+        (with_params(copies="x"), "optimizer.params", "copies='x' must be a function"),
+        (with_params(process_group="x"), "optimizer.params", "process_group='x' must be a process group"),
         (scheduler("OneCycle", cycle_max_lr=0.1), "scheduler.params.cycle_max_lr", "set it to 1.0"),
         (scheduler("LRRangeTest"), "scheduler.type", "remove the scheduler"),
         ({**changed(optimizer=None, scheduler=None), **OFFLOAD}, "zero_force_ds_cpu_optimizer", "set it to false"),
@@ -100,11 +105,55 @@ def test_each_wrong_setting_is_named_with_its_cure(config: dict[str, Any], where
     ("config", "where"),
     [
         (changed(gradient_clipping=None), "gradient_clipping"),
+        (scheduler("WarmupLR", warmup_num_steps=5), "scheduler.params.warmup_max_lr"),
+        (with_params(nonfinite="skip"), "optimizer.params.nonfinite"),
         (with_params(safeguard_warmup=False), "scheduler.params.warmup_num_steps"),
     ],
 )
 def test_what_is_only_worse_is_no_error(config: dict[str, Any], where: str) -> None:
     assert [(at, is_error) for at, _, is_error in said(config)] == [(where, False)]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        changed(zero_optimization={"stage": 3, "elastic_checkpoint": True}),  # DeepSpeed leaves it out there
+        changed(zero_optimization={"stage": 2, "zenflow": {"enabled": False}, "elastic_checkpoint": "false"}),
+        changed(zero_optimization={"stage": 2, "offload_optimizer": {"device": None}}, optimizer=None, scheduler=None),
+        scheduler("CosineAnnealingLR", T_max=100),  # torch's
+    ],
+)
+def test_what_is_off_or_of_no_effect_is_no_finding(config: dict[str, Any]) -> None:
+    assert said(config) == []
+
+
+def test_a_first_sum_over_gradients_that_nvme_never_brings_together() -> None:
+    config = changed(optimizer={"type": "DAdaptSGD"}, scheduler=None)
+    config["zero_optimization"] = {"stage": 3, "offload_optimizer": {"device": "nvme", "buffer_count": 7}}
+    ((where, text, is_error),) = said(config)
+    assert (where, is_error) == ("optimizer.type", True)
+    assert "offload to the CPU" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "found"),
+    [
+        ("fp16", (0, 18, 2), []),
+        ("fp16", (0, 19, 8), [True]),
+        ("fp16", None, [False]),
+        ("bf16", (0, 17, 5), []),
+        ("bf16", (0, 18, 5), [True]),
+        ("bf16", (0, 18, 6), []),
+    ],
+)
+def test_precisions_that_deepspeed_gets_wrong_at_stage_0(
+    name: str, version: tuple[int, ...] | None, found: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deepspeed_zero, "deepspeed_version", lambda: version)
+    at_stage_0 = changed(zero_optimization=None) | {name: {"enabled": True}}
+    assert [is_error for _, _, is_error in said(at_stage_0)] == found
+    assert said(changed() | {name: {"enabled": True}}) == []
+    assert said(at_stage_0 | {name: {"enabled": False}}) == []
 
 
 def test_auto_is_left_to_whoever_fills_it_in() -> None:
@@ -114,7 +163,7 @@ def test_auto_is_left_to_whoever_fills_it_in() -> None:
 
 
 def test_the_numbers_of_tensors_are_those_of_the_methods() -> None:
-    for name, count in deepspeed_config.BUFFERS.items():
+    for name, count in deepspeed_zero.BUFFERS.items():
         optimizer = getattr(dd, name)([torch.nn.Parameter(torch.ones(3))])
         optimizer.param_groups[0]["params"][0].grad = torch.ones(3)
         optimizer.step()
@@ -160,6 +209,9 @@ def test_accelerate_and_the_file_it_names(tmp_path: Path) -> None:
     offload = {"distributed_type": "DEEPSPEED", "deepspeed_config": {"offload_optimizer_device": "cpu"}}
     path.write_text(yaml.safe_dump(offload))
     assert "puts DeepSpeedCPUAdam in the place" in doctor(path).output
+    offload["deepspeed_config"]["offload_optimizer_device"] = None
+    path.write_text(yaml.safe_dump(offload))
+    assert doctor(path).exit_code == 0
 
 
 def test_the_trainers_default_learning_rate(tmp_path: Path) -> None:
@@ -172,6 +224,31 @@ def test_the_trainers_default_learning_rate(tmp_path: Path) -> None:
         in done.output
     )
     assert "better: warmup_ratio: a warm-up of 0.1 without safeguard_warmup" in done.output
+
+
+def test_the_trainers_deepspeed_file_and_optimizer_are_looked_at_too(tmp_path: Path) -> None:
+    named, path = tmp_path / "ds.json", tmp_path / "args.json"
+    named.write_text(json.dumps(changed(optimizer={"type": "prodgy"})))
+    for given in (str(named), json.loads(named.read_text())):
+        path.write_text(json.dumps({"output_dir": "out", "learning_rate": 1.0, "deepspeed": given}))
+        done = doctor(path)
+        assert done.exit_code == 1
+        assert "did you mean Prodigy?" in done.output
+    path.write_text(json.dumps({"output_dir": "out", "learning_rate": 1.0, "optim": "prodgy"}))
+    done = doctor(path)
+    assert done.exit_code == 1
+    assert "optim: 'prodgy' is no optimizer of the Trainer; remove it, and give" in done.output
+    assert "(dadapt_dist.Prodigy, {})" in done.output
+    path.write_text(json.dumps({"output_dir": "out", "learning_rate": 1.0, "optim": "adamw_torch"}))
+    assert doctor(path).exit_code == 0
+
+
+def test_comments_that_deepspeed_reads_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text("# of mine\n" + json.dumps(with_params(lr=0.1))[:-1] + ",}")
+    done = doctor(path)
+    assert done.exit_code == 1
+    assert "the learning rate is 0.1" in done.output
 
 
 @pytest.mark.parametrize(
@@ -208,7 +285,7 @@ def test_torchrun_shows_ranks_and_the_reduce_once() -> None:
     done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert "torchrun" in done.stdout
-    assert "right on 2 ranks" in done.stdout
+    assert "right on 2 ranks, on cpu, " in done.stdout
     assert done.stdout.count("launcher") == 1
 
 

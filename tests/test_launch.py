@@ -1,15 +1,19 @@
 """Does one script start torch.distributed under every launcher, with the variables that torchrun sets and one d?"""
 
 import shutil
+import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from dadapt_dist.launch import LaunchError, World, detect
-from dadapt_dist.launch.environment import first_host
+from dadapt_dist import launch
+from dadapt_dist.launch import LaunchError, World, detect, network
+from dadapt_dist.launch.environment import first_host, port_in
 
 from .launchers import MPIEXEC, ROOT, SCRIPT, check, results, run, started
+from .pool import WorkerPool
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
@@ -22,6 +26,10 @@ MPICH = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRA
 SLURM = {
     "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "7", "SLURM_LOCALID": "1", "SLURM_NODEID": "2", "SLURM_STEP_NUM_NODES": "4",
     "SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_NTASKS": "7",
+}  # fmt: skip
+ONE_A_NODE = {
+    "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0", "SLURM_NODEID": "1", "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
 }  # fmt: skip
 OPENMPI = {f"OMPI_COMM_WORLD_{name}": value for name, value in (("RANK", "1"), ("SIZE", "2"), ("LOCAL_RANK", "1"))}
 TORCH = {
@@ -53,7 +61,15 @@ ELASTIC = {**TORCH, "TORCHELASTIC_RUN_ID": "x"}
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "3"}, World("python")),
         # mpirun or srun has started one torchrun on each machine.
         ({**ELASTIC, **MPICH}, World("torchrun", 6, 8, 2, 4, 1, 2)),
-        ({**MPICH, "RANK": "3", "WORLD_SIZE": "4"}, World("env", 3, 4, 0, 1)),
+        # What RANK and WORLD_SIZE do not say comes from the launcher that agrees with them.
+        ({"RANK": "1", "WORLD_SIZE": "2"}, World("env", 1, 2, has_local_rank=False)),
+        ({**MPICH, "RANK": "3", "WORLD_SIZE": "4"}, World("env", 3, 4, 1, 2)),
+        ({**SLURM, "RANK": "5", "WORLD_SIZE": "7"}, World("env", 5, 7, 1, 2, 2, 4)),
+        ({**SLURM, "WORLD_SIZE": "7"}, World("slurm", 5, 7, 1, 2, 2, 4)),
+        # srun --mpi=pmi2 sets MPICH's variables too, but no local rank.
+        ({**SLURM, "PMI_RANK": "5", "PMI_SIZE": "7"}, World("slurm", 5, 7, 1, 2, 2, 4)),
+        # srun has started one launcher, other than torchrun, on each machine.
+        ({**ONE_A_NODE, "RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1"}, World("env", 9, 16, 1, 2)),
         # One task of srun is no job of several.
         ({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, World("python")),
     ],
@@ -72,6 +88,7 @@ def test_who_a_process_is(env: dict[str, str], world: World) -> None:
         ({**MPICH, "PMI_RANK": "-1"}, "PMI_RANK=-1 must be from 0 to PMI_SIZE - 1 = 3"),
         ({**MPICH, "RANK": "0", "WORLD_SIZE": "4"}, "RANK=0 of WORLD_SIZE=4 and PMI_RANK=3 of PMI_SIZE=4 disagree"),
         ({**OPENMPI, "RANK": "1", "WORLD_SIZE": "8"}, "Unset RANK and WORLD_SIZE to follow openmpi"),
+        ({**SLURM, "WORLD_SIZE": "8"}, "WORLD_SIZE=8 and SLURM_PROCID=5 .* Unset WORLD_SIZE to follow slurm"),
     ],
 )
 def test_an_environment_that_cannot_be_right_is_an_error(env: dict[str, str], said: str) -> None:
@@ -89,6 +106,65 @@ def test_the_first_host_of_a_node_list(nodes: str, first: str) -> None:
     assert first_host(nodes) == first
 
 
+@pytest.mark.parametrize(
+    ("port", "said"),
+    [("abc", "MASTER_PORT=abc must be a whole number"), ("99999", "MASTER_PORT=99999 must be from 1 to 65535")],
+)
+def test_a_port_that_is_none_is_an_error(port: str, said: str) -> None:
+    with pytest.raises(LaunchError, match=said):
+        port_in({"MASTER_PORT": port})
+
+
+def test_of_several_gpus_a_rank_must_know_its_own() -> None:
+    world = World("env", 3, 4, has_local_rank=False)
+    with pytest.raises(LaunchError, match=r"LOCAL_RANK is not set, and there are 8 GPUs: rank 3 cannot tell"):
+        launch._own_gpu(world, 8)
+    assert launch._own_gpu(world, 1) == 0  # the launcher shows each process one
+    assert launch._own_gpu(World("env", 9, 16, 1, 8), 8) == 1
+
+
+# ---------------------------------------------------------------- the interface
+
+ADDRESSES = {"127.0.0.1": "lo", "10.0.0.7": "eth0", "10.1.0.7": "ib0"}
+
+
+@pytest.mark.parametrize(
+    ("own", "addresses", "default", "chosen"),
+    [
+        ("10.1.0.7", ADDRESSES, "eth0", "ib0"),
+        ("127.0.1.1", ADDRESSES, "eth0", "eth0"),  # rank 0's machine, which calls itself so
+        ("127.0.1.1", {"10.1.0.7": "ib0"}, None, "ib0"),
+        ("127.0.1.1", ADDRESSES, None, None),
+        ("fd00::2", {**ADDRESSES, "fd00::2": "eth1"}, "eth0", "eth1"),
+        ("192.168.0.1", ADDRESSES, "eth0", None),
+        (None, ADDRESSES, "eth0", None),
+    ],
+)
+def test_gloo_gets_the_interface_that_reaches_rank_0_or_a_warning_is_logged(
+    monkeypatch: pytest.MonkeyPatch,
+    library_log: pytest.LogCaptureFixture,
+    own: str | None,
+    addresses: dict[str, str],
+    default: str | None,
+    chosen: str | None,
+) -> None:
+    monkeypatch.setattr(network, "own_address_towards", lambda _: own)
+    monkeypatch.setattr(network, "interfaces", lambda: addresses)
+    monkeypatch.setattr(network, "default_interface", lambda: default)
+    env = {"MASTER_ADDR": "head"}
+    network.name_interface(env)
+    assert env.get("GLOO_SOCKET_IFNAME") == chosen
+    warned = [message for message in library_log.messages if "set GLOO_SOCKET_IFNAME" in message]
+    assert len(warned) == (chosen is None)
+
+
+def test_this_machines_addresses_and_default_route() -> None:
+    assert network.interfaces()["127.0.0.1"] == "lo"
+    assert network.own_address_towards("127.0.0.1") == "127.0.0.1"
+    assert network.own_address_towards("no.such.name.invalid") is None
+    assert network.default_interface() in {None, *network.interfaces().values()}
+
+
 # ---------------------------------------------------------------- real launchers
 
 
@@ -96,6 +172,32 @@ def test_plain_python_is_a_group_of_one(tmp_path: Path) -> None:
     done = run([sys.executable, *SCRIPT], tmp_path)
     assert done.returncode == 0, done.stderr
     assert check(tmp_path, 1)[0]["launcher"] == "python"
+
+
+def test_plain_python_under_an_interface_that_is_not_there(tmp_path: Path) -> None:
+    done = run([sys.executable, *SCRIPT], tmp_path, GLOO_SOCKET_IFNAME="ib7")
+    assert done.returncode == 1
+    assert "LaunchError: rank 0: gloo did not start at 127.0.0.1:" in done.stderr
+    assert "with GLOO_SOCKET_IFNAME ib7" in done.stderr
+
+
+def test_a_group_that_exists_knows_who_is_who(pool2: WorkerPool) -> None:
+    """Started by a script's own init_process_group, with no variable of any launcher, or with those of something else."""
+    for variables in ({}, {"RANK": "0"}, {"RANK": "3", "WORLD_SIZE": "8"}):
+        worlds = pool2.run(existing, variables)
+        assert [(world.rank, world.world_size, world.has_local_rank) for world in worlds] == [
+            (0, 2, False),
+            (1, 2, False),
+        ]
+
+
+def existing(variables: dict[str, str]) -> World:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RANK", "WORLD_SIZE"):
+            patch.delenv(name, raising=False)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        return launch.init()
 
 
 def test_torchrun_starts_again_after_a_failure(tmp_path: Path) -> None:
@@ -129,9 +231,24 @@ def test_mpiexec_with_an_address_needs_no_mpi_in_python(tmp_path: Path) -> None:
 
 @needs_mpi
 def test_a_rank_that_fails_under_mpiexec_ends_all(tmp_path: Path) -> None:
+    start = time.monotonic()
     done = run([MPIEXEC, "-n", "2", sys.executable, *SCRIPT], tmp_path, FAIL_ONCE=str(tmp_path / "failed"))
     assert done.returncode != 0
     assert "ZeroDivisionError: the first attempt" in done.stderr
+    assert time.monotonic() - start < 50, "the other rank slept on"
+
+
+@needs_mpi
+def test_a_port_that_is_taken_is_an_error_on_every_rank_under_mpiexec(tmp_path: Path) -> None:
+    """Rank 0 alone sees it, while the others wait in MPI, which has no timeout."""
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run([MPIEXEC, "-n", "2", sys.executable, *SCRIPT], tmp_path, MASTER_PORT=port)
+    assert done.returncode != 0
+    for rank in (0, 1):
+        assert f"LaunchError: rank {rank}: rank 0 cannot open a port for the ranks to meet: " in done.stderr
 
 
 @needs_mpi

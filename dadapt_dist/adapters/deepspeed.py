@@ -72,8 +72,8 @@ def changed(what: str) -> ValueError:
 def engines() -> Iterator[Any]:
     """The live engines, but those whose construction has not come to the optimizer. DeepSpeed keeps no list of them."""
     module = sys.modules.get("deepspeed.runtime.engine")
-    if module is None:
-        return
+    if module is None or not sys.modules["deepspeed.comm"].is_initialized():
+        return  # imported, perhaps by another package, and not used
     if not hasattr(module, "DeepSpeedEngine"):
         raise changed("deepspeed.runtime.engine has no DeepSpeedEngine")
     for engine in living(module.DeepSpeedEngine):

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from .. import kernels, launch
 from ..layout import ShardLayout
+from ..roster import home_device
 
 PACKAGES = ("dadapt-dist", "torch", "triton", "deepspeed", "accelerate", "transformers", "lightning", "mpi4py")
 ROUNDS = 20
@@ -48,19 +49,21 @@ def environment(world: launch.World, env: Mapping[str, str]) -> Facts:
 
 
 def reduce(seconds: float) -> Facts:
-    """Start torch.distributed, unless it runs, and time the optimizer's sum. Every rank must call it.
+    """Start torch.distributed, unless it runs, and time the optimizer's sum where it is in training. Every rank must call it.
 
     Raises LaunchError when the ranks do not meet, and RuntimeError when the sum is wrong.
     """
     began = not dist.is_initialized()
     world = launch.init(timeout=timedelta(seconds=seconds))
     layout = ShardLayout()
-    sums = torch.zeros(4, dtype=torch.float64, device=layout.reduce_device(torch.device("cpu")))
+    device = layout.reduce_device(home_device([]))
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
     taken = []
     for _ in range(ROUNDS):
         sums.fill_(world.rank + 1)
         start = time.perf_counter()
         layout.all_reduce(sums).wait()
+        sums.cpu()
         taken.append((time.perf_counter() - start) * 1e3)
     expected = world.world_size * (world.world_size + 1) / 2
     if sums.tolist() != [expected] * 4:
@@ -69,4 +72,5 @@ def reduce(seconds: float) -> Facts:
     if began:
         dist.barrier()
         dist.destroy_process_group()
-    return [("backend", backend), ("reduce", f"right on {world.world_size} ranks, {statistics.median(taken):.2f} ms")]
+    time_taken = f"{statistics.median(taken):.2f} ms"
+    return [("backend", backend), ("reduce", f"right on {world.world_size} ranks, on {device.type}, {time_taken}")]

@@ -26,7 +26,11 @@ def check(path: Path) -> Checked:
     if deepspeed_config.is_one(config):
         return [(path, "DeepSpeed", list(deepspeed_config.check(config)))]
     if other_configs.is_trainer(config):
-        return [(path, "TrainingArguments", list(other_configs.check_trainer(config)))]
+        own = (path, "TrainingArguments", list(other_configs.check_trainer(config)))
+        named = config.get("deepspeed")
+        if isinstance(named, Mapping):
+            return [own, (path, "its DeepSpeed", list(deepspeed_config.check(named)))]
+        return [own, *(check(Path(str(named))) if named else [])]
     raise UnreadableError(
         f"{path} is no config that is known: neither DeepSpeed's ({', '.join(deepspeed_config.MARKS)}), nor Accelerate's "
         "(distributed_type), nor the Trainer's (output_dir, learning_rate)"
@@ -39,12 +43,26 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UnreadableError(f"{path} cannot be read: {error}") from error
     try:
-        config = _yaml(text, path) if path.suffix in (".yaml", ".yml") else json.loads(text)
+        config = _yaml(text, path) if path.suffix in (".yaml", ".yml") else _json(text)
     except ValueError as error:
         raise UnreadableError(f"{path} is not well formed: {' '.join(str(error).split())}") from error
     if not isinstance(config, Mapping):
         raise UnreadableError(f"{path} holds a {type(config).__name__}, not settings by name")
     return config
+
+
+def _json(text: str) -> Any:
+    """DeepSpeed also takes comments and commas at the end, by a package of its own."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        try:
+            import hjson  # type: ignore[import-untyped]
+        except ImportError:
+            hjson = None
+        if hjson is None:
+            raise
+        return hjson.loads(text)
 
 
 def _yaml(text: str, path: Path) -> Any:

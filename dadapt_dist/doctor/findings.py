@@ -1,6 +1,7 @@
 """What is a setting that makes learning-rate-free training wrong?"""
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,26 @@ def number(value: Any) -> float | None:
 def is_off(value: Any) -> bool:
     """Is it false, also where a file has it as text?"""
     return value is False or str(value).lower() in ("false", "no", "0")
+
+
+def is_on(value: Any) -> bool:
+    """Is it there and not false? A section, {"enabled": ...}, is on unless it says otherwise."""
+    if isinstance(value, Mapping):
+        return not is_off(value.get("enabled", True))
+    return bool(value) and not is_off(value)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like it; None where none is."""
+    lower = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(name.lower(), list(lower), n=1)
+    return lower[near[0]] if near else None
+
+
+def suggested(name: str, known: Iterable[str]) -> str:
+    """A question after the known name that is most like it; nothing where none is."""
+    near = nearest(name, known)
+    return f"did you mean {near}? " if near else ""
 
 
 def check_multiplier(where: str, value: Any, what: str = "it") -> Findings:

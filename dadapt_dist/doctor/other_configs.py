@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from .findings import Config, Finding, Findings, check_multiplier, check_warm_up, is_off, number, section
+from ..entry import NAMES
+from .findings import Config, Finding, Findings, check_multiplier, check_warm_up, is_off, nearest, number, section
 
 
 def is_accelerate(config: Config) -> bool:
@@ -27,7 +28,7 @@ def check_accelerate(config: Config) -> Findings:
             "set it to true, or use fsdp_version: 2",
         )
     if kind == "DEEPSPEED" and "deepspeed_config_file" not in zero:
-        device = str(zero.get("offload_optimizer_device", "none"))
+        device = str(zero.get("offload_optimizer_device") or "none")
         if device != "none":
             yield Finding(
                 "deepspeed_config.offload_optimizer_device",
@@ -44,5 +45,22 @@ def check_trainer(config: Config) -> Findings:
         "learning_rate", lr, f"unless the optimizer comes by optimizer_cls_and_kwargs, {what}"
     ):
         yield replace(finding, is_error=False)
+    if config.get("optim") is not None:
+        yield from _optim(str(config["optim"]))
     for name in ("warmup_steps", "warmup_ratio"):
         yield from check_warm_up(name, config.get(name, 0), None)
+
+
+def _optim(name: str) -> Findings:
+    """The Trainer knows none of our methods by name."""
+    try:
+        from transformers.training_args import OptimizerNames
+    except ImportError:
+        return
+    if name not in {str(one.value) for one in OptimizerNames}:
+        method = nearest(name, NAMES) or "Prodigy"
+        yield Finding(
+            "optim",
+            f"{name!r} is no optimizer of the Trainer",
+            f"remove it, and give the Trainer optimizer_cls_and_kwargs=(dadapt_dist.{method}, {{}})",
+        )

@@ -8,7 +8,8 @@ under python, torchrun, mpirun, srun, or the launchers of DeepSpeed and Accelera
 """
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from . import by_mpi
-from .environment import LaunchError, World, detect, first_host
+from .environment import LaunchError, World, detect, first_host, port_in
 from .network import name_interface
 
 __all__ = ["LaunchError", "World", "detect", "init"]
@@ -27,24 +28,26 @@ def init(backend: str | None = None, timeout: timedelta = timedelta(minutes=10))
 
     Sets the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, and
     GROUP_RANK, GROUP_WORLD_SIZE where they are known), and on several machines GLOO_SOCKET_IFNAME, unless it is set. On
-    a machine with GPUs the process gets that of its local rank. Does nothing where a group exists already.
+    a machine with GPUs the process gets that of its local rank. Where a group exists already, only says who this process is
+    in it.
 
     backend: of torch.distributed; unless given, gloo for the CPU, with nccl for CUDA where there is a GPU. timeout: for the
     start and for every collective.
 
     Raises LaunchError, in one line, for a missing or wrong variable, for launchers that disagree, for an MPI that is missing
-    or another than the launcher's, and when the ranks do not meet within the timeout.
+    or another than the launcher's, for several GPUs of which none is known to be this rank's, and when the ranks do not
+    meet within the timeout.
     """
     env = os.environ
-    world = detect(env)
     if dist.is_initialized():
-        return world
+        return _existing(env)
+    world = detect(env)
     world, store = _meet(world, env, timeout)
     env.update(world.variables())
     if world.nodes != 1 and world.world_size > world.local_world_size:
         name_interface(env)
     if torch.cuda.is_available():
-        torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(_own_gpu(world, torch.cuda.device_count()))
     backend = backend or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     _start(world, backend, timeout, store)
     if world.launcher in by_mpi.LAUNCHERS and store is not None:
@@ -52,23 +55,52 @@ def init(backend: str | None = None, timeout: timedelta = timedelta(minutes=10))
     return world
 
 
+def _existing(env: Mapping[str, str]) -> World:
+    """Of a group that is there, the group itself knows who is who."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    try:
+        world = detect(env)
+    except LaunchError:
+        world = World("env", has_local_rank=False)
+    if (world.rank, world.world_size) == (rank, size):
+        return world
+    return replace(World("env", rank, size), has_local_rank=size == 1)
+
+
+def _own_gpu(world: World, count: int) -> int:
+    if count > 1 and world.world_size > 1 and not world.has_local_rank:
+        raise LaunchError(
+            f"LOCAL_RANK is not set, and there are {count} GPUs: rank {world.rank} cannot tell which of them is its own. Set it, "
+            "counting from 0 on each machine, or start the script with torchrun, mpirun or srun"
+        )
+    return world.local_rank % count
+
+
 def _start(world: World, backend: str, timeout: timedelta, store: Any) -> None:
     where = {} if store is None else {"store": store, "rank": world.rank, "world_size": world.world_size}
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         dist.init_process_group(backend, timeout=timeout, **where)
     except dist.DistError as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise LaunchError(
             f"rank {world.rank}: the {world.world_size} ranks did not meet at {place} within {timeout.total_seconds():g} s. Was "
             "every rank started, does the address reach rank 0's machine from all others, and is the port free and open? "
             f"({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        interface = os.environ.get("GLOO_SOCKET_IFNAME", "not set")
+        raise LaunchError(
+            f"rank {world.rank}: {backend} did not start at {place}, with GLOO_SOCKET_IFNAME {interface}: "
+            f"{str(error).splitlines()[0]}"
         ) from error
 
 
 def _meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tuple[World, Any]:
     """Where the ranks meet: sets MASTER_ADDR and MASTER_PORT. The store is None where torch is to make it from these."""
     given = "MASTER_ADDR" in env and "MASTER_PORT" in env
-    if world.launcher == "python":
+    if world.launcher == "python" or (
+        world.launcher == "env" and world.world_size == 1
+    ):  # its variables may be a parent's
         store = dist.TCPStore("127.0.0.1", 0, 1, True, timeout)
         env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
         return world, store
@@ -82,6 +114,7 @@ def _meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tu
             f"{' and '.join(missing)} must be set beside RANK={world.rank} and WORLD_SIZE={world.world_size}: an address of "
             "rank 0's machine and a free port there. torchrun, accelerate launch and deepspeed set them."
         )
+    port_in(env)
     return world, _after_a_restart(world, env, timeout)
 
 
@@ -91,8 +124,13 @@ def _place_on_slurm(world: World, env: MutableMapping[str, str]) -> None:
     if not nodes and "MASTER_ADDR" not in env:
         raise LaunchError("SLURM_STEP_NODELIST is not set: start the script with srun, or set MASTER_ADDR")
     env.setdefault("MASTER_ADDR", "127.0.0.1" if world.nodes == 1 else first_host(nodes))
-    job, step = (int(env.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-    env.setdefault("MASTER_PORT", str(20000 + (job * 16 + step) % 20000))
+    job, step = (_whole(env.get(name, "")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    # Below the ports that systems give to outgoing connections. Steps of jobs side by side do not meet at one.
+    env.setdefault("MASTER_PORT", str(12000 + (job * 7919 + step) % 20000))
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isdigit() else 0
 
 
 def _after_a_restart(world: World, env: MutableMapping[str, str], timeout: timedelta) -> Any:
@@ -105,5 +143,5 @@ def _after_a_restart(world: World, env: MutableMapping[str, str], timeout: timed
     shared = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if not shared or attempt == "0" or world.nodes != 1:
         return None
-    store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False, timeout=timeout)
+    store = dist.TCPStore(env["MASTER_ADDR"], port_in(env), is_master=False, timeout=timeout)
     return dist.PrefixStore(f"attempt {attempt}", store)

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from .environment import LaunchError, World
-from .network import interfaces, reaches
+from .environment import LaunchError, World, port_in
+from .network import interfaces, is_loopback, reaches
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tup
     world = replace(
         world,
         rank=comm.rank, world_size=comm.size, local_rank=node.rank, local_world_size=node.size,
-        node=leaders.index(leads[comm.rank]), nodes=len(leaders),
+        node=leaders.index(leads[comm.rank]), nodes=len(leaders), has_local_rank=True,
     )  # fmt: skip
     return world, _store(comm, mpi, world, env, timeout)
 
@@ -92,15 +92,21 @@ def abort_all_on_error() -> None:
 
 
 def _store(comm: Any, mpi: Any, world: World, env: MutableMapping[str, str], timeout: timedelta) -> Any:
-    store = offer = None
+    """Nothing that rank 0 does alone may end it before the others know: they wait in MPI, which has no timeout."""
+    store: Any = None
+    offer: tuple[list[str], int] | str = ""
     if world.rank == 0:
-        port = int(env.get("MASTER_PORT", 0))
-        store = dist.TCPStore("0.0.0.0", port, world.world_size, True, timeout, wait_for_workers=False)
-        given = [env["MASTER_ADDR"]] if "MASTER_ADDR" in env else []
-        loopback = ["127.0.0.1"] if world.nodes == 1 else []
-        own = [address for address in interfaces() if not address.startswith("127.")]
-        offer = [*given, *loopback, *own, socket.gethostname()], store.port
-    addresses, port = comm.bcast(offer)
+        try:
+            store, offer = _offer(world, env, timeout)
+        except (RuntimeError, ValueError, OSError) as error:
+            offer = " ".join(str(error).split())
+    offer = comm.bcast(offer)
+    if isinstance(offer, str):
+        raise LaunchError(
+            f"rank {world.rank}: rank 0 cannot open a port for the ranks to meet: {offer}. Set MASTER_PORT to a free one, or "
+            "unset it for any"
+        )
+    addresses, port = offer
     reached = sum(1 << place for place, address in enumerate(addresses) if reaches(address, port))
     by_all = comm.allreduce(reached, mpi.BAND)
     if not by_all:
@@ -112,3 +118,13 @@ def _store(comm: Any, mpi: Any, world: World, env: MutableMapping[str, str], tim
     env.update(MASTER_ADDR=address, MASTER_PORT=str(port))
     logger.info("rank %d of %d meets the others at %s:%d", world.rank, world.world_size, address, port)
     return store or dist.TCPStore(address, port, world.world_size, False, timeout, wait_for_workers=False)
+
+
+def _offer(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tuple[Any, tuple[list[str], int]]:
+    """(rank 0's store, the addresses and the port at which it may be reached)."""
+    port = port_in(env) if "MASTER_PORT" in env else 0
+    store = dist.TCPStore("0.0.0.0", port, world.world_size, True, timeout, wait_for_workers=False)
+    given = [env["MASTER_ADDR"]] if "MASTER_ADDR" in env else []
+    loopback = ["127.0.0.1"] if world.nodes == 1 else []
+    own = [address for address in interfaces() if not is_loopback(address)]
+    return store, ([*given, *loopback, *own, socket.gethostname()], store.port)

@@ -1,9 +1,8 @@
 """Which launcher started this process, and which of how many is it? From the environment alone."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-PORT = 29500
+from dataclasses import dataclass, replace
 
 
 class LaunchError(RuntimeError):
@@ -14,9 +13,9 @@ class LaunchError(RuntimeError):
 class World:
     """Who this process is among those that were started together.
 
-    launcher: "torchrun", "env" (RANK and WORLD_SIZE by whoever set them), "openmpi", "mvapich", "mpich" (also Intel MPI, and
-    srun --mpi=pmi2), "slurm" or "python" (no launcher). node, nodes: which of how many machines; None where the launcher
-    does not say.
+    launcher: "torchrun", "env" (RANK and WORLD_SIZE by whoever set them, or a process group that existed), "openmpi",
+    "mvapich", "mpich" (also Intel MPI), "slurm" or "python" (no launcher). node, nodes: which of how many machines; None
+    where the launcher does not say. has_local_rank: False where it says nothing of the ranks on one machine either.
     """
 
     launcher: str
@@ -26,6 +25,7 @@ class World:
     local_world_size: int = 1
     node: int | None = None
     nodes: int | None = None
+    has_local_rank: bool = True
 
     def variables(self) -> dict[str, str]:
         """What torchrun sets in the environment of each process."""
@@ -59,12 +59,18 @@ FAMILIES = {
 def detect(env: Mapping[str, str]) -> World:
     """Who this process is. RANK and WORLD_SIZE come first, then MPI's variables, then those of a Slurm step.
 
-    Raises LaunchError when a variable is missing or no number, when the rank is not below the size, and when RANK and an
-    MPI or Slurm launcher disagree. torchrun started by mpirun or srun, once on each machine, is no disagreement.
+    What RANK and WORLD_SIZE leave out, such as LOCAL_RANK, comes from MPI or Slurm where these agree with them. Raises
+    LaunchError when a variable is missing or no number, when the rank is not below the size, and when RANK and an MPI or
+    Slurm launcher disagree. A launcher that mpirun or srun started once on each machine is no disagreement.
     """
     outer = _outer(env)
-    if "RANK" not in env and "WORLD_SIZE" not in env:
+    given = [name for name in ("RANK", "WORLD_SIZE") if name in env]
+    if not given:
         return outer or World("python")
+    if outer is not None and len(given) == 1:  # a batch script sets WORLD_SIZE, and srun does the rest
+        if not _agrees(env, given[0], outer):
+            raise _disagreement(env, given, outer)
+        return outer
     torchrun = "TORCHELASTIC_RUN_ID" in env
     world = _checked(
         "torchrun" if torchrun else "env",
@@ -73,49 +79,76 @@ def detect(env: Mapping[str, str]) -> World:
         node=_number(env, "GROUP_RANK") if "GROUP_RANK" in env else None,
         nodes=_number(env, "GROUP_WORLD_SIZE") if "GROUP_WORLD_SIZE" in env else None,
     )
-    if outer is not None and not torchrun and (outer.rank, outer.world_size) != (world.rank, world.world_size):
-        family = FAMILIES[outer.launcher]
-        raise LaunchError(
-            f"RANK={world.rank} of WORLD_SIZE={world.world_size} and {family.rank}={outer.rank} of "
-            f"{family.world_size}={outer.world_size} disagree: two launchers speak of this process. Unset RANK and WORLD_SIZE "
-            f"to follow {outer.launcher}, or start the script with torchrun on each machine."
-        )
-    return world
+    if outer is None or torchrun or _started_one_of(outer, world):
+        return world
+    if not all(_agrees(env, name, outer) for name in given):
+        raise _disagreement(env, given, outer)
+    return world if world.has_local_rank else replace(outer, launcher="env")
+
+
+def _agrees(env: Mapping[str, str], name: str, outer: World) -> bool:
+    return _number(env, name) == (outer.rank if name == "RANK" else outer.world_size)
+
+
+def _started_one_of(outer: World, world: World) -> bool:
+    """Did mpirun or srun start one launcher on each machine, of which this is one process?"""
+    alone = outer.nodes == outer.world_size or (outer.nodes is None and outer.local_world_size == 1)
+    return alone and outer.has_local_rank and world.world_size > outer.world_size
+
+
+def _disagreement(env: Mapping[str, str], given: list[str], outer: World) -> LaunchError:
+    family = FAMILIES[outer.launcher]
+    return LaunchError(
+        f"{' of '.join(f'{name}={env[name]}' for name in given)} and {family.rank}={outer.rank} of "
+        f"{family.world_size}={outer.world_size} disagree: two launchers speak of this process. Unset {' and '.join(given)} "
+        f"to follow {outer.launcher}, or start the script with torchrun on each machine."
+    )
 
 
 def _outer(env: Mapping[str, str]) -> World | None:
     """What an MPI or Slurm launcher says, if it started more than this one process."""
-    for name, family in FAMILIES.items():
-        if family.rank in env and family.world_size in env and _number(env, family.world_size) > 1:
-            node, nodes = ("SLURM_NODEID", "SLURM_STEP_NUM_NODES") if name == "slurm" else ("", "")
-            world = _checked(
-                name,
-                env,
-                family,
-                node=_number(env, node) if node in env else None,
-                nodes=_number(env, nodes) if nodes in env else None,
-            )
-            return _on_slurm(world, env) if name == "slurm" else world
-    return None
+    found = [world for name, family in FAMILIES.items() if (world := _of_family(name, family, env)) is not None]
+    if not found:
+        return None
+    first, last = found[0], found[-1]
+    # srun --mpi=pmi2 sets MPICH's variables beside its own, and no local rank.
+    is_srun = (first.launcher, last.launcher) == ("mpich", "slurm")
+    return last if is_srun and (first.rank, first.world_size) == (last.rank, last.world_size) else first
+
+
+def _of_family(name: str, family: Family, env: Mapping[str, str]) -> World | None:
+    if family.rank not in env or family.world_size not in env or _number(env, family.world_size) < 2:
+        return None
+    node, nodes = ("SLURM_NODEID", "SLURM_STEP_NUM_NODES") if name == "slurm" else ("", "")
+    world = _checked(
+        name,
+        env,
+        family,
+        node=_number(env, node) if node in env else None,
+        nodes=_number(env, nodes) if nodes in env else None,
+    )
+    return _on_slurm(world, env) if name == "slurm" else world
 
 
 def _checked(launcher: str, env: Mapping[str, str], family: Family, node: int | None, nodes: int | None) -> World:
     rank, size = _number(env, family.rank), _number(env, family.world_size)
     if not 0 <= rank < size:
         raise LaunchError(f"{family.rank}={rank} must be from 0 to {family.world_size} - 1 = {size - 1}")
+    known = family.local_rank in env or size == 1
     local = _number(env, family.local_rank) if family.local_rank in env else 0
     sizes = [
         name for name in (family.local_world_size, "LOCAL_SIZE") if name in env
     ]  # DeepSpeed's launcher has the second
     local_size = _number(env, sizes[0]) if sizes else local + 1
-    return World(launcher, rank, size, local, local_size, node, nodes)
+    return World(launcher, rank, size, local, local_size, node, nodes, known)
 
 
 def _number(env: Mapping[str, str], name: str) -> int:
     if name not in env:
         raise LaunchError(
             f"{name} is not set, but other variables of its launcher are. Start the script with torchrun, mpirun or srun, "
-            "which set all of them, or set RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT."
+            "which set all of them, or set RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or "
+            "unset those that are left from elsewhere."
         )
     try:
         return int(env[name])
@@ -123,15 +156,21 @@ def _number(env: Mapping[str, str], name: str) -> int:
         raise LaunchError(f"{name}={env[name]} must be a whole number") from None
 
 
+def port_in(env: Mapping[str, str]) -> int:
+    """MASTER_PORT. Raises LaunchError where it is not set or no port."""
+    port = _number(env, "MASTER_PORT")
+    if not 0 < port < 1 << 16:
+        raise LaunchError(f"MASTER_PORT={port} must be from 1 to 65535")
+    return port
+
+
 def _on_slurm(world: World, env: Mapping[str, str]) -> World:
     """With the number of tasks on this node, from a text such as 2(x3),1: three nodes with two and one with one."""
-    counts: list[int] = []
-    for part in env.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
-        count, _, times = part.rstrip(")").partition("(x")
-        counts += [int(count)] * int(times or 1) if count else []
+    parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", env.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    counts = [int(count) for count, times in parts for _ in range(int(times or 1))]
     if world.node is None or world.node >= len(counts):
         return world
-    return World("slurm", world.rank, world.world_size, world.local_rank, counts[world.node], world.node, world.nodes)
+    return replace(world, local_world_size=counts[world.node])
 
 
 def first_host(nodes: str) -> str:

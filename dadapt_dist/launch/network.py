@@ -1,13 +1,17 @@
 """Which of this machine's addresses and interfaces reach another process?"""
 
+import logging
 import socket
 import struct
 import sys
 from collections.abc import MutableMapping
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 def interfaces() -> dict[str, str]:
-    """IPv4 address -> name of the interface that has it; empty where the system does not tell (other than Linux)."""
+    """IP address -> name of the interface that has it; empty where the system does not tell (other than Linux)."""
     if sys.platform != "linux":
         return {}
     import fcntl
@@ -20,39 +24,64 @@ def interfaces() -> dict[str, str]:
             except OSError:  # it has no IPv4 address
                 continue
             found[socket.inet_ntoa(answer[20:24])] = name
-    return found
+    return found | _with_ipv6(Path("/proc/net/if_inet6"))
+
+
+def _with_ipv6(table: Path) -> dict[str, str]:
+    """IPv6 addresses, from the kernel's table of address, index, prefix, scope, flags, name."""
+    lines = [line.split() for line in table.read_text().splitlines()] if table.exists() else []
+    return {socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line[0])): line[5] for line in lines}
+
+
+def default_interface(table: Path = Path("/proc/net/route")) -> str | None:
+    """The interface by which this machine reaches what it has no other route to; None without one."""
+    lines = [line.split() for line in table.read_text().splitlines()[1:]] if table.exists() else []
+    return next((line[0] for line in lines if line[1] == line[7] == "00000000"), None)
 
 
 def reaches(address: str, port: int, seconds: float = 3.0) -> bool:
     """Does something answer there?"""
     try:
         socket.create_connection((address, port), seconds).close()
-    except OSError:
+    except (OSError, ValueError):
         return False
     return True
 
 
 def own_address_towards(address: str) -> str | None:
     """The address with which this machine would speak to another; None when the name is not known."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((address, 9))  # sends nothing
-        except OSError:
-            return None
-        return str(probe.getsockname()[0])
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(place)  # sends nothing
+            return str(probe.getsockname()[0])
+    except (OSError, ValueError):
+        return None
 
 
 def name_interface(env: MutableMapping[str, str]) -> None:
     """Set GLOO_SOCKET_IFNAME, unless it is set, to the interface that reaches MASTER_ADDR.
 
-    gloo binds to what the machine's own name resolves to, which is 127.0.1.1 on many systems and reaches nobody.
+    gloo binds to what the machine's own name resolves to, which is 127.0.1.1 on many systems and reaches nobody. Rank 0's
+    machine may call itself by such an address: it takes its only interface, or that of its default route.
     """
     if "GLOO_SOCKET_IFNAME" in env:
         return
-    own, known = own_address_towards(env["MASTER_ADDR"]), interfaces()
-    if own in known and not own.startswith("127."):
-        env["GLOO_SOCKET_IFNAME"] = known[own]
-        return
-    others = [name for address, name in known.items() if not address.startswith("127.")]
-    if own is not None and len(others) == 1:  # rank 0's machine calls itself by a loopback address
-        env["GLOO_SOCKET_IFNAME"] = others[0]
+    own = own_address_towards(env["MASTER_ADDR"])
+    known = {address: name for address, name in interfaces().items() if not is_loopback(address)}
+    names = set(known.values())
+    name = known.get(own or "")
+    if name is None and own is not None and is_loopback(own):
+        name = next(iter(names)) if len(names) == 1 else default_interface()
+    if name in names:
+        env["GLOO_SOCKET_IFNAME"] = str(name)
+    elif names:
+        logger.warning(
+            "which of the interfaces %s reaches MASTER_ADDR=%s is not known: set GLOO_SOCKET_IFNAME if the ranks do not meet",
+            ", ".join(sorted(names)), env["MASTER_ADDR"],
+        )  # fmt: skip
+
+
+def is_loopback(address: str) -> bool:
+    """Does it reach this machine alone?"""
+    return address.startswith("127.") or address == "::1"

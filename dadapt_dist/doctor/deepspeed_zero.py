@@ -1,0 +1,115 @@
+"""What in a DeepSpeed config's stage, precision and offload makes learning-rate-free training wrong?"""
+
+import importlib.metadata
+import re
+from typing import Any
+
+from .findings import Config, Finding, Findings, is_off, is_on, number, section
+
+OWN_STEP = {
+    # what steps with an Adam of its own, of which d would know nothing
+    "zenflow": "ZenFlow", "super_offload": "SuperOffload",
+}  # fmt: skip
+BUFFERS = {"Prodigy": 6, "DAdaptAdam": 5, "DAdaptAdaGrad": 5, "DAdaptSGD": 4, "DAdaptAdan": 7, "DAdaptLion": 4}
+"""Parameter, gradient and the buffers of each method, which NVMe offload holds in memory together."""
+WRONG_AT_STAGE_0 = {"fp16": ((0, 18, 3), (99,)), "bf16": ((0, 17, 6), (0, 18, 5))}
+"""The first and the last version of DeepSpeed whose stage 0 delivers wrong gradients (99: it still does)."""
+
+
+def check_zero(config: Config) -> Findings:
+    """Every setting that is wrong, but the offload's."""
+    zero = section(config, "zero_optimization")
+    stage = number(zero.get("stage", 0))
+    for name, title in OWN_STEP.items():
+        if is_on(zero.get(name)) or is_on(section(zero, "offload_optimizer").get(name)):
+            yield Finding(f"zero_optimization.{name}", f"{title} steps with an Adam of its own", f"remove {name}")
+    if is_on(zero.get("elastic_checkpoint")) and stage in (1, 2):
+        yield Finding(
+            "zero_optimization.elastic_checkpoint",
+            "it saves no parameter groups, and d is in them",
+            "remove it; a universal checkpoint goes to another number of ranks",
+        )
+    if stage == 0:
+        yield from _precision(config)
+    if stage in (1, 2, 3):
+        yield from _options(section(config, "optimizer", "params"), int(stage))
+
+
+def _options(params: Config, stage: int) -> Findings:
+    """Options of the method that a sharded step cannot have."""
+    if (number(params.get("slice_p", 1)) or 1) > 1:
+        yield Finding(
+            "optimizer.params.slice_p",
+            f"at stage {stage} entries cannot be chosen by their place in the whole tensor",
+            "set it to 1, or use stage 0",
+        )
+    if params.get("nonfinite") in ("skip", "raise"):
+        pieces = "sub-groups" if stage == 3 else "parameter groups"
+        yield Finding(
+            "optimizer.params.nonfinite",
+            f"{params['nonfinite']!r} is refused at stage {stage} with several {pieces}, where a step comes in pieces",
+            "use 'hold'; DeepSpeed skips fp16 overflows itself, and bf16 ones with bf16.check_grad_overflow",
+            is_error=False,
+        )
+
+
+def _precision(config: Config) -> Findings:
+    installed = deepspeed_version()
+    for name, (first, last) in WRONG_AT_STAGE_0.items():
+        if not (name in config and is_on(section(config, name).get("enabled"))):
+            continue
+        if installed is None or first <= installed <= last:
+            until = "" if last == (99,) else f" to {'.'.join(map(str, last))}"
+            yield Finding(
+                f"{name}.enabled",
+                f"at stage 0 DeepSpeed {'.'.join(map(str, first))}{until} delivers wrong gradients",
+                "use stage 1",
+                is_error=installed is not None,
+            )
+
+
+def deepspeed_version() -> tuple[int, ...] | None:
+    """Of the DeepSpeed that is installed; None without one."""
+    try:
+        return tuple(int(part) for part in re.findall(r"\d+", importlib.metadata.version("deepspeed"))[:3])
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_offload(config: Config) -> Findings:
+    """Every setting of the optimizer's offload that is wrong."""
+    offload = section(config, "zero_optimization", "offload_optimizer")
+    device: Any = offload.get("device") or "none"
+    if device == "none":
+        return
+    method = section(config, "optimizer").get("type")
+    if method is None and not is_off(config.get("zero_force_ds_cpu_optimizer", True)):
+        yield Finding(
+            "zero_force_ds_cpu_optimizer",
+            "DeepSpeed then refuses to offload an optimizer that is an object, and Accelerate puts DeepSpeedCPUAdam in its place",
+            "set it to false, or name the optimizer in this file",
+        )
+    ratio = number(offload.get("ratio", 1.0))
+    if ratio is not None and ratio < 1:
+        yield Finding(
+            "zero_optimization.offload_optimizer.ratio", "Twin-Flow steps with an Adam of its own", "set it to 1"
+        )
+    if device == "nvme":
+        yield from _nvme(offload, method)
+
+
+def _nvme(offload: Config, method: Any) -> Findings:
+    needed = BUFFERS.get(str(method), max(BUFFERS.values()))
+    count = number(offload.get("buffer_count", 4))
+    if count is not None and count < needed:
+        yield Finding(
+            "zero_optimization.offload_optimizer.buffer_count",
+            f"{count:g} is fewer than the {needed} tensors of {method or 'the largest method'}",
+            f"set it to {needed}",
+        )
+    if method == "DAdaptSGD":
+        yield Finding(
+            "optimizer.type",
+            "with several sub-groups on NVMe the gradients are never in memory together, as its first sum needs them",
+            "offload to the CPU, or use another method",
+        )
