@@ -214,10 +214,16 @@ class LearningRateFree(Optimizer):
         """Whether a GradScaler leaves unscaling and skipping to us, so that no rank misses a step that the others take.
 
         Not so for a ShardedGradScaler: it makes the ranks agree by itself, but only where it unscales. Told that we do, it
-        would let one rank's scale drift from the others' for good. torch asks without saying who asks, hence the frame.
+        would let one rank's scale drift from the others' for good. Nor for trainers that ask before they clip: they unscale
+        first, or refuse to clip. Nobody who asks says who asks, hence the frame.
         """
-        scaler = sys._getframe(1).f_locals.get("self")
-        return all(cls.__name__ != "ShardedGradScaler" for cls in type(scaler).__mro__)
+        frame = sys._getframe(1)
+        while (
+            frame.f_code.co_name == "__getattr__" and frame.f_back is not None
+        ):  # a wrapper, which passes the question on
+            frame = frame.f_back
+        names = {cls.__name__ for cls in type(frame.f_locals.get("self")).__mro__}
+        return "GradScaler" in names and "ShardedGradScaler" not in names
 
     def _log(self) -> None:
         every = next((group.get("log_every", 0) for group in self.groups), 0)

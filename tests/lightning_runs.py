@@ -27,12 +27,13 @@ OPTIONS: dict[str, Any] = {"d0": 1e-3, "d_coef": 4.0, "safeguard_warmup": True, 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One run. kind: "one", "ddp", "fsdp1", "fsdp2", "zero2", "zero3"."""
+    """One run. kind: "one", "ddp", "fsdp1", "fsdp2", "zero2", "zero3". clip: under DeepSpeed in its config."""
 
     kind: str
     optimizer: str = "Prodigy"
     options: dict[str, Any] = field(default_factory=lambda: OPTIONS)
     exact: bool = True  # float64, where Lightning leaves it
+    clip: float | None = None
 
     @property
     def deepspeed(self) -> bool:
@@ -102,6 +103,7 @@ def strategy(case: Case) -> Any:
     if case.kind == "fsdp2":
         return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
     config = {"train_micro_batch_size_per_gpu": BATCH // 2, "zero_optimization": {"stage": int(case.kind[-1])}}
+    config |= {} if case.clip is None else {"gradient_clipping": case.clip}
     return CpuDeepSpeed(config=config)
 
 
@@ -189,6 +191,7 @@ def trainer(case: Case, folder: str, steps: int = STEPS, **given: Any) -> tuple[
     usual = {
         "accelerator": "cpu", "devices": 1 if case.kind == "one" else 2, "strategy": strategy(case), "max_steps": steps,
         "logger": kept, "log_every_n_steps": 2, "callbacks": [DAdaptCallback()], "enable_progress_bar": False,
+        "gradient_clip_val": None if case.deepspeed else case.clip,
         "enable_model_summary": False, "enable_checkpointing": False, "default_root_dir": folder,
     }  # fmt: skip
     return pl.Trainer(**usual | given), kept

@@ -1,6 +1,7 @@
 """Does a plain script of Accelerate train as one process would, under every file of configs/accelerate, and resume to the bit?"""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,15 +27,20 @@ FILES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 EXACT, FLOAT32, SMALL_D0, FP16, BF16 = 1e-13, 1.3e-5, 6e-3, 5e-3, 0.12
 RISE_AND_FALL = [1 / 4, 3 / 4, *((16 - k) / 12 for k in range(4, 16, 2))]  # linear_decay_with_warmup at 0, 2, 4, ...
 
+# DeepSpeed's schedules in files of `shortened`: the first step runs before the schedule has begun.
+SCHEDULES = {
+    "WarmupDecayLR": [0, 0, 1 / 2, *((STEPS + 2 - k) / STEPS for k in range(2, STEPS - 1))],
+    "WarmupCosineLR": [0, 0, 1 / 2, *((1 + math.cos(math.pi * k / STEPS)) / 2 for k in range(1, STEPS - 2))],
+}
+
 
 def json_file(name: str) -> str:
     return str(ROOT / "configs" / "deepspeed" / f"{name}.json")
 
 
 def twice(case: Case) -> Case:
-    """The same with two micro-steps; under DeepSpeed the launcher has to say so."""
-    launch = (*case.launch, "--gradient_accumulation_steps", "2") if case.deepspeed else case.launch
-    return replace(case, accumulation=2, launch=launch)
+    """The same with two micro-steps, which the script alone asks for."""
+    return replace(case, accumulation=2)
 
 
 PLAIN = [Case(config=name) for name in FILES if name != "zero-json"]
@@ -52,6 +58,13 @@ def shortened(name: str, folder: Path, **changes: Any) -> str:
     path = folder / f"{name}-{len(list(folder.iterdir()))}.json"
     path.write_text(json.dumps(config))
     return str(path)
+
+
+def schedule(case: Case) -> list[float]:
+    """The lr of each step: the script's, or that of the file."""
+    if case.json is None:
+        return RISE_AND_FALL
+    return SCHEDULES[json.loads(Path(case.json).read_text())["scheduler"]["type"]]
 
 
 def options(case: Case) -> dict[str, Any]:
@@ -143,7 +156,7 @@ def test_every_file_trains_in_bf16_as_it_stands(pool2: WorkerPool, tmp_path: Pat
     cases = [replace(case, launch=()) for case in PLAIN]
     cases += [Case(config="zero-json", launch=(), json=shortened(name, tmp_path)) for name in LOW]
     for case, runs in zip(cases, run(pool2, cases), strict=True):
-        check(case, runs, BF16, runs[0].lr if case.json else RISE_AND_FALL)
+        check(case, runs, BF16, schedule(case))
 
 
 # ---------------------------------------------------------------- overflows

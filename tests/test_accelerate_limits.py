@@ -16,7 +16,7 @@ import dadapt_dist as dd
 from dadapt_dist.idle import PATIENCE
 from dadapt_dist.monitor.log_values import base_optimizer, log_values
 
-from .accelerate_launch import CONFIGS, OPTIONS, Case
+from .accelerate_launch import CONFIGS, OPTIONS, Case, launched
 from .accelerate_runs import STEPS, Runs, attempt, train
 from .pool import WorkerPool
 from .test_accelerate import BF16, EXACT, FILES, ROOT, check, deviations, shortened
@@ -141,13 +141,37 @@ def test_a_file_is_one_of_accelerates_and_says_what_it_is_for(name: str) -> None
         assert config.fsdp_config["fsdp_use_orig_params"] is True
 
 
+def script_of_the_page() -> str:
+    page = (ROOT / "docs" / "accelerate.md").read_text()
+    return str(re.findall(r"```python[^\n]*\n(.*?)```", page, re.DOTALL)[0])
+
+
+def script_run(case: Case) -> tuple[float, int, type]:
+    """On every rank: d, the steps, and what prepare made of the optimizer."""
+    names: dict[str, Any] = {}
+    with launched(case):
+        torch.manual_seed(0)
+        exec(script_of_the_page(), names)
+        found = base_optimizer(names["optimizer"])
+        if case.deepspeed:
+            names["model"].destroy()
+        names["accelerator"].free_memory()
+    return found.d, found.step_size.steps, names["dtype"]
+
+
+@pytest.mark.parametrize("name", ["fsdp1", "fsdp2", "zero1", "zero3"])
+def test_the_script_of_the_page_runs_under_each_kind_of_file_as_it_stands(pool2: WorkerPool, name: str) -> None:
+    """In bf16; two micro-steps are one step under all, as the script says."""
+    (d, steps, dtype), other = pool2.run(script_run, Case(config=name, launch=()))
+    assert other == (d, steps, dtype)
+    assert (steps, dtype) == (20, torch.bfloat16 if name.startswith("zero") else torch.float32)
+    assert d > 1e-6
+
+
 def test_the_script_of_the_page_runs_under_the_launcher(tmp_path: Path) -> None:
     """In two processes that `accelerate launch` starts."""
-    page = (ROOT / "docs" / "accelerate.md").read_text()
     script = tmp_path / "train.py"
-    script.write_text(
-        re.findall(r"```python[^\n]*\n(.*?)```", page, re.DOTALL)[0] + "print('d', optimizer.optimizer.d)\n"
-    )
+    script.write_text(script_of_the_page() + "print(f'd {optimizer.optimizer.d}\\n', end='', flush=True)\n")
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "ddp.yaml")]
     done = subprocess.run(

@@ -224,3 +224,31 @@ def test_a_disabled_scaler_leaves_no_trace() -> None:
     scaler.update()
     assert optimizer.step_size.steps == 1
     assert not hasattr(optimizer, "found_inf")
+
+
+class Wrapper:
+    """Passes on what it has not got itself, as wrappers of optimizers do."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.optimizer, name)
+
+
+class Asking(GradScaler):
+    def ask(self, optimizer: Any) -> bool:
+        return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+class AskingSharded(ShardedGradScaler):
+    ask = Asking.ask
+
+
+def test_a_scaler_leaves_unscaling_to_us_and_a_trainer_that_will_clip_does_it_first() -> None:
+    """Lightning asks in a function of its own. Told yes, it would clip scaled gradients, or refuse to clip."""
+    optimizer = dd.Prodigy([torch.nn.Parameter(torch.ones(2))])
+    for asked in (optimizer, Wrapper(optimizer), Wrapper(Wrapper(optimizer))):
+        assert Asking("cpu").ask(asked)
+        assert not AskingSharded("cpu").ask(asked)
+        assert not getattr(asked, "_step_supports_amp_scaling", False)

@@ -1,5 +1,6 @@
 """Does PyTorch Lightning train with our optimizers as in one process, log d, resume to the bit, and warn of mistakes?"""
 
+import logging
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from .lightning_runs import OPTIONS, STEPS, Case, Run, loader, module, run, run_
 from .pool import WorkerPool
 
 pytest.importorskip("lightning")
+from lightning.pytorch.plugins.precision import MixedPrecision
+
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")
     for message in (
@@ -69,6 +72,18 @@ def test_the_logger_gets_d_and_effective_lr_of_the_step_every_few_steps(alone: A
     assert said(library_log) == []
 
 
+def test_d_is_read_for_logged_steps_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each reading waits for the device and for the reduce under way."""
+    from dadapt_dist.integrations import lightning
+
+    calls: list[Any] = []
+    monkeypatch.setattr(lightning, "logged", lambda optimizer: calls.append(optimizer) or {"d": 1.0})
+    case = Case(kind="one")
+    with world(case):
+        trainer(case, str(tmp_path))[0].fit(module(case), loader())
+    assert len(calls) == STEPS // 2
+
+
 def test_a_run_resumed_in_one_process_is_the_uninterrupted_one_to_the_bit(alone: Any, tmp_path: Path) -> None:
     case = Case(kind="one")
     whole, resumed = alone(case), run(case, str(tmp_path), resume=True)
@@ -115,6 +130,45 @@ def test_a_clip_below_adagrads_first_squares_is_named(clip: float | None, librar
     assert [text.split(":")[0].split(",")[0] for text in said(library_log)] == (
         [f"gradients are clipped to a norm of 0.0001 over {n_elements(case)} elements"] if clip else []
     )
+
+
+def said_on_a_rank(case: Case, folder: str) -> list[str]:
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage().split(":")[0])  # type: ignore[method-assign]
+    library = logging.getLogger("dadapt_dist.integrations")
+    library.addHandler(handler)
+    try:
+        run(case, folder)
+    finally:
+        library.removeHandler(handler)
+    return said
+
+
+@pytest.mark.parametrize("kind", ["fsdp2", "zero2", "zero3"])
+def test_a_clip_is_named_on_rank_0_with_the_elements_of_the_whole_model(
+    kind: str, pool2: WorkerPool, tmp_path: Path
+) -> None:
+    case = Case(kind=kind, optimizer="DAdaptAdaGrad", options={"d0": 1e-3}, clip=1e-4)
+    text = f"gradients are clipped to a norm of 0.0001 over {n_elements(case)} elements, "
+    first, second = pool2.run(said_on_a_rank, case, str(tmp_path))
+    assert [one.startswith(text) for one in first] == [True]
+    assert second == []
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_fp16_clips_gradients_whose_scale_is_taken_out(algorithm: str, tmp_path: Path) -> None:
+    """The loss is multiplied by 1 or by 1024: the same steps."""
+    case, ds = Case(kind="one", exact=False, clip=0.05), []
+    for scale in (1.0, 1024.0):
+        precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+        net = module(case)
+        with world(case):
+            made, _ = trainer(case, str(tmp_path), plugins=[precision], gradient_clip_algorithm=algorithm)
+            made.fit(net, loader())
+        ds.append(net.seen)
+    assert ds[0] == pytest.approx(ds[1], rel=0.02)
+    assert ds[0][-1] > 1.5 * ds[0][0]
 
 
 def n_elements(case: Case) -> int:
@@ -189,9 +243,17 @@ assert {"d", "effective_lr"} <= set(trainer.callback_metrics), trainer.callback_
 """
 
 
-def test_it_works_under_the_older_name(tmp_path: Path) -> None:
+ALONE = """
+import sys
+sys.modules["lightning"] = sys.modules["lightning.pytorch"] = None  # not installed
+import dadapt_dist.integrations.lightning
+"""
+
+
+@pytest.mark.parametrize("before", ["", ALONE], ids=["both names", "the older alone, imported after the callback"])
+def test_it_works_under_the_older_name(tmp_path: Path, before: str) -> None:
     pytest.importorskip("pytorch_lightning")
     given = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, "-c", OLDER_NAME]
+    words = [sys.executable, "-W", "ignore", "-c", before + OLDER_NAME]
     done = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

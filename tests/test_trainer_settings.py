@@ -110,7 +110,64 @@ def peaks_under_deepspeed(parameters: dict[str, Any]) -> list[str]:
 
     optimizer = dd.Prodigy(torch.nn.Linear(2, 2).parameters(), safeguard_warmup=True)
     schedule = WarmupLR(optimizer, **{"warmup_max_lr": 0.001, **parameters})
-    return [text.split(":")[0] for text in mistakes(optimizer, schedule, clip=1.0, n_elements=6)]
+    return [text.split(":")[0] for text in mistakes(optimizer, schedule, clip=1.0, params=[])]
+
+
+GROUPS = [{"params": [torch.nn.Parameter(torch.ones(2))]}, {"params": [torch.nn.Parameter(torch.ones(3))], "lr": 0.0}]
+
+
+@pytest.mark.parametrize(
+    ("factor", "guarded", "said"),
+    [
+        (lambda step: 1.0, False, []),  # and a group with lr 0, which shall not train
+        (lambda step: 0.1, True, ["lr is 0.1, not 1.0"]),  # never anything else
+        (lambda step: 0.1, False, ["lr is 0.1, not 1.0"]),  # and no warm-up
+        (lambda step: max(0.1, 0.999**step), False, []),  # begins at its peak
+        (lambda step: (0.9998, *[0.9] * 2000)[step], False, []),  # nearly
+        (lambda step: min(1.0, (step + 1) / 4), False, ["the schedule warms up (lr starts at 0.25 of 1) and"]),
+        (lambda step: min(1.0, (step + 1) / 4), True, []),
+        (lambda step: [0.5, 1.0][step], True, []),  # a list that ends
+    ],
+)
+def test_schedules_of_torch_are_read(factor: Any, guarded: bool, said: list[str]) -> None:
+    from dadapt_dist.integrations.settings import mistakes
+
+    optimizer = dd.Prodigy([dict(group) for group in GROUPS], safeguard_warmup=guarded)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    found = list(mistakes(optimizer, schedule, clip=1.0, params=[]))
+    assert len(found) == len(said)
+    assert all(text.startswith(start) for text, start in zip(found, said, strict=True))
+
+
+def elements_under_fsdp1() -> int:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    from dadapt_dist.integrations.settings import count_elements
+
+    net = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 7))
+    wrapped = FullyShardedDataParallel(net, device_id=torch.device("cpu"), use_orig_params=True)
+    return count_elements(list(wrapped.parameters()))
+
+
+def test_elements_that_other_ranks_hold_are_counted_under_fsdp1(pool2: WorkerPool) -> None:
+    assert pool2.run(elements_under_fsdp1) == [3 * 5 + 5 + 5 * 7 + 7] * 2
+
+
+def test_a_record_of_the_users_own_before_training_is_left_alone(tmp_path: Path) -> None:
+    case = Case(kind="one")
+    with world(case):
+        made, _ = trainer(case, str(tmp_path))
+        made.log({"loss": 1.0})
+    assert "d" not in made.state.log_history[-1]
+
+
+def test_a_clip_is_named_with_the_elements_of_the_whole_model_under_zero3(pool2: WorkerPool, tmp_path: Path) -> None:
+    arguments = {"max_grad_norm": 1e-3, "max_steps": 2, "save_strategy": "no"}
+    case = Case(kind="zero3", optimizer="DAdaptAdaGrad", options={"d0": 1e-3}, arguments=arguments)
+    n = sum(p.numel() for p in llama().parameters())
+    first, second = pool2.run(said_on_a_rank, case, str(tmp_path))
+    assert [text.startswith(f"gradients are clipped to a norm of 0.001 over {n} elements") for text in first] == [True]
+    assert second == []
 
 
 def said_on_a_rank(case: Case, folder: str) -> list[str]:

@@ -14,8 +14,8 @@ def refuse_builder() -> None:
         return
     raise ValueError(
         f"Accelerate's DeepSpeed config offloads the optimizer to {device!r}, and accelerator.prepare would then replace this "
-        "optimizer by DeepSpeed's CPU Adam, without a word. Name the optimizer in a DeepSpeed file (deepspeed_config_file) and "
-        'give prepare a DummyOptim; or put "zero_force_ds_cpu_optimizer": false into that file.'
+        "optimizer by DeepSpeed's CPU Adam, without a word. Name the optimizer in the DeepSpeed file, and give prepare a "
+        'DummyOptim or the Trainer no optimizer_cls_and_kwargs; or put "zero_force_ds_cpu_optimizer": false into that file.'
     )
 
 

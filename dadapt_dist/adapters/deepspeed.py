@@ -72,10 +72,12 @@ def changed(what: str) -> ValueError:
 def engines() -> Iterator[Any]:
     """The live engines, but those whose construction has not come to the optimizer. DeepSpeed keeps no list of them."""
     module = sys.modules.get("deepspeed.runtime.engine")
-    if module is None or not sys.modules["deepspeed.comm"].is_initialized():
-        return  # imported, perhaps by another package, and not used
+    if module is None:
+        return
     if not hasattr(module, "DeepSpeedEngine"):
         raise changed("deepspeed.runtime.engine has no DeepSpeedEngine")
+    if not sys.modules["deepspeed.comm"].is_initialized():  # imported, perhaps by another package, and not used
+        return
     for engine in living(module.DeepSpeedEngine):
         if any(vars(engine).get(name) for name in ("basic_optimizer", "optimizer")):
             check_fields(engine, "DeepSpeedEngine")

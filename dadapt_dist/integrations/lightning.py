@@ -1,23 +1,29 @@
 """How does d get into the logs of PyTorch Lightning? A callback for `lightning` and for `pytorch_lightning`."""
 
+import importlib.util
 import logging
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..monitor.log_values import base_optimizer
 from ..optimizer import LearningRateFree
+from .logged import logged
+from .settings import mistakes
+
+_OLDER = not sys.modules.get("lightning.pytorch") and (
+    "pytorch_lightning" in sys.modules or importlib.util.find_spec("lightning") is None
+)
+"""Is it here under its older name, whose Trainer takes its own callbacks only: imported already, or alone?"""
 
 try:
-    if TYPE_CHECKING or "lightning.pytorch" in sys.modules or "pytorch_lightning" not in sys.modules:
+    if TYPE_CHECKING or not _OLDER:
         from lightning.pytorch import Callback, LightningModule, Trainer
-    else:  # the same library under its older name, whose Trainer takes its own callbacks only
+    else:
         from pytorch_lightning import Callback, LightningModule, Trainer
 except ImportError as error:
     raise ImportError("Lightning's callback needs lightning: pip install dadapt-dist[lightning]") from error
 
-from ..monitor.log_values import base_optimizer
-from .logged import logged
-from .settings import mistakes
 
 __all__ = ["DAdaptCallback"]
 
@@ -48,9 +54,8 @@ class DAdaptCallback(Callback):
             id(base): config.scheduler for config in trainer.lr_scheduler_configs for base in _bases(config.scheduler)
         }
         for optimizer in found:
-            n_elements = sum(p.numel() for group in optimizer.groups for p in group["params"])
-            clip = float(trainer.gradient_clip_val or 0.0) if trainer.gradient_clip_algorithm in (None, "norm") else 0.0
-            for mistake in mistakes(optimizer, schedules.get(id(optimizer)), clip=clip, n_elements=n_elements):
+            schedule, params = schedules.get(id(optimizer)), pl_module.parameters()
+            for mistake in mistakes(optimizer, schedule, clip=_clip(trainer), params=params):
                 logger.warning("%s", mistake)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
@@ -69,6 +74,15 @@ def _ours(trainer: Trainer) -> list[tuple[int, LearningRateFree]]:
     """Our optimizers, with their places among all."""
     bases = [(place, _base(optimizer)) for place, optimizer in enumerate(trainer.optimizers)]
     return [(place, base) for place, base in bases if base is not None]
+
+
+def _clip(trainer: Trainer) -> float:
+    """The norm to which gradients are clipped, by Lightning or by a DeepSpeed config; 0 without."""
+    config = getattr(trainer.strategy, "config", None)
+    by_deepspeed = config.get("gradient_clipping") if isinstance(config, dict) else None
+    if isinstance(by_deepspeed, (int, float)) and by_deepspeed:
+        return float(by_deepspeed)
+    return float(trainer.gradient_clip_val or 0.0) if trainer.gradient_clip_algorithm in (None, "norm") else 0.0
 
 
 def _bases(scheduler: Any) -> Iterator[LearningRateFree]:

@@ -42,10 +42,8 @@ class DAdaptCallback(TrainerCallback):
         if self._said or state.global_step or not state.is_world_process_zero:
             return
         self._said = True
-        n_elements = sum(_size(p) for p in given["model"].parameters() if p.requires_grad)
-        for mistake in mistakes(
-            optimizer, given.get("lr_scheduler"), clip=args.max_grad_norm or 0.0, n_elements=n_elements
-        ):
+        clip, params = args.max_grad_norm or 0.0, given["model"].parameters()
+        for mistake in mistakes(optimizer, given.get("lr_scheduler"), clip=clip, params=params):
             logger.warning("%s", mistake)
 
     def on_log(
@@ -57,6 +55,8 @@ class DAdaptCallback(TrainerCallback):
         **given: Any,
     ) -> None:
         if logs is None or "loss" not in logs:  # of an evaluation, or the summary of a run
+            return
+        if given.get("optimizer") is None:  # a user's own record, before training
             return
         values = logged(given["optimizer"])
         logs.update(values)
@@ -72,8 +72,3 @@ class DAdaptCallback(TrainerCallback):
                 handler.callbacks = [self, *(other for other in handler.callbacks if other is not self)]
                 return
             frame = frame.f_back
-
-
-def _size(p: Any) -> int:
-    """Elements of the whole parameter, of which ZeRO-3 holds a part elsewhere."""
-    return int(getattr(p, "ds_numel", p.numel()))
