@@ -85,9 +85,11 @@ def test_what_must_be_set_is_named(name: str, said: str) -> None:
 # ---------------------------------------------------------------- one machine
 
 
-def test_torchrun_on_one_machine(tmp_path: Path) -> None:
-    done = run([file("torchrun-one-node.sh"), *SCRIPT], tmp_path, **HERE, NPROC="2")
+def test_torchrun_on_one_machine_starts_again_after_a_failure(tmp_path: Path) -> None:
+    options = {**HERE, "NPROC": "2", "FAIL_ONCE": str(tmp_path / "failed")}
+    done = run([file("torchrun-one-node.sh"), "--max-restarts", "1", *SCRIPT], tmp_path, **options)
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "failed").exists()
     assert check(tmp_path, 2)[0]["launcher"] == "torchrun"
 
 
@@ -99,11 +101,13 @@ def test_deepspeed(tmp_path: Path) -> None:
 
 @needs_mpi
 def test_mpirun(tmp_path: Path) -> None:
-    (tmp_path / "hostfile").write_text("localhost:2\n")
-    where = {"N": "2", "HOSTFILE": str(tmp_path / "hostfile"), "MPIRUN": MPIEXEC, "PYTHON": sys.executable}
+    (tmp_path / "hostfile").write_text("localhost:3\n")
+    where = {"N": "3", "HOSTFILE": str(tmp_path / "hostfile"), "MPIRUN": MPIEXEC, "PYTHON": sys.executable}
     done = run([file("mpirun.sh"), *SCRIPT], tmp_path, **HERE, **where)
     assert done.returncode == 0, done.stderr
-    assert check(tmp_path, 2)[0]["launcher"] == "mpich"
+    found = check(tmp_path, 3)
+    assert {one["launcher"] for one in found} == {"mpich"}
+    assert {(one["env"]["GROUP_RANK"], one["env"]["LOCAL_WORLD_SIZE"]) for one in found} == {("0", "3")}
 
 
 # ---------------------------------------------------------------- Slurm
@@ -154,11 +158,10 @@ def on_two_hosts(tmp_path: Path, name: str, **options: str) -> list[dict[str, An
 
 
 @needs_hosts
-@pytest.mark.parametrize(("name", "nodes"), [("torchrun-nodes.sh", "2"), ("torchrun-elastic.sh", "2:2")])
-def test_torchrun_on_two_hosts(tmp_path: Path, name: str, nodes: str) -> None:
-    """Over a network of its own. The elastic one also survives a rank that fails."""
-    options = {"FAIL_ONCE": str(tmp_path / "failed")} if name == "torchrun-elastic.sh" else {}
-    found = on_two_hosts(tmp_path, name, NODES=nodes, **options)
+def test_torchrun_on_two_hosts_starts_again_after_a_failure(tmp_path: Path) -> None:
+    """torchrun-elastic.sh, which calls torchrun-nodes.sh, over a network of its own."""
+    found = on_two_hosts(tmp_path, "torchrun-elastic.sh", NODES="2:2", FAIL_ONCE=str(tmp_path / "failed"))
+    assert (tmp_path / "failed").exists()
     assert {one["host"] for one in found} == {"eth0"}
     assert {one["env"]["GROUP_RANK"] for one in found} == {"0", "1"}
 
