@@ -18,6 +18,7 @@ from .kept import KeptWorks
 from .kernels import check_backend
 from .methods import METHODS, Buffer
 from .options import check_lr, check_options
+from .scaling import is_grad_scaler
 from .step_size import StepSize
 from .sweep import sweep, sweep_early
 
@@ -211,19 +212,8 @@ class LearningRateFree(Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether a GradScaler leaves unscaling and skipping to us, so that no rank misses a step that the others take.
-
-        Not so for a ShardedGradScaler: it makes the ranks agree by itself, but only where it unscales. Told that we do, it
-        would let one rank's scale drift from the others' for good. Nor for trainers that ask before they clip: they unscale
-        first, or refuse to clip. Nobody who asks says who asks, hence the frame.
-        """
-        frame = sys._getframe(1)
-        while (
-            frame.f_code.co_name == "__getattr__" and frame.f_back is not None
-        ):  # a wrapper, which passes the question on
-            frame = frame.f_back
-        names = {cls.__name__ for cls in type(frame.f_locals.get("self")).__mro__}
-        return "GradScaler" in names and "ShardedGradScaler" not in names
+        """Does a GradScaler leave unscaling and skipping to us?"""
+        return is_grad_scaler(sys._getframe(1))
 
     def _log(self) -> None:
         every = next((group.get("log_every", 0) for group in self.groups), 0)
