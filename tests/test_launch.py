@@ -113,6 +113,14 @@ def test_a_port_that_is_none_is_an_error(port: str, said: str) -> None:
         port_in({"MASTER_PORT": port})
 
 
+def test_a_group_of_one_takes_a_port_of_its_own() -> None:
+    """RANK=0 of WORLD_SIZE=1 may be left from a parent, whose port is taken."""
+    env = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1"}
+    _, store = launch._meet(World("env"), env, timedelta(seconds=5))
+    assert env == {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    assert store.port > 1
+
+
 def test_of_several_gpus_a_rank_must_know_its_own() -> None:
     world = World("env", 3, 4, has_local_rank=False)
     with pytest.raises(LaunchError, match=r"LOCAL_RANK is not set, and there are 8 GPUs: rank 3 cannot tell"):
