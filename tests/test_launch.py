@@ -1,5 +1,6 @@
 """Does one script start torch.distributed under every launcher, with the variables that torchrun sets and one d?"""
 
+import re
 import socket
 import sys
 import time
@@ -210,9 +211,6 @@ def existing(variables: dict[str, str]) -> World:
 def test_mpiexec_with_an_address_needs_no_mpi_in_python(tmp_path: Path) -> None:
     (tmp_path / "mpi4py.py").write_text("raise ImportError('not here')")
     line = [MPIEXEC, "-n", "2", sys.executable, *SCRIPT]
-    done = run(line, tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
-    assert done.returncode != 0
-    assert "mpi4py and an MPI are needed (not here): pip install 'dadapt-dist[mpi]'" in done.stderr
     done = run(line, tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}", MASTER_ADDR="127.0.0.1", MASTER_PORT="29611")
     assert done.returncode == 0, done.stderr
     check(tmp_path, 2)
@@ -236,8 +234,10 @@ def test_a_port_that_is_taken_is_an_error_on_every_rank_under_mpiexec(tmp_path: 
         port = str(taken.getsockname()[1])
         done = run([MPIEXEC, "-n", "2", sys.executable, *SCRIPT], tmp_path, MASTER_PORT=port)
     assert done.returncode != 0
-    for rank in (0, 1):
-        assert f"LaunchError: rank {rank}: rank 0 cannot open a port for the ranks to meet: " in done.stderr
+    # Whichever rank speaks first: mpiexec then ends the other.
+    assert re.search(r"LaunchError: rank [01]: rank 0 cannot open a port for the ranks to meet: ", done.stderr), (
+        done.stderr
+    )
 
 
 @needs_mpi
@@ -259,6 +259,14 @@ def test_variables_alone(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert other.wait(60) == 0
     assert {one["launcher"] for one in results(tmp_path)} == {"env"}
+
+
+def test_mpi_without_mpi4py_says_what_to_set_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(
+        LaunchError, match=r"pip install 'dadapt-dist\[mpi\]', or .* or set MASTER_ADDR and MASTER_PORT"
+    ):
+        launch._meet(World("mpich", 0, 2), {}, timedelta(seconds=1))
 
 
 def test_variables_without_an_address_are_an_error() -> None:
