@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .deepspeed_runs import DECAYS, NAMES, OPTIONS, Case, Odd, Trainer, indices, quiet_deepspeed
+from .deepspeed_runs import DECAYS, NAMES, OPTIONS, Case, Odd, Trainer, indices, quiet_deepspeed, same_bits
 from .pool import WorkerPool
 from .runs import CLASSES
 
@@ -101,7 +101,7 @@ def assert_equal(found: Any, expected: Any, where: str) -> None:
         for index, pair in enumerate(zip(found, expected, strict=True)):
             assert_equal(*pair, f"{where}[{index}]")
     elif isinstance(expected, Tensor):
-        assert torch.equal(found, expected), where
+        assert same_bits(found, expected), where
     else:
         assert found == expected, where
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from dadapt_dist import universal
 
 from .deepspeed_reference import deviation, deviation_of_d, reference
-from .deepspeed_runs import Case, Odd, Trainer, quiet_deepspeed
+from .deepspeed_runs import Case, Odd, Trainer, quiet_deepspeed, same_bits
 from .pool import WorkerPool
 from .runs import CLASSES
 
@@ -152,7 +152,7 @@ def held(trainer: Trainer) -> Any:
 
 def same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
+        return same_bits(one, other)
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
     if isinstance(one, dict):
