@@ -1,6 +1,5 @@
 """Does PyTorch Lightning train with our optimizers as in one process, log d, resume to the bit, and warn of mistakes?"""
 
-import logging
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import dadapt_dist as dd
 
 from .lightning_runs import OPTIONS, STEPS, Case, Run, loader, module, run, run_and_resume, trainer, world
 from .pool import WorkerPool
+from .said import said_while
 
 pytest.importorskip("lightning")
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -132,26 +132,13 @@ def test_a_clip_below_adagrads_first_squares_is_named(clip: float | None, librar
     )
 
 
-def said_on_a_rank(case: Case, folder: str) -> list[str]:
-    said: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage().split(":")[0])  # type: ignore[method-assign]
-    library = logging.getLogger("dadapt_dist.integrations")
-    library.addHandler(handler)
-    try:
-        run(case, folder)
-    finally:
-        library.removeHandler(handler)
-    return said
-
-
 @pytest.mark.parametrize("kind", ["fsdp2", "zero2", "zero3"])
 def test_a_clip_is_named_on_rank_0_with_the_elements_of_the_whole_model(
     kind: str, pool2: WorkerPool, tmp_path: Path
 ) -> None:
     case = Case(kind=kind, optimizer="DAdaptAdaGrad", options={"d0": 1e-3}, clip=1e-4)
     text = f"gradients are clipped to a norm of 0.0001 over {n_elements(case)} elements, "
-    first, second = pool2.run(said_on_a_rank, case, str(tmp_path))
+    first, second = pool2.run(said_while, run, case, str(tmp_path))
     assert [one.startswith(text) for one in first] == [True]
     assert second == []
 

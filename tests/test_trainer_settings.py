@@ -1,6 +1,5 @@
 """Which mistaken settings does the Trainer's callback name, with which cure, and is it silent about the right ones?"""
 
-import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 import dadapt_dist as dd
 
 from .pool import WorkerPool
+from .said import said_while
 from .trainer_runs import OPTIONS, Case, llama, run, run_and_resume, trainer, world
 
 pytest.importorskip("transformers")
@@ -165,24 +165,11 @@ def test_a_clip_is_named_with_the_elements_of_the_whole_model_under_zero3(pool2:
     arguments = {"max_grad_norm": 1e-3, "max_steps": 2, "save_strategy": "no"}
     case = Case(kind="zero3", optimizer="DAdaptAdaGrad", options={"d0": 1e-3}, arguments=arguments)
     n = sum(p.numel() for p in llama().parameters())
-    first, second = pool2.run(said_on_a_rank, case, str(tmp_path))
+    first, second = pool2.run(said_while, run, case, str(tmp_path))
     assert [text.startswith(f"gradients are clipped to a norm of 0.001 over {n} elements") for text in first] == [True]
     assert second == []
 
 
-def said_on_a_rank(case: Case, folder: str) -> list[str]:
-    said: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage().split(":")[0])  # type: ignore[method-assign]
-    library = logging.getLogger("dadapt_dist.integrations")
-    library.addHandler(handler)
-    try:
-        run(case, folder)
-    finally:
-        library.removeHandler(handler)
-    return said
-
-
 def test_the_default_learning_rate_in_a_deepspeed_config_is_named_on_rank_0(pool2: WorkerPool, tmp_path: Path) -> None:
     case = Case(kind="zero2", json=True, arguments={"learning_rate": 5e-5, "max_steps": 2, "save_strategy": "no"})
-    assert pool2.run(said_on_a_rank, case, str(tmp_path)) == [["lr is 5e-05, not 1.0"], []]
+    assert pool2.run(said_while, run, case, str(tmp_path)) == [["lr is 5e-05, not 1.0"], []]
