@@ -111,9 +111,7 @@ class ShardLayout:
         gloo's all_reduce takes several round trips, more with every rank; up to ONE_ROUND_RANKS ranks an all_to_all of the few
         numbers, added up on every rank in the order of the ranks, takes one.
         """
-        backends = dist.get_backend_config(self.process_group).split(
-            ","
-        )  # of a group such as cpu:gloo,cuda:nccl, of each
+        backends = dist.get_backend_config(self.process_group).split(",")  # one a device: cpu:gloo,cuda:nccl
         by_gloo = sums.device.type == "cpu" and "cpu:gloo" in backends
         if by_gloo and self.world_size <= ONE_ROUND_RANKS:
             return OneRound(sums, self.world_size, self.process_group)

@@ -153,7 +153,8 @@ def test_precisions_that_deepspeed_gets_wrong_at_stage_0(
     at_stage_0 = changed(zero_optimization=None) | {name: {"enabled": True}}
     assert [is_error for _, _, is_error in said(at_stage_0)] == found
     assert said(changed() | {name: {"enabled": True}}) == []
-    assert said(at_stage_0 | {name: {"enabled": False}}) == []
+    for value in (False, "auto"):
+        assert said(at_stage_0 | {name: {"enabled": value}}) == []
 
 
 def test_auto_is_left_to_whoever_fills_it_in() -> None:

@@ -56,7 +56,7 @@ def _options(params: Config, stage: int) -> Findings:
 def _precision(config: Config) -> Findings:
     installed = deepspeed_version()
     for name, (first, last) in WRONG_AT_STAGE_0.items():
-        if not (name in config and is_on(section(config, name).get("enabled"))):
+        if not is_on(section(config, name).get("enabled")):
             continue
         if installed is None or first <= installed <= last:
             until = "" if last == (99,) else f" to {'.'.join(map(str, last))}"

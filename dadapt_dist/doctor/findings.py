@@ -45,10 +45,10 @@ def is_off(value: Any) -> bool:
 
 
 def is_on(value: Any) -> bool:
-    """Is it there and not false? A section, {"enabled": ...}, is on unless it says otherwise."""
+    """Is it there and not false? A section, {"enabled": ...}, is on unless it says otherwise; "auto" is for others to say."""
     if isinstance(value, Mapping):
-        return not is_off(value.get("enabled", True))
-    return bool(value) and not is_off(value)
+        return is_on(value.get("enabled", True))
+    return bool(value) and value != "auto" and not is_off(value)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

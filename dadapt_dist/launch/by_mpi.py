@@ -98,7 +98,7 @@ def _store(comm: Any, mpi: Any, world: World, env: MutableMapping[str, str], tim
     if world.rank == 0:
         try:
             store, offer = _offer(world, env, timeout)
-        except (RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others must hear of it
             offer = " ".join(str(error).split())
     offer = comm.bcast(offer)
     if isinstance(offer, str):
