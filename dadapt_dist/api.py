@@ -25,8 +25,10 @@ class Common(TypedDict, total=False):
     state_dtype: dtype of the buffers; None: float32, or the parameter's where that is more precise.
     statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and hardly changes d.
     backend: "auto" | "c" | "triton" | "eager", the kernel that runs the step; "auto" takes the fastest that can.
-    freeze_after: after so many steps d stays, its buffers are released and, with nonfinite="hold", no collective runs.
-    nonfinite: "hold" | "skip" | "raise", what a NaN or infinite gradient does. sync: "next_step" | "step".
+    freeze_after: after so many steps d stays, its buffers are released and, but for nonfinite="skip" and "raise", the sums
+    are no longer reduced.
+    nonfinite: what a NaN or infinite gradient does: "hold" | "skip" | "raise", or None: "hold", but what a GradScaler finds
+    to overflow is skipped. sync: "next_step" | "step".
     process_group: ranks that train together (None: all). copies: for plain tensors that hold a slice, how many ranks
     hold the same elements. step_size: a StepSize shared with other optimizers; it then holds the five options before.
     """
@@ -37,7 +39,7 @@ class Common(TypedDict, total=False):
     statistics_dtype: torch.dtype | None
     backend: Backend
     freeze_after: int | None
-    nonfinite: NonFinite
+    nonfinite: NonFinite | None
     sync: Sync
     process_group: Any
     copies: Callable[[Tensor], int | None] | None
@@ -46,7 +48,7 @@ class Common(TypedDict, total=False):
 
 _STEP_SIZE_OPTIONS = {
     "freeze_after": None,
-    "nonfinite": "hold",
+    "nonfinite": None,
     "sync": "next_step",
     "process_group": None,
     "copies": None,

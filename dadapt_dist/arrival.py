@@ -36,7 +36,7 @@ def delivered(member: Member) -> set[int]:
     return {id(p) for group in member.param_groups for p in group["params"]}
 
 
-def check(roster: Roster, method: Method, nonfinite: str) -> None:
+def check(roster: Roster, method: Method, nonfinite: str | None) -> None:
     """Raise ValueError for what needs a step whole, where it comes in pieces."""
     arriving = [member for member in roster if in_pieces(member)]
     if method.early_sums and len(arriving) > 1:
@@ -51,7 +51,7 @@ def check(roster: Roster, method: Method, nonfinite: str) -> None:
                 f"{method.name} needs a sum over all gradients before its first update, and {why}. Use DAdaptAdam or Prodigy, "
                 "or keep the optimizer in memory (offload to the CPU)."
             )
-        if nonfinite != "hold":
+        if nonfinite in ("skip", "raise"):
             raise ValueError(
                 f"nonfinite={nonfinite!r} needs all gradients before anything moves, and the framework brings a step in "
                 'pieces (ZeRO: groups or sub-groups). Use nonfinite="hold"; DeepSpeed itself skips fp16 overflows, and '

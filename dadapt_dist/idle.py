@@ -20,6 +20,7 @@ class IdleReport:
         self._any = torch.zeros((), dtype=torch.bool)
         self._sums: list[Tensor] = []
         self._moves = False
+        self._overflow: Tensor | None = None
         self.watching = True
 
     def live_on(self, device: torch.device) -> None:
@@ -27,14 +28,14 @@ class IdleReport:
         if device.type == "cuda":
             self._any = self._any.pin_memory()
 
-    def expect(self, moves: bool) -> None:
-        """Say whether the step whose sums come next has an lr above 0; one without has no sums."""
-        self._moves = moves
+    def expect(self, moves: bool, overflow: Tensor | None = None) -> None:
+        """Say whether the step whose sums come next has an lr above 0, and overflowed (0-dim bool); if so it has no sums."""
+        self._moves, self._overflow = moves, overflow
 
     def note(self, sums: Tensor) -> None:
         """Look at the global sums of a step."""
         if self.watching and self._moves:
-            self._sums.append(sums.any())
+            self._sums.append(sums.any() if self._overflow is None else sums.any() | self._overflow.to(sums.device))
             self._any.copy_(self._sums[-1], non_blocking=True)
 
     def say(self) -> None:

@@ -1,28 +1,30 @@
 """How do method, layout and step size make one torch optimizer? One pass over the parameters a step."""
 
-import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import adapters, buffers, compiled, entry, restored
+from . import adapters, buffers, compiled, entry, log_every, restored
 from . import state as states
 from . import state_dict as state_dicts
 from .adapters import Delivery
 from .groups import LiveGroup
 from .kept import KeptWorks
 from .kernels import check_backend
+from .lots import Lots
 from .methods import METHODS, Buffer
-from .options import check_lr, check_options
-from .scaling import is_grad_scaler
+from .options import check_options
+from .scaling import is_grad_scaler, taken_back
 from .step_size import StepSize
 from .sweep import sweep, sweep_early
 
-logger = logging.getLogger(__name__)
+_trains = attrgetter("requires_grad")
 
 
 class LearningRateFree(Optimizer):
@@ -68,6 +70,8 @@ class LearningRateFree(Optimizer):
         self.number = compiled.enroll(self)
         self.kept: dict[int, KeptWorks] = {}
         self._seen: object = None  # the parameters that all had their buffers
+        self._lots, self._shown = (Lots(self.defaults, type(self).__name__) for _ in range(2))
+        self._looked = False  # at all options, in this call of step()
         self._delivery, self._groups = None, self.param_groups
         self.step_size.roster.add(self)
         self.bind_groups()
@@ -111,6 +115,15 @@ class LearningRateFree(Optimizer):
             if new or not self.delivery.in_pieces:  # else ZeRO-1 or 2 shows one of them
                 self._groups = shown
         return self._groups
+
+    def lots(self) -> Lots:
+        """The lots of all groups, by their options as they are now."""
+        if not self._looked:
+            self._lots.look(self.groups)
+        return self._lots
+
+    def params(self) -> Iterable[Tensor]:
+        return chain.from_iterable(self.delivery.params(self.groups))
 
     def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
         """(position, name or None, parameter) of every parameter."""
@@ -171,37 +184,37 @@ class LearningRateFree(Optimizer):
     @torch.no_grad()
     def take(self) -> None:
         """One call of step(), with the gradients that are there."""
-        lrs = [check_lr(group["lr"], f"{type(self).__name__} group {i}") for i, group in enumerate(self.param_groups)]
+        groups = self.param_groups
+        lots = self._lots if groups is self.groups else self._shown
+        lots.look(groups)
         if self._is_starting():
             buffers.create_shown(self)
             return
-        shown = [(group, group["params"]) for group in self.param_groups]
+        shown = [(group, dict.__getitem__(group, "params")) for group in groups]
+        self._looked = lots is self._lots
         try:
-            with self.step_size.piece(self) as window:
+            with taken_back(self), self.step_size.piece(self, getattr(self, "found_inf", None)) as window:
                 if not (window.arrived and self.delivery.in_pieces):
-                    self._log()
-                window.moves |= any(lr > 0 for lr in lrs)
+                    log_every.log(self)
+                window.moves |= lots.moves
                 if window.deferred:
                     window.kept.keep(p for _, params in shown for p in params)
                 elif not window.skipped:
-                    window.sums += sweep(self, shown)
-        except BaseException:
-            # A GradScaler takes these back after a step that returns, and multiplies what it finds left of an earlier one.
-            for name in ("grad_scale", "found_inf"):
-                self.__dict__.pop(name, None)
-            raise
+                    window.sums += sweep(self, shown, lots, skip=window.overflow)
+        finally:
+            self._looked = False
 
     def measure(self) -> Tensor:
         """Early sums of the gradients, weighted by 1/copies: float64 [n_estimates, n_early_sums]."""
-        return sweep_early(self, self._all())
+        return sweep_early(self, self._all(), self.lots())
 
     def rehearse(self) -> Tensor:
         """The sums of the coming step, with nothing moved: float64 [n_estimates, n_sums + 1]."""
-        return sweep(self, self._all(), dry=True)
+        return sweep(self, self._all(), self.lots(), dry=True)
 
     def catch_up(self) -> Tensor:
         """Carry out a step that arrived in pieces, now that all are there: float64 [n_estimates, n_sums + 1]."""
-        sums = sweep(self, self._all())
+        sums = sweep(self, self._all(), self.lots())
         self.delivery.publish()
         return sums
 
@@ -215,17 +228,11 @@ class LearningRateFree(Optimizer):
         """Does a GradScaler leave unscaling and skipping to us?"""
         return is_grad_scaler(sys._getframe(1))
 
-    def _log(self) -> None:
-        every = next((group.get("log_every", 0) for group in self.groups), 0)
-        if every and self.step_size.steps % every == 0:
-            logger.info("step %d: d %s, d·lr %s", self.step_size.steps, self.d, self.effective_lr)
-
     # ---------------------------------------------------------------- buffers
 
-    def _all(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
+    def _all(self) -> list[tuple[dict[str, Any], Sequence[Tensor]]]:
         """Every group with all of its tensors."""
-        tensors = self.delivery.tensors(self.groups)
-        return [(group, [p for _, p in named]) for group, named in zip(self.groups, tensors, strict=True)]
+        return list(zip(self.groups, self.delivery.params(self.groups), strict=True))
 
     def all_params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Every parameter with its group."""
@@ -238,8 +245,8 @@ class LearningRateFree(Optimizer):
 
     def is_prepared(self) -> bool:
         """Has every trainable parameter its buffers? False after one was unfrozen."""
-        params = [p for named in self.delivery.tensors(self.groups) for _, p in named]
-        seen = [*map(id, params)], [p.requires_grad for p in params], len(self.state)
+        params = [*self.params()]
+        seen = [*map(id, params)], [*map(_trains, params)], len(self.state)
         if seen != self._seen or self.delivery.replaces_parameters:
             if any(buffers.lacks_buffers(self, p) for p in params):
                 return False

@@ -102,7 +102,7 @@ def check_lr(lr: Any, where: str) -> float:
     return float(lr)
 
 
-def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, allowed: tuple[str | None, ...]) -> None:
     """Raise ValueError for a value that is not one of the allowed words."""
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(repr(choice) for choice in allowed)}")

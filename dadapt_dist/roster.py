@@ -2,8 +2,9 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,7 @@ from . import kernels
 from .adapters.base import Delivery, Placement
 from .coverage import Item, find_copies, report_failure
 from .layout import ShardLayout, resolve
+from .lots import Lots
 from .restored import MARK
 
 Part = tuple[Placement, float]  # with the weight 1/copies
@@ -30,6 +32,12 @@ class Member(Protocol):
     @property
     def delivery(self) -> Delivery:
         """How a step arrives."""
+
+    def params(self) -> Iterable[Tensor]:
+        """Every parameter."""
+
+    def lots(self) -> Lots:
+        """The lots of all groups, by their options as they are now."""
 
     def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
         """(position in the groups, name or None, parameter) of every parameter."""
@@ -97,7 +105,7 @@ class Roster:
 
     def accept_restored(self) -> None:
         """Let every optimizer complete what a framework has loaded by itself; ValueError when it did not come whole."""
-        if self.restored or any(MARK in group for member in self for group in member.groups):
+        if self.restored or any(any(map(dict.__contains__, member.groups, repeat(MARK))) for member in self):
             for member in self:
                 member.accept_restored()
             self.restored = False
@@ -107,7 +115,7 @@ class Roster:
         placed = self._placed  # a rank without parameters has to take part in placing them all the same
         if placed is None:
             return False
-        params = [p for member in self for _, _, p in member.named_params()]
+        params = [*chain.from_iterable(member.params() for member in self)]
         ids = [*map(id, params)]
         if ids != self._seen:  # those in `placed` live, so that an id belongs to one tensor alone
             if not all(p in placed for p in params):

@@ -7,33 +7,36 @@ asynchronous all_reduce(SUM) of that vector starts, hidden behind the next forwa
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from . import arrival
+from .estimates import Estimates
 from .held import HeldReport
 from .layout import ShardLayout
-from .methods.base import Method, Options
+from .methods.base import Options
 from .options import NonFinite, Sync, check_choice, check_freeze_after, check_names
+from .overflow import Overflows, StepCount
 from .reduce import Reduce
 from .roster import Member, Roster, home_device
-from .scalars import ScalarTable
 from .window import Window, decide, measure, refuse
 
 
-class StepSize:
+class StepSize(Estimates):
     """The estimate of D that one or several optimizers share, over all ranks of a process group.
 
     estimates: names of the separate estimates; groups choose with {"estimate": name}. None: those that the groups name.
     process_group: ranks over which the sums run (None: all), or a layout such as MPILayout. copies: see `ShardLayout`.
     sync: "next_step" hides the all-reduce behind the next forward and backward; "step" waits for it in the step.
-    nonfinite: what a NaN or infinite gradient does. "hold": d stays where it is on every rank, and only the elements
-    with finite gradients train. "skip": nothing moves on any rank. "raise": NonFiniteError on all ranks in the same
-    step, before anything moves. "skip" and "raise" need the sums inside the step: the step is computed twice and waits for
-    a blocking reduce.
-    freeze_after: number of steps after which d stays, buffers of the estimate are dropped and (with "hold") no collective
-    runs.
+    nonfinite: what a NaN or infinite gradient does. None: "hold", but a step in which a GradScaler found an overflow, on
+    any rank, leaves everything as it was. "hold": d stays where it is on every rank, and only the elements with finite
+    gradients train. "skip": nothing moves on any rank. "raise": NonFiniteError on all ranks in the same step, before
+    anything moves. "skip" and "raise" need the sums inside the step: the step is computed twice and waits for a blocking
+    reduce.
+    freeze_after: number of steps after which d stays, buffers of the estimate are dropped and (with None or "hold") the
+    sums are no longer reduced.
     """
 
     def __init__(
@@ -43,71 +46,23 @@ class StepSize:
         process_group: Any = None,
         copies: Any = None,
         sync: Sync = "next_step",
-        nonfinite: NonFinite = "hold",
+        nonfinite: NonFinite | None = None,
         freeze_after: int | None = None,
     ) -> None:
         check_choice("sync", sync, ("next_step", "step"))
-        check_choice("nonfinite", nonfinite, ("hold", "skip", "raise"))
+        check_choice("nonfinite", nonfinite, (None, "hold", "skip", "raise"))
         check_names("estimates", estimates)
         check_freeze_after(freeze_after)
         self.layout = ShardLayout.of(process_group, copies)
         self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, freeze_after
-        self.steps = 0
+        self._count, self._overflows = StepCount(), Overflows()
         self.roster = Roster(self.layout)
-        self.table: ScalarTable | None = None
+        self.table = None
         self._declared = None if estimates is None else tuple(estimates)
         self._window: Window | None = None
         self._explicit = self._early_done = self._released = False
         self._reduce, self._held = Reduce(self.layout), HeldReport()
-
-    # ---------------------------------------------------------------- joining
-
-    def join(self, method: Method, defaults: Options, groups: Sequence[Options]) -> None:
-        """Take part with these groups; raises ValueError, and stays as it was, when one of them cannot."""
-        self.finish()
-        before = deepcopy(self.table)
-        try:
-            self.bind(method, defaults)
-            for group in groups:
-                self.register(group)
-        except ValueError:
-            self.table = before
-            for member in self.roster:
-                member.bind_groups()
-            raise
-
-    def bind(self, method: Method, defaults: Options) -> None:
-        """Take the method of the first optimizer; another method later raises ValueError."""
-        if self.table is None:
-            self.table = ScalarTable(method)
-            for name in self._declared or ():
-                self.table.add(name, defaults, given=False)
-        elif self.table.method.name != method.name:
-            raise ValueError(
-                f"this StepSize estimates d for {self.table.method.name}, and {method.name} cannot share it: their sums differ. "
-                "Give each method a StepSize of its own."
-            )
-
-    def register(self, options: Options) -> None:
-        """Take part in an estimate with a group of these options; raises ValueError for an estimate that does not exist."""
-        name = options["estimate"]
-        if self._declared is not None and name not in self._declared:
-            raise ValueError(
-                f"there is no estimate {name!r}: StepSize was made with estimates={list(self._declared)}. Name it there, or "
-                "give the group one of these."
-            )
-        self.finish()
-        self.scalars.add(name, options)
-        for member in self.roster:
-            member.bind_groups()
-
-    @property
-    def scalars(self) -> ScalarTable:
-        if self.table is None:
-            raise RuntimeError(
-                "this StepSize has no optimizer yet: pass it to one, Prodigy(params, step_size=step_size)"
-            )
-        return self.table
+        self._followed = []
 
     # ---------------------------------------------------------------- one step
 
@@ -131,13 +86,18 @@ class StepSize:
         self._close_if_open()
 
     @contextmanager
-    def piece(self, member: Member) -> Iterator[Window]:
-        """Bracket one optimizer's part of a step. Without an explicit window, the last of the sharing optimizers closes it."""
-        window = self._window or self._open()
+    def piece(self, member: Member, found: Any = None) -> Iterator[Window]:
+        """Bracket one optimizer's part of a step. Without an explicit window, the last of the sharing optimizers closes it.
+
+        found: the `found_inf` of a GradScaler; None without one.
+        """
+        window = self._window or self._open(found)
         pieces = arrival.delivered(member)
         if not self._explicit and not pieces.isdisjoint(window.arrived):
             self._close_early(window)
-            window = self._open()
+            window = self._open(found)
+        elif window.arrived:
+            window.leave_out(self._agreed(found))
         try:
             yield window
         except BaseException:
@@ -158,26 +118,33 @@ class StepSize:
     @property
     def frozen(self) -> bool:
         """Does d stay for good? True from step `freeze_after` on."""
-        return self.freeze_after is not None and self.steps >= self.freeze_after
+        return self.freeze_after is not None and self._count.reached(self.freeze_after)
 
-    def _open(self) -> Window:
+    def _agreed(self, found: Any) -> Tensor | None:
+        """Has a scaler, of any rank, found an overflow that is ours to leave out? A collective call, with a scaler."""
+        if found is None or self.nonfinite is not None:
+            return None
+        return self._overflows.agree(found, self._reduce, self.scalars.device)
+
+    def _open(self, found: Any) -> Window:
         self.finish()
         self.roster.accept_restored()
         if not self._explicit:
             self._reduce.begin()
-        self._held.say(self.steps)
-        self.scalars.follow(group for member in self.roster for group in member.groups)
+        self._held.say(self._count.count)
+        self._follow()
         if not self.roster.is_placed():
             self._place()
         window, table = Window(self.scalars.no_sums()), self.scalars
         self.roster.prepare(release=self.frozen and not self._released)
         self._released = self.frozen
         window.missing = arrival.expected(self.roster)
+        window.leave_out(self._agreed(found))
         if table.method.early_sums and not self._early_done:
             window.deferred = any(arrival.in_pieces(member) for member in self.roster)
-            if not window.deferred:
+            if not window.deferred and not (window.overflow is not None and bool(window.overflow)):
                 self._early_done = measure(self.roster, self._reduce, table)
-        if self.nonfinite != "hold":
+        if self.nonfinite in ("skip", "raise"):
             decide(window, self.roster, self._reduce)
             refuse(window, self.steps, self.nonfinite)
         self._window = window
@@ -207,14 +174,16 @@ class StepSize:
         self._window = None
         if window.deferred:
             self._catch_up(window)
-        self.steps += window.moves
-        if self.freeze_after is not None and self.steps - window.moves >= self.freeze_after:
-            self.scalars.values["k"].add_(window.moves and not window.skipped)
+        frozen = self.frozen
+        self._count.add(window.moves, window.overflows)
+        if frozen:
+            moved = window.moves and not window.skipped
+            self.scalars.values["k"].add_(moved if window.overflows is None else moved & ~window.overflows)
             return
-        self._held.idle.expect(window.moves)
+        self._held.idle.expect(window.moves, window.overflows)
         if window.reduced is None:
             # A rank that counts a step which the others do not count would freeze at another time.
-            self._reduce.launch(window.sums, tag=int(window.moves and self.freeze_after is not None))
+            self._reduce.launch(window.usable_sums(), tag=int(window.moves and self.freeze_after is not None))
         else:
             self._reduce.put(window.reduced)
         if self.sync == "step" or self.layout.world_size == 1:
@@ -227,37 +196,14 @@ class StepSize:
             self.scalars.apply(sums.to(self.scalars.device))
             self._held.note(self.scalars.values["held"], self._reduce.unpaired, sums)
 
-    # ---------------------------------------------------------------- reading and writing
-
-    @property
-    def d(self) -> float | dict[str, float]:
-        """The current d: a float, or name -> float when there are several estimates. Waits for the reduce under way."""
-        values = {name: self.value(name, "d") for name in self.scalars.names}
-        return next(iter(values.values())) if len(values) == 1 else values
-
-    @property
-    def held_steps(self) -> int:
-        """Steps in which some estimate was held because a gradient was not finite."""
-        self.finish()
-        return int(self.scalars.values["held"].max())
-
-    def value(self, estimate: str, name: str) -> float | int:
-        """One scalar of one estimate as a python number."""
-        if name == "steps":
-            return self.steps
-        self.finish()
-        return float(self.scalars.values[name][self.scalars.row(estimate)])
-
-    def set_value(self, estimate: str, name: str, value: float) -> None:
-        """Set one scalar of one estimate, after the reduce under way."""
-        self.finish()
-        self.scalars.values[name][self.scalars.row(estimate)] = value
+    # ---------------------------------------------------------------- loading and saving
 
     def load(self, estimate: str, saved: Options) -> None:
         """Set an estimate's scalars, and the number of steps, from a saved group that belongs to it."""
         self.settle()
         self.scalars.load(estimate, saved)
-        self.steps = int(saved["steps"])
+        self._count = StepCount(int(saved["steps"]))
+        self._followed = []
         self._early_done = self._released = False
         self.roster.forget()
 
@@ -265,7 +211,7 @@ class StepSize:
         """A framework puts a checkpoint into the groups, key by key: the optimizers look at it before it is used."""
         if steps != self.steps:
             self.settle()
-            self.steps = steps
+            self._count = StepCount(steps)
             self.roster.restored = any(member.delivery.replaces_parameters for member in self.roster)
 
     def settle(self) -> None:

@@ -1,6 +1,6 @@
 """How does one pass over all parameters of an optimizer run, and what does it add up?"""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,47 +11,60 @@ from . import state as states
 from .adapters import Placement
 from .kept import Kept, KeptWorks, let_go, renewed
 from .kernels import Work
+from .lots import STAYS, Lots
 from .sums import Share, gather
 
 if TYPE_CHECKING:
     from .optimizer import LearningRateFree
 
 Works = list[Work]
-Entries = Iterable[tuple[dict[str, Any], Sequence[Tensor]]]  # groups with their tensors
+Lot = tuple[dict[str, Any], Works]  # a group, and the works of all groups with its options
+Entries = Sequence[tuple[dict[str, Any], Sequence[Tensor]]]  # groups with their tensors
 
 
-def sweep(optimizer: "LearningRateFree", entries: Entries, *, dry: bool = False) -> Tensor:
+def sweep(
+    optimizer: "LearningRateFree", entries: Entries, lots: Lots, *, dry: bool = False, skip: Tensor | None = None
+) -> Tensor:
     """Take one step with every tensor that has a gradient; return the weighted sums, float64 [n_estimates, n_sums + 1].
 
-    Every gradient is checked before any parameter moves. dry: compute the sums, and leave all tensors as they are.
+    Every gradient is checked before any parameter moves. lots: of the groups of the entries. dry: compute the sums, and
+    leave all tensors as they are. skip: 0-dim bool; true: leave all tensors as they are, with sums of 0.
     """
     width, frozen = len(optimizer.method.sums) + 1, optimizer.step_size.frozen
+    if skip is not None and skip.is_cpu and bool(skip):
+        return optimizer.step_size.scalars.no_sums()
     new: list[Tensor] = []
-    groups = list(_works(optimizer, entries, new))
+    found = _works(optimizer, entries, lots, new)
     try:
-        shares = [_run(optimizer, group, works, dry) for group, works in groups]
+        shares = [_run(optimizer, group, works, dry, skip) for group, works in found]
     finally:
-        for _, works in groups:
+        for _, works in found:
             let_go(works)
     if not dry:
-        optimizer.anchored.update(new)
+        _anchor(optimizer, new, skip)
     total = gather(shares, len(optimizer.step_size.scalars.names), width, optimizer.step_size.scalars.device)
     if frozen:  # d stays: only the count of non-finite elements is of use
         total[:, :-1] = 0
     return total
 
 
-def sweep_early(optimizer: "LearningRateFree", entries: Entries) -> Tensor:
+def _anchor(optimizer: "LearningRateFree", new: list[Tensor], skip: Tensor | None) -> None:
+    """Remember that these may have moved. Waits for the device when one moves for the first time under a GradScaler."""
+    if skip is None or optimizer.anchored.issuperset(new) or not bool(skip):
+        optimizer.anchored.update(new)
+
+
+def sweep_early(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> Tensor:
     """Early sums of the gradients, weighted: float64 [n_estimates, n_early_sums]."""
     method, table = optimizer.method, optimizer.step_size.scalars
     shares = [
         Share(table.row(group["estimate"]), [states.early_sums(method, work, group) * work.weight for work in works])
-        for group, works in _works(optimizer, entries, [])
+        for group, works in _works(optimizer, entries, lots, [])
     ]
     return gather(shares, len(table.names), len(method.early_sums), table.device)
 
 
-def _run(optimizer: "LearningRateFree", group: dict[str, Any], works: Works, dry: bool) -> Share:
+def _run(optimizer: "LearningRateFree", group: dict[str, Any], works: Works, dry: bool, skip: Tensor | None) -> Share:
     table, method = optimizer.step_size.scalars, optimizer.method
     row = table.row(group["estimate"])
 
@@ -59,20 +72,19 @@ def _run(optimizer: "LearningRateFree", group: dict[str, Any], works: Works, dry
         scalars = table.on(device, row)
         return method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
 
-    return Share(row, kernels.run(method, works, coefficients, optimizer.backend, dry))
+    return Share(row, kernels.run(method, works, coefficients, optimizer.backend, dry, skip))
 
 
-def _works(
-    optimizer: "LearningRateFree", entries: Entries, new: list[Tensor]
-) -> Iterator[tuple[dict[str, Any], Works]]:
-    """Each group that moves, with the work of its tensors that have a gradient. new: gets those whose work was not kept."""
-    for group, params in entries:
-        if float(group["lr"]) == 0:
+def _works(optimizer: "LearningRateFree", entries: Entries, lots: Lots, new: list[Tensor]) -> list[Lot]:
+    """Each lot that moves, with the work of its tensors that have a gradient. new: gets those whose work was not kept."""
+    found: dict[int, Lot] = {}
+    scale, state = getattr(optimizer, "grad_scale", None), optimizer.state
+    for (group, params), lot, kept in zip(entries, lots.of, _kept(optimizer, lots, entries), strict=True):
+        if lot == STAYS:
             continue
-        kept, scale = _kept(optimizer, group), getattr(optimizer, "grad_scale", None)
-        works: Works = []
+        works = found.setdefault(lot, (group, []))[1]
         for p in params:
-            again = renewed(kept, p, optimizer.state, scale)
+            again = renewed(kept, p, state, scale)
             if again is not None:
                 if again.x is not p:
                     states.check_gradient(p, again.g, again.x, optimizer.method, group)
@@ -80,7 +92,7 @@ def _works(
             elif p.grad is not None:
                 new.append(p)
                 works += _works_of(optimizer, p, group, kept)
-        yield group, works
+    return list(found.values())
 
 
 def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], kept: dict[int, Kept]) -> Works:
@@ -97,9 +109,16 @@ def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], k
     return works
 
 
-def _kept(optimizer: "LearningRateFree", group: dict[str, Any]) -> dict[int, Kept]:
-    """What is kept of a group's works from the step before."""
+def _kept(optimizer: "LearningRateFree", lots: Lots, entries: Entries) -> list[dict[int, Kept]]:
+    """What is kept of each group's works from the step before."""
     placing = optimizer.step_size.roster.placing
+    if lots.kept_for[0] is not optimizer.kept or lots.kept_for[1:] != (lots.version, placing):
+        lots.kept_for = optimizer.kept, lots.version, placing
+        lots.kept = [_kept_of(optimizer, group, placing) for group, _ in entries]
+    return lots.kept
+
+
+def _kept_of(optimizer: "LearningRateFree", group: dict[str, Any], placing: int) -> dict[int, Kept]:
     options = (optimizer.method.coupled_decay(group), group["maximize"], group.get("slice_p"), placing)
     return optimizer.kept.setdefault(id(group), KeptWorks()).of(group, options)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .arrival import KeptGradients, expected
+from .overflow import check_scales
 from .reduce import Reduce
 from .roster import Roster
 from .scalars import ScalarTable
@@ -22,6 +23,8 @@ class Window:
     sums: what this rank has added up so far, float64 [n_estimates, n_sums + 1]. reduced: the global sums, when they were
     needed inside the step. skipped: nothing moves in this step. moves: some group has lr > 0. arrived, missing: keys of
     the pieces that have come and are still to come. deferred: the pieces are kept until the last has come.
+    overflow: 0-dim bool, did a GradScaler find an overflow in the piece that comes, on any rank? None: nobody looked.
+    overflows: the same of any piece of the step.
     """
 
     sums: Tensor
@@ -31,11 +34,23 @@ class Window:
     arrived: set[int] = field(default_factory=set)
     missing: set[int] = field(default_factory=set)
     deferred: bool = False
+    overflow: Tensor | None = None
+    overflows: Tensor | None = None
     kept: KeptGradients = field(default_factory=KeptGradients)
 
     def arrive(self, pieces: set[int]) -> None:
         self.arrived |= pieces
         self.missing -= pieces
+
+    def leave_out(self, overflow: Tensor | None) -> None:
+        """Say whether the coming piece overflowed: its tensors stay, and so does d, for it needs the sums of all pieces."""
+        self.overflow = overflow
+        if overflow is not None:
+            self.overflows = overflow if self.overflows is None else self.overflows | overflow
+
+    def usable_sums(self) -> Tensor:
+        """The sums; 0, as of a step without gradients, when a piece overflowed."""
+        return self.sums if self.overflows is None else torch.where(self.overflows, 0.0, self.sums)
 
     def is_complete(self, roster: Roster, *, recount: bool = False) -> bool:
         """Have all pieces of all optimizers come? recount: an optimizer may be gone, and is not to be waited for."""
@@ -46,12 +61,14 @@ class Window:
 
 def measure(roster: Roster, reduce: Reduce, table: ScalarTable) -> bool:
     """The blocking reduce before the first update that has a gradient (D-Adapt SGD's ‖g0‖); is it done for good?"""
+    check_scales(roster)
     table.absorb(reduce.now(torch.stack([member.measure() for member in roster]).sum(0)))
     return not bool(table.method.needs_early_sums(table.values).any())
 
 
 def decide(window: Window, roster: Roster, reduce: Reduce) -> None:
     """Take the sums of this step before anything moves: all ranks skip it, or none does."""
+    check_scales(roster)
     window.reduced = reduce.now(torch.stack([member.rehearse() for member in roster]).sum(0))
     window.skipped = not bool(torch.isfinite(window.reduced).all() & (window.reduced[:, -1] == 0).all())
 

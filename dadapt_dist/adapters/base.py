@@ -89,6 +89,10 @@ class Delivery:
             named.append(list(zip(names, group["params"], strict=True)))
         return named
 
+    def params(self, groups: Groups) -> list[Sequence[Tensor]]:
+        """`tensors` without the names."""
+        return [dict.__getitem__(group, "params") for group in groups]
+
     def starting(self) -> bool:
         """Is the framework still setting up? It then calls step() with zero gradients, and nothing may move."""
         return False

@@ -104,6 +104,9 @@ class ZeroDelivery(Delivery):
             named[wrapper.sub_group_to_group_id[index]].append((None, flat))
         return named
 
+    def params(self, groups: Groups) -> list[Sequence[Tensor]]:
+        return [[p for _, p in named] for named in self.tensors(groups)]
+
     def refuse_deferral(self) -> str | None:
         kind, wrapper = wrapper_of(self._engine())
         if kind != "DeepSpeedZeroOptimizer_Stage3":

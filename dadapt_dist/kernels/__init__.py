@@ -14,7 +14,7 @@ Backend = Literal["auto", "c", "triton", "eager"]
 
 
 class Kernel(Protocol):
-    """One way to run a step. `run` takes works of one device and one group that `takes` has accepted."""
+    """One way to run a step. `run` takes works of one device, of groups with equal options, that `takes` has accepted."""
 
     def available(self) -> bool:
         """Can it run anything here?"""
@@ -22,8 +22,11 @@ class Kernel(Protocol):
     def takes(self, method: Method, work: Work) -> bool:
         """Can it take this tensor?"""
 
-    def run(self, method: Method, works: list[Work], c: Coefficients, dry: bool) -> Tensor:
-        """Advance; float64 [n_sums + 1]: Σ weight·sum of each of `method.sums`, then of the non-finite gradient elements."""
+    def run(self, method: Method, works: list[Work], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
+        """Advance; float64 [n_sums + 1]: Σ weight·sum of each of `method.sums`, then of the non-finite gradient elements.
+
+        skip: 0-dim bool; where it is true nothing is written, and the sums are 0.
+        """
 
 
 KERNELS: dict[str, Any] = {"c": native, "triton": gpu}
@@ -48,13 +51,19 @@ def present(device: torch.device) -> tuple[str, bool]:
 
 
 def run(
-    method: Method, works: Iterable[Work], coefficients: Callable[[torch.device], Coefficients], backend: str, dry: bool
+    method: Method,
+    works: Iterable[Work],
+    coefficients: Callable[[torch.device], Coefficients],
+    backend: str,
+    dry: bool,
+    skip: Tensor | None = None,
 ) -> list[Tensor]:
-    """Run one step over the tensors of one group.
+    """Run one step over the tensors of groups with equal options.
 
     coefficients: `Method.coefficients` with scalars on a device, and "seed", the number of the step. dry: compute the sums and
-    leave all tensors as they are. Returns float64 [n_sums + 1] for each device and kernel, to be added up: Σ weight·sum of
-    each of `method.sums`, and last of the gradient elements that are not finite, which take part as if they were zero.
+    leave all tensors as they are. skip: 0-dim bool, on any device; true: leave them as they are, with sums of 0.
+    Returns float64 [n_sums + 1] for each device and kernel, to be added up: Σ weight·sum of each of `method.sums`, and last
+    of the gradient elements that are not finite, which take part as if they were zero.
     """
     chain = CHAINS[backend]
     shares: dict[Any, list[Work]] = {}
@@ -68,7 +77,7 @@ def run(
     results = []
     for key, share in shares.items():
         kernel = native if key is native else key[0]
-        results.append(kernel.run(method, share, coefficients(share[0].x.device), dry))
+        results.append(kernel.run(method, share, coefficients(share[0].x.device), dry, skip))
     return results
 
 

@@ -1,7 +1,8 @@
 """How does one step run on a tensor of any device and dtype? One pass of plain torch operations, block by block."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -20,13 +21,32 @@ BLOCK = 1 << 24
 Number = Tensor | float  # 0-dim float64, or a float where the host may read
 
 
-def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Tensor:
+def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
     """Run one step over any tensors of one device: see `kernels.run`."""
     device = works[0].x.device
+    if skip is not None and readable(device):
+        if bool(skip):
+            return torch.zeros(len(method.sums) + 1, dtype=torch.float64, device=device)
+        skip = None
     c = numbers(c, device)
-    rows = [[number * work.weight for number in advance(method, work, c, dry)] for work in works]
+    rows = []
+    for work in works:
+        with _undone_where(skip, method, work):
+            rows.append([number * work.weight for number in advance(method, work, c, dry)])
     sums = torch.stack([torch.as_tensor(number, dtype=torch.float64, device=device) for number in _added_up(rows)])
-    return torch.nn.functional.pad(sums, (len(method.sums) + 1 - len(sums), 0))  # a frozen method returns no sums
+    sums = torch.nn.functional.pad(sums, (len(method.sums) + 1 - len(sums), 0))  # a frozen method returns no sums
+    return sums if skip is None else torch.where(skip.to(device), 0.0, sums)
+
+
+@contextmanager
+def _undone_where(skip: Tensor | None, method: Method, work: Work) -> Iterator[None]:
+    """Put back what is written inside, where `skip` is true; nobody waits to know."""
+    written = [work.x, *(t for name, t in work.buf.items() if name not in method.read_only)]
+    before = [] if skip is None else [t.clone() for t in written]
+    yield
+    for t, was in zip(written, before, strict=False):
+        assert skip is not None, "there is nothing to put back without it"
+        t.copy_(torch.where(skip.to(t.device), was, t))
 
 
 def advance(method: Method, work: Work, c: Coefficients, dry: bool = False) -> list[Number]:

@@ -103,7 +103,7 @@ def _fits(method: Method, work: Work) -> bool:
     return all(t.device == x.device for t in others) and is_dense_alike([x, g, *buffers])
 
 
-def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Tensor:
+def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
     """Run one step over tensors that `takes` has accepted: see `kernels.run`. Float64, on their device; nobody waits."""
     spec, device = SPECS[method.name], works[0].x.device
     kinds: dict[Any, list[Work]] = {}
@@ -112,7 +112,8 @@ def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Te
     first = works[0]
     values = ordered(spec, c)
     values += [1.0] * (COEFFICIENTS - len(values))
-    h = _vector([*values, first.decay, 1.0 if first.scale is None else first.scale, c["seed"]], device)
+    scale, skipped = 1.0 if first.scale is None else first.scale, 0.0 if skip is None else skip.to(device)
+    h = _vector([*values, first.decay, scale, c["seed"], skipped], device)
     total = None
     for (_, (_, *dtypes)), same in kinds.items():
         sums = _launch(method, spec, same, dtypes, h, dry)

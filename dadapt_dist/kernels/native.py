@@ -119,8 +119,10 @@ def _fits(method: Method, work: Work) -> bool:
     return is_dense_alike(tensors) if work.cut is None else spec.sliced and all(t.is_contiguous() for t in tensors)
 
 
-def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Tensor:
+def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
     """Run one step over tensors that `takes` has accepted: see `kernels.run`. Raises MemoryError before anything moves."""
+    if skip is not None and bool(skip):
+        return torch.zeros(len(method.sums) + 1, dtype=torch.float64)
     spec, loaded = SPECS[method.name], library.load()
     assert loaded is not None, "takes() accepts nothing without a library"
     rows = array("q", [work.memo.place for work in works])  # type: ignore[attr-defined]

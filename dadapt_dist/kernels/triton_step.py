@@ -162,13 +162,13 @@ def step(
 ):  # fmt: skip
     """Take BLOCKS blocks of one tensor.
 
-    distances: seven a tensor, in units of UNIT elements. h: coefficients, then decay, scale and seed, float64. partial: gets
-    SUMS + 1 float64 a program.
+    distances: seven a tensor, in units of UNIT elements. h: coefficients, then decay, scale, seed, and 1 to do nothing or 0,
+    float64. partial: gets SUMS + 1 float64 a program.
     """
     program = tl.program_id(0)
     t = tl.load(tensors + program).to(tl.int64)
     start = tl.load(chunks + program).to(tl.int64) * (BLOCK * BLOCKS)
-    n = tl.load(numels + t)
+    n = tl.where(tl.load(h + 14) > 0, 0, tl.load(numels + t))
     origin = tl.load(origins + t)
     row = distances + t * 7
     x_at, g_at = x_base + tl.load(row) * UNIT_X, g_base + tl.load(row + 1) * UNIT_G

@@ -1,0 +1,112 @@
+"""Who takes part in the estimates of a StepSize, and what is read of them?"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from copy import deepcopy
+
+from .methods.base import Method, Options
+from .overflow import StepCount
+from .roster import Roster
+from .scalars import ScalarTable
+
+
+class Estimates(ABC):
+    """The scalars of the estimates of D, and the groups and optimizers that share them; `StepSize` moves them."""
+
+    roster: Roster
+    table: ScalarTable | None
+    _declared: tuple[str, ...] | None
+    _count: StepCount
+    _followed: list[int]  # versions of the options that the scalars follow
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Wait for the reduce under way, if any, and move the scalars by it."""
+
+    # ---------------------------------------------------------------- joining
+
+    def join(self, method: Method, defaults: Options, groups: Sequence[Options]) -> None:
+        """Take part with these groups; raises ValueError, and stays as it was, when one of them cannot."""
+        self.finish()
+        before = deepcopy(self.table)
+        try:
+            self.bind(method, defaults)
+            for group in groups:
+                self.register(group)
+        except ValueError:
+            self.table = before
+            for member in self.roster:
+                member.bind_groups()
+            raise
+
+    def bind(self, method: Method, defaults: Options) -> None:
+        """Take the method of the first optimizer; another method later raises ValueError."""
+        if self.table is None:
+            self.table = ScalarTable(method)
+            for name in self._declared or ():
+                self.table.add(name, defaults, given=False)
+        elif self.table.method.name != method.name:
+            raise ValueError(
+                f"this StepSize estimates d for {self.table.method.name}, and {method.name} cannot share it: their sums differ. "
+                "Give each method a StepSize of its own."
+            )
+
+    def register(self, options: Options) -> None:
+        """Take part in an estimate with a group of these options; raises ValueError for an estimate that does not exist."""
+        name = options["estimate"]
+        if self._declared is not None and name not in self._declared:
+            raise ValueError(
+                f"there is no estimate {name!r}: StepSize was made with estimates={list(self._declared)}. Name it there, or "
+                "give the group one of these."
+            )
+        self.finish()
+        self._followed = []
+        self.scalars.add(name, options)
+        for member in self.roster:
+            member.bind_groups()
+
+    @property
+    def scalars(self) -> ScalarTable:
+        if self.table is None:
+            raise RuntimeError(
+                "this StepSize has no optimizer yet: pass it to one, Prodigy(params, step_size=step_size)"
+            )
+        return self.table
+
+    def _follow(self) -> None:
+        """Take the constants of the estimates from the groups, when an option has changed."""
+        versions = [member.lots().version for member in self.roster]
+        if versions != self._followed:
+            self.scalars.follow(group for member in self.roster for group in member.groups)
+            self._followed = versions
+
+    # ---------------------------------------------------------------- reading and writing
+
+    @property
+    def steps(self) -> int:
+        """Steps with some lr above 0, without those that overflowed under a GradScaler."""
+        return self._count.read()
+
+    @property
+    def d(self) -> float | dict[str, float]:
+        """The current d: a float, or name -> float when there are several estimates. Waits for the reduce under way."""
+        values = {name: self.value(name, "d") for name in self.scalars.names}
+        return next(iter(values.values())) if len(values) == 1 else values
+
+    @property
+    def held_steps(self) -> int:
+        """Steps in which some estimate was held because a gradient was not finite."""
+        self.finish()
+        return int(self.scalars.values["held"].max())
+
+    def value(self, estimate: str, name: str) -> float | int:
+        """One scalar of one estimate as a python number."""
+        if name == "steps":
+            return self.steps
+        self.finish()
+        return float(self.scalars.values[name][self.scalars.row(estimate)])
+
+    def set_value(self, estimate: str, name: str, value: float) -> None:
+        """Set one scalar of one estimate, after the reduce under way."""
+        self.finish()
+        self.scalars.values[name][self.scalars.row(estimate)] = value
