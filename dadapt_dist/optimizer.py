@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -20,11 +19,9 @@ from .kernels import check_backend
 from .lots import Lots
 from .methods import METHODS, Buffer
 from .options import check_options
-from .scaling import is_grad_scaler, taken_back
+from .scaling import asked_through, is_grad_scaler, told
 from .step_size import StepSize
 from .sweep import sweep, sweep_early
-
-_trains = attrgetter("requires_grad")
 
 
 class LearningRateFree(Optimizer):
@@ -193,7 +190,7 @@ class LearningRateFree(Optimizer):
         shown = [(group, dict.__getitem__(group, "params")) for group in groups]
         self._looked = lots is self._lots
         try:
-            with taken_back(self), self.step_size.piece(self, getattr(self, "found_inf", None)) as window:
+            with told(self) as found, self.step_size.piece(self, found) as window:
                 if not (window.arrived and self.delivery.in_pieces):
                     log_every.log(self)
                 window.moves |= lots.moves
@@ -225,7 +222,8 @@ class LearningRateFree(Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Does a GradScaler leave unscaling and skipping to us?"""
+        """Does a GradScaler leave unscaling to us, and what an overflow does?"""
+        self.wrapper = asked_through(sys._getframe(1))  # what a GradScaler takes for us, where it is another object
         return is_grad_scaler(sys._getframe(1))
 
     # ---------------------------------------------------------------- buffers
@@ -246,7 +244,7 @@ class LearningRateFree(Optimizer):
     def is_prepared(self) -> bool:
         """Has every trainable parameter its buffers? False after one was unfrozen."""
         params = [*self.params()]
-        seen = [*map(id, params)], [*map(_trains, params)], len(self.state)
+        seen = [*map(id, params)], [p.requires_grad for p in params], len(self.state)
         if seen != self._seen or self.delivery.replaces_parameters:
             if any(buffers.lacks_buffers(self, p) for p in params):
                 return False

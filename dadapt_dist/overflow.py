@@ -1,11 +1,13 @@
 """What does a step leave behind whose gradients a GradScaler found to overflow? Nothing, on any rank."""
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .kernels import eager
 from .reduce import Reduce
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ class StepCount:
         """Count a step that moves something, if it did not overflow (None: nobody looked)."""
         if not moves:
             return
-        if overflow is not None and overflow.is_cpu:
+        if overflow is not None and eager.readable(overflow.device):
             self.count += not bool(overflow)
             return
         self.count += 1
@@ -76,15 +78,9 @@ class StepCount:
         return self._least >= limit or (self.count >= limit and self.read() >= limit)
 
 
-def unlike_scaled(members: Any) -> bool:
-    """Is it known of some members only what their gradients are scaled by? A scaler tells each in its own step."""
-    known = {getattr(member, "grad_scale", None) is not None for member in members}
-    return len(known) > 1
-
-
-def check_scales(members: Any) -> None:
-    """Raise RuntimeError where sums over all optimizers are needed before the first of them steps, of gradients scaled unlike."""
-    if unlike_scaled(members):
+def check_scales(members: Iterable[Any]) -> None:
+    """Raise RuntimeError where gradients of all optimizers are needed, and only of some it is known how they are scaled."""
+    if len({getattr(member, "grad_scale", None) is None for member in members}) > 1:
         raise RuntimeError(
             "the sums of all optimizers that share this StepSize are needed before the first of them steps, and a GradScaler "
             "unscales each one's gradients in its own step. Call scaler.unscale_(optimizer) for every one of them first."

@@ -31,7 +31,7 @@ def sweep(
     leave all tensors as they are. skip: 0-dim bool; true: leave all tensors as they are, with sums of 0.
     """
     width, frozen = len(optimizer.method.sums) + 1, optimizer.step_size.frozen
-    if skip is not None and skip.is_cpu and bool(skip):
+    if skip is not None and kernels.eager.readable(skip.device) and bool(skip):
         return optimizer.step_size.scalars.no_sums()
     new: list[Tensor] = []
     found = _works(optimizer, entries, lots, new)

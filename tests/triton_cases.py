@@ -54,6 +54,17 @@ def test_what_is_done_to_a_gradient_first(fields: dict[str, Any]) -> None:
     step("prodigy", [2000, 5], **fields)
 
 
+def test_a_step_that_is_skipped_writes_nothing() -> None:
+    method, work = METHODS["prodigy"](), on(work_of("prodigy", 2000), DEVICE)
+    plain, c = copied(work), coefficients_of(METHODS["prodigy"](), options_of("prodigy"), DEVICE)
+    assert gpu.takes(method, work)
+    assert not gpu.run(method, [work], c, False, torch.tensor(True, device=DEVICE)).any()
+    assert all(torch.equal(t, plain.buf[name]) for name, t in work.buf.items())
+    assert torch.equal(work.x, plain.x)
+    assert gpu.run(method, [work], c, False, torch.tensor(False, device=DEVICE)).any()
+    assert not torch.equal(work.x, plain.x)
+
+
 @pytest.mark.parametrize("key", METHODS)
 def test_elements_that_are_not_finite_are_counted_and_taken_as_zero(key: str) -> None:
     options, method = options_of(key), METHODS[key]()
