@@ -19,7 +19,7 @@ from .kernels import check_backend
 from .lots import Lots
 from .methods import METHODS, Buffer
 from .options import check_options
-from .scaling import asked_through, is_grad_scaler, told
+from .scaling import Finding, question, told
 from .step_size import StepSize
 from .sweep import sweep, sweep_early
 
@@ -140,12 +140,6 @@ class LearningRateFree(Optimizer):
     def look_up_delivery(self) -> None:
         self._delivery = None
 
-    def _is_starting(self) -> bool:
-        if not self.delivery.starting():
-            return False
-        self._delivery = None  # what the framework is building is not there yet
-        return True
-
     # ---------------------------------------------------------------- what users read
 
     @property
@@ -181,25 +175,32 @@ class LearningRateFree(Optimizer):
     @torch.no_grad()
     def take(self) -> None:
         """One call of step(), with the gradients that are there."""
+        try:
+            with told(self) as found:
+                self._take(found)
+        finally:
+            self._looked = False
+
+    def _take(self, found: Finding | None) -> None:
         groups = self.param_groups
         lots = self._lots if groups is self.groups else self._shown
         lots.look(groups)
-        if self._is_starting():
+        if self.delivery.starting():
+            self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)
             return
         shown = [(group, dict.__getitem__(group, "params")) for group in groups]
         self._looked = lots is self._lots
-        try:
-            with told(self) as found, self.step_size.piece(self, found) as window:
-                if not (window.arrived and self.delivery.in_pieces):
-                    log_every.log(self)
-                window.moves |= lots.moves
-                if window.deferred:
-                    window.kept.keep(p for _, params in shown for p in params)
-                elif not window.skipped:
-                    window.sums += sweep(self, shown, lots, skip=window.overflow)
-        finally:
-            self._looked = False
+        with self.step_size.piece(self, found) as window:
+            if not (window.arrived and self.delivery.in_pieces):
+                log_every.log(self)
+            window.moves |= lots.moves
+            if window.deferred:
+                window.kept.keep(p for _, params in shown for p in params)
+            elif not window.skipped:
+                window.sums += sweep(self, shown, lots, skip=window.overflow)
+            elif found is not None:
+                found.spread(torch.tensor(True))
 
     def measure(self) -> Tensor:
         """Early sums of the gradients, weighted by 1/copies: float64 [n_estimates, n_early_sums]."""
@@ -217,14 +218,13 @@ class LearningRateFree(Optimizer):
 
     def set_anchored(self, params: Iterable[Tensor]) -> None:
         """Say which parameters may have moved, after a checkpoint was loaded."""
-        self.anchored = set(params)
-        self.kept = {}
+        self.anchored, self.kept = set(params), {}
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Does a GradScaler leave unscaling to us, and what an overflow does?"""
-        self.wrapper = asked_through(sys._getframe(1))  # what a GradScaler takes for us, where it is another object
-        return is_grad_scaler(sys._getframe(1))
+        self.asked = question(sys._getframe(1))
+        return self.asked.ours
 
     # ---------------------------------------------------------------- buffers
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .kernels import eager
 from .reduce import Reduce
+from .scaling import Finding
 
 logger = logging.getLogger(__name__)
 
@@ -20,18 +21,20 @@ class Overflows:
         self._apart = torch.zeros((), dtype=torch.bool)  # on the host: did only another rank's scaler find one?
         self._said = False
 
-    def agree(self, found: Any, reduce: Reduce, device: torch.device) -> Tensor:
+    def agree(self, finding: Finding, reduce: Reduce, device: torch.device) -> Tensor:
         """Did a scaler find an overflow, on any rank? A collective call of all ranks, if there are several; 0-dim bool.
 
-        found: the `found_inf` of this rank's scaler; 0 where no parameter has a gradient. Where the ranks are in different
-        steps, which is reported elsewhere, each goes by its own.
+        The scalers of all ranks then go by that. Where the ranks are in different steps, which is reported elsewhere, each
+        goes by its own.
         """
-        own = torch.as_tensor(found).detach().to(device) > 0
+        own = torch.as_tensor(finding.found).detach().to(device) > 0
         if reduce.layout.world_size == 1:
             return own
         self._say()
         total = reduce.now(own.to(torch.float64).view(1)).view(())
         overflow = torch.where(total.isnan(), own, total > 0)
+        if finding.spread(overflow):
+            return overflow
         if device.type == "cuda" and not self._apart.is_pinned():  # only a copy to pinned memory does not wait
             self._apart = self._apart.pin_memory()
         self._apart.copy_(overflow & ~own, non_blocking=True)

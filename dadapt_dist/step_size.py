@@ -21,6 +21,7 @@ from .options import NonFinite, Sync, check_choice, check_freeze_after, check_na
 from .overflow import Overflows, StepCount
 from .reduce import Reduce
 from .roster import Member, Roster, home_device
+from .scaling import Finding
 from .window import Window, decide, measure, refuse
 
 
@@ -86,10 +87,10 @@ class StepSize(Estimates):
         self._close_if_open()
 
     @contextmanager
-    def piece(self, member: Member, found: Any = None) -> Iterator[Window]:
+    def piece(self, member: Member, found: Finding | None = None) -> Iterator[Window]:
         """Bracket one optimizer's part of a step. Without an explicit window, the last of the sharing optimizers closes it.
 
-        found: the `found_inf` of a GradScaler; None without one.
+        found: what a GradScaler has found in the optimizer's gradients; None without one.
         """
         window = self._window or self._open(found)
         pieces = arrival.delivered(member)
@@ -120,13 +121,13 @@ class StepSize(Estimates):
         """Does d stay for good? True from step `freeze_after` on."""
         return self.freeze_after is not None and self._count.reached(self.freeze_after)
 
-    def _agreed(self, found: Any) -> Tensor | None:
+    def _agreed(self, found: Finding | None) -> Tensor | None:
         """Has a scaler, of any rank, found an overflow that is ours to leave out? A collective call, with a scaler."""
         if found is None or self.nonfinite is not None:
             return None
         return self._overflows.agree(found, self._reduce, self.scalars.device)
 
-    def _open(self, found: Any) -> Window:
+    def _open(self, found: Finding | None) -> Window:
         self.finish()
         self.roster.accept_restored()
         if not self._explicit:

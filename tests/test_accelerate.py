@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .accelerate_launch import CONFIGS, OPTIONS, Case
+from .accelerate_launch import CONFIGS, Case
 from .accelerate_runs import STEPS, Net, Runs, train_all
 from .deepspeed_reference import clipped, deviation, deviation_of_d
 from .models import gradients
