@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG_BYTES = 1 << 18
-"""A config has a few thousand; parsers in Python take some seconds for as many as this."""
+"""A config has a few thousand."""
 
 
 def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:

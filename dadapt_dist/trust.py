@@ -5,6 +5,7 @@ counts as the user: many systems give every user such a group, and files that it
 """
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,27 @@ def stranger(status: os.stat_result, owners: tuple[int, ...] | None = None) -> s
     return None
 
 
-def check_trusted(path: Path, *, trust: bool, cure: str) -> None:
-    """Raise ValueError for a file that somebody else may have written, unless `trust` says that it does no harm."""
-    if trust:
-        return
+def check_pickles(folder: Path, *, cure: str) -> None:
+    """Raise ValueError where somebody else may have written, or may replace, one of the .pt files below the folder."""
+    for root, _, names in os.walk(folder):
+        _check(Path(root), cure)
+        for name in names:
+            if name.endswith(".pt"):
+                _check(Path(root, name), cure)
+
+
+def _check(path: Path, cure: str) -> None:
     try:
-        who = stranger(path.stat())
-    except (OSError, ValueError) as error:
+        status = path.stat()
+    except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    if who is not None:
-        raise ValueError(
-            f"{path} {who}, and reading it runs code that it may hold. Take it over (chown, chmod go-w) once you know where "
-            f"it comes from, or {cure}. Nothing was read."
-        )
+    who = stranger(status)
+    if who is None or (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX and who.startswith("is")):
+        return
+    raise ValueError(
+        f"{path} {who}, and reading it would run code that may be in it. Where you know where it comes from, {cure}, or "
+        "take it over (chown, chmod go-w). Nothing was read."
+    )
 
 
 def _own_group(gid: int) -> bool:
