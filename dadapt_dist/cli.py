@@ -108,13 +108,19 @@ def universal(
     output: Annotated[Path, typer.Argument(help="The new folder.")],
     tag: Annotated[str | None, typer.Option(help="Unless given, the one that `latest` names.")] = None,
     workers: Annotated[int, typer.Option(help="Processes that read and merge.")] = 1,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Take files that others own or may write, too: code in them is run.")
+    ] = False,
 ) -> None:
-    """Make a universal checkpoint, for another number of ranks, of one that DeepSpeed saved under ZeRO 1, 2 or 3."""
+    """Make a universal checkpoint, for another number of ranks, of one that DeepSpeed saved under ZeRO 1, 2 or 3.
+
+    Its files are unpickled, which runs code that is in them: convert only what you trust.
+    """
 
     def work() -> int:
         from .universal import convert
 
-        console.print(f"universal checkpoint: {convert(checkpoint, output, tag, workers)}")
+        console.print(f"universal checkpoint: {convert(checkpoint, output, tag, workers, trust=trust)}")
         return 0
 
     raise typer.Exit(_or_2(work))

@@ -7,6 +7,7 @@ It is run as often as needed, each time with other buffers under these names, an
 import io
 import logging
 import os
+import re
 import shutil
 import tempfile
 from argparse import Namespace
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .restored import ADAMS, MARK
+from .trust import check_pickles
 from .zero_checkpoint import OPTIM, Saved, optimizer_of, read, read_file, tag_folder
 
 logger = logging.getLogger(__name__)
@@ -28,12 +30,17 @@ PARAM = "param"
 INFO = "universal_checkpoint_info"
 
 
-def convert(checkpoint: str | Path, output: str | Path, tag: str | None = None, workers: int = 1) -> Path:
+def convert(
+    checkpoint: str | Path, output: str | Path, tag: str | None = None, workers: int = 1, *, trust: bool = False
+) -> Path:
     """Make a universal checkpoint of a ZeRO checkpoint (stage 1, 2 or 3) of an optimizer of this package; returns its path.
 
     checkpoint: the folder given to `engine.save_checkpoint`, of which the tag in `latest`, or the one given, is taken; or the
     folder of one tag itself. output: the new folder, named like a tag; the file `latest_universal` beside it gets its
     name. It appears when it is whole: on an error there is none. workers: processes that read and merge.
+
+    DeepSpeed's converter unpickles the files whole, which runs code that is in them. So files that another user than you or
+    root owns, or that others may write, are refused. trust: True takes them all the same.
 
     Raises ValueError for a folder that is no such checkpoint, was written by another optimizer, lacks buffers, or that
     DeepSpeed cannot convert; and for an output that exists.
@@ -41,6 +48,8 @@ def convert(checkpoint: str | Path, output: str | Path, tag: str | None = None, 
     source, target = tag_folder(Path(checkpoint), tag), Path(os.path.abspath(output))
     if target.exists():
         raise ValueError(f"{target} exists: give another output, or remove it. Nothing was written.")
+    if not trust:
+        check_pickles(source, cure="give trust=True (--trust)")
     saved = read(source)
     _check_deepspeed(saved.stage)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -173,8 +182,16 @@ def _run_deepspeed(source: Path, aliased: Path, output: Path, workers: int) -> N
 
 @contextmanager
 def reading_everything() -> Iterator[None]:
-    """DeepSpeed before 0.16 reads its files as torch did before 2.6: whole objects, not weights alone."""
+    """Let DeepSpeed before 0.16 read its files as torch did before 2.6: whole objects, not weights alone.
+
+    For these releases there is no other way than a variable of the environment, which holds for the whole process and
+    those that it starts meanwhile: a torch.load in another thread reads whole objects, too. Newer ones say for each
+    file what they want, and for them nothing is set.
+    """
     name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    if not _reads_by_default():
+        yield
+        return
     before = os.environ.get(name)
     os.environ[name] = "1"
     try:
@@ -185,17 +202,25 @@ def reading_everything() -> Iterator[None]:
             os.environ[name] = before
 
 
+def _reads_by_default() -> bool:
+    import deepspeed
+
+    return tuple(int(part) for part in re.findall(r"\d+", deepspeed.__version__)[:2]) < (0, 16)
+
+
 def _write_groups(saved: Saved, whole: Path) -> None:
     """Name the buffers in every group; at stage 3, leave out rank 0's shards, which every rank would read for nothing."""
     path = whole / "zero" / "optimizer_state.pt"
-    content = torch.load(path, map_location="cpu", weights_only=False)
+    content = read_file(path)
     groups = [group | {MARK: saved.buffers} for group in content["param_groups"]]
     content["param_groups"] = groups
     if saved.stage == 3:
         del content["fp32_flat_groups"]
         state = {0: {"step": int(groups[0]["steps"])}}  # the loader takes the step from here
         content[OPTIM] = {"param_groups": groups, "state": state}
-    torch.save(content, path)
+    part = path.with_name(f".{path.name}")  # the tensors of `content` still lie in the file
+    torch.save(content, part)
+    os.replace(part, path)
 
 
 def _write_placeholders(saved: Saved, whole: Path) -> None:

@@ -18,19 +18,25 @@ from .optimizer import LearningRateFree
 from .options import listed
 from .restored import MARK
 from .to_universal import convert, reading_everything
-from .zero_checkpoint import tag_folder
+from .trust import check_pickles
+from .zero_checkpoint import read_file, tag_folder
 
 __all__ = ["convert", "load"]
 STAGE_3 = "DeepSpeedZeroOptimizer_Stage3"
 Dict = dict[str, Any]
 
 
-def load(engine: Any, folder: str | Path, tag: str | None = None, **options: Any) -> tuple[str, Dict]:
+def load(
+    engine: Any, folder: str | Path, tag: str | None = None, *, trust: bool = False, **options: Any
+) -> tuple[str, Dict]:
     """`engine.load_checkpoint` for a universal checkpoint, with what DeepSpeed's loader of ZeRO-3 leaves out.
 
     engine: with {"checkpoint": {"load_universal": true}} in its config. folder: the one in which `latest_universal` and
     the tags lie. options: load_module_strict, load_lr_scheduler_states, custom_load_fn, as DeepSpeed's. Returns what
     engine.load_checkpoint returns. At stages 1 and 2 engine.load_checkpoint itself does as well.
+
+    DeepSpeed unpickles the files whole, which runs code that is in them. So files that another user than you or root owns, or
+    that others may write, are refused. trust: True takes them all the same.
 
     Raises ValueError, with nothing changed, for a checkpoint of another method, stage or model, or one that lacks buffers.
     """
@@ -39,7 +45,9 @@ def load(engine: Any, folder: str | Path, tag: str | None = None, **options: Any
     path = found / "zero" / "optimizer_state.pt"
     if not path.is_file():
         raise ValueError(f"{found} is no universal checkpoint: make one, dadapt-dist universal IN OUT.")
-    saved: Dict = torch.load(path, map_location="cpu", weights_only=False)
+    if not trust:
+        check_pickles(found, cure="give trust=True")
+    saved: Dict = read_file(path)
     _check_fits(engine, optimizer, kind, saved, found)
     with reading_everything():
         result: tuple[str, Dict] = engine.load_checkpoint(str(found.parent), found.name, **options)

@@ -1,6 +1,10 @@
 """What does a checkpoint that DeepSpeed saved hold, and is it one of ours?"""
 
+import contextlib
+import importlib
+import logging
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +13,16 @@ import torch
 
 from .methods import METHODS
 from .options import listed
+from .reading import read_text
 from .scalars import KEPT_HERE
 
+logger = logging.getLogger(__name__)
+DEEPSPEEDS_OWN = (
+    ("deepspeed.runtime.fp16.loss_scaler", "LossScaler"),
+    ("deepspeed.runtime.fp16.loss_scaler", "DynamicLossScaler"),
+    ("deepspeed.runtime.zero.config", "ZeroStageEnum"),
+    ("deepspeed.utils.tensor_fragment", "fragment_address"),
+)
 Dict = dict[str, Any]
 OPTIM = "optimizer_state_dict"
 
@@ -19,7 +31,7 @@ def tag_folder(folder: Path, tag: str | None, latest: str = "latest") -> Path:
     """The folder of a tag: the one given, or the one that the file `latest` names, or the folder itself."""
     pointer = folder / latest
     if tag is None and pointer.is_file():
-        tag = pointer.read_text().strip()
+        tag = read_text(pointer, 4096).strip()
     found = folder if tag is None else folder / tag
     if not found.is_dir():
         raise ValueError(f"there is no folder {found}: give the folder of a checkpoint, or the one in which tags lie.")
@@ -51,11 +63,34 @@ def optimizer_of(content: Dict) -> tuple[int, Dict]:
 
 
 def read_file(path: Path) -> Any:
-    """A file of DeepSpeed's; ValueError when it is cut off. They hold classes of DeepSpeed: read only files that you trust."""
+    """A file of DeepSpeed's; ValueError when it is cut off, or no file of torch.save.
+
+    Tensors, plain containers and the four classes that DeepSpeed itself saves are read without running anything. A file
+    with objects of other classes, of a client_state for instance, is unpickled whole, which runs code that is in it: that is
+    logged with the file's name. `trust.check_pickles` comes first.
+    """
+    try:
+        with torch.serialization.safe_globals(_deepspeeds_own()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is cut off, or no file of torch.save: {error}") from error
+    what = found[1] if found else "classes of its own"
+    logger.warning("%s holds %s: it is unpickled whole, which runs code that is in it", path, what)
     try:
         return torch.load(path, map_location="cpu", weights_only=False, mmap=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is cut off, or no file of torch.save: {error}") from error
+
+
+def _deepspeeds_own() -> list[Any]:
+    """The classes that DeepSpeed saves beside tensors, as far as they are here."""
+    found = []
+    for module, name in DEEPSPEEDS_OWN:
+        with contextlib.suppress(ImportError):
+            found.append(getattr(importlib.import_module(module), name, None))
+    return [one for one in found if one is not None]
 
 
 def read(folder: Path) -> Saved:

@@ -34,7 +34,11 @@ def _anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def built(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*"))
+    """The libraries of a cache, in which nothing else lies but their digests."""
+    everything = sorted(folder.glob("*"))
+    libraries = [path for path in everything if path.suffix == ".so"]
+    assert sorted([*libraries, *(path.with_name(path.name + ".sha256") for path in libraries)]) == everything
+    return libraries
 
 
 @needs_compiler
@@ -50,7 +54,7 @@ def test_it_is_built_once_and_found_again(tmp_path: Path, monkeypatch: pytest.Mo
 @needs_compiler
 def test_ranks_that_start_at_once_all_get_a_whole_one(tmp_path: Path) -> None:
     with ThreadPoolExecutor(6) as threads:
-        paths = list(threads.map(lambda _: library.build(tmp_path / "cache" / "step.so"), range(6)))
+        paths = list(threads.map(lambda _: library.build(tmp_path / "cache"), range(6)))
     assert len(set(paths)) == 1
     assert built(tmp_path / "cache") == [paths[0]]
     assert ctypes.CDLL(str(paths[0])).dadapt_version() == library.VERSION
@@ -106,7 +110,7 @@ def test_a_home_that_cannot_be_written_is_passed_over(tmp_path: Path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     library.find()
-    assert len(list(tmp_path.glob("dadapt_dist-*/step-*"))) == 1
+    assert len(list(tmp_path.glob("dadapt_dist-*/step-*.so"))) == 1
 
 
 @needs_compiler
@@ -114,7 +118,7 @@ def test_a_folder_in_which_others_may_write_is_refused(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     cache.chmod(0o777)
-    with pytest.raises(library.UnavailableError, match="writable by all; set DADAPT_DIST_CACHE"):
+    with pytest.raises(library.UnavailableError, match="is writable by all; set DADAPT_DIST_CACHE"):
         library.find()
     assert stat.S_IMODE(cache.stat().st_mode) == 0o777
 

@@ -2,18 +2,20 @@
 
 import re
 import socket
+import subprocess
 import sys
 import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from dadapt_dist import launch
 from dadapt_dist.launch import LaunchError, World, detect, network
 from dadapt_dist.launch.environment import first_host, port_in
 
-from .launchers import MPIEXEC, MPIS, ROOT, SCRIPT, check, results, run, started
+from .launchers import MPIEXEC, MPIS, ROOT, SCRIPT, check, environment, results, run, started
 from .pool import WorkerPool
 
 needs_mpi = MPIS["mpich"].needed
@@ -114,12 +116,40 @@ def test_a_port_that_is_none_is_an_error(port: str, said: str) -> None:
         port_in({"MASTER_PORT": port})
 
 
-def test_a_group_of_one_takes_a_port_of_its_own() -> None:
+def test_a_group_of_one_needs_no_port() -> None:
     """RANK=0 of WORLD_SIZE=1 may be left from a parent, whose port is taken."""
     env = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1"}
     _, store = launch._meet(World("env"), env, timedelta(seconds=5))
-    assert env == {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
-    assert store.port > 1
+    assert isinstance(store, dist.HashStore)
+    assert {key: env[key] for key in ("MASTER_ADDR", "MASTER_PORT")} == {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+
+
+ALONE = """
+import os, pathlib, torch, torch.distributed as dist
+from dadapt_dist import launch
+for _ in range(2):
+    launch.init()
+    sums = torch.ones(2)
+    dist.all_reduce(sums)
+    dist.new_group([0])
+    names = [os.readlink(path) for path in pathlib.Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    own = {name[8:-1] for name in names if name.startswith("socket:")}
+    for table in ("tcp", "tcp6"):
+        rows = [line.split() for line in pathlib.Path("/proc/self/net", table).read_text().splitlines()[1:]]
+        open_to = {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in own}
+        assert open_to <= {"0100007F"}, open_to  # 127.0.0.1
+    dist.destroy_process_group()
+dist.init_process_group("gloo")  # by the variables that are set
+assert dist.get_world_size() == 1
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_that_is_alone_listens_to_no_other_machine() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], env=environment(), capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_of_several_gpus_a_rank_must_know_its_own() -> None:

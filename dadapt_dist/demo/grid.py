@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..reading import read_json_object
 from .launch import launch
 from .model import SIZES
 from .settings import Settings
@@ -33,7 +34,7 @@ def measure_grid(lrs: list[float], table: Path, options: dict[str, Any]) -> int:
             code = launch("dadapt_dist.demo.train", run.arguments(), run.nproc)
             if code:
                 return code
-            result = json.loads((run.folder / "result.json").read_text())
+            result = read_json_object(run.folder / "result.json")
             rows.append({"lr": run.lr or 0.0, "held_out_bits_per_byte": round(result["held_out_bits_per_byte"], 4)})
             table.write_text(json.dumps({**head, "grid": rows}, indent=2) + "\n")
             logger.warning("lr %g: %.4f bits/byte", rows[-1]["lr"], rows[-1]["held_out_bits_per_byte"])

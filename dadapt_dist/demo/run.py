@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..reading import read_json_object
 from .settings import Settings
 from .text import BATCH
 
@@ -41,7 +42,7 @@ def _check_text(settings: Settings) -> Any:
 
 
 def _show(settings: Settings, fingerprint: str, console: Console) -> None:
-    result = json.loads((settings.folder / "result.json").read_text())
+    result = read_json_object(settings.folder / "result.json")
     table = Table("optimizer", "held-out loss, bits/byte", title=f"after {settings.steps} steps")
     d = f", found d = {result['d']:.3g}" if "d" in result else ""
     table.add_row(f"{settings.method} (lr {settings.lr or 'default'}{d})", f"{result['held_out_bits_per_byte']:.3f}")

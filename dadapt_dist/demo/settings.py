@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..reading import read_json_object
 from .model import SIZES
 from .text import BATCH
 
@@ -107,7 +108,14 @@ class Settings:
         path = self.folder / "run.json"
         if not path.is_file():
             raise ValueError(f"--resume: {self.out} holds no run; name its folder with --out, or leave --resume out")
-        return dict(json.loads(path.read_text())) | {"resume": True, "overwrite": False, "out": self.out}
+        stored, usual = read_json_object(path), asdict(self)
+        odd = sorted(stored.keys() ^ usual.keys())
+        odd += [name for name in stored.keys() & usual.keys() if not _is_like(name, stored[name])]
+        if odd:
+            raise ValueError(
+                f"--resume: {path} is not what a run wrote: {', '.join(odd[:5])}; start it anew with --overwrite"
+            )
+        return stored | {"resume": True, "overwrite": False, "out": self.out}
 
     def _check(self) -> None:
         for name, known in (("method", METHODS), ("sharding", tuple(SHARDINGS)), ("size", tuple(SIZES))):
@@ -161,6 +169,12 @@ def _check_change(stored: dict[str, Any], given: dict[str, Any]) -> None:
             raise ValueError(
                 f"{flag} is {before} in {stored['out']}, and DeepSpeed cannot go on with {now}: leave {flag} out"
             )
+
+
+def _is_like(name: str, value: Any) -> bool:
+    """Is it of the kind of this setting?"""
+    kinds = {"lr": (int, float, type(None)), "text": (str, type(None))}.get(name, (type(getattr(Settings, name)),))
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
 def _fits(sharding: str, ranks: int) -> bool:

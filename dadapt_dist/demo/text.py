@@ -1,6 +1,7 @@
 """Which bytes does the demo learn, and which of them form the batch of a step?"""
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,11 +66,12 @@ def _read(path: str | None) -> bytes:
     below = (p.relative_to(root) for p in root.rglob("*.py" if path is None else "*"))
     names = [p.as_posix() for p in below if not _SKIPPED & set(p.parts)]
     joined = bytearray()
-    for name in sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest()):
+    for name in sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest()):
         if len(joined) >= MOST_BYTES:
             break
         if (root / name).is_file():
-            content = (root / name).read_bytes()
+            with (root / name).open("rb") as file:
+                content = file.read(MOST_BYTES)
             joined += content if b"\0" not in content[:8192] else b""  # a zero byte: not a text
     return bytes(joined[:MOST_BYTES])
 

@@ -28,13 +28,50 @@ def doctor(
     """
     try:
         speaks, found = _environment(reduce, timeout)
-        wrong = [one for path in configs or [] for one in files.check(path)]
-    except (launch.LaunchError, files.UnreadableError, RuntimeError) as error:
-        errors.print(f"error: {error}", markup=False)
+    except (launch.LaunchError, RuntimeError) as error:
+        _error(error)
         raise typer.Exit(2) from None
+    wrong, unreadable = _checked(configs or [])
     if speaks:
-        _show(found, wrong)
-    raise typer.Exit(int(any(finding.is_error for _, _, findings in wrong for finding in findings)))
+        if wrong or not unreadable:
+            _show(found, wrong)
+        for reason in unreadable:
+            _error(reason)
+    is_wrong = any(finding.is_error for _, _, findings in wrong for finding in findings)
+    raise typer.Exit(2 if unreadable else int(is_wrong))
+
+
+def _checked(configs: list[Path]) -> tuple[files.Checked, list[files.UnreadableError]]:
+    """What is wrong in every file that can be read, and why another cannot be."""
+    wrong: files.Checked = []
+    unreadable: list[files.UnreadableError] = []
+    for path in configs:
+        found = _or_error(path)
+        if isinstance(found, files.UnreadableError):
+            unreadable.append(found)
+        else:
+            wrong += found
+    return wrong, unreadable
+
+
+def _or_error(path: Path) -> files.Checked | files.UnreadableError:
+    try:
+        return files.check(path)
+    except files.UnreadableError as error:
+        return error
+    except RecursionError:
+        return files.UnreadableError(f"{path} is nested too deeply")
+
+
+def _error(reason: Exception) -> None:
+    errors.print(f"error: {_line(reason)}", markup=False)
+
+
+def _line(said: object, most: int = 600) -> str:
+    """One line that any terminal takes, whatever a file has put into it."""
+    text = " ".join(str(said).split())
+    text = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _environment(reduce: bool, timeout: float) -> tuple[bool, facts.Facts]:
@@ -51,7 +88,8 @@ def _show(found: facts.Facts, wrong: files.Checked) -> None:
         table.add_row(name, value)
     console.print(table)
     for path, kind, findings in wrong:
-        console.print(f"\n{path} ({kind}): {'nothing wrong' if not findings else ''}", markup=False)
+        console.print(f"\n{_line(path)} ({kind}): {'nothing wrong' if not findings else ''}", markup=False)
         for finding in findings:
             mark = "wrong" if finding.is_error else "better"
-            console.print(f"  {mark}: {finding.where}: {finding.problem}; {finding.cure}", markup=False)
+            said = _line(f"{mark}: {finding.where}: {finding.problem}; {finding.cure}")
+            console.print(f"  {said}", markup=False)

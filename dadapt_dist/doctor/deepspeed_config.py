@@ -61,7 +61,7 @@ def _keywords(name: str, params: Config) -> Findings:
     rest = {key: value for key, value in params.items() if key != "max_grad_norm" and value != "auto"}
     try:
         getattr(api, name)([torch.nn.Parameter(torch.zeros(1))], **rest)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
         yield Finding("optimizer.params", str(error).rstrip("."), "change it there")
 
 

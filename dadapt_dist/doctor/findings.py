@@ -35,7 +35,7 @@ def number(value: Any) -> float | None:
     """A number, also where a file has it as text; None for "auto" and whatever else is none."""
     try:
         return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

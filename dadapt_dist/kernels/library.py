@@ -1,8 +1,9 @@
-"""Where is the compiled step, and how is it built when it is not there yet?
+"""Where is the compiled step, and which build of it is taken?
 
-A wheel brings it built, beside this file. From source it is built once a user, at first use, into a cache folder, under a
-name made of the source, the compiler's flags and the machine: another version never finds a stale one. Built aside and
-renamed, so that any number of ranks may start at once. Without a compiler the plain loop takes over, with one log line.
+A wheel may bring it built, beside this file. From source it is built once a user, at first use, into a cache folder that is
+the user's alone, under a name made of the source, the flags, the machine and the compiler: another version never finds a
+stale one, and another compiler not this one's. Built aside and renamed, so that any number of ranks may start at once.
+Without a compiler the plain loop takes over, with one log line.
 
 DADAPT_DIST_CACHE: another folder. CC: another compiler. DADAPT_DIST_KERNEL=off: never build nor load.
 """
@@ -13,13 +14,16 @@ import hashlib
 import logging
 import os
 import platform
-import shlex
-import shutil
-import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from . import cache, compiler
+from .cache import RefusedError, UnavailableError
+from .compiler import compilers
+
+__all__ = ["UnavailableError", "build", "compilers", "find", "load"]
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("step.c")
@@ -36,10 +40,10 @@ FLAGS = (
 )
 SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 BUILD_SECONDS = 120
-
-
-class UnavailableError(RuntimeError):
-    """The compiled step can be neither loaded nor built here."""
+GIVEN, LESSER = "-given", "-lesser"
+"""In the name of a build by a compiler with flags of the user's, and of one that is less than the best."""
+LESSER_SECONDS = 86400
+"""For so long a lesser build is taken before the best is tried again."""
 
 
 @functools.cache
@@ -53,97 +57,77 @@ def load() -> ctypes.CDLL | None:
 
 
 def find() -> ctypes.CDLL:
-    """The compiled step: installed, cached, or built now. Raises UnavailableError with the reasons where it cannot be had."""
+    """The compiled step: installed, cached, or built now. Raises UnavailableError with the reasons where it cannot be had.
+
+    Where it can be had, but not from the first place or by the first compiler, one log line says why: a warning where a
+    place was refused because somebody else may have written there.
+    """
     if os.environ.get("DADAPT_DIST_KERNEL", "").lower() in ("off", "0", "no"):
         raise UnavailableError("DADAPT_DIST_KERNEL=off in the environment")
-    failures: list[str] = []
-    for path in (SOURCE.with_name("step" + SUFFIX), *_cached()):
-        if path.exists() and (library := _tried(path, failures, new=False)) is not None:
-            return library
-    for path in _cached():
-        if (library := _tried(path, failures, new=True)) is not None:
-            return library
-    raise UnavailableError("; ".join(dict.fromkeys(failures)))
+    failures = Failures()
+    for attempt in _attempts(failures):
+        found = failures.noted(attempt)
+        if found is not None:
+            if failures.reasons:
+                level = logging.WARNING if failures.refused else logging.INFO
+                logger.log(level, "the compiled step is %s: %s", found[0], failures)
+            return found[1]
+    raise UnavailableError(str(failures))
 
 
-def _tried(path: Path, failures: list[str], *, new: bool) -> ctypes.CDLL | None:
-    """The library, or None with the reason noted: no compiler, a folder that cannot be written, a build for another machine."""
+Found = tuple[Path, ctypes.CDLL]
+Attempt = Callable[[], Found | None]
+
+
+class Failures:
+    """Why the library is not where it was looked for.
+
+    refused: once because somebody else may have written there. slow: a compiler took too long, and no other folder helps.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.refused = self.slow = False
+
+    def noted(self, attempt: Attempt) -> Found | None:
+        """What the attempt finds, or None with the reason noted."""
+        try:
+            return attempt()
+        except (UnavailableError, OSError, ValueError) as error:
+            self.add(error)
+            return None
+
+    def add(self, error: Exception | str) -> None:
+        """Note a reason once."""
+        reason = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
+        self.refused = self.refused or isinstance(error, RefusedError)
+        self.slow = self.slow or isinstance(error, compiler.SlowError)
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+
+    def __str__(self) -> str:
+        return "; ".join(self.reasons)
+
+
+def _attempts(failures: Failures) -> Iterator[Attempt]:
+    """Everything that may give a library, best first; an attempt gives None where nothing is there."""
+    folders, reasons = cache.candidates()
+    yield _installed
+    for name in _names():
+        yield from (functools.partial(_kept, folder, name) for folder in folders)
+    for reason in reasons:
+        failures.add(reason)
+    yield from (functools.partial(_built, folder, failures) for folder in folders if not failures.slow)
+    yield from (functools.partial(_of_another_machine, folder, failures) for folder in folders)
+
+
+def _loaded(path: Path, descriptor: int) -> Found:
+    """The library in the file of this descriptor, which stays open as long as it is loaded."""
     try:
-        return _opened(build(path) if new else path)
-    except (UnavailableError, OSError) as error:
-        failures.append(str(error))
-        return None
-
-
-def _cached() -> list[Path]:
-    name = f"step-{_fingerprint()}{SUFFIX}"
-    return [folder / name for folder in cache_folders()]
-
-
-def cache_folders() -> list[Path]:
-    """Where a build may be kept, best first: the last is there for a home that cannot be written."""
-    given = os.environ.get("DADAPT_DIST_CACHE")
-    if given:
-        return [Path(given)]
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    owner = os.getuid() if hasattr(os, "getuid") else "user"
-    return [base / "dadapt_dist", Path(tempfile.gettempdir()) / f"dadapt_dist-{owner}"]
-
-
-def _fingerprint() -> str:
-    parts = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), platform.machine().encode(), sys.platform.encode()]
-    parts.append("-".join(platform.libc_ver()).encode())
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def compilers() -> list[list[str]]:
-    """Command lines that may compile C here, best first."""
-    given = os.environ.get("CC")
-    names = [shlex.split(given)] if given else [["cc"], ["gcc"], ["clang"]]
-    return [name for name in names if name and shutil.which(name[0])]
-
-
-def build(path: Path) -> Path:
-    """Compile step.c into `path`, whole or not at all. Raises UnavailableError or OSError with the reason."""
-    if not compilers():
-        raise UnavailableError(f"no C compiler was found ({os.environ.get('CC') or 'cc, gcc, clang'}); set CC to one")
-    _make_private(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as folder:
-        made = Path(folder) / path.name
-        _compile(made)
-        _opened(made)
-        made.replace(path)
-    return path
-
-
-def _make_private(folder: Path) -> None:
-    """Create the folder; refuse one in which others could leave a library for us to load."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    status = folder.stat()
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o002):
-        raise UnavailableError(
-            f"{folder} belongs to another user or is writable by all; set DADAPT_DIST_CACHE to a folder of your own"
-        )
-
-
-def _compile(made: Path) -> None:
-    said = ""
-    for compiler in compilers():
-        for extra in ((), ("-DDADAPT_PLAIN",)):  # without a version for each processor, where the linker has none
-            command = [*compiler, *FLAGS, *extra, "-o", str(made), str(SOURCE), "-lm"]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
-            except subprocess.TimeoutExpired:
-                said = f"{shlex.join(command)} took more than {BUILD_SECONDS} s"
-                continue
-            if done.returncode == 0:
-                return
-            said = f"{shlex.join(command)} failed: {done.stderr.strip()[-300:]}"
-    raise UnavailableError(said)
-
-
-def _opened(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(cache.loadable(descriptor, path))
+    except OSError as error:
+        os.close(descriptor)
+        raise UnavailableError(f"{path} cannot be loaded: {error}") from error
     try:
         version = library.dadapt_version()
     except AttributeError as error:
@@ -152,4 +136,121 @@ def _opened(path: Path) -> ctypes.CDLL:
         raise UnavailableError(f"{path} is version {version}, and {VERSION} is needed; delete it")
     library.dadapt_step.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 4]
     library.dadapt_step.restype = ctypes.c_int
-    return library
+    return path, library
+
+
+# ---------------------------------------------------------------- what is there already
+
+
+def _installed() -> Found | None:
+    """The one that the package brought, which nobody may have written but who may write the package."""
+    path = SOURCE.with_name("step" + SUFFIX)
+    if cache.age(path) is None:
+        return None
+    has_digest = cache.age(path.with_name(path.name + cache.DIGEST)) is not None
+    return _loaded(path, cache.checked(path, (0, SOURCE.stat().st_uid), digest=None if has_digest else ""))
+
+
+def _kept(folder: Path, name: str) -> Found | None:
+    age = cache.age(folder / name)
+    if age is None or (LESSER in name and age > LESSER_SECONDS):
+        return None
+    path = cache.private(folder, create=False) / name
+    return _loaded(path, cache.checked(path))
+
+
+def _of_another_machine(folder: Path, failures: Failures) -> Found | None:
+    """Where nothing can be built: what a machine with a compiler has built of this source, in a home that both have."""
+    names = [path.name for path in sorted(folder.glob(f"step-{_fingerprint()}-*{SUFFIX}")) if GIVEN not in path.name]
+    for name in sorted(names, key=lambda name: LESSER in name):
+        private = cache.private(folder, create=False)
+        found = failures.noted(lambda path=private / name: _loaded(path, cache.checked(path)))  # type: ignore[misc]
+        if found is not None:
+            return found
+    return None
+
+
+# ---------------------------------------------------------------- names
+
+
+def _names() -> list[str]:
+    """Under which a build for the compilers of today may be kept, best first."""
+    first, *others = compilers() or [[]]
+    return [_name(first), _name(first, LESSER), *(_name(words, LESSER) for words in others)]
+
+
+def _cached() -> list[Path]:
+    """Where the best build is kept, in every folder that may have it."""
+    return [folder / _names()[0] for folder in cache.candidates()[0]]
+
+
+def _name(words: list[str], kind: str = "") -> str:
+    return f"step-{_fingerprint()}-{compiler.identity(words)}{GIVEN if len(words) > 1 else ''}{kind}{SUFFIX}"
+
+
+def _fingerprint() -> str:
+    parts = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), platform.machine().encode(), sys.platform.encode()]
+    parts.append("-".join(_libc()).encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+@functools.cache
+def _libc() -> tuple[str, str]:
+    return platform.libc_ver()
+
+
+# ---------------------------------------------------------------- a new build
+
+
+def build(folder: Path) -> Path:
+    """Compile step.c into the folder, whole or not at all. Raises UnavailableError or OSError with the reason."""
+    return _built(folder, Failures())[0]
+
+
+def _built(folder: Path, failures: Failures) -> Found:
+    if not compilers():
+        raise UnavailableError(compiler.why_none())
+    home = cache.private(folder, create=True)
+    cache.sweep(home)
+    with tempfile.TemporaryDirectory(dir=home, prefix=cache.BUILDING, ignore_cleanup_errors=True) as scratch:
+        made = Path(scratch) / f"made{SUFFIX}"
+        name, lasting = _compiled(made, failures)
+        digest = cache.seal(made)
+        path, descriptor = home / name, cache.checked(made, digest=digest)
+        if lasting and not _is_there(path):
+            cache.keep(made, path)
+        return _loaded(path if lasting else made, descriptor)
+
+
+def _is_there(path: Path) -> bool:
+    """Was another rank faster? A lesser build is written anew, for it counts by its age."""
+    try:
+        os.close(cache.checked(path))
+    except (UnavailableError, OSError):
+        return False
+    return LESSER not in path.name
+
+
+def _compiled(made: Path, failures: Failures) -> tuple[str, bool]:
+    """Compile step.c into `made` by the first compiler that can; (its name, may it be kept?).
+
+    What is less than the best build of the first compiler has a name of its own, and is not kept at all where the best
+    failed for a reason of the moment.
+    """
+    lasting, tried = True, Failures()
+    for index, words in enumerate(compilers()):
+        for extra in ((), ("-DDADAPT_PLAIN",)):  # without a version for each processor, where the linker has none
+            try:
+                compiler.compile_library([*words, *FLAGS, *extra], SOURCE, made, BUILD_SECONDS)
+                compiler.try_out(made, BUILD_SECONDS)
+            except (UnavailableError, OSError) as error:
+                made.unlink(missing_ok=True)
+                tried.add(error)
+                lasting = lasting and not isinstance(error, (compiler.UnfinishedError, OSError))
+                if not lasting:
+                    break
+                continue
+            failures.reasons += tried.reasons
+            return _name(words, LESSER if index or extra else ""), lasting
+    failures.slow = tried.slow
+    raise UnavailableError(tried.reasons[-1])

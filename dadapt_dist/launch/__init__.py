@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from . import by_mpi
 from .environment import LaunchError, World, detect, first_host, port_in
-from .network import name_interface
+from .network import name_interface, stay_inside
 
 __all__ = ["LaunchError", "World", "detect", "init"]
 
@@ -28,7 +28,8 @@ def init(backend: str | None = None, timeout: timedelta = timedelta(minutes=10))
 
     Sets the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, and
     GROUP_RANK, GROUP_WORLD_SIZE where they are known), and on several machines GLOO_SOCKET_IFNAME, unless it is set. On
-    a machine with GPUs the process gets that of its local rank. Where a group exists already, only says who this process is
+    a machine with GPUs the process gets that of its local rank. A process that is alone meets itself in memory: nothing listens
+    but gloo, which always does, and that on the loopback interface. Where a group exists already, only says who this process is
     in it.
 
     backend: of torch.distributed; unless given, gloo for the CPU, with nccl for CUDA where there is a GPU. timeout: for the
@@ -101,9 +102,9 @@ def _meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tu
     if world.launcher == "python" or (
         world.launcher == "env" and world.world_size == 1
     ):  # its variables may be a parent's
-        store = dist.TCPStore("127.0.0.1", 0, 1, True, timeout)
-        env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
-        return world, store
+        env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")  # 0: any that is free, should somebody start a group anew
+        stay_inside(env)
+        return world, dist.HashStore()  # a TCPStore listens on every interface, and lets anybody write
     if world.launcher in by_mpi.LAUNCHERS and not given:
         return by_mpi.meet(world, env, timeout)
     if world.launcher == "slurm":

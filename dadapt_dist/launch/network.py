@@ -82,6 +82,13 @@ def name_interface(env: MutableMapping[str, str]) -> None:
         )  # fmt: skip
 
 
+def stay_inside(env: MutableMapping[str, str]) -> None:
+    """Set GLOO_SOCKET_IFNAME, unless it is set, to the interface that no other machine reaches: gloo listens even alone."""
+    name = interfaces().get("127.0.0.1")
+    if name is not None:
+        env.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
 def is_loopback(address: str) -> bool:
     """Does it reach this machine alone?"""
     return address.startswith("127.") or address == "::1"

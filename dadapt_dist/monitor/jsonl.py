@@ -6,22 +6,26 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
+from ..reading import read_bytes
+
 __all__ = ["JsonlWriter", "read_jsonl"]
+MOST_BYTES = 1 << 30
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The records of a JSONL file, without a torn last line.
 
-    Raises FileNotFoundError, or ValueError naming the line when one that is not the last is no JSON object.
+    Raises FileNotFoundError, or ValueError naming the line when one that is not the last is no JSON object, and for what is
+    no regular file or larger than 1 GiB.
     """
-    lines = Path(path).read_bytes().split(b"\n")
+    lines = read_bytes(path, MOST_BYTES).split(b"\n")
     records = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or number == len(lines):  # what follows the last newline was never finished
             continue
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict):
             raise ValueError(f"{path}, line {number}: {line[:40]!r} is no JSON object; repair or delete the line")

@@ -1,0 +1,57 @@
+"""How is a file that a user names read so that none can hang the reader or fill the memory?"""
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+CONFIG_BYTES = 1 << 18
+"""A config has a few thousand."""
+
+
+def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes.
+
+    A pipe, a socket, a device or a folder raises ValueError instead of being waited for, and so do a larger file and a name
+    that cannot be one; a file that is not there or may not be read raises OSError, as open() does.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EOPNOTSUPP):  # a socket
+            raise ValueError(f"{path} is no regular file") from error
+        raise
+    except ValueError as error:  # a zero byte in the name
+        raise ValueError(f"{os.fspath(path)!r} cannot be the name of a file: {error}") from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
+    with open(descriptor, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{path} is larger than the {most >> 10} KiB that are read of such a file")
+    return content
+
+
+def read_text(path: str | os.PathLike[str], most: int = CONFIG_BYTES) -> str:
+    """The same as text in UTF-8, with or without a mark at its beginning; ValueError where it is none."""
+    content = read_bytes(path, most)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: byte {error.start} is 0x{content[error.start]:02x}") from error
+
+
+def read_json_object(path: Path, most: int = CONFIG_BYTES) -> dict[str, Any]:
+    """A JSON file that holds settings by name; ValueError where it does not."""
+    try:
+        content = json.loads(read_text(path, most))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no well-formed JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not settings by name")
+    return content
