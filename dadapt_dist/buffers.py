@@ -42,7 +42,8 @@ def _report_lost(optimizer: "LearningRateFree", fresh: list[Tensor]) -> None:
     if removed:
         logger.warning("the state of %d parameters was removed: they start afresh in step %d", removed, steps)
     params = {p for _, p in optimizer.all_params()}
-    left = sum(isinstance(key, Tensor) and key not in params for key in optimizer.state)
+    keys: list[Any] = list(optimizer.state)  # wrappers keep other keys than tensors there
+    left = sum(isinstance(key, Tensor) and key not in params for key in keys)
     if left and not optimizer.delivery.replaces_parameters:
         logger.warning(
             "%d parameters are new in step %d and start afresh, while the state has entries of %d that are gone. Where one took "
@@ -154,7 +155,7 @@ def note_loaded(optimizer: "LearningRateFree") -> None:
 
 
 def tensors_of(state: Any) -> Iterator[Tensor]:
-    """The tensors among a parameter's state."""
+    """The tensors among a parameter's state; none in what somebody else keeps under another key."""
     return (t for t in state.values() if isinstance(t, Tensor)) if isinstance(state, dict) else iter(())
 
 

@@ -124,13 +124,13 @@ def scalar(name: str, value: Any, where: str) -> float | int:
     return int(number) if name in COUNTS else float(number)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:  # Any: numpy's numbers are real ones by registration
     """A real number, also one in a tensor or array of one element; None for anything else."""
     if getattr(value, "ndim", None) is not None and hasattr(value, "item"):  # a tensor, or numpy's
         if (value.numel() if isinstance(value, Tensor) else value.size) != 1:
             return None
         value = value.item()
-    return value if isinstance(value, Real) and not isinstance(value, bool) else None
+    return None if isinstance(value, bool) or not isinstance(value, Real) else value
 
 
 # ---------------------------------------------------------------- tensors
@@ -150,7 +150,7 @@ def check_kind(name: str, t: Any, shape: torch.Size) -> None:
     if found:
         raise ValueError(
             f"the checkpoint's {name} of a parameter of shape {tuple(shape)} is {found}; it must be a dense tensor of "
-            f"{listed(DTYPES)}. {GO_BACK}"
+            f"{listed(map(str, DTYPES))}. {GO_BACK}"
         )
 
 

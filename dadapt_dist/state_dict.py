@@ -49,15 +49,13 @@ def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
 
 def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Dict, place: Placement) -> Dict:
     cut = states.cut_of(place, group)
-    specs = optimizer.method.buffers(group)
+    if cut is None:
+        return buffers
+    sliced = {name for name, spec in optimizer.method.buffers(group).items() if spec.sliced}
     return {
-        name: states.expand(p, t, place, cut) if _is_cut(p, name, t, specs, cut, place) else t
+        name: states.expand(p, t, place, cut) if name in sliced and not states.is_whole(p, t, place, cut) else t
         for name, t in buffers.items()
     }
-
-
-def _is_cut(p: Tensor, name: str, t: Any, specs: dict[str, Buffer], cut: slice | None, place: Placement) -> bool:
-    return cut is not None and name in specs and specs[name].sliced and not states.is_whole(p, t, place, cut)
 
 
 def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
@@ -139,6 +137,12 @@ def _check_counts(there: list[int], here: list[int]) -> None:
 
 
 def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> None:
+    if set(group) == {"params"}:  # what torch makes of a group whose parameters it finds in no group of the checkpoint
+        raise ValueError(
+            f"{where} has parameters and no options: the checkpoint has the groups of other parameters, such as those of another "
+            "pipeline stage, whose list of groups took the place of this one's. Save and load with "
+            "StateDictOptions(flatten_optimizer_state_dict=True)."
+        )
     name, found, scalars = optimizer.method.name, group.get("method"), optimizer.step_size.scalars
     if found != name:
         what = f"of the method {found!r}" if found else "of another optimizer"
@@ -168,7 +172,9 @@ def _check_agree(first: Dict, group: Dict, names: Iterable[str]) -> None:
         )
 
 
-def _pairs(optimizer: "LearningRateFree", groups: list[Dict], state: Dict) -> list[tuple[Tensor, Dict, Dict]]:
+def _pairs(
+    optimizer: "LearningRateFree", groups: list[Dict], state: Mapping[Any, Any]
+) -> list[tuple[Tensor, Dict, Dict]]:
     """(parameter, saved buffers, saved group) of every parameter that has saved state."""
     pairs = []
     for live, group in zip(optimizer.groups, groups, strict=True):
