@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .fitness import FORMAT
 from .methods import METHODS
 from .options import listed
 from .released import RELEASED, Released, known_keys, needed_keys, our_options, their_scalars
@@ -17,7 +18,7 @@ Dict = dict[str, Any]
 
 
 def convert(state_dict: Mapping[str, Any], method: str | None = None, params: Iterable[Tensor] | None = None) -> Dict:
-    """A state dict of prodigyopt 1.1.2 or dadaptation 3.2 as one that the optimizer of the same name here loads.
+    """A state dict of prodigyopt 1.x or dadaptation 3.x as one that the optimizer of the same name here loads.
 
     The loaded optimizer continues the released trajectory, but for the departures in docs/deviations.md.
 
@@ -86,6 +87,8 @@ def _found_method(groups: list[Dict], method: str | None) -> str:
     keys = set(groups[0])
     if method is not None:
         missing, foreign = needed_keys(method) - keys, keys & known_keys() - known_keys(method)
+        if missing:
+            missing |= RELEASED[method].later - keys
         if missing or foreign:
             said = [f"lack {listed(missing)}"] * bool(missing) + [f"have {listed(foreign)}"] * bool(foreign)
             raise ValueError(f"the state dict is not of {RELEASED[method].title}: its groups {' and '.join(said)}.")
@@ -116,7 +119,7 @@ def _scalars(method: str, released: Released, first: Dict) -> Dict:
         raise ValueError(f"the state dict of {released.title} lacks {listed(missing)} after {first['k']} steps.")
     values = {ours: float(_number(first[theirs])) for ours, theirs in names.items()}
     kept = {name: values.get(name, 0.0) for name in KEPT_HERE}
-    return values | kept | {"steps": int(values["k"]), "method": method}
+    return values | kept | {"steps": int(values["k"]), "method": method, "format": FORMAT}
 
 
 def _group(method: str, released: Released, group: Dict, first: Dict) -> Dict:
@@ -125,7 +128,7 @@ def _group(method: str, released: Released, group: Dict, first: Dict) -> Dict:
     if missing:
         raise ValueError(f"a group of the state dict of {released.title} lacks {listed(missing)}.")
     theirs = set(their_scalars(method).values()) | released.extra
-    kept = {key: _number(value) for key, value in group.items() if key not in theirs - {"layer_scale"}}
+    kept = {key: _number(value) for key, value in group.items() if key not in theirs}
     return our_options(method) | kept | {name: _number(first[name]) for name in released.leads}
 
 

@@ -3,6 +3,8 @@
 from collections.abc import ItemsView, Iterator, ValuesView
 from typing import TYPE_CHECKING, Any
 
+from .fitness import scalar
+
 if TYPE_CHECKING:
     from .step_size import StepSize
 
@@ -21,16 +23,22 @@ class LiveGroup(dict[str, Any]):
         self._step_size = step_size
         self._live = live
 
+    def is_of(self, step_size: "StepSize") -> bool:
+        """Are the scalars those of this step size?"""
+        return self._step_size is step_size
+
     def __getitem__(self, key: str) -> Any:
         if key in self._live:
             return self._step_size.value(super().__getitem__("estimate"), key)
         return super().__getitem__(key)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if key == "steps" and key in self._live:
-            self._step_size.restore(int(value))
-        elif key in self._live:
-            self._step_size.set_value(super().__getitem__("estimate"), key, float(value))
+        if key in self._live:
+            value = scalar(key, value, "parameter group")
+            if key == "steps":
+                self._step_size.restore(int(value))
+            else:
+                self._step_size.set_value(super().__getitem__("estimate"), key, value)
         else:
             super().__setitem__(key, value)
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import adapters, buffers, compiled, entry, log_every, restored
+from . import adapters, adoption, buffers, compiled, entry, log_every, restored
 from . import state as states
 from . import state_dict as state_dicts
 from .adapters import Delivery
+from .fitness import FORMAT
 from .groups import LiveGroup
 from .kept import KeptWorks
 from .kernels import check_backend
@@ -53,7 +54,7 @@ class LearningRateFree(Optimizer):
         self.step_size = step_size
         check_backend(backend)
         self.dtypes, self.backend = dtypes, backend
-        self.anchored: set[Tensor] = set()  # parameters that may have moved: their x0 stays
+        self.unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
         self._bound = False
         self._delivery: Delivery | None = None  # None: to be asked for
         self._groups: list[dict[str, Any]] = []
@@ -66,7 +67,7 @@ class LearningRateFree(Optimizer):
         self._bound = True
         self.number = compiled.enroll(self)
         self.kept: dict[int, KeptWorks] = {}
-        self._seen: object = None  # the parameters that all had their buffers
+        self._seen: tuple[list[int], list[bool], int] | None = None  # the parameters that all had their buffers
         self._lots, self._shown = (Lots(self.defaults, type(self).__name__) for _ in range(2))
         self._looked = False  # at all options, in this call of step()
         self._delivery, self._groups = None, self.param_groups
@@ -77,6 +78,8 @@ class LearningRateFree(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch's optimizers do. Raises ValueError for an option that cannot be right; nothing is added."""
+        if self._bound:
+            adoption.adopt(self)
         if isinstance(param_group, dict):
             check_options(param_group, self.defaults, f"{type(self).__name__} group {len(self.param_groups)}")
         super().add_param_group(param_group)
@@ -97,10 +100,11 @@ class LearningRateFree(Optimizer):
         live = frozenset((*scalars.values, "steps"))
         for index, group in enumerate(groups):
             views = scalars.of(scalars.row(dict.__getitem__(group, "estimate"))) | {"steps": 0}
-            if not isinstance(group, LiveGroup):
-                group["method"] = self.method.name
+            if not (isinstance(group, LiveGroup) and group.is_of(self.step_size)):
+                group |= {"method": self.method.name, "format": FORMAT}
                 groups[index] = group = LiveGroup(group, self.step_size, live)
             group.rebind(views, live)
+        self.bound = [*groups]
         self.traced = compiled.traceable([p for group in groups for p in group["params"]])
 
     @property
@@ -150,6 +154,7 @@ class LearningRateFree(Optimizer):
     @property
     def effective_lr(self) -> list[float]:
         """d·lr of each group: what the learning rate of the underlying method would be."""
+        adoption.adopt(self)
         return [group["d"] * float(group["lr"]) for group in self.groups]
 
     # ---------------------------------------------------------------- one step
@@ -177,6 +182,7 @@ class LearningRateFree(Optimizer):
         """One call of step(), with the gradients that are there."""
         try:
             with told(self) as found:
+                adoption.adopt(self)
                 self._take(found)
         finally:
             self._looked = False
@@ -216,10 +222,6 @@ class LearningRateFree(Optimizer):
         self.delivery.publish()
         return sums
 
-    def set_anchored(self, params: Iterable[Tensor]) -> None:
-        """Say which parameters may have moved, after a checkpoint was loaded."""
-        self.anchored, self.kept = set(params), {}
-
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Does a GradScaler leave unscaling to us, and what an overflow does?"""
@@ -246,21 +248,18 @@ class LearningRateFree(Optimizer):
         params = [*self.params()]
         seen = [*map(id, params)], [p.requires_grad for p in params], len(self.state)
         if seen != self._seen or self.delivery.replaces_parameters:
-            if any(buffers.lacks_buffers(self, p) for p in params):
+            if any(buffers.lacks_buffers(self, p, group) for group, p in self.all_params()):
                 return False
             self._seen = seen
         return True
 
+    @property
+    def had_buffers(self) -> set[int]:
+        """Ids of the parameters that had their buffers when they were last looked at."""
+        return set() if self._seen is None else {i for i, trains in zip(*self._seen[:2], strict=True) if trains}
+
     def prepare(self) -> None:
         buffers.prepare(self)
-        self.anchored.intersection_update(p for _, p in self.all_params())
-
-    def make_ready(self, p: Tensor, group: dict[str, Any]) -> None:
-        """Create a parameter's buffers, and its x0 anew until it first moves."""
-        if not self.state.get(p):
-            buffers.create(self, p, group)
-        elif p not in self.anchored:
-            buffers.anchor(self, p, group)
 
     def release_statistics(self) -> None:
         buffers.release_statistics(self)
@@ -280,9 +279,13 @@ class LearningRateFree(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self.step_size.finish()
-        own = ("method", "step_size", "dtypes", "backend", "anchored", "_bound")
+        own = ("method", "step_size", "dtypes", "backend", "unmoved", "_bound")
         return super().__getstate__() | {name: self.__dict__[name] for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        adopted = "step_size" not in state  # by somebody who puts a checkpoint together by himself
+        super().__setstate__({name: value for name, value in state.items() if name != "anchored"})
+        self.__dict__.setdefault("unmoved", set())
+        if adopted:
+            adoption.adopt(self)
         self._join()

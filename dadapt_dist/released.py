@@ -1,4 +1,4 @@
-"""What do the optimizers of prodigyopt 1.1.2 and dadaptation 3.2 save, and under which names?"""
+"""What do the optimizers of prodigyopt (1.0 to 1.1.2) and dadaptation (3.0 to 3.2) save, and under which names?"""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -14,7 +14,8 @@ class Released:
     """What a released optimizer saves. scalars, buffers: our name -> theirs, where they differ.
 
     leads: options that the released code reads from the first group for all groups. extra: further keys of its groups,
-    not needed here. sums_ranks: does the numerator that it saves hold all ranks' sums, or one rank's?
+    not needed here. later: options that came with a later release; checkpoints from before have our default.
+    sums_ranks: does the numerator that it saves hold all ranks' sums, or one rank's?
     """
 
     title: str
@@ -24,6 +25,7 @@ class Released:
     buffers: Mapping[str, str]
     extra: frozenset[str]
     sums_ranks: bool
+    later: frozenset[str] = frozenset()
 
 
 _WEIGHTED = {"numerator": "numerator_weighted"}
@@ -31,12 +33,12 @@ RELEASED: dict[str, Released] = {
     "prodigy": Released(
         title="prodigyopt.Prodigy", build=Prodigy, scalars={"numerator": "d_numerator"}, buffers={}, sums_ranks=True,
         leads=("betas", "beta3", "d_coef", "growth_rate", "decouple", "use_bias_correction"),
-        extra=frozenset({"d_denom", "d_hat", "fsdp_in_use"}),
+        extra=frozenset({"d_denom", "d_hat", "fsdp_in_use"}), later=frozenset({"slice_p"}),
     ),
     "dadapt_adam": Released(
         title="dadaptation.DAdaptAdam", build=DAdaptAdam, scalars=_WEIGHTED, buffers={}, sums_ranks=False,
         leads=("betas", "growth_rate", "decouple", "use_bias_correction"),
-        extra=frozenset({"layer_scale", "fsdp_in_use"}),
+        extra=frozenset({"fsdp_in_use"}), later=frozenset({"layer_scale"}),
     ),
     "dadapt_sgd": Released(
         title="dadaptation.DAdaptSGD", build=DAdaptSGD, scalars=_WEIGHTED, buffers={}, sums_ranks=False,
@@ -73,9 +75,12 @@ def their_scalars(method: str) -> dict[str, str]:
 def needed_keys(method: str) -> set[str]:
     """Keys that every group of the released optimizer has."""
     ours_alone = {"layer_scale", "maximize", "estimate"} | (set() if method == "prodigy" else {"d0"})
+    ours_alone |= RELEASED[method].later
     return (set(our_options(method)) - ours_alone | set(their_scalars(method).values())) - {"g0_norm"}
 
 
 def known_keys(*methods: str) -> set[str]:
     """Keys that groups of these released optimizers (of all of them, when none is named) may have of their own."""
-    return set().union(*(needed_keys(name) | RELEASED[name].extra for name in methods or RELEASED))
+    return set().union(
+        *(needed_keys(name) | RELEASED[name].extra | RELEASED[name].later for name in methods or RELEASED)
+    )

@@ -7,13 +7,17 @@ use it. An x0 of before, next to a d and a numerator of the checkpoint, would tr
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .options import listed
+from .buffers import note_loaded
+from .fitness import check_finite, check_format, check_kind, check_order, numbers_of
+from .layout import resolve
+from .options import check_options, listed
 
 if TYPE_CHECKING:
     from .optimizer import LearningRateFree
 
 MARK = "universal"
 """The key, in each group of a universal checkpoint that `dadapt_dist.universal` wrote, under which its buffers are named."""
+WHERE = "the checkpoint that the framework has loaded"
 CURE = "Load it with dadapt_dist.universal.load(engine, folder)."
 
 
@@ -35,12 +39,19 @@ def accept(optimizer: "LearningRateFree") -> None:
 
 
 def check_method(optimizer: "LearningRateFree", group: Mapping[str, Any], where: str) -> None:
-    """Raise ValueError for a group of another method."""
+    """Raise ValueError for a group of another method or a newer form, and for scalars and options that cannot be right."""
     if group.get("method") != optimizer.method.name:
         raise ValueError(
             f"{where} is of the method {group.get('method')!r}, this optimizer is {optimizer.method.name!r}: build the "
             "optimizer that the checkpoint was saved from, or another checkpoint."
         )
+    check_format(group, where)
+    names = (*optimizer.step_size.scalars.values, "steps")
+    missing = set(names) - set(group)
+    if missing:
+        raise ValueError(f"{where} lacks {listed(missing)}; {optimizer.method.name} cannot continue without them.")
+    check_order(numbers_of(group, names, where), where)
+    check_options({name: group[name] for name in optimizer.defaults if name in group}, optimizer.defaults, where)
 
 
 def check_names(optimizer: "LearningRateFree", group: Mapping[str, Any]) -> None:
@@ -68,7 +79,9 @@ ADAMS = {"exp_avg", "exp_avg_sq"}  # what DeepSpeed's converter knows
 
 def complete(optimizer: "LearningRateFree", saved: Iterable[Mapping[str, Any]]) -> None:
     """Make the optimizer's scalars, counters and anchors those of the saved groups; its state holds their buffers."""
-    estimates = {group["estimate"]: group for group in saved}
+    names = (*optimizer.step_size.scalars.values, "steps")
+    estimates = {group["estimate"]: {**group, **numbers_of(group, names, WHERE)} for group in saved}
+    _check_buffers(optimizer)
     for estimate, group in estimates.items():
         optimizer.step_size.load(estimate, group)
     for group in optimizer.groups:
@@ -77,8 +90,20 @@ def complete(optimizer: "LearningRateFree", saved: Iterable[Mapping[str, Any]]) 
         state = optimizer.state[p]
         specs, dtypes = optimizer.method.buffers(group), optimizer.dtypes
         kept = {name: (spec, state[name]) for name, spec in specs.items() if name in state}
-        optimizer.state[p] = {name: t.to(dtypes.restored(p, spec, t.dtype)) for name, (spec, t) in kept.items()}
-    optimizer.set_anchored(p for _, p in optimizer.all_params() if optimizer.step_size.steps > 0)
+        state.update({name: t.to(dtypes.restored(p, spec, t.dtype)) for name, (spec, t) in kept.items()})
+    note_loaded(optimizer)
+    optimizer.kept = {}
+
+
+def _check_buffers(optimizer: "LearningRateFree") -> None:
+    """Raise ValueError for a buffer of the state that no run can have saved; padding, which may hold anything, is no part."""
+    params = list(optimizer.all_params())
+    for (group, p), parts in zip(params, resolve([p for _, p in params]), strict=True):
+        specs, state = optimizer.method.buffers(group), optimizer.state[p]
+        for name in (name for name in specs if name in state):
+            check_kind(name, state[name], p.shape)
+            for part in parts:
+                check_finite(name, specs[name], part.part(state[name]), p.shape)
 
 
 def _frozen(optimizer: "LearningRateFree", group: Mapping[str, Any]) -> bool:

@@ -149,6 +149,12 @@ def expand(p: Tensor, t: Tensor, place: Placement, cut: slice) -> Tensor:
     return full
 
 
+def is_whole(p: Tensor, t: Tensor, place: Placement, cut: slice) -> bool:
+    """Is a sliced buffer in the form in which it is saved?"""
+    kept = len(range(place.local(p).numel())[cut])
+    return t.shape == p.shape and (t.dim() != 1 or place.local(t).numel() != kept)
+
+
 def compress(t: Tensor, place: Placement, cut: slice) -> Tensor:
     """The kept entries of a saved buffer."""
     return place.local(t).reshape(-1)[cut].clone()

@@ -6,17 +6,20 @@ reshard them.
 """
 
 import logging
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from . import adoption, foreign
 from . import state as states
 from .adapters.base import Placement
+from .buffers import note_loaded
+from .fitness import check_entries, check_finite, check_format, check_kind, check_order, numbers_of, parts_of
 from .layout import resolve
+from .methods import Buffer
 from .options import check_options, listed
 from .scalars import OF_ESTIMATE
 
@@ -31,11 +34,13 @@ def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
     """The state dict. Waits for the reduce under way and calls no collective."""
     optimizer.step_size.settle()
     optimizer.step_size.roster.accept_restored()
+    adoption.adopt(optimizer)
+    foreign.check_keys(optimizer.state, [p for group in optimizer.param_groups for p in group["params"]])
     packed = pack()
     for group, live in zip(packed["param_groups"], optimizer.groups, strict=True):
         group.update((key, value) for key, value in live.copy().items() if key in group and key != "params")
     entries = [(p, group) for group in optimizer.groups for p in group["params"]]
-    sliced = [index for index in packed["state"] if entries[index][1].get("slice_p", 1) > 1]
+    sliced = [i for i, (_, group) in enumerate(entries) if i in packed["state"] and group.get("slice_p", 1) > 1]
     for index, places in zip(sliced, resolve([entries[index][0] for index in sliced]), strict=True):
         p, group = entries[index]
         packed["state"][index] = _expanded(optimizer, p, group, packed["state"][index], places[0])
@@ -44,41 +49,45 @@ def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
 
 def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Dict, place: Placement) -> Dict:
     cut = states.cut_of(place, group)
-    specs = optimizer.method.buffers(group)
+    if cut is None:
+        return buffers
+    sliced = {name for name, spec in optimizer.method.buffers(group).items() if spec.sliced}
     return {
-        name: states.expand(p, t, place, cut) if specs[name].sliced and cut is not None else t
+        name: states.expand(p, t, place, cut) if name in sliced and not states.is_whole(p, t, place, cut) else t
         for name, t in buffers.items()
     }
 
 
 def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
     """Check everything, then replace state and groups. Raises ValueError with nothing changed."""
-    state_dict = _after_pre_hooks(optimizer, state_dict)
-    missing = {"state", "param_groups"} - set(state_dict)
-    if missing:
-        raise ValueError(f"the checkpoint lacks {listed(missing)}: pass what optimizer.state_dict() returned.")
-    groups = [dict(group) for group in state_dict["param_groups"]]
-    _check_groups(optimizer, groups)
-    pairs = _pairs(optimizer, groups, state_dict["state"])
+    groups, saved = parts_of(_after_pre_hooks(optimizer, state_dict))
+    optimizer.step_size.settle()
+    adoption.adopt(optimizer)
+    groups = _checked_groups(optimizer, groups)
+    check_entries(groups, saved, {name for group in groups for name in optimizer.method.buffers(group)})
+    pairs = _pairs(optimizer, groups, saved)
     _check_buffers(optimizer, groups, pairs)
     places = resolve([p for p, _, _ in pairs])
+    for (p, buffers, group), parts in zip(pairs, places, strict=True):
+        _check_values(optimizer.method.buffers(group), buffers, p, parts)
     state = {
         p: _restored(optimizer, p, buffers, group, place[0])
         for (p, buffers, group), place in zip(pairs, places, strict=True)
     }
-    merged = [_merged(live, saved) for live, saved in zip(optimizer.groups, groups, strict=True)]
+    others = foreign.of_nobody(saved, {index for group in groups for index in group["params"]})
+    merged = [_merged(live, group) for live, group in zip(optimizer.groups, groups, strict=True)]
     fresh: Any = type(optimizer.state)(dict)
-    fresh.update(state)
+    fresh.update(state | others)
     for estimate, group in {group["estimate"]: group for group in groups}.items():
         optimizer.step_size.load(estimate, group)
-    optimizer.set_anchored(state if optimizer.step_size.steps > 0 else ())
     optimizer.__setstate__({"state": fresh, "param_groups": merged})
+    note_loaded(optimizer)
     for post in optimizer._optimizer_load_state_dict_post_hooks.values():
         post(optimizer)
 
 
-def _after_pre_hooks(optimizer: "LearningRateFree", state_dict: Dict) -> Dict:
-    state_dict = dict(state_dict)
+def _after_pre_hooks(optimizer: "LearningRateFree", state_dict: Any) -> Any:
+    state_dict = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
     for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         replaced = hook(optimizer, state_dict)
         state_dict = state_dict if replaced is None else replaced
@@ -93,20 +102,47 @@ def _merged(live: Dict, saved: Dict) -> Dict:
     return merged
 
 
-def _check_groups(optimizer: "LearningRateFree", groups: list[Dict]) -> None:
-    there, here = ([len(group.get("params", ())) for group in some] for some in (groups, optimizer.groups))
-    if there != here:
-        raise ValueError(
-            f"the checkpoint has parameter groups of {there} parameters, the optimizer of {here}: build the optimizer "
-            "with the groups it was saved with."
-        )
+def _checked_groups(optimizer: "LearningRateFree", groups: list[Dict]) -> list[Dict]:
+    """The groups with their scalars as python numbers."""
+    _check_counts([len(group["params"]) for group in groups], [len(group["params"]) for group in optimizer.groups])
+    names = (*optimizer.step_size.scalars.values, "steps")
+    checked: list[Dict] = []
     first: dict[str, Dict] = {}  # of each estimate
     for index, group in enumerate(groups):
-        _check_group(optimizer, group, f"group {index} of the checkpoint")
-        _check_agree(first.setdefault(group["estimate"], group), group, optimizer.step_size.scalars.values)
+        where = f"group {index} of the checkpoint"
+        _check_group(optimizer, group, where)
+        checked.append(group | numbers_of(group, names, where))
+        _check_agree(first.setdefault(group["estimate"], checked[-1]), checked[-1], names)
+        check_order(checked[-1], where)
+    return checked
+
+
+def _check_counts(there: list[int], here: list[int]) -> None:
+    if there == here:
+        return
+    what = f"the checkpoint has parameter groups of {there} parameters, the optimizer of {here}"
+    if len(here) > len(there) and here[: len(there)] == there:
+        cure = (
+            f"Groups were added since it was saved: build the optimizer with the first {len(there)}, load, and give it the "
+            "others with optimizer.add_param_group, where they take the d of their estimate."
+        )
+    elif len(here) == len(there) and all(new >= old for new, old in zip(here, there, strict=True)):
+        cure = (
+            "Parameters were added to a group since it was saved: build the optimizer without them, load, and give it the new "
+            "ones as a group of their own with optimizer.add_param_group, where they take the d of their estimate."
+        )
+    else:
+        cure = "Build the optimizer with the groups it was saved with."
+    raise ValueError(f"{what}. {cure}")
 
 
 def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> None:
+    if set(group) == {"params"}:  # what torch makes of a group whose parameters it finds in no group of the checkpoint
+        raise ValueError(
+            f"{where} has parameters and no options: the checkpoint has the groups of other parameters, such as those of another "
+            "pipeline stage, whose list of groups took the place of this one's. Save and load with "
+            "StateDictOptions(flatten_optimizer_state_dict=True)."
+        )
     name, found, scalars = optimizer.method.name, group.get("method"), optimizer.step_size.scalars
     if found != name:
         what = f"of the method {found!r}" if found else "of another optimizer"
@@ -114,6 +150,7 @@ def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> None
             f"the checkpoint is {what}, this optimizer is {name!r}. A checkpoint of prodigyopt or dadaptation is made "
             "loadable by dadapt_dist.checkpoint.convert(state_dict, method)."
         )
+    check_format(group, where)
     missing = {*optimizer.defaults, *scalars.values, "steps"} - set(group) - {"differentiable"}
     if missing:
         raise ValueError(
@@ -126,11 +163,7 @@ def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> None
 
 def _check_agree(first: Dict, group: Dict, names: Iterable[str]) -> None:
     """One estimate has one value of each scalar and constant, in whichever of its groups it is read."""
-    scalars = {*names, "steps"}
-    for name in scalars:
-        if not math.isfinite(float(group[name])):
-            raise ValueError(f"the checkpoint has {name}={group[name]}: it must be finite. Go back to an earlier one.")
-    shared = scalars | set(OF_ESTIMATE) & set(first)
+    shared = {*names} | set(OF_ESTIMATE) & set(first)
     differ = {key for key in shared if group[key] != first[key]}
     if differ:
         raise ValueError(
@@ -139,7 +172,9 @@ def _check_agree(first: Dict, group: Dict, names: Iterable[str]) -> None:
         )
 
 
-def _pairs(optimizer: "LearningRateFree", groups: list[Dict], state: Dict) -> list[tuple[Tensor, Dict, Dict]]:
+def _pairs(
+    optimizer: "LearningRateFree", groups: list[Dict], state: Mapping[Any, Any]
+) -> list[tuple[Tensor, Dict, Dict]]:
     """(parameter, saved buffers, saved group) of every parameter that has saved state."""
     pairs = []
     for live, group in zip(optimizer.groups, groups, strict=True):
@@ -173,7 +208,15 @@ def _check_buffers(optimizer: "LearningRateFree", groups: list[Dict], pairs: lis
                 f"the checkpoint lacks the buffers {listed(missing)} of a parameter of shape {tuple(p.shape)}.{hint}"
             )
         for name in set(specs) & set(buffers):
+            check_kind(name, buffers[name], p.shape)
             _check_place(name, buffers[name], p)
+
+
+def _check_values(specs: dict[str, Buffer], buffers: Dict, p: Tensor, parts: list[Placement]) -> None:
+    """Padding, in which a framework may leave anything, belongs to no part."""
+    for name in set(specs) & set(buffers):
+        for part in parts:
+            check_finite(name, specs[name], part.part(buffers[name].detach()), p.shape)
 
 
 def _check_place(name: str, t: Tensor, p: Tensor) -> None:
@@ -195,13 +238,11 @@ def _frozen(optimizer: "LearningRateFree", group: Dict) -> bool:
     return limit is not None and int(group["steps"]) >= limit
 
 
-def _restored(
-    optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Dict, place: Placement
-) -> dict[str, Tensor]:
+def _restored(optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Dict, place: Placement) -> Dict:
     """The buffers as this optimizer keeps them: on the parameter's device, in no lower precision than saved, copied."""
-    cut = states.cut_of(place, group)
-    restored = {}
-    for name, spec in optimizer.method.buffers(group).items():
+    cut, specs = states.cut_of(place, group), optimizer.method.buffers(group)
+    restored = foreign.entries(buffers, specs, p.device)
+    for name, spec in specs.items():
         if name not in buffers or (_frozen(optimizer, group) and spec.statistic):
             continue
         t = buffers[name].detach()

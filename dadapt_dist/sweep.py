@@ -9,6 +9,7 @@ from torch import Tensor
 from . import kernels
 from . import state as states
 from .adapters import Placement
+from .buffers import is_unmoved, make_ready, note_moved
 from .kept import Kept, KeptWorks, let_go, renewed
 from .kernels import Work
 from .lots import STAYS, Lots
@@ -41,17 +42,17 @@ def sweep(
         for _, works in found:
             let_go(works)
     if not dry:
-        _anchor(optimizer, new, skip)
+        _note_moved(optimizer, new, skip)
     total = gather(shares, len(optimizer.step_size.scalars.names), width, optimizer.step_size.scalars.device)
     if frozen:  # d stays: only the count of non-finite elements is of use
         total[:, :-1] = 0
     return total
 
 
-def _anchor(optimizer: "LearningRateFree", new: list[Tensor], skip: Tensor | None) -> None:
-    """Remember that these may have moved. Waits for the device when one moves for the first time under a GradScaler."""
-    if skip is None or optimizer.anchored.issuperset(new) or not bool(skip):
-        optimizer.anchored.update(new)
+def _note_moved(optimizer: "LearningRateFree", new: list[Tensor], skip: Tensor | None) -> None:
+    """These may have moved. Waits for the device when one moves for the first time under a GradScaler."""
+    if skip is None or not any(is_unmoved(optimizer, p) for p in new) or not bool(skip):
+        note_moved(optimizer, new)
 
 
 def sweep_early(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> Tensor:
@@ -102,9 +103,9 @@ def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], k
         if gradient is not None:
             states.check_gradient(p, gradient, place.part(p), optimizer.method, group)
             if not works:
-                optimizer.make_ready(p, group)
+                make_ready(optimizer, p, group)
             works.append(_work(optimizer, p, gradient, group, place, weight))
-    if len(works) == 1 and parts[0][0].run is None and p in optimizer.anchored:
+    if len(works) == 1 and parts[0][0].run is None and not is_unmoved(optimizer, p):
         kept[id(p)] = Kept(p, optimizer.state[p], works[0], parts[0][0])
     return works
 
@@ -127,10 +128,11 @@ def _work(
     optimizer: "LearningRateFree", p: Tensor, gradient: Tensor, group: dict[str, Any], place: Placement, weight: float
 ) -> Work:
     """The share of the step of one part of a parameter: plain local tensors."""
+    state = optimizer.state[p]
     return Work(
         x=place.part(p),
         g=gradient,
-        buf={name: place.part(t) for name, t in optimizer.state[p].items()},
+        buf={name: place.part(state[name]) for name in optimizer.buffers(group) if name in state},
         weight=weight,
         decay=optimizer.method.coupled_decay(group),
         maximize=group["maximize"],

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .fitness import check_format, check_order, numbers_of
 from .methods import METHODS
 from .options import listed
 from .reading import read_text
@@ -137,6 +138,9 @@ def _buffers(path: Path, packed: Dict, before: list[str]) -> list[str]:
     missing = {key for group in groups for key in scalars - set(group)}
     if missing:
         raise ValueError(f"{path} lacks {listed(missing)} of {groups[0]['method']}: nothing could continue from it.")
+    for index, group in enumerate(groups):
+        check_format(group, f"group {index} of {path}")
+        check_order(numbers_of(group, scalars, f"group {index} of {path}"), f"group {index} of {path}")
     owner = {index: group for group in groups for index in group["params"]}
     names = sorted({name for state in packed["state"].values() for name in state})
     for index, state in packed["state"].items():

@@ -1,5 +1,6 @@
 """Do torch's checkpoint tools find what they expect: state dict forms, dummy steps, partial loads, half-way saves?"""
 
+import contextlib
 import copy
 import pickle
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.tensor import distribute_tensor
 
 import dadapt_dist as dd
@@ -68,6 +70,62 @@ def test_every_form_of_an_optimizer_state_dict_carries_everything(form: str, lay
         for case, (whole, other) in results.items():
             assert same(other, whole), case
             assert whole["d"][-1] > 1.05 * whole["d"][0], case
+
+
+def of_a_newer_version(form: str) -> tuple[str, bool]:
+    """What loading says to a state dict whose format is raised by one, and whether the optimizer is still as it was."""
+    give, take = FORMS[form]
+    training = Training(fsdp2(), "prodigy").steps(0, 2)
+    state = get_optimizer_state_dict(training.job.model, training.optimizer, options=give)
+    for group in state.get("param_groups", [state]):
+        group.update({key: 2 for key in group if key.split(".")[-1] == "format"})
+    other = Training(fsdp2(), "prodigy")
+    with pytest.raises(ValueError, match="newer") as refused:
+        set_optimizer_state_dict(other.job.model, other.optimizer, state, options=take)
+    return str(refused.value), other.optimizer.d == CASES["prodigy"][1]["d0"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_format_number_travels_in_every_form_and_a_newer_one_is_refused(form: str, pools: Any) -> None:
+    for message, unchanged in pools(2).run(of_a_newer_version, form):
+        assert "has the format 2, made by a newer dadapt-dist" in message
+        assert unchanged
+
+
+def the_format_of_fsdp1() -> list[int]:
+    training = Training(build("fsdp1 orig params"), "dadapt_adam").steps(0, 1)
+    state = FSDP.optim_state_dict(training.job.model, training.optimizer)
+    back = FSDP.optim_state_dict_to_load(training.job.model, training.optimizer, state)
+    return [group["format"] for group in (*state["param_groups"], *back["param_groups"])]
+
+
+def test_the_format_number_travels_through_fsdp1(pools: Any) -> None:
+    assert pools(2).run(the_format_of_fsdp1) == [[1, 1]] * 2
+
+
+def stage_of_a_pipeline(flat: bool) -> str:
+    """Each rank has other parameters, as pipeline stages have; what loading the state of stage 1 says."""
+    model = nn.ModuleDict({f"stage{dist.get_rank()}": nn.Linear(3, 2)})
+    optimizer = dd.Prodigy(model.parameters())
+    box: list[Any] = [get_optimizer_state_dict(model, optimizer)]
+    if flat:
+        options = FORMS["flattened"][0]
+        set_optimizer_state_dict(
+            model, optimizer, get_optimizer_state_dict(model, optimizer, options=options), options=options
+        )
+        return "loaded"
+    dist.broadcast_object_list(groups := [box[0]["param_groups"]], 1)
+    with pytest.raises(ValueError, match="pipeline") if dist.get_rank() == 0 else contextlib.nullcontext() as refused:
+        set_optimizer_state_dict(model, optimizer, {**box[0], "param_groups": groups[0]})
+    return str(refused.value) if refused else "loaded"
+
+
+def test_groups_of_another_pipeline_stage_are_refused_with_the_option_that_keeps_them_apart(pools: Any) -> None:
+    """torch.distributed.checkpoint keeps one list of groups under one name, whichever stage wrote it."""
+    refused, loaded = pools(2).run(stage_of_a_pipeline, False)
+    assert "flatten_optimizer_state_dict=True" in refused
+    assert loaded == "loaded"
+    assert pools(2).run(stage_of_a_pipeline, True) == ["loaded", "loaded"]
 
 
 def dummy_step(case: str) -> dict[str, Any]:

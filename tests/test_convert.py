@@ -1,6 +1,7 @@
 """Does a checkpoint of a released package, converted, go on here as it would have gone on there?"""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ def go_on(
     before: int = BEFORE,
     gaps: bool = False,
     method: str | None = None,
+    aged: Callable[[dict[str, Any]], dict[str, Any]] = lambda state_dict: state_dict,
 ) -> tuple[Trace, Trace]:
     """Train with the released optimizer, convert, and go on with both."""
     problem = Problem()
@@ -51,7 +53,7 @@ def go_on(
     for step in range(before):
         released_step(released, xs, gradients(step, xs))
     order = [x for group in released.param_groups for x in group["params"]]
-    converted = convert(released.state_dict(), method, params=order)
+    converted = convert(aged(released.state_dict()), method, params=order)
     optimizer, copies = ours_from(key, xs, groups, converted)
     assert optimizer.d == pytest.approx(float(released.param_groups[0]["d"]), rel=0)
     ours, theirs = Trace(flat(problem.starts)), Trace(flat(problem.starts))
@@ -85,6 +87,46 @@ def test_a_checkpoint_of_the_middle_of_the_growth_of_d_goes_on(key: str, options
     ours, theirs = go_on(key, options, before=5)
     assert_goes_on(ours, theirs)
     assert theirs.d[-1] > 2 * theirs.d[0]
+
+
+def of_prodigyopt_1_0(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """There were no slices: s and p0 in the parameter's shape, p0 also of zero weights, exp_avg also without beta1."""
+    state = {}
+    for index, saved in state_dict["state"].items():
+        shape = saved["exp_avg_sq"].shape
+        whole = {name: saved[name].expand(shape.numel()).reshape(shape).clone() for name in ("s", "p0")}
+        state[index] = {"exp_avg": torch.zeros(shape, dtype=saved["s"].dtype), **saved, **whole}
+    groups = [{key: v for key, v in group.items() if key != "slice_p"} for group in state_dict["param_groups"]]
+    return {"state": state, "param_groups": groups}
+
+
+def of_prodigyopt_1_1(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """exp_avg also without beta1; zero weights had a scalar p0."""
+    zeros = {index: torch.zeros_like(saved["exp_avg_sq"]) for index, saved in state_dict["state"].items()}
+    state = {index: {"exp_avg": zeros[index], **saved} for index, saved in state_dict["state"].items()}
+    return {**state_dict, "state": state}
+
+
+def of_dadaptation_3_0(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """And 3.1: no layer_scale."""
+    groups = [{key: v for key, v in group.items() if key != "layer_scale"} for group in state_dict["param_groups"]]
+    return {**state_dict, "param_groups": groups}
+
+
+@pytest.mark.parametrize(
+    ("key", "aged", "options"),
+    [
+        ("prodigy", of_prodigyopt_1_0, {}),
+        ("prodigy", of_prodigyopt_1_0, {"betas": (0.0, 0.99)}),
+        ("prodigy", of_prodigyopt_1_1, {"betas": (0.0, 0.99), "slice_p": 11}),
+        *((key, of_dadaptation_3_0, {}) for key in CLASSES if key != "prodigy"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("named", [False, True], ids=["found", "named"])
+def test_checkpoints_of_older_releases_go_on(key: str, aged: Any, options: dict[str, Any], named: bool) -> None:
+    ours, theirs = go_on(key, {"d0": 1e-4, **options}, aged=aged, method=key if named else None)
+    assert_goes_on(ours, theirs)
 
 
 @pytest.mark.parametrize("key", CLASSES)

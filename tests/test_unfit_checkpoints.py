@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .runs import our_step
 from .test_state_dict import AFTER, BEFORE, TWO_GROUPS, Run, same, snapshot
@@ -36,6 +36,33 @@ def move_a_parameter(checkpoint: dict[str, Any]) -> None:
     second["params"].insert(0, first["params"].pop())
 
 
+def put_everywhere(**values: Any) -> Callable[[dict[str, Any]], None]:
+    """In all groups, so that it is the value and not a difference between the groups that is refused."""
+    return lambda checkpoint: [group.update(values) for group in checkpoint["param_groups"]]  # type: ignore[func-returns-value]
+
+
+def buffer(name: str, change: Callable[[Tensor], Any]) -> Callable[[dict[str, Any]], None]:
+    return lambda checkpoint: checkpoint["state"][2].__setitem__(name, change(checkpoint["state"][2][name]))
+
+
+def with_an_element(value: float) -> Callable[[Tensor], Tensor]:
+    def change(t: Tensor) -> Tensor:
+        t.view(-1)[3] = value
+        return t
+
+    return change
+
+
+def name_a_parameter_twice(checkpoint: dict[str, Any]) -> None:
+    checkpoint["param_groups"][1]["params"][0] = checkpoint["param_groups"][0]["params"][0]
+
+
+def rename_a_parameter(checkpoint: dict[str, Any]) -> None:
+    checkpoint["state"][17] = checkpoint["state"].pop(2)
+
+
+INF, NAN = float("inf"), float("nan")
+D_RANGE = "out of range; it must be finite, > 0 and at most 3.4e.38"
 UNFIT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another method": (put("method", "dadapt_adam"), "dadapt_adam.*prodigy"),
     "no method": (drop("method"), "another optimizer.*convert"),
@@ -53,6 +80,60 @@ UNFIT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "two values of one d": (put("d", 0.5), "differ in d "),
     "two d_coef of one d": (put("d_coef", 0.5), "differ in d_coef"),
     "no state": (lambda c: c["state"].clear(), "after 6 steps.*no buffers"),
+    "d zero": (put_everywhere(d=0.0), f"group 0 of the checkpoint: d=0.0 is {D_RANGE}. Go back to an earlier"),
+    "d negative": (put_everywhere(d=-1e-3), f"d=-0.001 is {D_RANGE}"),
+    "d infinite": (put_everywhere(d=INF, d_max=INF), f"d=inf is {D_RANGE}"),
+    "d beyond anything": (put_everywhere(d=1e300, d_max=1e300), rf"d=1e\+300 is {D_RANGE}"),
+    "d as a text": (put_everywhere(d="0.1"), f"d='0.1' is {D_RANGE}"),
+    "d as a bool": (put_everywhere(d=True), f"d=True is {D_RANGE}"),
+    "d complex": (put_everywhere(d=1j), "d=1j is out of range"),
+    "d of several elements": (put_everywhere(d=torch.ones(2)), "d=tensor.*out of range"),
+    "d above d_max": (put_everywhere(d=0.5, d_max=0.25), "d_max=0.25 is less than d=0.5"),
+    "k negative": (put_everywhere(k=-1), "k=-1 is out of range; it must be a whole number >= 0"),
+    "k fractional": (put_everywhere(k=2.5), "k=2.5 is out of range; it must be a whole number"),
+    "held negative": (put_everywhere(held=-1.0), "held=-1.0 is out of range"),
+    "steps negative": (put_everywhere(steps=-6), "steps=-6 is out of range"),
+    "steps huge": (put_everywhere(steps=1e300), r"steps=1e\+300 is out of range"),
+    "steps not a number": (put_everywhere(steps=NAN), "steps=nan is out of range"),
+    "numerator not a number": (put_everywhere(numerator=NAN), "numerator=nan is out of range; it must be finite"),
+    "numerator infinite": (put_everywhere(numerator=-INF), "numerator=-inf is out of range"),
+    "numerator beyond anything": (put_everywhere(numerator=1e300), r"numerator=1e\+300 is out of range"),
+    "a newer format": (put_everywhere(format=2), "format 2, made by a newer dadapt-dist; .* up to 1: update"),
+    "no format": (put_everywhere(format="new"), "format='new' must be an integer"),
+    "an lr as a text": (put_everywhere(lr="1.0"), "group 0 of the checkpoint: lr='1.0' is out of range"),
+    "an estimate that is no name": (put_everywhere(estimate=["a"]), r"estimate=\['a'\] is out of range"),
+    "NaN in a buffer": (
+        buffer("exp_avg", with_an_element(NAN)),
+        r"exp_avg .*\(2, 3, 2\) has elements that are not finite",
+    ),
+    "infinity in x0": (buffer("p0", with_an_element(INF)), r"p0 .*\(2, 3, 2\) has elements that are not finite"),
+    "an integer buffer": (buffer("s", lambda t: t.long()), r"s of a .*\(2, 3, 2\) is of the dtype torch.int64"),
+    "a bool buffer": (buffer("s", lambda t: t > 0), "is of the dtype torch.bool"),
+    "a complex buffer": (buffer("s", lambda t: t + 0j), "is of the dtype torch.complex128"),
+    "a sparse buffer": (buffer("s", lambda t: t.to_sparse()), "is sparse"),
+    "a buffer without data": (buffer("s", lambda t: t.to("meta")), "on the meta device"),
+    "a list for a buffer": (buffer("s", lambda t: t.tolist()), "s of a .* is of the type list"),
+    "a parameter twice": (name_a_parameter_twice, "name the parameter 0 more than once"),
+    "an unknown parameter": (rename_a_parameter, "state of a parameter 17 that is in none of its groups"),
+    "groups that are a dict": (
+        lambda c: c.update(param_groups=dict(enumerate(c["param_groups"]))),
+        "must be a list of dicts",
+    ),
+    "a group that is none": (lambda c: c["param_groups"].__setitem__(1, None), "must be a list of dicts"),
+    "a group without parameters": (drop("params"), "group 1 of the checkpoint: params=None must be a list of indices"),
+    "parameters that are a number": (put("params", 2), "params=2 must be a list of indices"),
+    "state that is a list": (
+        lambda c: c.update(state=list(c["state"].values())),
+        "state .* of the type list, not a dict",
+    ),
+    "a parameter's state that is a list": (
+        lambda c: c["state"].__setitem__(2, [1]),
+        "state of parameter 2 is of the type list",
+    ),
+    "only options": (
+        lambda c: [g.clear() or g.update(params=[0, 1]) for g in c["param_groups"][:1]],
+        "flatten_optimizer_state_dict=True",
+    ),
     "only groups": (lambda c: c.pop("state"), "lacks state"),
     "the file around it": (lambda c: c.pop("param_groups"), "lacks param_groups"),
 }
@@ -128,3 +209,55 @@ def test_loading_hooks_run_and_may_replace_the_checkpoint() -> None:
     other.optimizer.load_state_dict({"nothing": 0})
     assert calls == ["pre", "post"]
     assert other.optimizer.d == run.optimizer.d
+
+
+@pytest.mark.parametrize("checkpoint", [None, [], 3, "state", torch.ones(1)], ids=str)
+def test_what_is_no_dict_is_no_checkpoint(checkpoint: Any) -> None:
+    with pytest.raises(ValueError, match=f"of the type {type(checkpoint).__name__}, not a dict: pass what"):
+        Run("prodigy").optimizer.load_state_dict(checkpoint)
+
+
+def test_the_marker_of_adan_for_no_gradient_yet_is_no_fault_and_infinity_in_its_place_is() -> None:
+    run = Run("dadapt_adan").steps(0, BEFORE)
+    checkpoint = snapshot(run.optimizer)
+    checkpoint["state"][1]["pre_grad"][:] = NAN
+    Run("dadapt_adan").optimizer.load_state_dict(checkpoint)
+    checkpoint["state"][1]["pre_grad"].view(-1)[0] = INF
+    with pytest.raises(ValueError, match=r"pre_grad .* not finite"):
+        Run("dadapt_adan").optimizer.load_state_dict(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [("dadapt_sgd", {"g0_norm": -1.0}, "g0_norm=-1.0"), ("dadapt_adan", {"gsq_weighted": -1.0}, "gsq_weighted=-1.0")],
+)
+def test_norms_below_zero_are_refused(key: str, change: dict[str, Any], message: str) -> None:
+    checkpoint = snapshot(Run(key).steps(0, BEFORE).optimizer)
+    put_everywhere(**change)(checkpoint)
+    with pytest.raises(ValueError, match=f"{message} is out of range; it must be finite, >= 0"):
+        Run(key).optimizer.load_state_dict(checkpoint)
+
+
+def test_a_checkpoint_from_before_the_format_had_a_number_loads_and_is_saved_with_it() -> None:
+    run = Run("prodigy", {}, TWO_GROUPS).steps(0, BEFORE)
+    checkpoint = snapshot(run.optimizer)
+    assert [group.pop("format") for group in checkpoint["param_groups"]] == [1, 1]
+    other = Run("prodigy", {}, TWO_GROUPS).take(run.weights(), checkpoint)
+    assert same(snapshot(other.optimizer), snapshot(run.optimizer))
+
+
+def test_numbers_that_a_tool_has_put_into_tensors_are_numbers_again() -> None:
+    run = Run("prodigy").steps(0, BEFORE)
+    checkpoint = snapshot(run.optimizer)
+    put_everywhere(d=torch.tensor(run.optimizer.d, dtype=torch.float64), k=torch.tensor([BEFORE]))(checkpoint)
+    other = Run("prodigy").take(run.weights(), checkpoint)
+    assert same(snapshot(other.optimizer), snapshot(run.optimizer))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, INF, NAN, "a"], ids=str)
+def test_a_scalar_set_by_hand_is_looked_at_too(value: Any) -> None:
+    run = Run("prodigy").steps(0, 2)
+    d = run.optimizer.d
+    with pytest.raises(ValueError, match=r"d=.* is out of range; it must be finite, > 0"):
+        run.optimizer.param_groups[0]["d"] = value
+    assert run.optimizer.d == d
