@@ -13,15 +13,18 @@ One all_reduce: Σ local elements/copies must be the elements of the model. What
 
 import hashlib
 import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .adapters.base import Placement
 from .layout import PlacementError, ShardLayout
+from .options import listed
 
+MAX_OPTIONS = 16  # numbers that tell of options; the last of all of them together
+PIECES = 5 + MAX_OPTIONS  # where in a rank's row its pieces begin
 MAX_PIECES = 8  # kinds of pieces that are compared apart; a mesh of three axes has at most 8
 NAME_CURE = (
     "If these are different tensors (pipeline stages, experts), give the optimizer named parameters: "
@@ -64,27 +67,52 @@ class Entry:
     constant: bool
 
 
-def find_copies(items: Sequence[Item], configuration: Hashable, layout: ShardLayout, device: torch.device) -> list[int]:
-    """The number of ranks that hold the same elements, for each item; a collective call of all ranks.
+@dataclass(frozen=True)
+class Claims:
+    """What else a rank says of itself when parameters are placed.
 
-    configuration: equal on all ranks, else raised. device: where the group can communicate.
+    configuration, scalars: equal on all ranks, else raised. options: name -> digest of what a step depends on, equal on ranks
+    with the same parameters. kind: the class of ranks that it is compared in; None: those with the same list of parameters.
+    """
+
+    configuration: Hashable = ()
+    scalars: Hashable = ()
+    options: Mapping[str, int] = field(default_factory=dict)
+    kind: int | None = None
+
+
+def find_copies(
+    items: Sequence[Item], claims: Claims, layout: ShardLayout, device: torch.device
+) -> tuple[list[int], list[int]]:
+    """For each item the number of ranks that hold the same elements, and for each rank its class of ranks with equal options.
+
+    A collective call of all ranks. device: where the group can communicate.
     Raises PlacementError, on all ranks alike, when the placements do not add up.
     """
     if layout.world_size == 1:
         own = [(item, 1) for item in items if item.copies is None]
         _check_total(sum(i.place.size(i.param) for i, _ in own), sum(i.place.numel for i, _ in own), own)
-        return [1] * len(items)
+        return [1] * len(items), [0]
     open_items = [item for item in items if item.copies is None]
     sums = _checksums(open_items, layout.world_size)
     names = _digest(tuple(item.key for item in open_items))
     pieces = _pieces(names, open_items, sums, layout.world_size)
-    row = [0, _digest(configuration), names, *(number for pair in pieces for number in pair)]
+    kind = names if claims.kind is None else claims.kind
+    row = [0, _digest(claims.configuration), names, _digest(claims.scalars), kind, *_padded(claims.options)]
+    row += [number for pair in pieces for number in pair]
     rows = layout.all_gather(torch.tensor(row, dtype=torch.int64, device=device)).tolist()
     _raise_if_any_failed(rows, None, layout)
     _check_configuration(rows)
+    _check_options(rows, list(claims.options))
     _check_values(rows, open_items, layout.world_size)
     holders, expected = _holders(rows, open_items, sums, layout)
-    return _copies(items, holders, expected, layout, device)
+    return _copies(items, holders, expected, layout, device), [row[4] for row in rows]
+
+
+def _padded(options: Mapping[str, int]) -> list[int]:
+    """As many numbers on every rank, for another method has other options."""
+    numbers = list(options.values())
+    return [*numbers[: MAX_OPTIONS - 1], *[0] * (MAX_OPTIONS - 1 - len(numbers)), _digest(tuple(numbers))]
 
 
 def _pieces(names: int, items: Sequence[Item], sums: list[int], world_size: int) -> list[tuple[int, int]]:
@@ -109,7 +137,7 @@ def report_failure(error: Exception, layout: ShardLayout, device: torch.device) 
     """Take part in the exchange of `find_copies` as a rank that could not place its parameters, and raise there."""
     if layout.world_size > 1:
         rows = layout.all_gather(
-            torch.tensor([1] + [0] * (2 + 2 * MAX_PIECES), dtype=torch.int64, device=device)
+            torch.tensor([1] + [0] * (PIECES - 1 + 2 * MAX_PIECES), dtype=torch.int64, device=device)
         ).tolist()
         _raise_if_any_failed(rows, error, layout)
     raise error
@@ -135,13 +163,34 @@ def _check_configuration(rows: list[list[int]]) -> None:
         )
 
 
+def _check_options(rows: list[list[int]], names: list[str]) -> None:
+    """Ranks go on from one d, and those with the same parameters take the same step."""
+    others = [rank for rank, row in enumerate(rows) if row[3] != rows[0][3]]
+    if others:
+        raise PlacementError(
+            f"ranks 0 and {others[0]} hold different values of d or of the estimate's other scalars, so they do not go on from one "
+            "state. Load the same checkpoint on all ranks, or on none."
+        )
+    first: dict[int, int] = {}
+    for rank, row in enumerate(rows):
+        other = rows[first.setdefault(row[4], rank)]
+        differ = [i for i in range(MAX_OPTIONS) if row[5 + i] != other[5 + i]]
+        if differ:
+            which = listed(names[i] for i in differ if i < len(names)) or "options"
+            raise PlacementError(
+                f"ranks {first[row[4]]} and {rank} have the same parameters but groups that differ in {which}: their steps would "
+                "differ. Pass the same options on every rank, or process_group= with the ranks that train together."
+            )
+
+
 def _check_values(rows: list[list[int]], items: Sequence[Item], world_size: int) -> None:
     """Ranks that claim the same pieces of the same list must hold the same values.
 
     That also tells apart what names do not: two pipeline stages of equal shapes have different weights.
     """
     seen: dict[int, tuple[int, int]] = {}
-    pairs = [(rank, row[3 + i], row[4 + i]) for rank, row in enumerate(rows) for i in range(0, 2 * MAX_PIECES, 2)]
+    places = range(PIECES, PIECES + 2 * MAX_PIECES, 2)
+    pairs = [(rank, row[i], row[i + 1]) for rank, row in enumerate(rows) for i in places]
     for rank, pieces, values in pairs:
         first, expected = seen.setdefault(pieces, (rank, values))
         if values == expected:

@@ -11,13 +11,14 @@ from copy import deepcopy
 from functools import partial
 from typing import Any
 
-from . import arrival
+from . import arrival, placing
+from .agreement import Agreement
 from .held import HeldReport
 from .layout import ShardLayout
 from .methods.base import Method, Options
 from .options import NonFinite, Sync, check_choice, check_freeze_after, check_names
 from .reduce import Reduce
-from .roster import Member, Roster, home_device
+from .roster import Member, Roster
 from .scalars import ScalarTable
 from .window import Window, decide, measure, refuse
 
@@ -58,7 +59,7 @@ class StepSize:
         self._declared = None if estimates is None else tuple(estimates)
         self._window: Window | None = None
         self._explicit = self._early_done = self._released = False
-        self._reduce, self._held = Reduce(self.layout), HeldReport()
+        self._reduce, self._held, self._agreement = Reduce(self.layout), HeldReport(), Agreement()
 
     # ---------------------------------------------------------------- joining
 
@@ -165,7 +166,8 @@ class StepSize:
         self.roster.accept_restored()
         if not self._explicit:
             self._reduce.begin()
-        self._held.say(self.steps)
+        self._held.say(self.steps, self._agreement.names())
+        self._reduce.step = self.steps
         self.scalars.follow(group for member in self.roster for group in member.groups)
         if not self.roster.is_placed():
             self._place()
@@ -184,14 +186,9 @@ class StepSize:
         return window
 
     def _place(self) -> None:
-        configuration = (*self.scalars.configuration(), self.nonfinite, self.freeze_after)
-        self.roster.place(configuration, partial(arrival.check, self.roster, self.scalars.method, self.nonfinite))
-        home = home_device([p for member in self.roster for _, _, p in member.named_params()])
-        self.scalars.to(home)
-        self._held.live_on(home)
-        for member in self.roster:
-            member.bind_groups()
-            member.prepare()
+        check = partial(arrival.check, self.roster, self.scalars.method, self.nonfinite)
+        placing.place(self.roster, self.scalars, self._agreement, (self.nonfinite, self.freeze_after), check)
+        placing.begin(self.roster, self.scalars, self._reduce, self._held)
 
     def _close_if_open(self) -> None:
         if self._window is not None:
@@ -212,6 +209,9 @@ class StepSize:
             self.scalars.values["k"].add_(window.moves and not window.skipped)
             return
         self._held.idle.expect(window.moves)
+        if self.layout.world_size > 1:
+            device = self.layout.reduce_device(self.scalars.device)
+            self._reduce.marks = self._agreement.marks(self.roster.groups(), self.scalars.all_constants(), device)
         if window.reduced is None:
             # A rank that counts a step which the others do not count would freeze at another time.
             self._reduce.launch(window.sums, tag=int(window.moves and self.freeze_after is not None))
@@ -225,7 +225,7 @@ class StepSize:
         sums = self._reduce.take()
         if sums is not None:
             self.scalars.apply(sums.to(self.scalars.device))
-            self._held.note(self.scalars.values["held"], self._reduce.unpaired, sums)
+            self._held.note(self.scalars.values["held"], self._reduce.differ, sums)
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -255,7 +255,7 @@ class StepSize:
 
     def load(self, estimate: str, saved: Options) -> None:
         """Set an estimate's scalars, and the number of steps, from a saved group that belongs to it."""
-        self.settle()
+        self.settle(lose=True)
         self.scalars.load(estimate, saved)
         self.steps = int(saved["steps"])
         self._early_done = self._released = False
@@ -268,8 +268,10 @@ class StepSize:
             self.steps = steps
             self.roster.restored = any(member.delivery.replaces_parameters for member in self.roster)
 
-    def settle(self) -> None:
+    def settle(self, *, lose: bool = False) -> None:
         """Be between two steps: wait for the reduce under way; RuntimeError when a step is half done.
+
+        lose: its sums belong to a state that is given up, and need not come; another rank may never have started it.
 
         A step in which nothing moves yet is dropped: checkpoint tools make a step with lr 0 with each of the sharing
         optimizers by itself, and save it before they come to the next.
@@ -279,7 +281,10 @@ class StepSize:
                 "a step is half done: close the window, or step every optimizer that shares it, then save"
             )
         self._window = None
-        self.finish()
+        if lose:
+            self._reduce.abandon()
+        else:
+            self.finish()
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
