@@ -11,19 +11,17 @@ Only when there are several classes, one all_gather_object: the list of one rank
 One all_reduce: Σ local elements/copies must be the elements of the model. Whatever fails is raised on all ranks.
 """
 
-import hashlib
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .adapters.base import Placement
+from .claims import MAX_OPTIONS, Claims, check_configuration, check_options, digest, padded
 from .layout import PlacementError, ShardLayout
-from .options import listed
 
-MAX_OPTIONS = 16  # numbers that tell of options; the last of all of them together
 PIECES = 5 + MAX_OPTIONS  # where in a rank's row its pieces begin
 MAX_PIECES = 8  # kinds of pieces that are compared apart; a mesh of three axes has at most 8
 NAME_CURE = (
@@ -67,20 +65,6 @@ class Entry:
     constant: bool
 
 
-@dataclass(frozen=True)
-class Claims:
-    """What else a rank says of itself when parameters are placed.
-
-    configuration, scalars: equal on all ranks, else raised. options: name -> digest of what a step depends on, equal on ranks
-    with the same parameters. kind: the class of ranks that it is compared in; None: those with the same list of parameters.
-    """
-
-    configuration: Hashable = ()
-    scalars: Hashable = ()
-    options: Mapping[str, int] = field(default_factory=dict)
-    kind: int | None = None
-
-
 def find_copies(
     items: Sequence[Item], claims: Claims, layout: ShardLayout, device: torch.device
 ) -> tuple[list[int], list[int]]:
@@ -95,24 +79,18 @@ def find_copies(
         return [1] * len(items), [0]
     open_items = [item for item in items if item.copies is None]
     sums = _checksums(open_items, layout.world_size)
-    names = _digest(tuple(item.key for item in open_items))
+    names = digest(tuple(item.key for item in open_items))
     pieces = _pieces(names, open_items, sums, layout.world_size)
     kind = names if claims.kind is None else claims.kind
-    row = [0, _digest(claims.configuration), names, _digest(claims.scalars), kind, *_padded(claims.options)]
+    row = [0, digest(claims.configuration), names, digest(claims.scalars), kind, *padded(claims.options)]
     row += [number for pair in pieces for number in pair]
     rows = layout.all_gather(torch.tensor(row, dtype=torch.int64, device=device)).tolist()
     _raise_if_any_failed(rows, None, layout)
-    _check_configuration(rows)
-    _check_options(rows, list(claims.options))
+    check_configuration(rows)
+    check_options(rows, list(claims.options))
     _check_values(rows, open_items, layout.world_size)
     holders, expected = _holders(rows, open_items, sums, layout)
     return _copies(items, holders, expected, layout, device), [row[4] for row in rows]
-
-
-def _padded(options: Mapping[str, int]) -> list[int]:
-    """As many numbers on every rank, for another method has other options."""
-    numbers = list(options.values())
-    return [*numbers[: MAX_OPTIONS - 1], *[0] * (MAX_OPTIONS - 1 - len(numbers)), _digest(tuple(numbers))]
 
 
 def _pieces(names: int, items: Sequence[Item], sums: list[int], world_size: int) -> list[tuple[int, int]]:
@@ -129,7 +107,7 @@ def _pieces(names: int, items: Sequence[Item], sums: list[int], world_size: int)
     which_rest = repr([(piece, index) for piece, (index, _) in rest])
     entries = [*entries[: MAX_PIECES - 1], (which_rest, [entry for _, entry in rest])]
     held = [(piece, tuple(i for i, _ in one), tuple(value for _, value in one)) for piece, one in entries]
-    pairs = [(_digest((names, piece, which)), _digest(values)) for piece, which, values in held]
+    pairs = [(digest((names, piece, which)), digest(values)) for piece, which, values in held]
     return [*pairs, *[(0, 0)] * (MAX_PIECES - len(pairs))]
 
 
@@ -150,37 +128,6 @@ def _raise_if_any_failed(rows: list[list[int]], error: Exception | None, layout:
         return
     texts = layout.all_gather_object(None if error is None else str(error))
     raise PlacementError(f"rank {failed[0]}: {texts[failed[0]]}") from error
-
-
-def _check_configuration(rows: list[list[int]]) -> None:
-    others = [rank for rank, row in enumerate(rows) if row[1] != rows[0][1]]
-    if others:
-        raise PlacementError(
-            f"ranks 0 and {others[0]} were given different methods, estimates or constants (d0, d_coef, growth_rate, beta3, "
-            "betas, freeze_after, nonfinite), or one of them cannot run the compiled step (its log says why). One d needs one "
-            "configuration: pass the same options on every rank, with pipeline stages declare all estimates in "
-            "StepSize(estimates=...), and install a C compiler everywhere or set DADAPT_DIST_KERNEL=off everywhere."
-        )
-
-
-def _check_options(rows: list[list[int]], names: list[str]) -> None:
-    """Ranks go on from one d, and those with the same parameters take the same step."""
-    others = [rank for rank, row in enumerate(rows) if row[3] != rows[0][3]]
-    if others:
-        raise PlacementError(
-            f"ranks 0 and {others[0]} hold different values of d or of the estimate's other scalars, so they do not go on from one "
-            "state. Load the same checkpoint on all ranks, or on none."
-        )
-    first: dict[int, int] = {}
-    for rank, row in enumerate(rows):
-        other = rows[first.setdefault(row[4], rank)]
-        differ = [i for i in range(MAX_OPTIONS) if row[5 + i] != other[5 + i]]
-        if differ:
-            which = listed(names[i] for i in differ if i < len(names)) or "options"
-            raise PlacementError(
-                f"ranks {first[row[4]]} and {rank} have the same parameters but groups that differ in {which}: their steps would "
-                "differ. Pass the same options on every rank, or process_group= with the ranks that train together."
-            )
 
 
 def _check_values(rows: list[list[int]], items: Sequence[Item], world_size: int) -> None:
@@ -304,8 +251,3 @@ def _checksums(items: Sequence[Item], world_size: int) -> list[int]:
 def _checksum(t: Tensor) -> Tensor:
     bits = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[t.element_size()]
     return t.contiguous().view(bits).sum(dtype=torch.int64) if t.numel() else torch.zeros((), dtype=torch.int64)
-
-
-def _digest(item: Hashable) -> int:
-    """A 63-bit number that is the same in every process, unlike hash()."""
-    return int.from_bytes(hashlib.blake2b(repr(item).encode(), digest_size=8).digest(), "big") >> 1

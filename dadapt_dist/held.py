@@ -12,8 +12,13 @@ from .options import listed
 logger = logging.getLogger(__name__)
 
 
+MEANS = {"average": "betas"}  # names of constants that users do not know
+
+
 class HeldReport:
-    """Logs the first held step, and ranks that are in different steps or have different options, once each. idle: whether anything trains.
+    """Logs the first held step, and ranks that are in different steps or have different options, once each.
+
+    idle: whether anything trains.
 
     Never waits for a device: it reads host copies that an earlier step sent off.
     """
@@ -22,6 +27,7 @@ class HeldReport:
         self._held = torch.zeros((), dtype=torch.float64)
         self._differ = torch.zeros(0, dtype=torch.bool)  # were the ranks in different steps, and which marks differed?
         self._pins = False
+        self._excused: Tensor | float = 0.0  # steps that were held because the ranks differed
         self._said = [False, False, False]
         self.idle = IdleReport()
 
@@ -39,7 +45,9 @@ class HeldReport:
     def note(self, held: Tensor, differ: Tensor | None, sums: Tensor) -> None:
         """Send the counts of held steps, in what the ranks differed, and whether they had gradients, off to the host."""
         self.idle.note(sums)
-        self._held.copy_(held.sum(), non_blocking=True)
+        excused = 0.0 if differ is None else differ.any() * held.numel()
+        self._excused = self._excused + excused
+        self._held.copy_(held.sum() - self._excused, non_blocking=True)
         if differ is not None:
             if differ.shape != self._differ.shape:
                 self._differ = torch.zeros(differ.shape, dtype=torch.bool, pin_memory=self._pins)
@@ -48,15 +56,15 @@ class HeldReport:
     def say(self, step: int, marks: Sequence[str]) -> None:
         """Log, once each, when a step before this one was held, or when none had a gradient. marks: what the ranks compare."""
         self.idle.say()
-        steps, *options = self._differ.tolist() or [False]
+        doubtful, steps, *options = self._differ.tolist() or [False, False]
         if not self._said[2] and any(options):
             self._said[2] = True
             logger.error(
-                "since step %d or shortly before the ranks have different options: %s. The step size is held on all of them until "
-                "they agree again. Change options on all ranks alike, between the same two steps (a schedule or a callback "
+                "since step %d or shortly before the ranks have different options: %s. The step size is held on all of them "
+                "until they agree again. Change options on all ranks alike, between the same two steps (a schedule or a callback "
                 "that runs on one rank alone does not).",
                 step - 1,
-                listed({name for name, differs in zip(marks, options, strict=True) if differs}),
+                listed({MEANS.get(name, name) for name, differs in zip(marks, options, strict=True) if differs}),
             )
         if not self._said[1] and steps:
             self._said[1] = True
@@ -67,7 +75,7 @@ class HeldReport:
                 "again, load the last checkpoint on all ranks, here or in a new run.",
                 step - 1,
             )
-        elif not (self._said[0] or any(options)) and bool(self._held > 0):
+        elif not (self._said[0] or doubtful) and bool(self._held > 0):
             self._said[0] = True
             logger.warning(
                 "a gradient was not finite in step %d or shortly before: the step size was held on all ranks. Further "

@@ -117,8 +117,8 @@ class ShardLayout:
         parent = self.process_group or dist.group.WORLD
         if self.process_group is not None and not own_group.is_alive(parent):
             raise PlacementError(
-                "the process_group of this optimizer was destroyed: build the optimizer anew, with a group that lives, and load a "
-                "checkpoint into it, on all ranks."
+                "the process_group of this optimizer was destroyed: build the optimizer anew, with a group that lives, and load "
+                "a checkpoint into it, on all ranks."
             )
         return parent
 
@@ -164,6 +164,15 @@ class ShardLayout:
         items: list[Any] = [None] * self.world_size
         dist.all_gather_object(items, item, group=self.group)
         return items
+
+    def share(self, tensors: Sequence[Tensor], source: int, device: torch.device) -> None:
+        """Copy tensors of the rank `source` of the group to all, in place. device: where those of the CPU can travel."""
+        root = source if self.group is None else dist.get_global_rank(self.group, source)
+        for t in tensors:
+            moved = (t if t.device.type == device.type else t.to(device)).contiguous()
+            dist.broadcast(moved, src=root, group=self.group)
+            if moved is not t:
+                t.copy_(moved)
 
     def reduce_device(self, home: torch.device) -> torch.device:
         """The device on which the group can reduce: `home` where the group has a backend for it."""

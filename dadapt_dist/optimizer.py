@@ -14,6 +14,7 @@ from . import state as states
 from . import state_dict as state_dicts
 from .adapters import Delivery
 from .groups import LiveGroup
+from .joining import MayJoin
 from .kept import KeptWorks
 from .kernels import check_backend
 from .methods import METHODS, Buffer
@@ -25,7 +26,7 @@ from .sweep import sweep, sweep_early
 logger = logging.getLogger(__name__)
 
 
-class LearningRateFree(Optimizer):
+class LearningRateFree(Optimizer, MayJoin):
     """A learning-rate-free optimizer. Use its subclasses (`Prodigy`, `DAdaptAdam`, ...), which name their options.
 
     params: tensors, (name, tensor) pairs or group dicts, as for every torch optimizer. method: a name in METHODS.
@@ -64,6 +65,7 @@ class LearningRateFree(Optimizer):
         entry.accept(type(self))
 
     def _join(self) -> None:
+        MayJoin.__init__(self)
         self._bound = True
         self.number = compiled.enroll(self)
         self.kept: dict[int, KeptWorks] = {}
@@ -175,6 +177,7 @@ class LearningRateFree(Optimizer):
         if self._is_starting():
             buffers.create_shown(self)
             return
+        self.announce()
         shown = [(group, group["params"]) for group in self.param_groups]
         try:
             with self.step_size.piece(self) as window:

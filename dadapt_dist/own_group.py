@@ -145,7 +145,9 @@ def _wait(store: Any, key: str, ranks: int, timeout: timedelta) -> None:
             store.wait([f"{key}/all"], timedelta(seconds=max(min(PATIENCE, left), 0.001)))
             return
         except RuntimeError as error:
-            text = f"{store.add(f'{key}/ranks', 0)} of {ranks} ranks have come to the step in which parameters are placed"
+            text = (
+                f"{store.add(f'{key}/ranks', 0)} of {ranks} ranks have come to the step in which parameters are placed"
+            )
             if left <= PATIENCE:
                 raise RuntimeError(f"{text}, after {timeout.total_seconds():g} s. {ALONE}") from error
             if not said:

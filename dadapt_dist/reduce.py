@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from .layout import PlacementError, ShardLayout
+from .pace import Pace
 
 PAUSE_AT_EXIT = 0.05  # seconds
 EXIT_PATIENCE = 5.0  # seconds; a rank that is gone would not answer for the whole timeout of the process group
-HEAD = 4  # numbers beside the sums and the marks: does Join end, 1, n, n²
+HEAD = 7  # numbers beside the sums and the marks: does Join end, 1, n, n², 1, m, m²
+PATIENCE = 3  # reduces in a row after which ranks that seem to be in different steps are
 
 
 class ReduceError(RuntimeError):
@@ -24,7 +26,7 @@ class ReduceError(RuntimeError):
 
 @dataclass
 class Sent:
-    """A reduce under way. width: where the sums, with what fills them up, end in the buffer. ranks: it was started with so many."""
+    """A reduce under way. width: where the sums, with what fills them up, end in the buffer. ranks: that it was started with."""
 
     buffer: Tensor
     work: Any
@@ -39,8 +41,8 @@ class Reduce:
     Beside its sums each rank sends triples (1, h, h²), of which the ranks' totals (A, Σh, Σh²) tell whether all of the A ranks
     sent the same h: A·Σh² = (Σh)² exactly then. The first h is n, the number of windows that the rank has opened: where the
     ranks differ (a window that one of them dropped, an extra step on another) they would add up sums of different steps.
-    The others are the marks: digests of what has to be equal on all ranks. Where anything differs the sums come back as NaN,
-    on all ranks alike, and move nothing.
+    The second is m, the steps of the model (see `Pace`), which may differ for a while. The others are the marks: digests of
+    what has to be equal on all ranks. Where anything differs the sums come back as NaN, on all ranks alike, and move nothing.
 
     A rank that has run out of input (Join) sends zeros, so that A counts the ranks that take part. All have equal gradients
     then and have added 1/ranks of their sums each, which A of them make up to A/ranks.
@@ -51,8 +53,14 @@ class Reduce:
         self.count = self.step = 0
         self.width = 0  # as many numbers as any reduce sends as sums: one that stands in for another has its length
         self.home = torch.device("cpu")  # where the sums live
+        self.pace = Pace()
+        self.pace_now: int | None = None  # None: not to be told
+        self._doubt: Tensor | None = None  # how many reduces in a row have differed in m; at PATIENCE, for good
+        self.n_marks = 0
         self.marks: Tensor | None = None  # flat triples, on the device of the reduce
-        self.differ: Tensor | None = None  # of the last sums, bool [1 + marks]: were they of different steps, or marks?
+        self.differ: Tensor | None = (
+            None  # of the last sums, bool [2 + marks]: perhaps of other steps, surely, other marks?
+        )
         self.stopped = False  # have the ranks been seen to be in different steps?
         self._pending: Sent | None = None
         self._failed: ReduceError | None = None
@@ -62,10 +70,17 @@ class Reduce:
         """Count a window; one that is dropped later counts too, on this rank alone."""
         self.count = (self.count + 1) % (1 << 16)  # small enough for n² · ranks to be exact in float64
 
-    def restart(self, home: torch.device, width: int) -> None:
-        """Count from here, as all ranks do when they place their parameters. home, width: of the sums."""
+    def restart(self, home: torch.device, width: int, marks: int) -> None:
+        """Count from here, as all ranks do when they place their parameters. home, width: of the sums. marks: how many."""
         self.count, self.stopped = 0, False
-        self.home, self.width, self.marks, self.differ = home, width, None, None
+        self.home, self.width, self.n_marks, self.marks, self.differ = home, width, marks, None, None
+        self._doubt = self.pace_now = None
+        if self.layout.parent is not None:
+            self.pace.begin(self.layout.group)
+
+    def again(self) -> None:
+        """Count from here, with the parameters where they are: all ranks do, where some have stood still (Join)."""
+        self.restart(self.home, self.width, self.n_marks)
 
     def abandon(self) -> None:
         """Forget the sums under way, or that they were lost, for the state that they belong to is given up."""
@@ -109,8 +124,7 @@ class Reduce:
         """Take part in one reduce without sums; does Join end with it? end: say so, as a rank that has waited for all others."""
         with _told(self.step, lost=False):
             device = self.layout.reduce_device(self.home)
-            marks = 0 if self.marks is None else self.marks.numel()
-            buffer = torch.zeros(self.width + HEAD + marks, dtype=torch.float64, device=device)
+            buffer = torch.zeros(self.width + HEAD + 3 * self.n_marks, dtype=torch.float64, device=device)
             buffer[self.width] = float(end)
             self.layout.count_launch()
             self.layout.all_reduce(buffer).wait()
@@ -134,10 +148,10 @@ class Reduce:
             return Sent(torch.full_like(sums, torch.nan), None, sums.shape)
         n, size, device = 2 * self.count + tag, sums.numel(), self.layout.reduce_device(sums.device)
         width, marks = max(self.width, size), self.marks
-        length = width + HEAD + (0 if marks is None else marks.numel())
-        buffer = torch.zeros(length, dtype=sums.dtype, device=device)
+        buffer = torch.zeros(width + HEAD + 3 * self.n_marks, dtype=sums.dtype, device=device)
         buffer[:size].copy_(sums.flatten())
-        for place, value in enumerate((1, n, n * n), start=width + 1):
+        m, told = self.pace_now or 0, self.pace_now is not None
+        for place, value in enumerate((1, n, n * n, told, m, m * m), start=width + 1):
             buffer[place].fill_(value)
         if marks is not None:
             buffer[width + HEAD :].copy_(marks, non_blocking=True)
@@ -150,12 +164,18 @@ class Reduce:
         sent.work.wait()
         triples = sent.buffer[sent.width + 1 :].view(-1, 3)
         active, total, squares = triples.unbind(1)
-        self.differ = active * squares != total * total
-        if self.differ.device.type == "cpu" and bool(self.differ[0]):
+        differ = active * squares != total * total
+        before = torch.zeros_like(active[0]) if self._doubt is None else self._doubt
+        self._doubt = torch.where(differ[0], PATIENCE, torch.where(differ[1], before + 1, 0.0)).maximum(
+            torch.where(before >= PATIENCE, before, 0.0)
+        )
+        apart = self._doubt >= PATIENCE
+        self.differ = torch.cat([(self._doubt > 0).view(1), apart.view(1), differ[2:]])
+        if apart.device.type == "cpu" and bool(apart):
             # All ranks see it in the same reduce, whenever they come to it, and start none after it: none is left waiting.
             self.stopped = True
         sums = sent.buffer[: sent.shape.numel()] * (sent.ranks / active[0])
-        return torch.where(self.differ.any(), torch.nan, sums).view(sent.shape)
+        return torch.where(differ.any() | apart, torch.nan, sums).view(sent.shape)
 
     def drain(self) -> None:
         """Let the reduce under way end before the process does; never raises, and gives up after EXIT_PATIENCE."""

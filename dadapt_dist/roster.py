@@ -11,7 +11,8 @@ from torch import Tensor
 
 from . import kernels
 from .adapters.base import Delivery, Placement
-from .coverage import Claims, Item, find_copies, report_failure
+from .claims import Claims
+from .coverage import Item, find_copies, report_failure
 from .layout import ShardLayout, resolve
 from .restored import MARK
 
@@ -85,6 +86,13 @@ class Roster:
     def groups(self) -> list[dict[str, Any]]:
         """All groups of all optimizers."""
         return [group for member in self for group in member.groups]
+
+    def is_cut(self) -> bool:
+        """Is some parameter in pieces, or on some ranks only? As far as it is known before they are placed."""
+        if self._placed is not None:
+            return not self.is_replicated
+        params = [p for member in self for _, _, p in member.named_params()]
+        return self.layout.world_size > 1 and any(place.shards > 1 for places in resolve(params) for place in places)
 
     def add(self, member: Member) -> None:
         if all(other is not member for other in self):

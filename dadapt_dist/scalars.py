@@ -98,7 +98,7 @@ class ScalarTable:
         return self._constants
 
     def fingerprint(self) -> tuple[Any, ...]:
-        """What the scalars are, for ranks to compare: each to its last bit, but for the count of held steps. Waits for the device."""
+        """The scalars to their last bit, but for the count of held steps, for ranks to compare. Waits for the device."""
         return tuple((name, value.tolist()) for name, value in self.values.items() if name != "held")
 
     def configuration(self) -> tuple[Any, ...]:

@@ -8,12 +8,12 @@ asynchronous all_reduce(SUM) of that vector starts, hidden behind the next forwa
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import partial
 from typing import Any
 
 from . import arrival, placing
 from .agreement import Agreement
 from .held import HeldReport
+from .joining import Joining
 from .layout import ShardLayout
 from .methods.base import Method, Options
 from .options import NonFinite, Sync, check_choice, check_freeze_after, check_names
@@ -56,10 +56,11 @@ class StepSize:
         self.steps = 0
         self.roster = Roster(self.layout)
         self.table: ScalarTable | None = None
+        self.joining = Joining(self)
         self._declared = None if estimates is None else tuple(estimates)
         self._window: Window | None = None
         self._explicit = self._early_done = self._released = False
-        self._reduce, self._held, self._agreement = Reduce(self.layout), HeldReport(), Agreement()
+        self.reduce, self.held, self.agreement = Reduce(self.layout), HeldReport(), Agreement()
 
     # ---------------------------------------------------------------- joining
 
@@ -121,7 +122,7 @@ class StepSize:
         if self._explicit or self._window is not None:
             raise RuntimeError("a window of this StepSize is already open: windows do not nest")
         self._explicit = True
-        self._reduce.begin()
+        self.reduce.begin()
         try:
             yield self
         except BaseException:
@@ -165,12 +166,13 @@ class StepSize:
         self.finish()
         self.roster.accept_restored()
         if not self._explicit:
-            self._reduce.begin()
-        self._held.say(self.steps, self._agreement.names())
-        self._reduce.step = self.steps
+            self.reduce.begin()
+        self.held.say(self.steps, self.agreement.names())
+        self.reduce.step = self.steps
         self.scalars.follow(group for member in self.roster for group in member.groups)
         if not self.roster.is_placed():
-            self._place()
+            placing.place(self)
+        self.joining.look_for_join()
         window, table = Window(self.scalars.no_sums()), self.scalars
         self.roster.prepare(release=self.frozen and not self._released)
         self._released = self.frozen
@@ -178,17 +180,14 @@ class StepSize:
         if table.method.early_sums and not self._early_done:
             window.deferred = any(arrival.in_pieces(member) for member in self.roster)
             if not window.deferred:
-                self._early_done = measure(self.roster, self._reduce, table)
+                placing.mark(self)
+                self._early_done = measure(self.roster, self.reduce, table)
         if self.nonfinite != "hold":
-            decide(window, self.roster, self._reduce)
+            placing.mark(self)
+            decide(window, self.roster, self.reduce)
             refuse(window, self.steps, self.nonfinite)
         self._window = window
         return window
-
-    def _place(self) -> None:
-        check = partial(arrival.check, self.roster, self.scalars.method, self.nonfinite)
-        placing.place(self.roster, self.scalars, self._agreement, (self.nonfinite, self.freeze_after), check)
-        placing.begin(self.roster, self.scalars, self._reduce, self._held)
 
     def _close_if_open(self) -> None:
         if self._window is not None:
@@ -196,7 +195,7 @@ class StepSize:
 
     def _catch_up(self, window: Window) -> None:
         with window.kept.put_back():
-            self._early_done = measure(self.roster, self._reduce, self.scalars)
+            self._early_done = measure(self.roster, self.reduce, self.scalars)
             for member in self.roster:
                 window.sums += member.catch_up()
 
@@ -208,24 +207,22 @@ class StepSize:
         if self.freeze_after is not None and self.steps - window.moves >= self.freeze_after:
             self.scalars.values["k"].add_(window.moves and not window.skipped)
             return
-        self._held.idle.expect(window.moves)
-        if self.layout.world_size > 1:
-            device = self.layout.reduce_device(self.scalars.device)
-            self._reduce.marks = self._agreement.marks(self.roster.groups(), self.scalars.all_constants(), device)
+        self.held.idle.expect(window.moves)
         if window.reduced is None:
+            placing.mark(self)
             # A rank that counts a step which the others do not count would freeze at another time.
-            self._reduce.launch(window.sums, tag=int(window.moves and self.freeze_after is not None))
+            self.reduce.launch(window.sums, tag=int(window.moves and self.freeze_after is not None))
         else:
-            self._reduce.put(window.reduced)
+            self.reduce.put(window.reduced)
         if self.sync == "step" or self.layout.world_size == 1:
             self.finish()
 
     def finish(self) -> None:
         """Wait for the reduce under way, if any, and move the scalars by it. No collective: one rank alone may call it."""
-        sums = self._reduce.take()
+        sums = self.reduce.take()
         if sums is not None:
             self.scalars.apply(sums.to(self.scalars.device))
-            self._held.note(self.scalars.values["held"], self._reduce.differ, sums)
+            self.held.note(self.scalars.values["held"], self.reduce.differ, sums)
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -282,14 +279,14 @@ class StepSize:
             )
         self._window = None
         if lose:
-            self._reduce.abandon()
+            self.reduce.abandon()
         else:
             self.finish()
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
-        return self.__dict__ | {"roster": None}
+        return self.__dict__ | {"roster": None, "joining": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.roster = Roster(self.layout)
+        self.roster, self.joining = Roster(self.layout), Joining(self)
