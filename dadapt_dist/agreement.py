@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .witness import BUCKETS, Witness
+
 MAX_CLASSES = 8  # classes of ranks whose options are compared
 NOT_WATCHED = frozenset({"log_every", "differentiable"})
 PLAIN = {int, float, bool}
@@ -31,6 +33,9 @@ class Agreement:
         self.options: list[str] = []
         self._slot: int | None = None
         self._slots = 0
+        self.witness = Witness()
+        self._is_witnessed = False
+        self._spoke = False
         self._seen: list[list[Any]] = []
         self._volatile = True
         self._marks: Tensor | None = None
@@ -42,8 +47,13 @@ class Agreement:
         self.options = sorted(set(options) - set(self.constants) - {"d0", "d_coef", "growth_rate"} - NOT_WATCHED)
         self._marks = None
 
-    def settle(self, classes: Sequence[int], rank: int) -> None:
-        """Take the class of every rank, as all ranks see them. Ranks that are alone in theirs have nobody to agree with."""
+    def settle(self, classes: Sequence[int], rank: int, suspects: Iterable[Tensor], *, witnessed: bool) -> None:
+        """Take the class of every rank, as all ranks see them. Ranks that are alone in theirs have nobody to agree with.
+
+        suspects: this rank's parameters that are copies by their values alone. witnessed: has any rank such?
+        """
+        self.witness.begin(suspects)
+        self._is_witnessed = witnessed
         several = [kind for kind, ranks in Counter(classes).items() if ranks > 1][:MAX_CLASSES]
         self._slots = len(several)
         self._slot = several.index(classes[rank]) if classes[rank] in several else None
@@ -51,7 +61,12 @@ class Agreement:
 
     def names(self) -> list[str]:
         """What the marks stand for, in their order."""
-        return [*self.constants, *self.options * self._slots]
+        return [*self.constants, *self.options * self._slots, *[COPIES] * self.n_witnessed]
+
+    @property
+    def n_witnessed(self) -> int:
+        """How many marks, the last, only tell of gradients: d is not held where they differ."""
+        return BUCKETS if self._is_witnessed else 0
 
     def digests(self, groups: Sequence[Group]) -> list[int]:
         """A number of 16 bits for each option, over all groups."""
@@ -67,9 +82,18 @@ class Agreement:
         """Flat triples (1, h, h²), zeros for other classes: float64 on the device of the reduce."""
         seen = [[*dict.values(group)] for group in groups]
         seen.append([row[name] for row in constants for name in self.constants])
-        if self._marks is None or self._volatile or self._marks.device != device or not _same(seen, self._seen):
+        looking = self.witness.is_looking
+        if (
+            looking
+            or self._spoke
+            or self._marks is None
+            or self._volatile
+            or self._marks.device != device
+            or not _same(seen, self._seen)
+        ):
             self._seen = seen
             self._volatile = any(type(dict.get(g, name)) in VOLATILE for g in groups for name in self.options)
+            self._spoke = looking
             self._marks = self._new(groups, constants).to(device, non_blocking=True)
         return self._marks
 
@@ -81,9 +105,12 @@ class Agreement:
             own = [number for h in self.digests(groups) for number in _triple(h)]
             for slot in range(self._slots):
                 numbers += own if slot == self._slot else [0.0] * len(own)
+        if self._is_witnessed:
+            numbers += self.witness.marks()
         return torch.tensor(numbers, dtype=torch.float64)
 
 
+COPIES = "copies"
 VOLATILE = {list, Tensor}  # values that change without becoming another object
 
 

@@ -16,12 +16,14 @@ class Claims:
 
     configuration, scalars: equal on all ranks, else raised. options: name -> digest of what a step depends on, equal on ranks
     with the same parameters. kind: the class of ranks that it is compared in; None: those with the same list of parameters.
+    n_suspects: parameters that are taken for copies by their values alone.
     """
 
     configuration: Hashable = ()
     scalars: Hashable = ()
     options: Mapping[str, int] = field(default_factory=dict)
     kind: int | None = None
+    n_suspects: int = 0
 
 
 def padded(options: Mapping[str, int]) -> list[int]:
@@ -53,7 +55,7 @@ def check_options(rows: list[list[int]], names: list[str]) -> None:
     first: dict[int, int] = {}
     for rank, row in enumerate(rows):
         other = rows[first.setdefault(row[4], rank)]
-        differ = [i for i in range(MAX_OPTIONS) if row[5 + i] != other[5 + i]]
+        differ = [i for i in range(MAX_OPTIONS) if row[6 + i] != other[6 + i]]
         if differ:
             which = listed(names[i] for i in differ if i < len(names)) or "options"
             raise PlacementError(

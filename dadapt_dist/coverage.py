@@ -22,7 +22,7 @@ from .adapters.base import Placement
 from .claims import MAX_OPTIONS, Claims, check_configuration, check_options, digest, padded
 from .layout import PlacementError, ShardLayout
 
-PIECES = 5 + MAX_OPTIONS  # where in a rank's row its pieces begin
+PIECES = 6 + MAX_OPTIONS  # where in a rank's row its pieces begin
 MAX_PIECES = 8  # kinds of pieces that are compared apart; a mesh of three axes has at most 8
 NAME_CURE = (
     "If these are different tensors (pipeline stages, experts), give the optimizer named parameters: "
@@ -65,10 +65,17 @@ class Entry:
     constant: bool
 
 
-def find_copies(
-    items: Sequence[Item], claims: Claims, layout: ShardLayout, device: torch.device
-) -> tuple[list[int], list[int]]:
-    """For each item the number of ranks that hold the same elements, and for each rank its class of ranks with equal options.
+@dataclass(frozen=True)
+class Found:
+    """copies: of each item. classes: of each rank; those of one class have equal options. is_witnessed: are there suspects?"""
+
+    copies: list[int]
+    classes: list[int]
+    is_witnessed: bool
+
+
+def find_copies(items: Sequence[Item], claims: Claims, layout: ShardLayout, device: torch.device) -> "Found":
+    """How many ranks hold the same elements, and which of them have to agree on what.
 
     A collective call of all ranks. device: where the group can communicate.
     Raises PlacementError, on all ranks alike, when the placements do not add up.
@@ -76,13 +83,21 @@ def find_copies(
     if layout.world_size == 1:
         own = [(item, 1) for item in items if item.copies is None]
         _check_total(sum(i.place.size(i.param) for i, _ in own), sum(i.place.numel for i, _ in own), own)
-        return [1] * len(items), [0]
+        return Found([1] * len(items), [0], is_witnessed=False)
     open_items = [item for item in items if item.copies is None]
     sums = _checksums(open_items, layout.world_size)
     names = digest(tuple(item.key for item in open_items))
     pieces = _pieces(names, open_items, sums, layout.world_size)
     kind = names if claims.kind is None else claims.kind
-    row = [0, digest(claims.configuration), names, digest(claims.scalars), kind, *padded(claims.options)]
+    row = [
+        0,
+        digest(claims.configuration),
+        names,
+        digest(claims.scalars),
+        kind,
+        claims.n_suspects,
+        *padded(claims.options),
+    ]
     row += [number for pair in pieces for number in pair]
     rows = layout.all_gather(torch.tensor(row, dtype=torch.int64, device=device)).tolist()
     _raise_if_any_failed(rows, None, layout)
@@ -90,7 +105,8 @@ def find_copies(
     check_options(rows, list(claims.options))
     _check_values(rows, open_items, layout.world_size)
     holders, expected = _holders(rows, open_items, sums, layout)
-    return _copies(items, holders, expected, layout, device), [row[4] for row in rows]
+    copies = _copies(items, holders, expected, layout, device)
+    return Found(copies, [row[4] for row in rows], is_witnessed=any(row[5] for row in rows))
 
 
 def _pieces(names: int, items: Sequence[Item], sums: list[int], world_size: int) -> list[tuple[int, int]]:

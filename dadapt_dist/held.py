@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .agreement import COPIES
 from .idle import IdleReport
 from .options import listed
 
@@ -13,6 +14,14 @@ logger = logging.getLogger(__name__)
 
 
 MEANS = {"average": "betas"}  # names of constants that users do not know
+
+
+DIFFERENT_COPIES = (
+    "parameters that are taken for copies, because their values were equal on several ranks, get different gradients there. If "
+    "they are slices of larger tensors, d is wrong: pass copies=, a function that gives for a parameter the number of ranks with the "
+    "same elements. If they are copies, average their gradients over the ranks before step(), as DistributedDataParallel does. If "
+    "each rank trains a model of its own, pass process_group= with the ranks that train together (dist.new_group([rank]) for one)."
+)
 
 
 class HeldReport:
@@ -29,6 +38,7 @@ class HeldReport:
         self._pins = False
         self._excused: Tensor | float = 0.0  # steps that were held because the ranks differed
         self._said = [False, False, False]
+        self._told: set[str] = set()
         self.idle = IdleReport()
 
     def live_on(self, device: torch.device) -> None:
@@ -57,14 +67,19 @@ class HeldReport:
         """Log, once each, when a step before this one was held, or when none had a gradient. marks: what the ranks compare."""
         self.idle.say()
         doubtful, steps, *options = self._differ.tolist() or [False, False]
-        if not self._said[2] and any(options):
+        named = {MEANS.get(name, name) for name, differs in zip(marks, options, strict=False) if differs}
+        if COPIES in named and COPIES not in self._told:
+            self._told.add(COPIES)
+            logger.warning(DIFFERENT_COPIES)
+        named.discard(COPIES)
+        if not self._said[2] and named:
             self._said[2] = True
             logger.error(
                 "since step %d or shortly before the ranks have different options: %s. The step size is held on all of them "
                 "until they agree again. Change options on all ranks alike, between the same two steps (a schedule or a callback "
                 "that runs on one rank alone does not).",
                 step - 1,
-                listed({MEANS.get(name, name) for name, differs in zip(marks, options, strict=True) if differs}),
+                listed(named),
             )
         if not self._said[1] and steps:
             self._said[1] = True
@@ -75,7 +90,7 @@ class HeldReport:
                 "again, load the last checkpoint on all ranks, here or in a new run.",
                 step - 1,
             )
-        elif not (self._said[0] or doubtful) and bool(self._held > 0):
+        elif not (self._said[0] or doubtful or named) and bool(self._held > 0):
             self._said[0] = True
             logger.warning(
                 "a gradient was not finite in step %d or shortly before: the step size was held on all ranks. Further "

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 import weakref
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -85,9 +86,9 @@ class Joining:
 
     # ---------------------------------------------------------------- DDP alone in a Join
 
-    def look_for_modules(self, params: list[Tensor]) -> None:
-        """Find the DDP modules of these parameters, to see when one is in a `Join` that this StepSize is not in."""
-        self._modules = [(weakref.ref(module), None) for module in ddp.modules(params)]
+    def watch(self, modules: Iterable[DistributedDataParallel]) -> None:
+        """See when one of these DDP modules is in a `Join` that this StepSize is not in."""
+        self._modules = [(weakref.ref(module), None) for module in modules]
 
     def look_for_join(self) -> None:
         """Take part in a `Join` that was given the model alone. All ranks that step see it in the same step."""

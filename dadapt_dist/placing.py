@@ -26,17 +26,21 @@ def place(step_size: "StepSize") -> None:
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )
     roster.place(claims, partial(arrival.check, roster, table.method, step_size.nonfinite))
-    agreement.settle(roster.classes, step_size.layout.rank)
+    agreement.settle(
+        roster.classes,
+        step_size.layout.rank,
+        roster.suspects,
+        witnessed=roster.is_witnessed and roster.layout.world_size > 1,
+    )
     home = home_of(step_size)
     table.to(home)
     step_size.held.live_on(home)
     step_size.held.forget()
-    step_size.reduce.restart(home, table.no_sums().numel(), len(agreement.names()))
+    step_size.reduce.restart(home, table.no_sums().numel(), len(agreement.names()), agreement.n_witnessed)
     for member in roster:
         member.bind_groups()
         member.prepare()
-    if step_size.layout.parent is not None and step_size.layout.world_size > 1:
-        step_size.joining.look_for_modules([p for member in roster for _, _, p in member.named_params()])
+    step_size.joining.watch(roster.modules)
 
 
 def home_of(step_size: "StepSize") -> torch.device:

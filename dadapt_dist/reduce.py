@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .layout import PlacementError, ShardLayout
 from .pace import Pace
+from .witness import suspicious
 
 PAUSE_AT_EXIT = 0.05  # seconds
 EXIT_PATIENCE = 5.0  # seconds; a rank that is gone would not answer for the whole timeout of the process group
@@ -56,7 +57,7 @@ class Reduce:
         self.pace = Pace()
         self.pace_now: int | None = None  # None: not to be told
         self._doubt: Tensor | None = None  # how many reduces in a row have differed in m; at PATIENCE, for good
-        self.n_marks = 0
+        self.n_marks = self.n_told = 0
         self.marks: Tensor | None = None  # flat triples, on the device of the reduce
         self.differ: Tensor | None = (
             None  # of the last sums, bool [2 + marks]: perhaps of other steps, surely, other marks?
@@ -70,8 +71,12 @@ class Reduce:
         """Count a window; one that is dropped later counts too, on this rank alone."""
         self.count = (self.count + 1) % (1 << 16)  # small enough for n² · ranks to be exact in float64
 
-    def restart(self, home: torch.device, width: int, marks: int) -> None:
-        """Count from here, as all ranks do when they place their parameters. home, width: of the sums. marks: how many."""
+    def restart(self, home: torch.device, width: int, marks: int, told: int) -> None:
+        """Count from here, as all ranks do when they place their parameters.
+
+        home, width: of the sums. marks: how many. told: how many of them, the last, are only told of.
+        """
+        self.n_told = told
         self.count, self.stopped = 0, False
         self.home, self.width, self.n_marks, self.marks, self.differ = home, width, marks, None, None
         self._doubt = self.pace_now = None
@@ -80,7 +85,7 @@ class Reduce:
 
     def again(self) -> None:
         """Count from here, with the parameters where they are: all ranks do, where some have stood still (Join)."""
-        self.restart(self.home, self.width, self.n_marks)
+        self.restart(self.home, self.width, self.n_marks, self.n_told)
 
     def abandon(self) -> None:
         """Forget the sums under way, or that they were lost, for the state that they belong to is given up."""
@@ -165,6 +170,8 @@ class Reduce:
         triples = sent.buffer[sent.width + 1 :].view(-1, 3)
         active, total, squares = triples.unbind(1)
         differ = active * squares != total * total
+        told = len(differ) - self.n_told
+        differ = torch.cat([differ[:told], suspicious(triples[told:])])
         before = torch.zeros_like(active[0]) if self._doubt is None else self._doubt
         self._doubt = torch.where(differ[0], PATIENCE, torch.where(differ[1], before + 1, 0.0)).maximum(
             torch.where(before >= PATIENCE, before, 0.0)
@@ -175,7 +182,7 @@ class Reduce:
             # All ranks see it in the same reduce, whenever they come to it, and start none after it: none is left waiting.
             self.stopped = True
         sums = sent.buffer[: sent.shape.numel()] * (sent.ranks / active[0])
-        return torch.where(differ.any() | apart, torch.nan, sums).view(sent.shape)
+        return torch.where(differ[:told].any() | apart, torch.nan, sums).view(sent.shape)
 
     def drain(self) -> None:
         """Let the reduce under way end before the process does; never raises, and gives up after EXIT_PATIENCE."""

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from . import kernels
+from . import adapters, kernels
+from .adapters import ddp
 from .adapters.base import Delivery, Placement
 from .claims import Claims
 from .coverage import Item, find_copies, report_failure
@@ -73,6 +74,9 @@ class Roster:
         self._members: list[weakref.ref[Member]] = []
         self._parent: weakref.ref[Any] | None = None  # the process group in which they were placed
         self.classes = [0]  # of each rank: those of one class have equal options
+        self.modules: list[Any] = []  # DDP's that hold some of them
+        self.suspects: list[Tensor] = []  # those that are copies by their values alone
+        self.is_witnessed = False  # has any rank such?
         self.is_replicated = True  # does every rank hold every element?
         self._placed: dict[Tensor, list[Part]] | None = None  # None: never, or to be placed anew
         self._first: dict[Tensor, Placement] = {}
@@ -140,6 +144,7 @@ class Roster:
 
         check: raises for what this rank cannot do.
         """
+        adapters.refuse([p for member in self for _, _, p in member.named_params()])
         self.layout.meet()
         parent = self.layout.parent
         device = self.layout.reduce_device(torch.device("cpu"))
@@ -153,10 +158,13 @@ class Roster:
             claims = replace(claims, configuration=(claims.configuration, kernels.present(home)), kind=kind)
             check()
             items = self._items(params)
+            self._suspect(items)
+            claims = replace(claims, n_suspects=len(self.suspects))
         except Exception as error:  # any failure must reach the other ranks, which are about to communicate
             report_failure(error, self.layout, device)
             raise
-        copies, self.classes = find_copies(items, claims, self.layout, device)
+        found = find_copies(items, claims, self.layout, device)
+        copies, self.classes, self.is_witnessed = found.copies, found.classes, found.is_witnessed
         self._proven = {item.param for item in items}
         self._first = {}
         placed: dict[Tensor, list[Part]] = {}
@@ -168,6 +176,22 @@ class Roster:
         self.placing += 1
         self._seen = []
         self._placed = {p: merged(parts) for p, parts in placed.items()}
+
+    def _suspect(self, items: list[Item]) -> None:
+        """Find the parameters that are copies by their values alone: plain ones that DDP does not hold, looked at once."""
+        self.modules = ddp.modules(item.param for item in items) if self.layout.parent is not None else []
+        held = {
+            id(p)
+            for module in self.modules
+            if module.process_group.size() == self.layout.world_size
+            for p in module.module.parameters()
+        }
+        self.suspects = [
+            item.param
+            for item in items
+            if item.place.is_plain and item.copies is None and not item.proven and id(item.param) not in held
+            if item.place.shards == 1
+        ]
 
     def prepare(self, *, release: bool) -> None:
         """Let every optimizer have its buffers. release: drop those that serve the estimate alone."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
-from . import arrival, placing
+from . import arrival, company, placing
 from .agreement import Agreement
 from .held import HeldReport
 from .joining import Joining
@@ -57,6 +57,7 @@ class StepSize:
         self.roster = Roster(self.layout)
         self.table: ScalarTable | None = None
         self.joining = Joining(self)
+        company.join(self)
         self._declared = None if estimates is None else tuple(estimates)
         self._window: Window | None = None
         self._explicit = self._early_done = self._released = False
@@ -145,6 +146,8 @@ class StepSize:
         except BaseException:
             self._window = None
             raise
+        if self.agreement.witness.is_looking:
+            self.agreement.witness.look()
         window.arrive(pieces)
         if not self._explicit and window.is_complete(self.roster):
             self._close(window)
@@ -204,6 +207,8 @@ class StepSize:
         if window.deferred:
             self._catch_up(window)
         self.steps += window.moves
+        if self.steps == company.LOOK_AT:
+            company.look(self)
         if self.freeze_after is not None and self.steps - window.moves >= self.freeze_after:
             self.scalars.values["k"].add_(window.moves and not window.skipped)
             return
