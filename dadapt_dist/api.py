@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from .kernels import Backend
+from .named import named
 from .optimizer import LearningRateFree
 from .options import NonFinite, Sync, check_keywords
 from .state import Dtypes, dtype_named
@@ -30,7 +31,8 @@ class Common(TypedDict, total=False):
     nonfinite: what a NaN or infinite gradient does: "hold" | "skip" | "raise", or None: "hold", but what a GradScaler finds
     to overflow is skipped. sync: "next_step" | "step".
     process_group: ranks that train together (None: all). copies: for plain tensors that hold a slice, how many ranks
-    hold the same elements. step_size: a StepSize shared with other optimizers; it then holds the five options before.
+    hold the same elements. step_size: a StepSize shared with other optimizers, which then holds the five options before; or a
+    name: all optimizers of the process that give it share one.
     """
 
     layer_scale: float
@@ -43,7 +45,7 @@ class Common(TypedDict, total=False):
     sync: Sync
     process_group: Any
     copies: Callable[[Tensor], int | None] | None
-    step_size: StepSize | None
+    step_size: StepSize | str | None
 
 
 _STEP_SIZE_OPTIONS = {
@@ -65,7 +67,9 @@ def _build(optimizer: LearningRateFree, params: Any, method: str, options: dict[
         logger.info("fsdp_in_use is accepted and not needed: sharding is read from the parameters")
     shared = common.get("step_size")
     own = {name: common[name] for name, usual in _STEP_SIZE_OPTIONS.items() if common.get(name, usual) != usual}  # type: ignore[literal-required]
-    if shared is not None and own:
+    if isinstance(shared, str):
+        shared = named(shared, own, where)
+    elif shared is not None and own:
         raise ValueError(f"{where}: {', '.join(own)} belong to the StepSize; pass them to StepSize(...) instead")
     options |= {
         "layer_scale": common.get("layer_scale", 1.0),

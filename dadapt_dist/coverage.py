@@ -11,17 +11,18 @@ Only when there are several classes, one all_gather_object: the list of one rank
 One all_reduce: Σ local elements/copies must be the elements of the model. Whatever fails is raised on all ranks.
 """
 
-import hashlib
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .adapters.base import Placement
+from .claims import MAX_OPTIONS, Claims, check_configuration, check_options, digest, padded
 from .layout import PlacementError, ShardLayout
 
+PIECES = 6 + MAX_OPTIONS  # where in a rank's row its pieces begin
 MAX_PIECES = 8  # kinds of pieces that are compared apart; a mesh of three axes has at most 8
 NAME_CURE = (
     "If these are different tensors (pipeline stages, experts), give the optimizer named parameters: "
@@ -64,27 +65,48 @@ class Entry:
     constant: bool
 
 
-def find_copies(items: Sequence[Item], configuration: Hashable, layout: ShardLayout, device: torch.device) -> list[int]:
-    """The number of ranks that hold the same elements, for each item; a collective call of all ranks.
+@dataclass(frozen=True)
+class Found:
+    """copies: of each item. classes: of each rank; those of one class have equal options. is_witnessed: are there suspects?"""
 
-    configuration: equal on all ranks, else raised. device: where the group can communicate.
+    copies: list[int]
+    classes: list[int]
+    is_witnessed: bool
+
+
+def find_copies(items: Sequence[Item], claims: Claims, layout: ShardLayout, device: torch.device) -> "Found":
+    """How many ranks hold the same elements, and which of them have to agree on what.
+
+    A collective call of all ranks. device: where the group can communicate.
     Raises PlacementError, on all ranks alike, when the placements do not add up.
     """
     if layout.world_size == 1:
         own = [(item, 1) for item in items if item.copies is None]
         _check_total(sum(i.place.size(i.param) for i, _ in own), sum(i.place.numel for i, _ in own), own)
-        return [1] * len(items)
+        return Found([1] * len(items), [0], is_witnessed=False)
     open_items = [item for item in items if item.copies is None]
     sums = _checksums(open_items, layout.world_size)
-    names = _digest(tuple(item.key for item in open_items))
+    names = digest(tuple(item.key for item in open_items))
     pieces = _pieces(names, open_items, sums, layout.world_size)
-    row = [0, _digest(configuration), names, *(number for pair in pieces for number in pair)]
+    kind = names if claims.kind is None else claims.kind
+    row = [
+        0,
+        digest(claims.configuration),
+        names,
+        digest(claims.scalars),
+        kind,
+        claims.n_suspects,
+        *padded(claims.options),
+    ]
+    row += [number for pair in pieces for number in pair]
     rows = layout.all_gather(torch.tensor(row, dtype=torch.int64, device=device)).tolist()
     _raise_if_any_failed(rows, None, layout)
-    _check_configuration(rows)
+    check_configuration(rows)
+    check_options(rows, list(claims.options))
     _check_values(rows, open_items, layout.world_size)
     holders, expected = _holders(rows, open_items, sums, layout)
-    return _copies(items, holders, expected, layout, device)
+    copies = _copies(items, holders, expected, layout, device)
+    return Found(copies, [row[4] for row in rows], is_witnessed=any(row[5] for row in rows))
 
 
 def _pieces(names: int, items: Sequence[Item], sums: list[int], world_size: int) -> list[tuple[int, int]]:
@@ -101,7 +123,7 @@ def _pieces(names: int, items: Sequence[Item], sums: list[int], world_size: int)
     which_rest = repr([(piece, index) for piece, (index, _) in rest])
     entries = [*entries[: MAX_PIECES - 1], (which_rest, [entry for _, entry in rest])]
     held = [(piece, tuple(i for i, _ in one), tuple(value for _, value in one)) for piece, one in entries]
-    pairs = [(_digest((names, piece, which)), _digest(values)) for piece, which, values in held]
+    pairs = [(digest((names, piece, which)), digest(values)) for piece, which, values in held]
     return [*pairs, *[(0, 0)] * (MAX_PIECES - len(pairs))]
 
 
@@ -109,7 +131,7 @@ def report_failure(error: Exception, layout: ShardLayout, device: torch.device) 
     """Take part in the exchange of `find_copies` as a rank that could not place its parameters, and raise there."""
     if layout.world_size > 1:
         rows = layout.all_gather(
-            torch.tensor([1] + [0] * (2 + 2 * MAX_PIECES), dtype=torch.int64, device=device)
+            torch.tensor([1] + [0] * (PIECES - 1 + 2 * MAX_PIECES), dtype=torch.int64, device=device)
         ).tolist()
         _raise_if_any_failed(rows, error, layout)
     raise error
@@ -124,24 +146,14 @@ def _raise_if_any_failed(rows: list[list[int]], error: Exception | None, layout:
     raise PlacementError(f"rank {failed[0]}: {texts[failed[0]]}") from error
 
 
-def _check_configuration(rows: list[list[int]]) -> None:
-    others = [rank for rank, row in enumerate(rows) if row[1] != rows[0][1]]
-    if others:
-        raise PlacementError(
-            f"ranks 0 and {others[0]} were given different methods, estimates or constants (d0, d_coef, growth_rate, beta3, "
-            "betas, freeze_after, nonfinite), or one of them cannot run the compiled step (its log says why). One d needs one "
-            "configuration: pass the same options on every rank, with pipeline stages declare all estimates in "
-            "StepSize(estimates=...), and install a C compiler everywhere or set DADAPT_DIST_KERNEL=off everywhere."
-        )
-
-
 def _check_values(rows: list[list[int]], items: Sequence[Item], world_size: int) -> None:
     """Ranks that claim the same pieces of the same list must hold the same values.
 
     That also tells apart what names do not: two pipeline stages of equal shapes have different weights.
     """
     seen: dict[int, tuple[int, int]] = {}
-    pairs = [(rank, row[3 + i], row[4 + i]) for rank, row in enumerate(rows) for i in range(0, 2 * MAX_PIECES, 2)]
+    places = range(PIECES, PIECES + 2 * MAX_PIECES, 2)
+    pairs = [(rank, row[i], row[i + 1]) for rank, row in enumerate(rows) for i in places]
     for rank, pieces, values in pairs:
         first, expected = seen.setdefault(pieces, (rank, values))
         if values == expected:
@@ -255,8 +267,3 @@ def _checksums(items: Sequence[Item], world_size: int) -> list[int]:
 def _checksum(t: Tensor) -> Tensor:
     bits = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[t.element_size()]
     return t.contiguous().view(bits).sum(dtype=torch.int64) if t.numel() else torch.zeros((), dtype=torch.int64)
-
-
-def _digest(item: Hashable) -> int:
-    """A 63-bit number that is the same in every process, unlike hash()."""
-    return int.from_bytes(hashlib.blake2b(repr(item).encode(), digest_size=8).digest(), "big") >> 1

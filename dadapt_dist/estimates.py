@@ -87,6 +87,15 @@ class Estimates(ABC):
         """Steps with some lr above 0, without those that overflowed under a GradScaler."""
         return self._count.read()
 
+    @steps.setter
+    def steps(self, count: int) -> None:
+        self._count = StepCount(count)
+
+    @property
+    def calls(self) -> int:
+        """`steps`, perhaps with some that overflowed: nobody waits for a device to know it."""
+        return self._count.count
+
     @property
     def d(self) -> float | dict[str, float]:
         """The current d: a float, or name -> float when there are several estimates. Waits for the reduce under way."""

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from . import own_group
 from .adapters import ADAPTERS
 from .adapters.base import Placement
 
@@ -105,29 +106,73 @@ class ShardLayout:
             )
         return ShardLayout, (None, self.copies)
 
+    @property
+    def parent(self) -> Any:
+        """The process group of torch.distributed whose ranks these are; None where it is not initialised.
+
+        Raises PlacementError for a group that was destroyed.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return None
+        parent = self.process_group or dist.group.WORLD
+        if self.process_group is not None and not own_group.is_alive(parent):
+            raise PlacementError(
+                "the process_group of this optimizer was destroyed: build the optimizer anew, with a group that lives, and load "
+                "a checkpoint into it, on all ranks."
+            )
+        return parent
+
+    @property
+    def group(self) -> Any:
+        """The process group of our own that carries the sums; the user's, until parameters are placed."""
+        channel = own_group.find(self.parent)
+        return self.process_group if channel is None else channel.group
+
+    def meet(self) -> None:
+        """Open the group that carries the sums; a collective call of all ranks."""
+        parent = self.parent
+        if parent is not None and self.world_size > 1:
+            own_group.open_channel(parent)
+
+    def count_launch(self) -> None:
+        """Note that a reduce was started: ranks that have started unequally many need a new group."""
+        channel = own_group.find(self.parent)
+        if channel is not None:
+            channel.launches += 1
+
     def all_reduce(self, sums: Tensor) -> Any:
         """Start the SUM of `sums` over the ranks, in place; returns the work to wait for.
 
         gloo's all_reduce takes several round trips, more with every rank; up to ONE_ROUND_RANKS ranks an all_to_all of the few
         numbers, added up on every rank in the order of the ranks, takes one.
         """
-        backends = dist.get_backend_config(self.process_group).split(",")  # one a device: cpu:gloo,cuda:nccl
+        group = self.group
+        backends = dist.get_backend_config(group).split(",")  # one a device: cpu:gloo,cuda:nccl
         by_gloo = sums.device.type == "cpu" and "cpu:gloo" in backends
         if by_gloo and self.world_size <= ONE_ROUND_RANKS:
-            return OneRound(sums, self.world_size, self.process_group)
-        return dist.all_reduce(sums, group=self.process_group, async_op=True)
+            return OneRound(sums, self.world_size, group)
+        return dist.all_reduce(sums, group=group, async_op=True)
 
     def all_gather(self, row: Tensor) -> Tensor:
         """[n] of every rank -> [world_size, n]. Once, when the parameters are placed."""
         rows = [torch.empty_like(row) for _ in range(self.world_size)]
-        dist.all_gather(rows, row, group=self.process_group)
+        dist.all_gather(rows, row, group=self.group)
         return torch.stack(rows)
 
     def all_gather_object(self, item: Any) -> list[Any]:
         """One picklable object of every rank. Once, and only when the ranks hold different parameters."""
         items: list[Any] = [None] * self.world_size
-        dist.all_gather_object(items, item, group=self.process_group)
+        dist.all_gather_object(items, item, group=self.group)
         return items
+
+    def share(self, tensors: Sequence[Tensor], source: int, device: torch.device) -> None:
+        """Copy tensors of the rank `source` of the group to all, in place. device: where those of the CPU can travel."""
+        root = source if self.group is None else dist.get_global_rank(self.group, source)
+        for t in tensors:
+            moved = (t if t.device.type == device.type else t.to(device)).contiguous()
+            dist.broadcast(moved, src=root, group=self.group)
+            if moved is not t:
+                t.copy_(moved)
 
     def reduce_device(self, home: torch.device) -> torch.device:
         """The device on which the group can reduce: `home` where the group has a backend for it."""

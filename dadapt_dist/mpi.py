@@ -70,6 +70,16 @@ class MPILayout(ShardLayout):
     def rank(self) -> int:
         return self._rank
 
+    @property
+    def parent(self) -> Any:
+        return None  # a communicator lives as long as MPI does
+
+    def meet(self) -> None:
+        """Nothing to do: the communicator is a duplicate of its own."""
+
+    def count_launch(self) -> None:
+        """Nothing to note."""
+
     def all_reduce(self, sums: Tensor) -> "MPISum":
         return MPISum(self.process_group, sums, self._progress)
 

@@ -15,6 +15,7 @@ from . import state_dict as state_dicts
 from .adapters import Delivery
 from .fitness import FORMAT
 from .groups import LiveGroup
+from .joining import MayJoin
 from .kept import KeptWorks
 from .kernels import check_backend
 from .lots import Lots
@@ -25,7 +26,7 @@ from .step_size import StepSize
 from .sweep import sweep, sweep_early
 
 
-class LearningRateFree(Optimizer):
+class LearningRateFree(Optimizer, MayJoin):
     """A learning-rate-free optimizer. Use its subclasses (`Prodigy`, `DAdaptAdam`, ...), which name their options.
 
     params: tensors, (name, tensor) pairs or group dicts, as for every torch optimizer. method: a name in METHODS.
@@ -64,6 +65,7 @@ class LearningRateFree(Optimizer):
         entry.accept(type(self))
 
     def _join(self) -> None:
+        MayJoin.__init__(self)
         self._bound = True
         self.number = compiled.enroll(self)
         self.kept: dict[int, KeptWorks] = {}
@@ -195,6 +197,7 @@ class LearningRateFree(Optimizer):
             self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)
             return
+        self.announce()
         shown = [(group, dict.__getitem__(group, "params")) for group in groups]
         self._looked = lots is self._lots
         with self.step_size.piece(self, found) as window:

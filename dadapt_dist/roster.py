@@ -2,7 +2,7 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, repeat
 from typing import Any, Protocol
@@ -10,8 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from . import kernels
+from . import adapters, kernels
+from .adapters import ddp
 from .adapters.base import Delivery, Placement
+from .claims import Claims
 from .coverage import Item, find_copies, report_failure
 from .layout import ShardLayout, resolve
 from .lots import Lots
@@ -23,6 +25,7 @@ Part = tuple[Placement, float]  # with the weight 1/copies
 class Member(Protocol):
     """What a StepSize asks of an optimizer that shares it."""
 
+    defaults: dict[str, Any]  # options
     param_groups: list[dict[str, Any]]  # those that the present call of step() shows
 
     @property
@@ -77,6 +80,12 @@ class Roster:
         self.layout = layout
         self.restored = False  # has a framework put a checkpoint into the groups by itself?
         self._members: list[weakref.ref[Member]] = []
+        self._parent: weakref.ref[Any] | None = None  # the process group in which they were placed
+        self.classes = [0]  # of each rank: those of one class have equal options
+        self.modules: list[Any] = []  # DDP's that hold some of them
+        self.suspects: list[Tensor] = []  # those that are copies by their values alone
+        self.is_witnessed = False  # has any rank such?
+        self.is_replicated = True  # does every rank hold every element?
         self._placed: dict[Tensor, list[Part]] | None = None  # None: never, or to be placed anew
         self._first: dict[Tensor, Placement] = {}
         self.placing = 0  # how often parameters were placed
@@ -85,6 +94,17 @@ class Roster:
 
     def __iter__(self) -> Iterator[Member]:
         return iter([member for ref in self._members if (member := ref()) is not None])
+
+    def groups(self) -> list[dict[str, Any]]:
+        """All groups of all optimizers."""
+        return [group for member in self for group in member.groups]
+
+    def is_cut(self) -> bool:
+        """Is some parameter in pieces, or on some ranks only? As far as it is known before they are placed."""
+        if self._placed is not None:
+            return not self.is_replicated
+        params = [p for member in self for _, _, p in member.named_params()]
+        return self.layout.world_size > 1 and any(place.shards > 1 for places in resolve(params) for place in places)
 
     def add(self, member: Member) -> None:
         if all(other is not member for other in self):
@@ -111,9 +131,9 @@ class Roster:
             self.restored = False
 
     def is_placed(self) -> bool:
-        """Does every parameter have a placement? False at the first step, and after parameters were added or swapped."""
+        """Does every parameter have a placement? Not at the first step, nor when parameters or the process group are others."""
         placed = self._placed  # a rank without parameters has to take part in placing them all the same
-        if placed is None:
+        if placed is None or not self._is_parent(self.layout.parent):
             return False
         params = [*chain.from_iterable(member.params() for member in self)]
         ids = [*map(id, params)]
@@ -123,11 +143,18 @@ class Roster:
             self._seen = ids
         return True
 
-    def place(self, configuration: Hashable, check: Callable[[], None] = lambda: None) -> None:
+    def _is_parent(self, parent: Any) -> bool:
+        """Is this the process group in which the parameters were placed?"""
+        return parent is None if self._parent is None else parent is not None and self._parent() is parent
+
+    def place(self, claims: Claims, check: Callable[[], None] = lambda: None) -> None:
         """Find where all parameters live; a collective call of all ranks. Raises PlacementError on all ranks alike.
 
         check: raises for what this rank cannot do.
         """
+        adapters.refuse([p for member in self for _, _, p in member.named_params()])
+        self.layout.meet()
+        parent = self.layout.parent
         device = self.layout.reduce_device(torch.device("cpu"))
         try:
             for member in self:
@@ -135,22 +162,44 @@ class Roster:
             params = [entry for index, member in enumerate(self) for entry in self._entries(index, member)]
             home = home_device([p for _, _, p in params])
             device = self.layout.reduce_device(home)
-            configuration = (configuration, kernels.present(home))
+            kind = 0 if any(member.delivery.replaces_parameters for member in self) else None
+            claims = replace(claims, configuration=(claims.configuration, kernels.present(home)), kind=kind)
             check()
             items = self._items(params)
+            self._suspect(items)
+            claims = replace(claims, n_suspects=len(self.suspects))
         except Exception as error:  # any failure must reach the other ranks, which are about to communicate
             report_failure(error, self.layout, device)
             raise
-        copies = find_copies(items, configuration, self.layout, device)
+        found = find_copies(items, claims, self.layout, device)
+        copies, self.classes, self.is_witnessed = found.copies, found.classes, found.is_witnessed
         self._proven = {item.param for item in items}
         self._first = {}
         placed: dict[Tensor, list[Part]] = {}
         for item, number in zip(items, copies, strict=True):
             self._first.setdefault(item.param, item.place)
             placed.setdefault(item.param, []).append((item.place, 1.0 / number))
+        self.is_replicated = all(number == self.layout.world_size for number in copies) and len({*self.classes}) == 1
+        self._parent = None if parent is None else weakref.ref(parent)
         self.placing += 1
         self._seen = []
         self._placed = {p: merged(parts) for p, parts in placed.items()}
+
+    def _suspect(self, items: list[Item]) -> None:
+        """Find the parameters that are copies by their values alone: plain ones that DDP does not hold, looked at once."""
+        self.modules = ddp.modules(item.param for item in items) if self.layout.parent is not None else []
+        held = {
+            id(p)
+            for module in self.modules
+            if module.process_group.size() == self.layout.world_size
+            for p in module.module.parameters()
+        }
+        self.suspects = [
+            item.param
+            for item in items
+            if item.place.is_plain and item.copies is None and not item.proven and id(item.param) not in held
+            if item.place.shards == 1
+        ]
 
     def prepare(self, *, release: bool) -> None:
         """Let every optimizer have its buffers. release: drop those that serve the estimate alone."""

@@ -93,6 +93,14 @@ class ScalarTable:
     def constants(self, row: int) -> Mapping[str, float]:
         return self._constants[row]
 
+    def all_constants(self) -> list[dict[str, float]]:
+        """Of each estimate."""
+        return self._constants
+
+    def fingerprint(self) -> tuple[Any, ...]:
+        """The scalars to their last bit, but for the count of held steps, for ranks to compare. Waits for the device."""
+        return tuple((name, value.tolist()) for name, value in self.values.items() if name != "held")
+
     def configuration(self) -> tuple[Any, ...]:
         """What must be equal on all ranks."""
         return self.method.name, tuple(self.names), tuple(tuple(sorted(c.items())) for c in self._constants)

@@ -7,20 +7,21 @@ asynchronous all_reduce(SUM) of that vector starts, hidden behind the next forwa
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from . import arrival
+from . import arrival, company, placing
+from .agreement import Agreement
 from .estimates import Estimates
 from .held import HeldReport
+from .joining import Joining
 from .layout import ShardLayout
 from .methods.base import Options
 from .options import NonFinite, Sync, check_choice, check_freeze_after, check_names
 from .overflow import Overflows, StepCount
 from .reduce import Reduce
-from .roster import Member, Roster, home_device
+from .roster import Member, Roster
 from .scaling import Finding
 from .window import Window, decide, measure, refuse
 
@@ -59,10 +60,12 @@ class StepSize(Estimates):
         self._count, self._overflows = StepCount(), Overflows()
         self.roster = Roster(self.layout)
         self.table = None
+        self.joining = Joining(self)
+        company.join(self)
         self._declared = None if estimates is None else tuple(estimates)
         self._window: Window | None = None
         self._explicit = self._early_done = self._released = False
-        self._reduce, self._held = Reduce(self.layout), HeldReport()
+        self.reduce, self.held, self.agreement = Reduce(self.layout), HeldReport(), Agreement()
         self._followed = []
 
     # ---------------------------------------------------------------- one step
@@ -76,7 +79,7 @@ class StepSize(Estimates):
         if self._explicit or self._window is not None:
             raise RuntimeError("a window of this StepSize is already open: windows do not nest")
         self._explicit = True
-        self._reduce.begin()
+        self.reduce.begin()
         try:
             yield self
         except BaseException:
@@ -104,6 +107,8 @@ class StepSize(Estimates):
         except BaseException:
             self._window = None
             raise
+        if self.agreement.witness.is_looking:
+            self.agreement.witness.look()
         window.arrive(pieces)
         if not self._explicit and window.is_complete(self.roster):
             self._close(window)
@@ -125,17 +130,19 @@ class StepSize(Estimates):
         """Has a scaler, of any rank, found an overflow that is ours to leave out? A collective call, with a scaler."""
         if found is None or self.nonfinite is not None:
             return None
-        return self._overflows.agree(found, self._reduce, self.scalars.device)
+        return self._overflows.agree(found, self.reduce, self.scalars.device)
 
     def _open(self, found: Finding | None) -> Window:
         self.finish()
         self.roster.accept_restored()
         if not self._explicit:
-            self._reduce.begin()
-        self._held.say(self._count.count)
+            self.reduce.begin()
+        self.held.say(self.calls, self.agreement.names())
+        self.reduce.step = self.calls
         self._follow()
         if not self.roster.is_placed():
-            self._place()
+            placing.place(self)
+        self.joining.look_for_join()
         window, table = Window(self.scalars.no_sums()), self.scalars
         self.roster.prepare(release=self.frozen and not self._released)
         self._released = self.frozen
@@ -144,22 +151,14 @@ class StepSize(Estimates):
         if table.method.early_sums and not self._early_done:
             window.deferred = any(arrival.in_pieces(member) for member in self.roster)
             if not window.deferred and not (window.overflow is not None and bool(window.overflow)):
-                self._early_done = measure(self.roster, self._reduce, table)
+                placing.mark(self)
+                self._early_done = measure(self.roster, self.reduce, table)
         if self.nonfinite in ("skip", "raise"):
-            decide(window, self.roster, self._reduce)
+            placing.mark(self)
+            decide(window, self.roster, self.reduce)
             refuse(window, self.steps, self.nonfinite)
         self._window = window
         return window
-
-    def _place(self) -> None:
-        configuration = (*self.scalars.configuration(), self.nonfinite, self.freeze_after)
-        self.roster.place(configuration, partial(arrival.check, self.roster, self.scalars.method, self.nonfinite))
-        home = home_device([p for member in self.roster for _, _, p in member.named_params()])
-        self.scalars.to(home)
-        self._held.live_on(home)
-        for member in self.roster:
-            member.bind_groups()
-            member.prepare()
 
     def _close_if_open(self) -> None:
         if self._window is not None:
@@ -167,7 +166,7 @@ class StepSize(Estimates):
 
     def _catch_up(self, window: Window) -> None:
         with window.kept.put_back():
-            self._early_done = measure(self.roster, self._reduce, self.scalars)
+            self._early_done = measure(self.roster, self.reduce, self.scalars)
             for member in self.roster:
                 window.sums += member.catch_up()
 
@@ -177,31 +176,34 @@ class StepSize(Estimates):
             self._catch_up(window)
         frozen = self.frozen
         self._count.add(window.moves, window.overflows)
+        if self.calls == company.LOOK_AT:
+            company.look(self)
         if frozen:
             moved = window.moves and not window.skipped
             self.scalars.values["k"].add_(moved if window.overflows is None else moved & ~window.overflows)
             return
-        self._held.idle.expect(window.moves, window.overflows)
+        self.held.idle.expect(window.moves, window.overflows)
         if window.reduced is None:
+            placing.mark(self)
             # A rank that counts a step which the others do not count would freeze at another time.
-            self._reduce.launch(window.usable_sums(), tag=int(window.moves and self.freeze_after is not None))
+            self.reduce.launch(window.usable_sums(), tag=int(window.moves and self.freeze_after is not None))
         else:
-            self._reduce.put(window.reduced)
+            self.reduce.put(window.reduced)
         if self.sync == "step" or self.layout.world_size == 1:
             self.finish()
 
     def finish(self) -> None:
         """Wait for the reduce under way, if any, and move the scalars by it. No collective: one rank alone may call it."""
-        sums = self._reduce.take()
+        sums = self.reduce.take()
         if sums is not None:
             self.scalars.apply(sums.to(self.scalars.device))
-            self._held.note(self.scalars.values["held"], self._reduce.unpaired, sums)
+            self.held.note(self.scalars.values["held"], self.reduce.differ, sums)
 
     # ---------------------------------------------------------------- loading and saving
 
     def load(self, estimate: str, saved: Options) -> None:
         """Set an estimate's scalars, and the number of steps, from a saved group that belongs to it."""
-        self.settle()
+        self.settle(lose=True)
         self.scalars.load(estimate, saved)
         self._count = StepCount(int(saved["steps"]))
         self._followed = []
@@ -215,8 +217,10 @@ class StepSize(Estimates):
             self._count = StepCount(steps)
             self.roster.restored = any(member.delivery.replaces_parameters for member in self.roster)
 
-    def settle(self) -> None:
+    def settle(self, *, lose: bool = False) -> None:
         """Be between two steps: wait for the reduce under way; RuntimeError when a step is half done.
+
+        lose: its sums belong to a state that is given up, and need not come; another rank may never have started it.
 
         A step in which nothing moves yet is dropped: checkpoint tools make a step with lr 0 with each of the sharing
         optimizers by itself, and save it before they come to the next.
@@ -226,12 +230,15 @@ class StepSize(Estimates):
                 "a step is half done: close the window, or step every optimizer that shares it, then save"
             )
         self._window = None
-        self.finish()
+        if lose:
+            self.reduce.abandon()
+        else:
+            self.finish()
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
-        return self.__dict__ | {"roster": None}
+        return self.__dict__ | {"roster": None, "joining": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.roster = Roster(self.layout)
+        self.roster, self.joining = Roster(self.layout), Joining(self)

@@ -70,6 +70,8 @@ def decide(window: Window, roster: Roster, reduce: Reduce) -> None:
     """Take the sums of this step before anything moves: all ranks skip it, or none does."""
     check_scales(roster)
     window.reduced = reduce.now(torch.stack([member.rehearse() for member in roster]).sum(0))
+    if reduce.differ is not None and bool(reduce.differ[: len(reduce.differ) - reduce.n_told].any()):
+        return  # these are no sums of one step: d is held, and the finite elements train
     window.skipped = not bool(torch.isfinite(window.reduced).all() & (window.reduced[:, -1] == 0).all())
 
 

@@ -189,7 +189,7 @@ def synchronous() -> list[float]:
     for step in range(STEPS):
         set_gradients(params, step)
         optimizer.step()
-        assert not optimizer.step_size._reduce.under_way
+        assert not optimizer.step_size.reduce.under_way
         ds.append(optimizer.d)
     return ds
 
@@ -200,9 +200,9 @@ def both_ways() -> tuple[bool, bool]:
     optimizer = dd.Prodigy(params, d0=1e-3)
     set_gradients(params, 0)
     optimizer.step()
-    under_way = optimizer.step_size._reduce.under_way
+    under_way = optimizer.step_size.reduce.under_way
     _ = optimizer.param_groups[0]["d"]
-    return under_way, not optimizer.step_size._reduce.under_way
+    return under_way, not optimizer.step_size.reduce.under_way
 
 
 def test_the_reduce_is_left_under_way_until_d_is_needed(pools: Any) -> None:

@@ -34,4 +34,9 @@ def check_builder() -> None:
     accelerate_limits.refuse_builder()
 
 
-__all__ = ["ADAPTERS", "DELIVERIES", "Delivery", "Placement", "check_builder", "delivery"]
+def refuse(params: Sequence[Tensor]) -> None:
+    """Raise ValueError for what cannot work with these parameters, before this rank waits for any other."""
+    fsdp1.refuse_in_backward(params)
+
+
+__all__ = ["ADAPTERS", "DELIVERIES", "Delivery", "Placement", "check_builder", "delivery", "refuse"]

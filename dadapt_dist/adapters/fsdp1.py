@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .base import Placement
@@ -15,6 +16,21 @@ def place(params: Sequence[Tensor]) -> list[Placement | None]:
         return [None] * len(params)
     owners = _owners()
     return [_place(p, owners) if hasattr(p, "_fsdp_flattened") else None for p in params]
+
+
+def refuse_in_backward(params: Sequence[Tensor]) -> None:
+    """Raise ValueError for FSDP1 parameters whose optimizer steps inside the backward pass.
+
+    FSDP1 then calls the optimizers of the pieces that a rank holds, and no others: ranks would wait for each other for ever.
+    """
+    flattened = [p for p in params if hasattr(p, "_fsdp_flattened")]
+    inside = torch._C._current_graph_task_id() != -1
+    if any(inside or getattr(p, "_in_backward_optimizers", None) for p in flattened):
+        raise ValueError(
+            "an optimizer of FSDP1 parameters steps inside the backward pass. There FSDP1 calls only the optimizers of pieces that a "
+            "rank holds, and the sums of d need all ranks. Wrap the model with FSDP2 (fully_shard), where that works, or "
+            "call step() after backward()."
+        )
 
 
 def _owners() -> dict[int, tuple[Any, int | None]]:
