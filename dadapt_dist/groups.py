@@ -3,6 +3,8 @@
 from collections.abc import ItemsView, Iterator, ValuesView
 from typing import TYPE_CHECKING, Any
 
+from .options import assigned
+
 if TYPE_CHECKING:
     from .step_size import StepSize
 
@@ -17,7 +19,7 @@ class LiveGroup(dict[str, Any]):
     __slots__ = ("_live", "_step_size")
 
     def __init__(self, group: dict[str, Any], step_size: "StepSize", live: frozenset[str]) -> None:
-        super().__init__(group)
+        super().__init__((key, assigned(key, value, group, "a parameter group")) for key, value in group.items())
         self._step_size = step_size
         self._live = live
 
@@ -32,12 +34,21 @@ class LiveGroup(dict[str, Any]):
         elif key in self._live:
             self._step_size.set_value(super().__getitem__("estimate"), key, float(value))
         else:
-            super().__setitem__(key, value)
+            super().__setitem__(key, assigned(key, value, self, "a parameter group"))
 
     def update(self, *others: Any, **options: Any) -> None:
         """As a dict's, so that a scalar given this way is set like one assigned."""
         for key, value in dict(*others, **options).items():
             self[key] = value
+
+    def __ior__(self, other: Any) -> "LiveGroup":  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
 
     def rebind(self, views: dict[str, Any], live: frozenset[str]) -> None:
         """Store new views of the scalars; schedulers and frameworks may hold this very dict, so it is not replaced."""

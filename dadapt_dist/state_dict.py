@@ -34,6 +34,7 @@ def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
     packed = pack()
     for group, live in zip(packed["param_groups"], optimizer.groups, strict=True):
         group.update((key, value) for key, value in live.copy().items() if key in group and key != "params")
+        group["lr"] = float(group["lr"])  # a tensor that its owner goes on changing
     entries = [(p, group) for group in optimizer.groups for p in group["params"]]
     sliced = [index for index in packed["state"] if entries[index][1].get("slice_p", 1) > 1]
     for index, places in zip(sliced, resolve([entries[index][0] for index in sliced]), strict=True):

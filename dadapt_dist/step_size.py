@@ -48,14 +48,12 @@ class StepSize:
     ) -> None:
         check_choice("sync", sync, ("next_step", "step"))
         check_choice("nonfinite", nonfinite, ("hold", "skip", "raise"))
-        check_names("estimates", estimates)
-        check_freeze_after(freeze_after)
         self.layout = ShardLayout.of(process_group, copies)
-        self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, freeze_after
+        self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, check_freeze_after(freeze_after)
         self.steps = 0
         self.roster = Roster(self.layout)
         self.table: ScalarTable | None = None
-        self._declared = None if estimates is None else tuple(estimates)
+        self._declared = check_names("estimates", estimates)
         self._window: Window | None = None
         self._explicit = self._early_done = self._released = False
         self._reduce, self._held = Reduce(self.layout), HeldReport()
