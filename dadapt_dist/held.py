@@ -35,6 +35,11 @@ class HeldReport:
         if unpaired is not None:
             self._unpaired.copy_(unpaired, non_blocking=True)
 
+    @property
+    def count(self) -> float:
+        """Held steps, of all estimates together, as far as the host knows."""
+        return float(self._held)
+
     def say(self, step: int) -> None:
         """Log, once, when a step before this one was held, or when none had a gradient."""
         self.idle.say()

@@ -82,13 +82,9 @@ CHECKS: dict[str, Check] = {
     "momentum": Check(number, _fraction, "a number in [0, 1)", "0 turns momentum off"),
     "d0": Check(number, _positive, "a number > 0", "use the default, {usual}: d grows from there by itself"),
     "d_coef": Check(number, _positive, "a number > 0", "1.0 is the method's own estimate; 0.5 to 2 are usual"),
-    "growth_rate": Check(
-        number, lambda v: v >= 1, "a number >= 1, or inf", "inf sets no bound; 1.02 is a slow growth"
-    ),
+    "growth_rate": Check(number, lambda v: v >= 1, "a number >= 1, or inf", "inf sets no bound; 1.02 is a slow growth"),
     "layer_scale": Check(number, _nonnegative, "a number >= 0", "1.0 leaves the group as it is"),
-    "slice_p": Check(
-        integer, lambda v: v >= 1, "an integer >= 1", "1 uses every entry; 11 is usual to save memory"
-    ),
+    "slice_p": Check(integer, lambda v: v >= 1, "an integer >= 1", "1 uses every entry; 11 is usual to save memory"),
     "log_every": Check(integer, lambda v: v >= 0, "an integer >= 0", "0 logs nothing"),
     "estimate": Check(text, _any, "a name", "leave it out: all groups share one d"),
     "decouple": _FLAG,
@@ -168,17 +164,19 @@ def check_names(name: str, value: Any) -> tuple[str, ...] | None:
     return tuple(map(str, names))
 
 
-def check_value(
-    name: str, value: Any, defaults: Mapping[str, Any], where: str, usual: type | None = None
-) -> Any:
+def check_value(name: str, value: Any, defaults: Mapping[str, Any], where: str, usual: type | None = None) -> Any:
     """An option as plain python, but for an lr that is a CPU tensor. ValueError with value, range and cure otherwise."""
     check = CHECKS[name]
     read = check.read(value)
     if read is NOTHING:
-        raise ValueError(f"{where}: {name}={value!r} {_why(value)}; it must be {check.allowed}. {_cure(name, value, usual)}")
+        raise ValueError(
+            f"{where}: {name}={value!r} {_why(value)}; it must be {check.allowed}. {_cure(name, value, usual)}"
+        )
     wrong_length = name == "betas" and len(read) != len(defaults[name])
     if not check.right(read) or wrong_length:
-        raise ValueError(f"{where}: {name}={value!r} is out of range; it must be {check.allowed}. {_cure(name, value, usual)}")
+        raise ValueError(
+            f"{where}: {name}={value!r} is out of range; it must be {check.allowed}. {_cure(name, value, usual)}"
+        )
     return read
 
 

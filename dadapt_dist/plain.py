@@ -57,7 +57,9 @@ def numbers(value: Any) -> tuple[float, ...]:
 
 def plain(value: Any) -> Any:
     """A numpy scalar as python's own; everything else as it is."""
-    is_foreign_scalar = hasattr(value, "dtype") and not isinstance(value, Tensor) and getattr(value, "shape", None) == ()
+    is_foreign_scalar = (
+        hasattr(value, "dtype") and not isinstance(value, Tensor) and getattr(value, "shape", None) == ()
+    )
     return _converted(lambda scalar: scalar.item(), value) if is_foreign_scalar else value
 
 
@@ -71,5 +73,11 @@ def _scalar(value: Any) -> Any:
 def _converted(convert: Any, value: Any) -> Any:
     try:
         return convert(value)
-    except (TypeError, ValueError, OverflowError, ArithmeticError, RuntimeError):  # of numpy and torch: several elements
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        ArithmeticError,
+        RuntimeError,
+    ):  # of numpy and torch: several elements
         return NOTHING

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from .adapters.base import Placement
 from .kernels.work import Work
@@ -16,9 +17,9 @@ from .options import TRAINABLE
 def check_params(params: Iterable[Tensor], dtype: torch.dtype | None) -> None:
     """Raise ValueError for a parameter that no method here can train with buffers of this dtype.
 
-    Frozen ones may be anything, such as weights quantized to 4 bits; each is looked at when it is to train.
+    Frozen ones of a model may be anything, such as weights quantized to 4 bits; each is looked at when it is to train.
     """
-    for p in (p for p in params if p.requires_grad or p.grad is not None):
+    for p in (p for p in params if p.requires_grad or p.grad is not None or not isinstance(p, Parameter)):
         if dtype is not None and p.dtype in TRAINABLE and torch.promote_types(p.dtype, dtype) != dtype:
             raise ValueError(
                 f"state_dtype={dtype} is narrower than the {p.dtype} of the parameter of shape {tuple(p.shape)}: x0 would not "

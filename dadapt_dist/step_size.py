@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from . import arrival
+from .advice import Advice
 from .held import HeldReport
 from .layout import ShardLayout
 from .methods.base import Method, Options
@@ -56,7 +57,7 @@ class StepSize:
         self._declared = check_names("estimates", estimates)
         self._window: Window | None = None
         self._explicit = self._early_done = self._released = False
-        self._reduce, self._held = Reduce(self.layout), HeldReport()
+        self._reduce, self._held, self.advice = Reduce(self.layout), HeldReport(), Advice()
 
     # ---------------------------------------------------------------- joining
 
@@ -164,6 +165,7 @@ class StepSize:
         if not self._explicit:
             self._reduce.begin()
         self._held.say(self.steps)
+        self.advice.look(self, self._held.count)
         self.scalars.follow(group for member in self.roster for group in member.groups)
         if not self.roster.is_placed():
             self._place()
@@ -247,9 +249,9 @@ class StepSize:
         return float(self.scalars.values[name][self.scalars.row(estimate)])
 
     def set_value(self, estimate: str, name: str, value: float) -> None:
-        """Set one scalar of one estimate, after the reduce under way."""
+        """Set one scalar of one estimate, after the reduce under way. d stays there until larger is found."""
         self.finish()
-        self.scalars.values[name][self.scalars.row(estimate)] = value
+        self.scalars.set(estimate, name, value)
 
     def load(self, estimate: str, saved: Options) -> None:
         """Set an estimate's scalars, and the number of steps, from a saved group that belongs to it."""
