@@ -78,8 +78,10 @@ class Advice:
     def _examine(self, step_size: "StepSize") -> None:
         if self._checks is None:
             self._first_lr = self._last_lr = max(rates(step_size), default=0.0)
-            fresh = [(1, _check_start), (10, _check_lr), (PATIENCE, _check_d)] if self._steps == 0 else []
-            self._checks = [*fresh, (step_size.freeze_after or 0, _check_frozen)] if step_size.freeze_after else fresh
+            begun = [(1, _check_start), (10, _check_lr), (PATIENCE, _check_d)]
+            fresh: list[tuple[int, Check]] = [*begun] if self._steps == 0 else []
+            after = step_size.freeze_after
+            self._checks = fresh if after is None else [*fresh, (after, _check_frozen)]
         again: list[tuple[int, Check]] = []
         for due, check in self._checks:
             later = due if self._steps < due else check(self, step_size)

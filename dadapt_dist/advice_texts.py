@@ -100,5 +100,5 @@ def never_moved(calls: int) -> str:
     """A schedule that has not begun."""
     return (
         f"lr has been 0 in all groups in the first {calls} calls of step(), and nothing has moved: a schedule that counts epochs "
-        f"or divides integers, may begin at 0 for long. Let it rise from the first step on. {see('lr-is-0')}"
+        f"or divides integers may begin at 0 for long. Let it rise from the first step on. {see('lr-is-0')}"
     )

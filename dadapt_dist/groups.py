@@ -4,6 +4,7 @@ from collections.abc import ItemsView, Iterator, ValuesView
 from typing import TYPE_CHECKING, Any
 
 from .options import assigned
+from .plain import NOTHING, number
 
 if TYPE_CHECKING:
     from .step_size import StepSize
@@ -32,7 +33,12 @@ class LiveGroup(dict[str, Any]):
         if key == "steps" and key in self._live:
             self._step_size.restore(int(value))
         elif key in self._live:
-            self._step_size.set_value(super().__getitem__("estimate"), key, float(value))
+            read = number(value)
+            if read is NOTHING:
+                raise ValueError(
+                    f"{key}={value!r} must be a number > 0. To start from another d, pass d0 to the optimizer."
+                )
+            self._step_size.set_value(super().__getitem__("estimate"), key, read)
         else:
             super().__setitem__(key, assigned(key, value, self, "a parameter group"))
 

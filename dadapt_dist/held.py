@@ -37,8 +37,8 @@ class HeldReport:
 
     @property
     def count(self) -> float:
-        """Held steps, of all estimates together, as far as the host knows."""
-        return float(self._held)
+        """Held steps, of all estimates together, as far as the host knows; not read before one was logged."""
+        return float(self._held) if self._said[0] else 0.0
 
     def say(self, step: int) -> None:
         """Log, once, when a step before this one was held, or when none had a gradient."""

@@ -205,7 +205,8 @@ def _as_number(value: str) -> Any:
 def _default(name: str, cls: type | None) -> Any:
     """The default of an option in the constructor of a class, or of the nearest base that names it."""
     for base in () if cls is None else cls.__mro__:
-        given = inspect.signature(base.__init__).parameters.get(name) if "__init__" in vars(base) else None
+        build = vars(base).get("__init__")
+        given = None if build is None else inspect.signature(build).parameters.get(name)
         if given is not None and given.default is not given.empty:
             return given.default
     return NOTHING

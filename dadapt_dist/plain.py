@@ -17,7 +17,7 @@ def number(value: Any) -> float:
     """Anything that float() takes, but for truth values and text."""
     found = _scalar(value)
     if type(found) in (float, int):
-        return found if type(found) is float else _converted(float, found)  # type: ignore[no-any-return]
+        return found if type(found) is float else _converted(float, found)
     if isinstance(found, (bool, str, bytes)) or not hasattr(type(found), "__float__"):
         return NOTHING  # type: ignore[no-any-return]
     return _converted(float, found)  # type: ignore[no-any-return]

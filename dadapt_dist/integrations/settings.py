@@ -32,7 +32,8 @@ def _wrong_lr(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
     trains = [peak for peak in peaks if peak != 0.0] or peaks  # a group with lr 0 is one that shall not train
     wrong = [peak for peak in trains if peak != 1.0]
     if wrong:
-        optimizer.step_size.advice.heard("lr")
+        for what in ("lr", "groups"):
+            optimizer.step_size.advice.heard(what)
         yield advice_texts.lr(wrong[0])
 
 
