@@ -79,6 +79,7 @@ def create_shown(optimizer: "LearningRateFree") -> None:
 
 
 def _create(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], place: Placement) -> None:
+    states.check_params([p], optimizer.dtypes.state)  # it may have been frozen until now
     if optimizer.step_size.steps > 0 and optimizer.delivery.replaces_parameters:
         raise ValueError(
             f"this optimizer had taken {optimizer.step_size.steps} steps before the framework put its own tensors in the place "

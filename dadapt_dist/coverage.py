@@ -17,10 +17,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
 
 from .adapters.base import Placement
 from .claims import MAX_OPTIONS, Claims, check_configuration, check_options, digest, padded
 from .layout import PlacementError, ShardLayout
+from .options import TRAINABLE
 
 PIECES = 6 + MAX_OPTIONS  # where in a rank's row its pieces begin
 MAX_PIECES = 8  # kinds of pieces that are compared apart; a mesh of three axes has at most 8
@@ -247,14 +250,15 @@ def _check_total(counted: float, expected: int, counts: Sequence[tuple[Item, int
 
 def _entry(item: Item, checksum: int) -> Entry:
     local = item.place.part(item.param).detach()
-    constant = item.proven or local.numel() == 0 or bool((local == local.reshape(-1)[0]).all())
+    told = item.proven or local.numel() == 0 or not _is_readable(item)
+    constant = told or bool((local == local.reshape(-1)[0]).all())
     place = item.place
     return Entry(item.key, item.name is not None, place.shards, place.numel, place.piece, checksum, constant)
 
 
 def _compared(item: Item, world_size: int) -> bool:
     """Is it still to be shown that other ranks hold the same elements?"""
-    return item.place.shards < world_size and not item.proven
+    return item.place.shards < world_size and not item.proven and _is_readable(item)
 
 
 def _checksums(items: Sequence[Item], world_size: int) -> list[int]:
@@ -267,3 +271,9 @@ def _checksums(items: Sequence[Item], world_size: int) -> list[int]:
 def _checksum(t: Tensor) -> Tensor:
     bits = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[t.element_size()]
     return t.contiguous().view(bits).sum(dtype=torch.int64) if t.numel() else torch.zeros((), dtype=torch.int64)
+
+
+def _is_readable(item: Item) -> bool:
+    """Can its bits be read? Frozen weights may have a format of their own (4 bits, a class that dequantizes) or be on meta."""
+    p = item.param
+    return p.requires_grad or (p.dtype in TRAINABLE and type(p) in (Tensor, Parameter, DTensor) and not p.is_meta)

@@ -116,6 +116,6 @@ class Estimates(ABC):
         return float(self.scalars.values[name][self.scalars.row(estimate)])
 
     def set_value(self, estimate: str, name: str, value: float) -> None:
-        """Set one scalar of one estimate, after the reduce under way."""
+        """Set one scalar of one estimate, after the reduce under way. d stays there until larger is found."""
         self.finish()
-        self.scalars.values[name][self.scalars.row(estimate)] = value
+        self.scalars.set(estimate, name, value)

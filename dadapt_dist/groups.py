@@ -4,6 +4,8 @@ from collections.abc import ItemsView, Iterator, ValuesView
 from typing import TYPE_CHECKING, Any
 
 from .fitness import scalar
+from .options import assigned
+from .plain import NOTHING, number
 
 if TYPE_CHECKING:
     from .step_size import StepSize
@@ -19,7 +21,7 @@ class LiveGroup(dict[str, Any]):
     __slots__ = ("_live", "_step_size")
 
     def __init__(self, group: dict[str, Any], step_size: "StepSize", live: frozenset[str]) -> None:
-        super().__init__(group)
+        super().__init__((key, assigned(key, value, group, "a parameter group")) for key, value in group.items())
         self._step_size = step_size
         self._live = live
 
@@ -33,19 +35,30 @@ class LiveGroup(dict[str, Any]):
         return super().__getitem__(key)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if key in self._live:
-            value = scalar(key, value, "parameter group")
-            if key == "steps":
-                self._step_size.restore(int(value))
-            else:
-                self._step_size.set_value(super().__getitem__("estimate"), key, value)
+        if key not in self._live:
+            super().__setitem__(key, assigned(key, value, self, "a parameter group"))
+        elif key == "steps":
+            self._step_size.restore(int(scalar(key, value, "parameter group")))
         else:
-            super().__setitem__(key, value)
+            if key == "d" and number(value) is NOTHING:
+                raise ValueError(
+                    f"d={value!r} must be a number > 0. To start from another d, pass d0 to the optimizer."
+                )
+            self._step_size.set_value(super().__getitem__("estimate"), key, scalar(key, value, "parameter group"))
 
     def update(self, *others: Any, **options: Any) -> None:
         """As a dict's, so that a scalar given this way is set like one assigned."""
         for key, value in dict(*others, **options).items():
             self[key] = value
+
+    def __ior__(self, other: Any) -> "LiveGroup":  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
 
     def rebind(self, views: dict[str, Any], live: frozenset[str]) -> None:
         """Store new views of the scalars; schedulers and frameworks may hold this very dict, so it is not replaced."""

@@ -63,6 +63,11 @@ class HeldReport:
                 self._differ = torch.zeros(differ.shape, dtype=torch.bool, pin_memory=self._pins)
             self._differ.copy_(differ, non_blocking=True)
 
+    @property
+    def count(self) -> float:
+        """Held steps, of all estimates together, as far as the host knows; not read before one was logged."""
+        return float(self._held) if self._said[0] else 0.0
+
     def say(self, step: int, marks: Sequence[str]) -> None:
         """Log, once each, when a step before this one was held, or when none had a gradient. marks: what the ranks compare."""
         self.idle.say()

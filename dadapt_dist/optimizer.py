@@ -51,7 +51,8 @@ class LearningRateFree(Optimizer, MayJoin):
         adapters.check_builder()
         states.check_dtypes(dtypes)
         self.method = METHODS[method]()
-        check_options(options, options | {"betas": (0.0,) * self.method.n_betas}, type(self).__name__)
+        known = options | {"betas": (0.0,) * self.method.n_betas}
+        options = check_options(options, known, type(self).__name__, type(self))
         self.step_size = step_size
         check_backend(backend)
         self.dtypes, self.backend = dtypes, backend
@@ -83,7 +84,8 @@ class LearningRateFree(Optimizer, MayJoin):
         if self._bound:
             adoption.adopt(self)
         if isinstance(param_group, dict):
-            check_options(param_group, self.defaults, f"{type(self).__name__} group {len(self.param_groups)}")
+            where = f"{type(self).__name__} group {len(self.param_groups)}"
+            param_group = check_options(param_group, self.defaults, where, type(self))
         super().add_param_group(param_group)
         try:
             states.check_params(self.param_groups[-1]["params"], self.dtypes.state)

@@ -254,7 +254,7 @@ def home_device(params: list[Tensor]) -> torch.device:
 
     A rank without parameters must reduce on the kind of device on which the others do.
     """
-    devices = [p.device for p in params]
+    devices = [p.device for p in params if not p.is_meta]
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if not devices and accelerator is not None:
         return torch.device(accelerator.type, torch.accelerator.current_device_index())

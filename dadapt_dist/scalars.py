@@ -1,5 +1,6 @@
 """What are d and the other scalars of an estimate, and how do global sums move them?"""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ class ScalarTable:
         self._constants: list[dict[str, float]] = []
         self._given: dict[str, Options] = {}
         self._constant_tensors: Scalars | None = None
+        self._sums: Tensor | None = None  # those of the last step
 
     def row(self, estimate: str) -> int:
         """Index of an estimate; ValueError names those that exist."""
@@ -69,9 +71,38 @@ class ScalarTable:
 
     def load(self, estimate: str, saved: Options) -> None:
         """Set an estimate's scalars, in place, from a saved group."""
+        self._sums = None
         row = self.row(estimate)
         for name, value in self.values.items():
             value[row] = saved[name]
+
+    def set(self, estimate: str, name: str, value: float) -> None:
+        """Set a scalar, in place. With d go those that would move it back; ValueError for a d that cannot be."""
+        row = self.row(estimate)
+        if name != "d":
+            self.values[name][row] = value
+            return
+        if not 0 < value < math.inf:
+            raise ValueError(f"d={value!r} must be a number > 0. To start from another d, pass d0 to the optimizer.")
+        own = {key: float(values[row]) for key, values in self.values.items()}
+        if value == own["d"]:
+            return
+        sums = self._last_sums(row)
+        if sums is None and value < own["d"] and own["k"] > 0 and self.method.needs_sums_to_lower:
+            raise ValueError(
+                f"d={value!r} is below {own['d']!r}, and d of {self.method.name} can be lowered only after a step that was not "
+                "held, whose sums say how far. Take a step first, or give a new optimizer this d0."
+            )
+        for key, new in self.method.moved(value, own, sums, self.constants(row)).items():
+            self.values[key][row] = new
+
+    def _last_sums(self, row: int) -> dict[str, float] | None:
+        """The global sums of the last step, where it moved this estimate."""
+        if self._sums is None or row >= len(self._sums):
+            return None
+        *found, bad = map(float, self._sums[row])
+        sums = dict(zip(self.method.sums, found, strict=True))
+        return sums if bad == 0 and all(map(math.isfinite, found)) and sums[self.method.denominator] > 0 else None
 
     def _initial(self, options: Options) -> dict[str, float]:
         return dict(self.method.scalars(options)) | dict.fromkeys(KEPT_HERE, 0.0)
@@ -121,6 +152,7 @@ class ScalarTable:
         denominator is 0), or when the arithmetic overflows. Only functions of the reduced bits decide, so that all ranks
         do the same.
         """
+        self._sums = sums
         columns = dict(zip(self.method.sums, sums.unbind(1), strict=False))
         clean = (sums[:, -1] == 0) & torch.isfinite(sums).all(1)
         usable = clean & (columns[self.method.denominator] > 0)

@@ -1,26 +1,31 @@
 """What are a parameter's buffers, and which of its elements do they keep?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from .adapters.base import Placement
 from .kernels.work import Work
 from .methods import Buffer, Method
+from .options import TRAINABLE
 
 
-def check_params(params: list[Tensor], dtype: torch.dtype | None) -> None:
-    """Raise ValueError for a parameter that no method here can train with buffers of this dtype."""
-    for p in params:
-        if dtype is not None and p.is_floating_point() and torch.promote_types(p.dtype, dtype) != dtype:
+def check_params(params: Iterable[Tensor], dtype: torch.dtype | None) -> None:
+    """Raise ValueError for a parameter that no method here can train with buffers of this dtype.
+
+    Frozen ones of a model may be anything, such as weights quantized to 4 bits; each is looked at when it is to train.
+    """
+    for p in (p for p in params if p.requires_grad or p.grad is not None or not isinstance(p, Parameter)):
+        if dtype is not None and p.dtype in TRAINABLE and torch.promote_types(p.dtype, dtype) != dtype:
             raise ValueError(
                 f"state_dtype={dtype} is narrower than the {p.dtype} of the parameter of shape {tuple(p.shape)}: x0 would not "
                 f"hold the parameter, and d would stay at d0. Use {p.dtype} or None."
             )
-        if not p.is_floating_point():
+        if p.dtype not in TRAINABLE:
             raise ValueError(
                 f"parameter of shape {tuple(p.shape)} has dtype {p.dtype}; it must be a real floating dtype (float64, float32, "
                 "bfloat16, float16). Give complex parameters as torch.view_as_real(p)."
@@ -87,8 +92,10 @@ class Dtypes:
 
 
 def dtype_named(value: Any) -> Any:
-    """The dtype that a config names ("bfloat16"); anything else as it is."""
-    return getattr(torch, value.removeprefix("torch."), value) if isinstance(value, str) else value
+    """The dtype that a config names ("bfloat16"), or numpy's of that name; anything else as it is."""
+    name = value if isinstance(value, str) else getattr(value, "name", None) or getattr(value, "__name__", "")
+    found = getattr(torch, str(name).removeprefix("torch."), None)
+    return found if isinstance(found, torch.dtype) else value
 
 
 def check_dtypes(dtypes: Dtypes) -> None:

@@ -39,6 +39,7 @@ def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
     packed = pack()
     for group, live in zip(packed["param_groups"], optimizer.groups, strict=True):
         group.update((key, value) for key, value in live.copy().items() if key in group and key != "params")
+        group["lr"] = float(group["lr"])  # a tensor that its owner goes on changing
     entries = [(p, group) for group in optimizer.groups for p in group["params"]]
     sliced = [i for i, (_, group) in enumerate(entries) if i in packed["state"] and group.get("slice_p", 1) > 1]
     for index, places in zip(sliced, resolve([entries[index][0] for index in sliced]), strict=True):

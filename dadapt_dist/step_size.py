@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from . import arrival, company, placing
+from .advice import Advice
 from .agreement import Agreement
 from .estimates import Estimates
 from .held import HeldReport
@@ -53,19 +54,18 @@ class StepSize(Estimates):
     ) -> None:
         check_choice("sync", sync, ("next_step", "step"))
         check_choice("nonfinite", nonfinite, (None, "hold", "skip", "raise"))
-        check_names("estimates", estimates)
-        check_freeze_after(freeze_after)
         self.layout = ShardLayout.of(process_group, copies)
-        self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, freeze_after
+        self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, check_freeze_after(freeze_after)
         self._count, self._overflows = StepCount(), Overflows()
         self.roster = Roster(self.layout)
         self.table = None
         self.joining = Joining(self)
         company.join(self)
-        self._declared = None if estimates is None else tuple(estimates)
+        self._declared = check_names("estimates", estimates)
         self._window: Window | None = None
         self._explicit = self._early_done = self._released = False
         self.reduce, self.held, self.agreement = Reduce(self.layout), HeldReport(), Agreement()
+        self.advice = Advice()
         self._followed = []
 
     # ---------------------------------------------------------------- one step
@@ -138,6 +138,7 @@ class StepSize(Estimates):
         if not self._explicit:
             self.reduce.begin()
         self.held.say(self.calls, self.agreement.names())
+        self.advice.look(self, self.held.count)
         self.reduce.step = self.calls
         self._follow()
         if not self.roster.is_placed():

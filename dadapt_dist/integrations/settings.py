@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .. import advice_texts
 from ..adapters import fsdp1
 from ..optimizer import LearningRateFree
 
@@ -22,29 +23,25 @@ def mistakes(optimizer: LearningRateFree, scheduler: Any, *, clip: float, params
     without clipping. params: those of the model, as its framework has left them; no collective is called for their size.
     """
     peaks = _peaks(optimizer, scheduler)
-    yield from _wrong_lr(peaks)
+    yield from _wrong_lr(optimizer, peaks)
     yield from _unguarded_warmup(optimizer, peaks)
     yield from _small_clip(optimizer, clip, params)
 
 
-def _wrong_lr(peaks: list[float]) -> Iterator[str]:
+def _wrong_lr(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
     trains = [peak for peak in peaks if peak != 0.0] or peaks  # a group with lr 0 is one that shall not train
     wrong = [peak for peak in trains if peak != 1.0]
     if wrong:
-        yield (
-            f"lr is {wrong[0]:g}, not 1.0: it multiplies d, so every step is {wrong[0]:g} times the one that was found. Give the "
-            "optimizer lr=1.0 and a DeepSpeed schedule warmup_max_lr 1.0; where the value comes from the trainer's "
-            "learning_rate (5e-5 by default), set learning_rate=1.0. To scale the step of Prodigy, use d_coef"
-        )
+        for what in ("lr", "groups"):
+            optimizer.step_size.advice.heard(what)
+        yield advice_texts.lr(wrong[0])
 
 
 def _unguarded_warmup(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
     for group, peak in zip(optimizer.groups, peaks, strict=True):
         if float(group["lr"]) < LOW * peak and group.get("safeguard_warmup") is False:
-            yield (
-                f"the schedule warms up (lr starts at {float(group['lr']):g} of {peak:g}) and safeguard_warmup is False: while "
-                "lr is small, Prodigy's d can come out too large. Give Prodigy safeguard_warmup=True, or leave the warm-up out"
-            )
+            optimizer.step_size.advice.heard("warm-up")
+            yield advice_texts.warm_up(float(group["lr"]), peak)
             return
 
 

@@ -89,6 +89,22 @@ class Method(ABC):
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         """The next scalars from the global sums: pure arithmetic, elementwise over estimates ([n_estimates] each)."""
 
+    needs_sums_to_lower: ClassVar[bool] = False
+    """Does `moved` need the sums of the last step for a smaller d?"""
+
+    def moved(
+        self, d: float, scalars: Mapping[str, float], sums: Mapping[str, float] | None, constants: Mapping[str, float]
+    ) -> dict[str, float]:
+        """The scalars of one estimate after its user has set d: `rule` leaves it there until it finds a larger one.
+
+        sums: the global sums of the last step, None where there was none. This one serves methods whose estimate is a
+        multiple of "numerator".
+        """
+        highest = scalars.get("d_max", scalars["d"])
+        share = min(1.0, d / highest)
+        changed = {"d": d, "d_max": d, "numerator": scalars.get("numerator", 0.0) * share}
+        return {name: value for name, value in changed.items() if name in scalars}
+
     def measure(self, g: Tensor, options: Options) -> tuple[Tensor, ...]:
         """Partial `early_sums` of one tensor (0-dim float64)."""
         raise NotImplementedError(f"{self.name} has no early sums")

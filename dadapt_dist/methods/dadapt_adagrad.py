@@ -1,5 +1,6 @@
 """D-Adapt AdaGrad: what is one step, and what is the next d? (Defazio & Mishchenko, arXiv 2301.07733)"""
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -20,6 +21,7 @@ class DAdaptAdaGradMethod(Method):
     name = "dadapt_adagrad"
     sums = ("gsq", "sksq", "s_l1")
     denominator = "s_l1"
+    needs_sums_to_lower = True
     sparse = True
 
     def scalars(self, options: Options) -> dict[str, float]:
@@ -64,6 +66,15 @@ class DAdaptAdaGradMethod(Method):
         x[rows] = buf["x0"][rows] - s[rows] * c["r"] / denom
         gsq = total(values * values / denom) * c["gsq"]
         return gsq, dot(s, s, root(alphak, c["eps"])) * c["r"], total_abs(s) * c["r"]
+
+    def moved(
+        self, d: float, scalars: Mapping[str, float], sums: Mapping[str, float] | None, constants: Mapping[str, float]
+    ) -> dict[str, float]:
+        lowest = -math.inf if sums is None else sums["sksq"] - d * sums["s_l1"]
+        return {
+            "d": d,
+            "gsq_weighted": max(scalars["gsq_weighted"], lowest) if d < scalars["d"] else scalars["gsq_weighted"],
+        }
 
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         gsq_weighted = scalars["gsq_weighted"] + sums["gsq"]

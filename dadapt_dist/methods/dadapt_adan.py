@@ -1,5 +1,6 @@
 """D-Adapt Adan: what is one step, and what is the next d? (released with arXiv 2301.07733; Adan: arXiv 2208.06677)"""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -23,6 +24,7 @@ class DAdaptAdanMethod(Method):
     name = "dadapt_adan"
     sums = ("gsq", "sksq", "s_l1")
     denominator = "s_l1"
+    needs_sums_to_lower = True
     n_betas = 3
 
     def scalars(self, options: Options) -> dict[str, float]:
@@ -74,6 +76,15 @@ class DAdaptAdanMethod(Method):
         gsq = dot(g, g, denom) * c["gsq"]
         add_(s.mul_(c["average"]), g, c["to_s"])
         return gsq, dot(s, s, denom) * c["r"], total_abs(s) * c["r"]
+
+    def moved(
+        self, d: float, scalars: Mapping[str, float], sums: Mapping[str, float] | None, constants: Mapping[str, float]
+    ) -> dict[str, float]:
+        lowest = -math.inf if sums is None else sums["sksq"] / (1 - constants["average"]) - d * sums["s_l1"]
+        return {
+            "d": d,
+            "gsq_weighted": max(scalars["gsq_weighted"], lowest) if d < scalars["d"] else scalars["gsq_weighted"],
+        }
 
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]

@@ -1,0 +1,104 @@
+"""How is each likely mistake said? One text for the plain loop, the trainers' callbacks and the page on troubles."""
+
+import torch
+
+PAGE = "docs/troubleshooting.md"
+SCHEDULES = "Give the optimizer lr=1.0, and a schedule a peak of 1.0 (OneCycleLR: max_lr; DeepSpeed: warmup_max_lr)"
+
+
+def see(section: str) -> str:
+    """Where the page on troubles says more."""
+    return f"See {PAGE}#{section}."
+
+
+def lr(peak: float) -> str:
+    """A peak lr that is not 1."""
+    return (
+        f"lr is {peak:g}, not 1.0: it multiplies d, so every step is {peak:g} times the one that was found, and d itself may "
+        f"never leave d0. {SCHEDULES}; where the value comes from the trainer's learning_rate (5e-5 by default), set "
+        f"learning_rate=1.0. To scale the step of Prodigy, use d_coef. {see('lr-is-not-10')}"
+    )
+
+
+def groups(high: float, low: float) -> str:
+    """Groups whose lr are no factors."""
+    return (
+        f"the lr of the groups are far apart, {high:g} and {low:g}: lr multiplies d, so a group with {low:g} takes steps of "
+        f"{low:g} times the one that was found. If these are learning rates of another optimizer, give factors of 1.0 instead "
+        f"(0.1 for a tenth of the step, 0 for a group that shall not train). {see('groups-with-learning-rates-of-their-own')}"
+    )
+
+
+def warm_up(first: float, peak: float) -> str:
+    """A warm-up that d is not guarded against."""
+    return (
+        f"the schedule warms up (lr starts at {first:g} of {peak:g}) and safeguard_warmup is False: while lr is small, Prodigy's "
+        "d can come out too large. Give Prodigy safeguard_warmup=True, or leave the warm-up out. "
+        f"{see('a-warm-up-without-safeguard_warmup')}"
+    )
+
+
+def precision(dtype: torch.dtype) -> str:
+    """Parameters without a float32 copy."""
+    name = str(dtype).removeprefix("torch.")
+    return (
+        f"most parameters are held in {name} alone: steps that are small beside a weight are rounded away, and d may never leave "
+        "d0. Keep the parameters in float32 and compute in a lower precision (torch.autocast, MixedPrecisionPolicy of FSDP2, "
+        f"bf16 of DeepSpeed). {see('parameters-held-in-bfloat16-or-float16')}"
+    )
+
+
+def d0(value: float) -> str:
+    """A first d that is too large."""
+    return (
+        f"d0={value:g} is larger than any d that is found in practice, and d never falls: the first steps may ruin the weights. "
+        f"Leave d0 at its default, 1e-6: d grows from there by itself. {see('d0-is-too-large')}"
+    )
+
+
+def d(start: float, steps: int, growth_rate: float) -> str:
+    """d that does not move."""
+    if start > 1e-5:
+        cure = "d0 may be above the d to be found, and d never falls: leave it at its default, 1e-6"
+    else:
+        cure = (
+            "Either the steps are lost (parameters in bfloat16 alone, weights that are overwritten after the step) or nearly 0 "
+            "(lr, layer_scale, clipping to a tiny norm), or the gradients have no direction in common"
+        )
+    if growth_rate < 1.01:
+        cure = f"growth_rate={growth_rate:g} keeps it there: leave it at its default, inf"
+    return f"d is still d0={start:g} after {steps} steps with gradients. {cure}. {see('d-stays-at-d0')}"
+
+
+def frozen(after: int, start: float) -> str:
+    """d that was frozen too early."""
+    return (
+        f"freeze_after={after} has frozen d while it still was d0={start:g}: every further step is that small. Freeze it when d "
+        f"no longer grows, after some thousand steps, or leave freeze_after out. {see('d-was-frozen-at-d0')}"
+    )
+
+
+def held(since: int) -> str:
+    """Gradients that are never finite."""
+    return (
+        f"every step since step {since} was held because a gradient was not finite: d is held for good, and elements whose "
+        'gradient is NaN no longer move. Find where it begins (torch.autograd.set_detect_anomaly(True), or nonfinite="raise", '
+        f"which stops at the first), and go on from a checkpoint of before. {see('every-step-is-held')}"
+    )
+
+
+def still(steps: int) -> str:
+    """A schedule that is past its end."""
+    return (
+        f"lr has been 0 in all groups since step {steps}, and nothing trains: a schedule that is past its end stays there. Give "
+        "it the number of optimizer.step() calls of the whole run (not of batches when gradients are accumulated, nor epochs), "
+        f"or end the run. {see('lr-is-0')}"
+    )
+
+
+def never_moved(calls: int) -> str:
+    """A schedule that has not begun."""
+    return (
+        f"lr has been 0 in all groups in the first {calls} calls of step(), and nothing has moved: a schedule that counts epochs "
+        f"or divides integers may begin at 0 for long. Let it rise from the first step on. {see('lr-is-0')}"
+    )
