@@ -1,9 +1,9 @@
 """Which groups take a step together, in one call of a kernel? Those whose options are equal; there may be one a parameter."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count, repeat
 from numbers import Number
-from operator import is_
+from operator import is_, itemgetter
 from typing import Any
 
 from .options import check_lr
@@ -12,7 +12,6 @@ Group = dict[str, Any]
 Row = tuple[Any, ...]
 STAYS = -1
 """The lot of a group whose lr is 0: nothing of it moves."""
-_read = dict.get  # a live group's own `get` is for those who read scalars, and slow
 _versions = count(1)
 
 
@@ -32,6 +31,8 @@ class Lots:
         self.version = next(_versions)
         self.kept: list[Any] = []  # for the sweep, what it keeps of each group, and for what state of things
         self.kept_for: tuple[Any, ...] = (None,)
+        self._orders: list[tuple[str, ...]] = []  # of the keys in each group
+        self._pickers: list[Callable[[list[Any]], Row]] = []
         self._groups: list[Group] = []
         self._rows: list[Row] = []
         self._keys: list[Row] = []
@@ -41,9 +42,7 @@ class Lots:
 
     def look(self, groups: Sequence[Group]) -> None:
         """Take the options as they are now. ValueError, with nothing taken, for an lr that cannot be right."""
-        names = self._names
-        rows = [tuple(map(_read, repeat(group), names)) for group in groups]
-        lrs = [_read(group, "lr") for group in groups]
+        rows, lrs = self._read(groups)
         alike = self._still and self._are_known(groups) and _equal(rows, self._rows)
         if alike and self._still_lrs and all(map(is_, lrs, self._lrs)):
             return
@@ -53,6 +52,16 @@ class Lots:
         self._lrs, self._still_lrs = lrs, numbers is lrs
         self.moves = any(numbers)
         self.of = self._sorted(numbers)
+
+    def _read(self, groups: Sequence[Group]) -> tuple[list[Row], list[Any]]:
+        """The options of each group but for its lr, and the lrs: past what a live group has in place of a dict's methods."""
+        orders = [*map(tuple, map(dict.keys, groups))]
+        if orders != self._orders:
+            pickers = {order: _picker(order, self._names) for order in {*orders}}
+            self._orders, self._pickers = orders, [pickers[order] for order in orders]
+        values = map(list, map(dict.values, groups))
+        rows = [pick(of_group) for pick, of_group in zip(self._pickers, values, strict=True)]
+        return rows, [*map(dict.get, groups, repeat("lr"))]
 
     def _are_known(self, groups: Sequence[Group]) -> bool:
         return len(groups) == len(self._groups) and all(map(is_, groups, self._groups))
@@ -78,6 +87,13 @@ class Lots:
         known: dict[Any, int] = {}
         pairs = zip(self._kinds, numbers, strict=True)
         return [known.setdefault(pair, len(known)) if pair[1] else STAYS for pair in pairs]
+
+
+def _picker(order: tuple[str, ...], names: tuple[str, ...]) -> Callable[[list[Any]], Row]:
+    """Picks the options of these names from the values of a group with keys in this order; None for one that is not there."""
+    if set(names) <= set(order):
+        return itemgetter(*map(order.index, names))
+    return lambda values: tuple(dict(zip(order, values, strict=True)).get(name) for name in names)
 
 
 def _fixed(value: Any) -> Any:

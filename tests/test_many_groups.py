@@ -220,7 +220,7 @@ def calls_of_a_step(optimizer: Any, schedule: Any) -> int:
 
 @pytest.mark.parametrize("schedule", [None, falling])
 def test_a_further_group_costs_next_to_nothing(schedule: Any) -> None:
-    """In calls of functions: 5, all of C; 165 when every group had a call of the kernel for itself."""
+    """In calls of functions: 5, all of C; 130 when every group had a call of the kernel for itself."""
     counts = []
     for groups in (1, 400):
         params = [torch.nn.Parameter(torch.ones(4)) for _ in range(400)]

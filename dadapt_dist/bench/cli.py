@@ -28,6 +28,7 @@ def step(
         str, typer.Option(help=f"{', '.join(SHAPES)}, or a number of parameters in one tensor.")
     ] = "tensors",
     backend: Annotated[str, typer.Option(help="Our backends, separated by commas: auto, c, triton, eager.")] = "auto",
+    groups: Annotated[int, typer.Option(min=1, help="Parameter groups into which the tensors are dealt.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds in which every optimizer steps once.")] = 30,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch and of the compiled step.")] = None,
     dtype: Annotated[
@@ -59,7 +60,7 @@ def step(
         torch.set_num_threads(threads)
     try:
         kind, backends = getattr(torch, dtype), [name.strip() for name in backend.split(",")]
-        report = measure(method, shape, backends, rounds=rounds, dtype=kind, device=device, peers=peers)
+        report = measure(method, shape, backends, rounds=rounds, dtype=kind, device=device, peers=peers, groups=groups)
     except ValueError as error:
         _fail(str(error))
     _deliver(report, json, plot, markdown, ("name",), "ms")

@@ -75,11 +75,28 @@ def limit(shapes: list[tuple[int, ...]], method: str, device: str) -> tuple[str,
 
 
 def measure(
-    method: str, shape: str, backends: list[str], *, rounds: int, dtype: torch.dtype, device: str, peers: str
+    method: str,
+    shape: str,
+    backends: list[str],
+    *,
+    rounds: int,
+    dtype: torch.dtype,
+    device: str,
+    peers: str,
+    groups: int = 1,
 ) -> Report:
-    """Time a step of every optimizer over the same tensors. shape: a key of SHAPES, or a number of parameters in one."""
+    """Time a step of every optimizer over the same tensors. shape: a key of SHAPES, or a number of parameters in one.
+
+    groups: into how many parameter groups the tensors are dealt; no more than there are tensors.
+    """
     shapes: list[tuple[int, ...]] = SHAPES[shape] if shape in SHAPES else [(int(shape),)]
-    optimizers, missing, left_out = _optimizers(method, shapes, backends, dtype, device, peers)
+    groups = min(groups, len(shapes))
+
+    def params() -> Any:
+        dealt = parameters(shapes, dtype, device)
+        return [{"params": dealt[index::groups]} for index in range(groups)]
+
+    optimizers, missing, left_out = _optimizers(method, params, backends, device, peers)
     calls: dict[str, Call] = {name: optimizer.step for name, optimizer in optimizers.items()}
     memory = limit(shapes, method, device) if dtype == torch.float32 else None
     if memory is not None:
@@ -89,7 +106,9 @@ def measure(
         taken[memory[0]] = [memory[2] * ms for ms in taken[memory[0]]]
     count = sum(torch.Size(s).numel() for s in shapes)
     title = f"One {method} step over {count / 1e6:.1f} million parameters in {len(shapes)} tensors, {dtype}, {device}"
-    report = Report(title, COLUMNS, facts={"method": method, "shape": shape, "rounds": rounds, "missing": missing})
+    title += f", {groups} groups" if groups > 1 else ""
+    facts = {"method": method, "shape": shape, "groups": groups, "rounds": rounds, "missing": missing}
+    report = Report(title, COLUMNS, facts=facts)
     medians = {name: statistics.median(times) for name, times in taken.items()}
     for name, times in taken.items():
         report.rows.append({
@@ -107,14 +126,14 @@ def measure(
 
 
 def _optimizers(
-    method: str, shapes: list[tuple[int, ...]], backends: list[str], dtype: torch.dtype, device: str, peers: str
+    method: str, params: Callable[[], Any], backends: list[str], device: str, peers: str
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """The optimizers by name; which packages are missing; and why a peer that is installed takes no part."""
     made: dict[str, Any] = {}
     missing, left_out = [], []
     for backend in backends:
         name = f"ours, {backend}"
-        made[name] = OURS[method](parameters(shapes, dtype, device), backend=backend)
+        made[name] = OURS[method](params(), backend=backend)
     for peer in peers_of(method):
         if peers == "fused" and peer.name != "AdamW fused":
             continue
@@ -124,7 +143,7 @@ def _optimizers(
             left_out.append(f"Left out: {peer.name}, which is for the CPU and takes minutes to build: --peers all")
         else:
             try:
-                made[peer.name] = peer.make(parameters(shapes, dtype, device))
+                made[peer.name] = peer.make(params())
             except (ImportError, OSError, RuntimeError, SubprocessError) as error:
                 reason = str(error).partition("\n")[0] or type(error).__name__
                 left_out.append(f"Left out: {peer.name}, which cannot be made here: {reason}")
