@@ -146,8 +146,7 @@ class StepSize:
         except BaseException:
             self._window = None
             raise
-        if self.agreement.witness.is_looking:
-            self.agreement.witness.look()
+        self.agreement.witness.look()
         window.arrive(pieces)
         if not self._explicit and window.is_complete(self.roster):
             self._close(window)
@@ -207,8 +206,7 @@ class StepSize:
         if window.deferred:
             self._catch_up(window)
         self.steps += window.moves
-        if self.steps == company.LOOK_AT:
-            company.look(self)
+        company.look(self)
         if self.freeze_after is not None and self.steps - window.moves >= self.freeze_after:
             self.scalars.values["k"].add_(window.moves and not window.skipped)
             return
