@@ -50,9 +50,9 @@ class Agreement:
     def settle(self, classes: Sequence[int], rank: int, suspects: Iterable[Tensor], *, witnessed: bool) -> None:
         """Take the class of every rank, as all ranks see them. Ranks that are alone in theirs have nobody to agree with.
 
-        suspects: this rank's parameters that are copies by their values alone. witnessed: has any rank such?
+        suspects: this rank's parameters that are copies by their values alone. witnessed: have all ranks such, and the same?
         """
-        self.witness.begin(suspects)
+        self.witness.begin(suspects if witnessed else ())
         self._is_witnessed = witnessed
         several = [kind for kind, ranks in Counter(classes).items() if ranks > 1][:MAX_CLASSES]
         self._slots = len(several)

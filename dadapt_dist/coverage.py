@@ -70,7 +70,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Found:
-    """copies: of each item. classes: of each rank; those of one class have equal options. is_witnessed: are there suspects?"""
+    """copies: of each item. classes: of each rank; those of one class have equal options. is_witnessed: are there suspects, the same on all?"""
 
     copies: list[int]
     classes: list[int]
@@ -109,7 +109,8 @@ def find_copies(items: Sequence[Item], claims: Claims, layout: ShardLayout, devi
     _check_values(rows, open_items, layout.world_size)
     holders, expected = _holders(rows, open_items, sums, layout)
     copies = _copies(items, holders, expected, layout, device)
-    return Found(copies, [row[4] for row in rows], is_witnessed=any(row[5] for row in rows))
+    alike = len({(row[2], row[5]) for row in rows}) == 1  # with other lists, suspects of one place are other tensors
+    return Found(copies, [row[4] for row in rows], is_witnessed=alike and claims.n_suspects > 0)
 
 
 def _pieces(names: int, items: Sequence[Item], sums: list[int], world_size: int) -> list[tuple[int, int]]:

@@ -17,10 +17,11 @@ MEANS = {"average": "betas"}  # names of constants that users do not know
 
 
 DIFFERENT_COPIES = (
-    "parameters that are taken for copies, because their values were equal on several ranks, get different gradients there. If "
-    "they are slices of larger tensors, d is wrong: pass copies=, a function that gives for a parameter the number of ranks with the "
-    "same elements. If they are copies, average their gradients over the ranks before step(), as DistributedDataParallel does. If "
-    "each rank trains a model of its own, pass process_group= with the ranks that train together (dist.new_group([rank]) for one)."
+    "parameters that are taken for copies, because their values were equal on several ranks, get different gradients there. "
+    "If they are slices of larger tensors, d is wrong: pass copies=, a function that gives for a parameter the number of ranks "
+    "with the same elements. If they are copies, average their gradients over the ranks before step(), as "
+    "DistributedDataParallel does. If each rank trains a model of its own, pass process_group= with the ranks that train "
+    "together (dist.new_group([rank]) for one)."
 )
 
 

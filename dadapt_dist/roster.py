@@ -84,7 +84,7 @@ class Roster:
         self.classes = [0]  # of each rank: those of one class have equal options
         self.modules: list[Any] = []  # DDP's that hold some of them
         self.suspects: list[Tensor] = []  # those that are copies by their values alone
-        self.is_witnessed = False  # has any rank such?
+        self.is_witnessed = False  # have all ranks such, and the same?
         self.is_replicated = True  # does every rank hold every element?
         self._placed: dict[Tensor, list[Part]] | None = None  # None: never, or to be placed anew
         self._first: dict[Tensor, Placement] = {}

@@ -107,8 +107,7 @@ class StepSize(Estimates):
         except BaseException:
             self._window = None
             raise
-        if self.agreement.witness.is_looking:
-            self.agreement.witness.look()
+        self.agreement.witness.look()
         window.arrive(pieces)
         if not self._explicit and window.is_complete(self.roster):
             self._close(window)
@@ -177,8 +176,7 @@ class StepSize(Estimates):
             self._catch_up(window)
         frozen = self.frozen
         self._count.add(window.moves, window.overflows)
-        if self.calls == company.LOOK_AT:
-            company.look(self)
+        company.look(self)
         if frozen:
             moved = window.moves and not window.skipped
             self.scalars.values["k"].add_(moved if window.overflows is None else moved & ~window.overflows)

@@ -92,6 +92,127 @@ def test_ranks_in_different_steps_hold_d_and_say_so(pools: Any) -> None:
         assert any("different steps" in text for text in seen)
 
 
+class Heard(logging.Handler):
+    """What the package logs while it is open."""
+
+    def __enter__(self) -> list[str]:
+        self.texts: list[str] = []
+        logging.getLogger("dadapt_dist").addHandler(self)
+        return self.texts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("dadapt_dist").removeHandler(self)
+
+
+def left_out(kind: str) -> tuple[list[float], list[float], list[str]]:
+    """Rank 1 takes no step with a batch that it does not like, under collectives of the model's own."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    wrapped: nn.Module = nn.parallel.DistributedDataParallel(model) if kind == "ddp" else fully_shard(model)
+    optimizer = dd.Prodigy(model.parameters(), d0=1e-3)
+    ds, norms = [], []
+    with Heard() as texts:
+        for step in range(12):
+            x = tensor("x", 16, 6, step=2 * step + dist.get_rank())
+            (wrapped(x) - x.sum(1, keepdim=True)).square().mean().backward()
+            if step != 5 or dist.get_rank() == 0:
+                optimizer.step()
+            optimizer.zero_grad()
+            ds.append(float(optimizer.step_size.scalars.values["d"]))  # without waiting for the others
+            norms.append(float(sum(getattr(p, "_local_tensor", p).detach().norm() for p in model.parameters())))
+        assert optimizer.d == ds[-1]
+    return ds, norms, texts
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_a_rank_that_leaves_out_a_step_holds_d_and_training_goes_on(kind: str, pools: Any) -> None:
+    """The sums shared the model's process group: the next all-gather was answered by a reduce, or nobody answered it."""
+    first, second = pools(2).run(left_out, kind)
+    assert first[0][-1] == second[0][-1] > 1e-3
+    for ds, norms, texts in (first, second):
+        assert len(set(ds[6:])) == 1
+        assert len(set(norms[6:])) == 6, "the parameters no longer train"
+        assert len(texts) == 1
+        assert "were in different steps" in texts[0]
+
+
+def changed_option(name: str, value: Any) -> tuple[list[float], list[str]]:
+    p = nn.Parameter(tensor("w", 4))
+    optimizer = dd.Prodigy([p], d0=1e-3)
+    ds = []
+    with Heard() as texts:
+        for step in range(10):
+            if dist.get_rank() == 1 and step == 4:
+                optimizer.param_groups[0][name] = value
+            p.grad = tensor("w", 4, step=0)
+            optimizer.step()
+            ds.append(optimizer.d)
+    return ds, texts
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("d_coef", 2.0), ("growth_rate", 1.02), ("betas", (0.8, 0.99)), ("lr", 0.5), ("lr", torch.tensor(0.5)), ("lr", 0.0),
+        ("weight_decay", 0.1), ("eps", 1e-6), ("layer_scale", 0.5), ("safeguard_warmup", True),
+    ],
+)  # fmt: skip
+def test_an_option_that_changes_on_one_rank_holds_d_and_is_named(name: str, value: Any, pools: Any) -> None:
+    """d used to differ between ranks from then on, in silence."""
+    results = pools(2).run(changed_option, name, value)
+    assert results[0][0] == results[1][0]
+    ds, _ = results[0]
+    assert 1e-3 < ds[3] == ds[-1]
+    for _, texts in results:
+        assert len(texts) == 1
+        assert f"have different options: {name}. The step size is held" in texts[0]
+
+
+def agreed_again() -> list[float]:
+    p = nn.Parameter(tensor("w", 4))
+    optimizer = dd.Prodigy([p], d0=1e-3)
+    ds = []
+    for step in range(10):
+        optimizer.param_groups[0]["lr"] = 1.0 if step != 4 or dist.get_rank() == 0 else 0.5
+        p.grad = tensor("w", 4, step=0)
+        optimizer.step()
+        ds.append(optimizer.d)
+    return ds
+
+
+def test_d_moves_again_when_the_ranks_agree_again(pools: Any) -> None:
+    first, second = pools(2).run(agreed_again)
+    assert first == second
+    assert first[3] == first[4] < first[5]
+
+
+def stages_with_groups_of_their_own() -> tuple[float, list[str]]:
+    """Two pipeline stages of two ranks each; stages schedule lr apart, but not the ranks of one."""
+    stage = dist.get_rank() // 2
+    params = {f"{stage}.{i}": nn.Parameter(tensor(f"{stage}{i}", 4)) for i in range(1 + stage)}
+    optimizer = dd.Prodigy([{"params": [item], "weight_decay": 0.1 * stage} for item in params.items()], d0=1e-3)
+    with Heard() as texts:
+        for step in range(6):
+            optimizer.param_groups[0]["lr"] = 1.0 - 0.1 * stage * step
+            if step == 5 and dist.get_rank() == 3:
+                optimizer.param_groups[1]["lr"] = 0.7
+            for name, p in params.items():
+                p.grad = tensor(name, 4, step=0)
+            optimizer.step()
+        d = optimizer.d
+        optimizer.step()
+    return d, texts
+
+
+def test_only_ranks_with_the_same_parameters_need_the_same_groups(pools: Any) -> None:
+    results = pools(4).run(stages_with_groups_of_their_own)
+    assert len({d for d, _ in results}) == 1
+    assert results[0][0] > 1e-3
+    assert all([text.split(": ")[1].split(".")[0] for text in texts] == ["lr"] for _, texts in results)
+
+
 def expert_beside_shards(*, named: bool) -> float:
     """A plain tensor of its own on each rank, under one name, beside an FSDP2-sharded one."""
     mesh = init_device_mesh("cpu", (2,))
