@@ -11,6 +11,7 @@ from ..methods.base import Coefficients, Method
 from . import library
 from .memory import is_dense_alike
 from .specs import SPECS, Spec, ordered
+from .taming import safe_size
 from .work import Work
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the codes of step.c
@@ -25,6 +26,7 @@ class Job(ctypes.Structure):
         ("coefficient", ctypes.c_double * COEFFICIENTS),
         ("scale", ctypes.c_double),
         ("decay", ctypes.c_double),
+        ("safe", ctypes.c_double),
         ("method", ctypes.c_int32),
         ("maximize", ctypes.c_int32),
         ("dry", ctypes.c_int32),
@@ -145,6 +147,7 @@ def _job(spec: Spec, work: Work, c: Coefficients, dry: bool) -> Job:
         coefficient=(ctypes.c_double * COEFFICIENTS)(*values),
         scale=1.0 if work.scale is None else float(work.scale),
         decay=work.decay,
+        safe=safe_size(values),
         method=spec.index,
         maximize=work.maximize,
         dry=dry,
@@ -166,7 +169,7 @@ def traffic(tensors: Sequence[Sequence[Tensor]], written: int, by: float = 1.0) 
     memory = array("q", [number for row in rows for number in row])
     size = 8 * len(rows[0])
     places = array("q", [memory.buffer_info()[0] + size * index for index in range(len(rows))])
-    job = Job(scale=1.0, method=len(SPECS), threads=torch.get_num_threads())
+    job = Job(scale=1.0, safe=torch.finfo(torch.float32).max, method=len(SPECS), threads=torch.get_num_threads())
     job.coefficient[:3] = [written, used, by]
     weights, out = array("d", [1.0] * len(rows)), (ctypes.c_double * SUMS)()
     arguments = (places.buffer_info()[0], weights.buffer_info()[0], ctypes.addressof(job), ctypes.addressof(out))
