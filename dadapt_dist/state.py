@@ -1,5 +1,6 @@
 """What are a parameter's buffers, and which of its elements do they keep?"""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -132,11 +133,17 @@ def anchor(
 
 
 def early_sums(method: Method, work: Work, options: Mapping[str, Any]) -> Tensor:
-    """Partial early sums of one tensor, float64. A non-finite gradient makes them non-finite, and they are not used."""
+    """Partial early sums of one tensor, float64.
+
+    A gradient that is not finite, or whose square does not fit the dtype of the step, makes them non-finite, and they are not
+    used.
+    """
     g = work.g.to(torch.float64)
     g = g if work.scale is None else g / work.scale
     g = g.neg() if work.maximize else g
-    return torch.stack(method.measure(g.add(work.x, alpha=work.decay), options))
+    g = g.add(work.x, alpha=work.decay)
+    largest = math.sqrt(torch.finfo(work.math_dtype()).max)
+    return torch.stack(method.measure(torch.where(g.abs() <= largest, g, math.inf), options))
 
 
 def expand(p: Tensor, t: Tensor, place: Placement, cut: slice) -> Tensor:

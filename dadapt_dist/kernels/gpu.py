@@ -140,7 +140,7 @@ def _launch(
             _kernel().step[(plan.programs,)](
                 *bases, plan.distances, plan.numels, plan.origins, plan.tensors, plan.chunks, h, partial,
                 spec.index, has, rounded, written, sums, dtypes[spec.fields.index("s")] is not None,
-                first.scale is not None, first.decay != 0, first.maximize, dry,
+                first.scale is not None, first.decay != 0, first.maximize, dry, torch.finfo(first.x.dtype).max,
                 *plan.units, BLOCK, BLOCKS, num_warps=WARPS, enable_fp_fusion=False,
             )  # fmt: skip
     if not dry:

@@ -202,8 +202,8 @@ static void traffic(int64_t n, float *x, const float *g, float *const *b, const 
 }
 
 /* read_only: the last so many buffers are x0, never written. squared: the buffer whose squares are summed up, or -1. pull: the
-   coefficient by which x goes on towards a point that it does not reach in one step, or -1. waits: a first coefficient of 0
-   says that the size of the first gradient, whose square is needed, is not known yet. */
+   coefficient by which x goes on towards a point that it does not reach in one step, or -1. waits: g times that
+   buffer is summed up, and a first coefficient of 0 says that the size of the first gradient, squared, is not known yet. */
 typedef struct {
   tile_t *tile;
   int buffers, read_only, squared, pull, waits;
@@ -334,11 +334,12 @@ static const float *gradient(const row_t *row, const job_t *job, int64_t at, int
 }
 
 /* Does a step leave element i with what memory can hold, and with a square where one is summed up? */
-static int fits(const row_t *row, const method_t *method, const float *c, int64_t i, float g, const float *x, float *const *b) {
+static int fits(const row_t *row, const method_t *method, const float *c, int64_t i, float g, const float *x, float *const *b, float *const *before) {
   if (!(fabsf(x[i]) <= largest[kind_of(row, 0)])) return 0;
   for (int k = 0; k < method->buffers - method->read_only; ++k)
     if (row->field[2 + k] && !(fabsf(b[k][i]) <= (k == method->squared ? root : largest[kind_of(row, 2 + k)]))) return 0;
-  return !(method->waits && c[0] == 0.0f) || fabsf(g) <= root;
+  if (!method->waits) return 1;
+  return fabsf(g * before[method->squared][i]) <= FLT_MAX && (c[0] != 0.0f || fabsf(g) <= root);
 }
 
 /* Take gradient elements whose step would overflow as if they were not finite: as 0, and counted. The method itself says
@@ -355,7 +356,7 @@ static void tame(const row_t *row, const job_t *job, const float *c, int64_t n, 
     method->tile(n, copy[0], g, to, heading, ignored);
     over = 0;
     for (int64_t i = 0; i < n; ++i) {
-      if (fits(row, method, c, i, g[i], copy[0], to)) continue;
+      if (fits(row, method, c, i, g[i], copy[0], to, b)) continue;
       g[i] = wrong[i] || job->decay == 0.0 ? 0.0f : (float)job->decay * x[i];
       *bad += !wrong[i];
       over = wrong[i] = 1;

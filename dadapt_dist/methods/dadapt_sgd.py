@@ -49,7 +49,8 @@ class DAdaptSGDMethod(Method):
         return inner, dot(s, s) * r
 
     def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
-        return after["s"], g * (c["gamma"] == 0)  # g while ‖g0‖, in which it is squared, is not known yet
+        product = (g * before["s"]).abs_().sqrt_()  # inner has products, which must not overflow either
+        return after["s"], product, g * (c["gamma"] == 0)  # g while ‖g0‖, in which it is squared, is not known yet
 
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         numerator = scalars["numerator"] + sums["inner"]
