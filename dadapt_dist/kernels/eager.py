@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Buffers, Coefficients, Method
-from .memory import is_dense_alike
+from .memory import UnfitError, is_dense_alike
 from .rounding import store_stochastic
 from .taming import readable, tamed
 from .work import Work
@@ -27,6 +27,16 @@ def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Te
     rows = [[number * work.weight for number in advance(method, work, c, dry)] for work in works]
     sums = torch.stack([torch.as_tensor(number, dtype=torch.float64, device=device) for number in _added_up(rows)])
     return torch.nn.functional.pad(sums, (len(method.sums) + 1 - len(sums), 0))  # a frozen method returns no sums
+
+
+def rehearse(method: Method, work: Work, c: Coefficients) -> None:
+    """Raise UnfitError for tensors of a subclass with which a step cannot be carried out: it is tried on copies."""
+    try:
+        advance(method, work, numbers(c, work.x.device), dry=True)
+    except Exception as error:
+        kinds = ", ".join(sorted({type(t).__name__ for t in (work.x, work.g, *work.buf.values())}))
+        said = f"a step over tensors of type {kinds} cannot be carried out ({error}). Freeze it, or train it as a plain tensor."
+        raise UnfitError(work, said, TypeError) from error
 
 
 def advance(method: Method, work: Work, c: Coefficients, dry: bool = False) -> list[Number]:
