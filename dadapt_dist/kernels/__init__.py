@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..methods.base import Coefficients, Method
 from . import eager, gpu, native
-from .memory import UnfitError, check, check_apart, is_plain, plain_gradient
+from .memory import Seen, UnfitError, check, check_apart, is_plain, plain_gradient
 from .work import Work
 
 ByDevice = Callable[[torch.device], Coefficients]
@@ -59,8 +59,9 @@ def prepare(method: Method, groups: Iterable[Share], backend: str) -> None:
     groups = list(groups)
     for works, coefficients in groups:
         for work in works:
-            if work.kernel not in chain or not work.kernel.takes(method, work):
-                new |= work.kernel is not eager or work.param is None
+            kernel = work.kernel
+            if kernel is None or work.memo is None or not kernel.takes(method, work):
+                new |= work.memo is not None or kernel is None
                 _look(method, work, coefficients, chain)
     if new:
         check_apart(work for works, _ in groups for work in works)
@@ -71,8 +72,12 @@ def _look(method: Method, work: Work, coefficients: ByDevice, chain: tuple[Any, 
     work.g = plain_gradient(work.g)
     check(work)
     work.kernel = next((kernel for kernel in chain if kernel.takes(method, work)), eager)
+    if work.kernel is not eager:
+        return
     if not all(map(is_plain, (work.x, work.g, *work.buf.values()))):
         eager.rehearse(method, work, coefficients(work.x.device))
+    elif not work.g.is_sparse:
+        work.memo = Seen(work)
 
 
 def run(method: Method, works: Iterable[Work], coefficients: ByDevice, backend: str, dry: bool) -> list[Tensor]:
@@ -83,6 +88,9 @@ def run(method: Method, works: Iterable[Work], coefficients: ByDevice, backend: 
     each of `method.sums`, and last of the gradient elements that are not finite, or with which the step would overflow, which
     take part as if they were zero.
     """
+    works = list(works)
+    if works and all(work.kernel is native for work in works):
+        return [native.run(method, works, coefficients(works[0].x.device), dry)]
     shares: dict[Any, list[Work]] = {}
     for work in works:
         kernel = work.kernel

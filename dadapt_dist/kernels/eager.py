@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Buffers, Coefficients, Method
-from .memory import UnfitError, is_dense_alike
+from .memory import Seen, UnfitError, is_dense_alike
 from .rounding import store_stochastic
 from .taming import readable, tamed
 from .work import Work
@@ -27,6 +27,11 @@ def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Te
     rows = [[number * work.weight for number in advance(method, work, c, dry)] for work in works]
     sums = torch.stack([torch.as_tensor(number, dtype=torch.float64, device=device) for number in _added_up(rows)])
     return torch.nn.functional.pad(sums, (len(method.sums) + 1 - len(sums), 0))  # a frozen method returns no sums
+
+
+def takes(method: Method, work: Work) -> bool:
+    """Are its tensors what they were when they were last looked at? There is none that the plain loop does not try."""
+    return type(work.memo) is Seen and work.memo.still(work)
 
 
 def rehearse(method: Method, work: Work, c: Coefficients) -> None:

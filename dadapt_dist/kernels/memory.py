@@ -52,8 +52,8 @@ def _compared(tensors: Sequence[Tensor]) -> Callable[..., bool]:
     try:  # what torch.compile guards its code with: one call for all, at the price of one attribute of each
         from torch._C._dynamo.guards import TensorGuards
 
-        free = [[None] * t.dim() for t in tensors]
-        check: Callable[..., bool] = TensorGuards(*tensors, dynamic_dims_sizes=free, dynamic_dims_strides=free).check
+        sizes, strides = [[*t.shape] for t in tensors], [[*t.stride()] for t in tensors]
+        check: Callable[..., bool] = TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
         if check(*tensors):
             return check
     except (ImportError, AttributeError, TypeError, RuntimeError):  # it is no public name: another torch may lack it
@@ -67,14 +67,19 @@ def _looks(t: Tensor) -> tuple[object, ...]:
 
 
 class Seen:
-    """What the tensors of a Work were when `check` saw them."""
+    """What the tensors of a Work were when `check` saw them.
 
-    __slots__ = ("addresses", "found", "same", "scale", "tensors")
+    Addresses alone do not tell: a storage that was freed may be allocated anew, smaller, in the same place.
+    """
+
+    __slots__ = ("addresses", "bytes", "found", "same", "scale", "sizes", "tensors")
 
     def __init__(self, work: Work) -> None:
         self.tensors = [work.x, *work.buf.values()]
         self.addresses = [t.data_ptr for t in self.tensors]
         self.found = [address() for address in self.addresses]
+        self.sizes = [_size_of(t) for t in self.tensors]
+        self.bytes = [size() for size in self.sizes]
         self.same = _compared([work.g, *self.tensors])
         self.scale = None if work.scale is None else work.scale.device
 
@@ -82,7 +87,14 @@ class Seen:
         """Are they where and what they were? The gradient may be another one that looks the same."""
         if work.scale is not None and work.scale.device != self.scale:
             return False
-        return [address() for address in self.addresses] == self.found and self.same(work.g, *self.tensors)
+        if [address() for address in self.addresses] != self.found or [size() for size in self.sizes] != self.bytes:
+            return False
+        return self.same(work.g, *self.tensors)
+
+
+def _size_of(t: Tensor) -> Callable[[], int]:
+    """What gives the bytes of the storage. Memory of a GPU, that others may want, is not kept alive for that."""
+    return t.untyped_storage().nbytes if t.device.type == "cpu" else lambda: t.untyped_storage().nbytes()
 
 
 # ---------------------------------------------------------------- one look at everything
@@ -137,6 +149,17 @@ def is_plain(t: Tensor) -> bool:
     return type(t) is Tensor or type(t).__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
+def lacking(t: Tensor) -> str:
+    """Why a tensor has not the memory that its shape asks for; "" when it has."""
+    if t.numel() == 0 or not is_plain(t) or t.layout is not torch.strided or t.device.type == "meta":
+        return ""
+    end = 1 + sum(stride * (size - 1) for stride, size in zip(t.stride(), t.shape, strict=True))
+    needed, there = (t.storage_offset() + end) * t.itemsize, t.untyped_storage().nbytes()
+    if needed <= there and t.data_ptr() != 0:
+        return ""
+    return f"needs {needed} bytes for the shape {tuple(t.shape)}, and its storage has {there}: it was freed or resized"
+
+
 def _check_memory(work: Work, name: str, t: Tensor, *, written: bool) -> None:
     if t.numel() == 0 or not is_plain(t):
         return
@@ -146,13 +169,8 @@ def _check_memory(work: Work, name: str, t: Tensor, *, written: bool) -> None:
         if written and stride < end:
             raise UnfitError(work, f"{name} has elements that share memory (expand()?): clone() it.")
         end += stride * (size - 1)
-    needed, there = (t.storage_offset() + end) * t.itemsize, t.untyped_storage().nbytes()
-    if needed > there or t.data_ptr() == 0:
-        raise UnfitError(
-            work,
-            f"{name}, of shape {tuple(t.shape)}, needs {needed} bytes, and its storage has {there}: it was freed or resized. Step "
-            f"while the memory is there. {REBUILD}.",
-        )
+    if lack := lacking(t):
+        raise UnfitError(work, f"{name} {lack}. Step while the memory is there. {REBUILD}.")
 
 
 def _check_indices(work: Work, g: Tensor) -> None:

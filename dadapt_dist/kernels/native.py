@@ -67,10 +67,12 @@ def has_half() -> bool:
 def takes(method: Method, work: Work) -> bool:
     """Can the compiled step take this tensor? Its buffers must be float32 or bfloat16, and all tensors lie in memory alike."""
     memo = work.memo
-    if type(memo) is not Memo or not memo.still(work):
+    if type(memo) is not Memo:
         if not work.x.is_cpu or not _fits(method, work):
             return False
         work.memo = memo = Memo(work, SPECS[method.name])
+    elif not memo.still(work):  # `check` must see it first
+        return False
     memo.row[2] = work.g.data_ptr()
     return True
 
