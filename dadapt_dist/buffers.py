@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import state as states
 from .adapters import Placement
+from .kernels.memory import lacking
 from .methods import Buffer
 from .options import listed
 
@@ -86,6 +87,8 @@ def _create(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], pla
             "of its parameters: d is there, but x0 and the other buffers are lost. Give DeepSpeed a new optimizer, and load a "
             "checkpoint with engine.load_checkpoint."
         )
+    if lack := lacking(place.local(p)):
+        raise ValueError(f"{states.described(p, optimizer.param_groups)} {lack}. Step while the memory is there.")
     specs, missing = optimizer.buffers(group), _missing(optimizer, p, group)
     if len(missing) < len(specs):
         _check_addable(p, {name: specs[name] for name in missing}, [name for name in specs if name not in missing])

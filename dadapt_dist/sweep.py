@@ -1,6 +1,7 @@
 """How does one pass over all parameters of an optimizer run, and what does it add up?"""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +38,7 @@ def sweep(
     new: list[Tensor] = []
     found = _works(optimizer, entries, lots, new)
     try:
+        _prepare(optimizer, found)
         shares = [_run(optimizer, group, works, dry, skip) for group, works in found]
     finally:
         for _, works in found:
@@ -65,15 +67,25 @@ def sweep_early(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> 
     return gather(shares, len(table.names), len(method.early_sums), table.device)
 
 
+def _prepare(optimizer: "LearningRateFree", lots: list[Lot]) -> None:
+    """Have every tensor looked at before anything moves. ValueError or TypeError names the parameter that cannot be used."""
+    shares = [(works, partial(_coefficients, optimizer, group)) for group, works in lots]
+    try:
+        kernels.prepare(optimizer.method, shares, optimizer.backend)
+    except kernels.UnfitError as error:
+        raise error.kind(f"{states.described(error.work.param, optimizer.param_groups)}: {error}") from error
+
+
+def _coefficients(optimizer: "LearningRateFree", group: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    table, row = optimizer.step_size.scalars, optimizer.step_size.scalars.row(group["estimate"])
+    scalars = table.on(device, row)
+    return optimizer.method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
+
+
 def _run(optimizer: "LearningRateFree", group: dict[str, Any], works: Works, dry: bool, skip: Tensor | None) -> Share:
-    table, method = optimizer.step_size.scalars, optimizer.method
-    row = table.row(group["estimate"])
-
-    def coefficients(device: torch.device) -> dict[str, Any]:
-        scalars = table.on(device, row)
-        return method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
-
-    return Share(row, kernels.run(method, works, coefficients, optimizer.backend, dry, skip))
+    row = optimizer.step_size.scalars.row(group["estimate"])
+    coefficients = partial(_coefficients, optimizer, group)
+    return Share(row, kernels.run(optimizer.method, works, coefficients, dry, skip))
 
 
 def _works(optimizer: "LearningRateFree", entries: Entries, lots: Lots, new: list[Tensor]) -> list[Lot]:
@@ -103,6 +115,7 @@ def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], k
         if gradient is not None:
             states.check_gradient(p, gradient, place.part(p), optimizer.method, group)
             if not works:
+                states.check_state(p, _own_buffers(optimizer, p, group), group, place)
                 make_ready(optimizer, p, group)
             works.append(_work(optimizer, p, gradient, group, place, weight))
     if len(works) == 1 and parts[0][0].run is None and not is_unmoved(optimizer, p):
@@ -113,14 +126,20 @@ def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], k
 def _kept(optimizer: "LearningRateFree", lots: Lots, entries: Entries) -> list[dict[int, Kept]]:
     """What is kept of each group's works from the step before."""
     placing = optimizer.step_size.roster.placing
-    if lots.kept_for[0] is not optimizer.kept or lots.kept_for[1:] != (lots.version, placing):
-        lots.kept_for = optimizer.kept, lots.version, placing
+    if lots.kept_for[0] is not optimizer.kept or lots.kept_for[1:] != (lots.version, placing, optimizer.backend):
+        lots.kept_for = optimizer.kept, lots.version, placing, optimizer.backend
         lots.kept = [_kept_of(optimizer, group, placing) for group, _ in entries]
     return lots.kept
 
 
 def _kept_of(optimizer: "LearningRateFree", group: dict[str, Any], placing: int) -> dict[int, Kept]:
-    options = (optimizer.method.coupled_decay(group), group["maximize"], group.get("slice_p"), placing)
+    options = (
+        optimizer.method.coupled_decay(group),
+        group["maximize"],
+        group.get("slice_p"),
+        placing,
+        optimizer.backend,
+    )
     return optimizer.kept.setdefault(id(group), KeptWorks()).of(group, options)
 
 
@@ -128,15 +147,21 @@ def _work(
     optimizer: "LearningRateFree", p: Tensor, gradient: Tensor, group: dict[str, Any], place: Placement, weight: float
 ) -> Work:
     """The share of the step of one part of a parameter: plain local tensors."""
-    state = optimizer.state[p]
     return Work(
         x=place.part(p),
         g=gradient,
-        buf={name: place.part(state[name]) for name in optimizer.buffers(group) if name in state},
+        buf={name: place.part(t) for name, t in _own_buffers(optimizer, p, group).items()},
         weight=weight,
         decay=optimizer.method.coupled_decay(group),
         maximize=group["maximize"],
         scale=getattr(optimizer, "grad_scale", None),  # set by a GradScaler around step()
         cut=states.cut_of(place, group),
         origin=place.start or 0,
+        param=p,
     )
+
+
+def _own_buffers(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    """What the method keeps of a parameter; others may keep more beside it."""
+    state = optimizer.state.get(p, {})
+    return {name: state[name] for name in optimizer.buffers(group) if name in state}

@@ -8,8 +8,11 @@ from torch import Tensor
 
 from ..methods.base import Coefficients, Method
 from . import eager, gpu, native
+from .memory import Seen, UnfitError, check, check_apart, is_plain, plain_gradient
 from .work import Work
 
+ByDevice = Callable[[torch.device], Coefficients]
+Share = tuple[list[Work], ByDevice]  # the works of a group, with their coefficients
 Backend = Literal["auto", "c", "triton", "eager"]
 
 
@@ -50,29 +53,52 @@ def present(device: torch.device) -> tuple[str, bool]:
     return device.type, native.available() if device.type == "cpu" else gpu.available()
 
 
+def prepare(method: Method, groups: Iterable[Share], backend: str) -> None:
+    """Look at every tensor of a step, and choose its kernel; UnfitError before anything moves.
+
+    A tensor that is where and what it was in the step before is known by one comparison.
+    """
+    chain, new = CHAINS[backend], False
+    groups = list(groups)
+    for works, coefficients in groups:
+        for work in works:
+            kernel = work.kernel
+            if kernel is None or work.memo is None or not kernel.takes(method, work):
+                new |= work.memo is not None or kernel is None
+                _look(method, work, coefficients, chain)
+    if new:
+        check_apart(work for works, _ in groups for work in works)
+
+
+def _look(method: Method, work: Work, coefficients: ByDevice, chain: tuple[Any, ...]) -> None:
+    work.memo = None
+    work.g = plain_gradient(work.g)
+    check(work)
+    work.kernel = next((kernel for kernel in chain if kernel.takes(method, work)), eager)
+    if work.kernel is not eager:
+        return
+    if not all(map(is_plain, (work.x, work.g, *work.buf.values()))):
+        eager.rehearse(method, work, coefficients(work.x.device))
+    elif not work.g.is_sparse:
+        work.memo = Seen(work)
+
+
 def run(
-    method: Method,
-    works: Iterable[Work],
-    coefficients: Callable[[torch.device], Coefficients],
-    backend: str,
-    dry: bool,
-    skip: Tensor | None = None,
+    method: Method, works: Iterable[Work], coefficients: ByDevice, dry: bool, skip: Tensor | None = None
 ) -> list[Tensor]:
-    """Run one step over the tensors of groups with equal options.
+    """Run one step over the tensors of groups with equal options, which `prepare` has seen.
 
     coefficients: `Method.coefficients` with scalars on a device, and "seed", the number of the step. dry: compute the sums and
     leave all tensors as they are. skip: 0-dim bool, on any device; true: leave them as they are, with sums of 0.
-    Returns float64 [n_sums + 1] for each device and kernel, to be added up: Σ weight·sum of each of `method.sums`, and last
-    of the gradient elements that are not finite, which take part as if they were zero.
+    Returns float64 [n_sums + 1] for each device and kernel, to be added up: Σ weight·sum of each of `method.sums`, and last of
+    the gradient elements that are not finite, or with which the step would overflow, which take part as if they were zero.
     """
-    chain = CHAINS[backend]
+    works = list(works)
+    if works and all(work.kernel is native for work in works):
+        return [native.run(method, works, coefficients(works[0].x.device), dry, skip)]
     shares: dict[Any, list[Work]] = {}
     for work in works:
-        for kernel in chain:
-            if kernel.takes(method, work):
-                break
-        else:
-            kernel = eager
+        kernel = work.kernel
         shares.setdefault(kernel if kernel is native else (kernel, work.x.device), []).append(work)
     results = []
     for key, share in shares.items():
@@ -81,4 +107,4 @@ def run(
     return results
 
 
-__all__ = ["Backend", "Work", "check_backend", "present", "run"]
+__all__ = ["Backend", "UnfitError", "Work", "check_backend", "prepare", "present", "run"]

@@ -76,6 +76,9 @@ class DAdaptAdaGradMethod(Method):
             "gsq_weighted": max(scalars["gsq_weighted"], lowest) if d < scalars["d"] else scalars["gsq_weighted"],
         }
 
+    def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        return g, after["s"]
+
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         gsq_weighted = scalars["gsq_weighted"] + sums["gsq"]
         d_hat = (sums["sksq"] - gsq_weighted) / sums["s_l1"]
