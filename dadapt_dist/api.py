@@ -91,7 +91,7 @@ class Prodigy(LearningRateFree):
     """Prodigy: Adam whose step size is found, not tuned (Mishchenko & Defazio, arXiv 2306.06101).
 
     γ = d·lr·c;  x = x·(1 - wd·γ) - γ·m/(√v + d·eps), with d from two sums over all elements of all ranks. Leave lr at 1.0
-    and schedule it; safeguard_warmup=True with any warm-up, use_bias_correction=True for pretraining.
+    and schedule it; safeguard_warmup=True with any warm-up, use_bias_correction=True for long runs alone.
 
     params: tensors, (name, tensor) pairs or groups. betas: averages of the gradient and its square; betas[0]=0 keeps no
     momentum. beta3: average of the estimate, sqrt(betas[1]) when None. weight_decay: decoupled, or added to the gradient

@@ -35,11 +35,14 @@ def stranger(status: os.stat_result, owners: tuple[int, ...] | None = None) -> s
 
 
 def check_pickles(folder: Path, *, cure: str) -> None:
-    """Raise ValueError where somebody else may have written, or may replace, one of the .pt files below the folder."""
+    """Raise ValueError where somebody else may have written, or may replace, a checkpoint's pickle below the folder.
+
+    These are the .pt files, and .metadata of torch.distributed.checkpoint.
+    """
     for root, _, names in os.walk(folder):
         _check(Path(root), cure)
         for name in names:
-            if name.endswith(".pt"):
+            if name.endswith((".pt", ".metadata")):
                 _check(Path(root, name), cure)
 
 

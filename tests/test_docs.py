@@ -77,6 +77,24 @@ def test_the_code_of_a_page_runs(page: str, pools: Any, tmp_path: Path, monkeypa
             execute(block, namespace)
 
 
+def test_the_quick_start_learns_and_shows_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first thing that anybody runs: its loss falls by a factor of hundreds, and d grows from d0, with lr 1.0."""
+    block = next(iter(blocks("README.md")))
+    namespace: dict[str, Any] = {"__name__": "page"}
+    execute(block, namespace)
+    line = re.compile(r"step +(\d+)   loss (\S+)   d (\S+)")
+    shown, page = (line.findall(text) for text in (capsys.readouterr().out, block.code))
+    assert [step for step, _, _ in shown] == [step for step, _, _ in page]
+    for mine, written in zip(shown, page, strict=True):
+        assert float(mine[1]) == pytest.approx(float(written[1]), rel=0.2, abs=5e-5)
+        assert float(mine[2]) == pytest.approx(float(written[2]), rel=0.1)
+    first, last = shown[0], shown[-1]
+    assert float(last[1]) < float(first[1]) / 500
+    optimizer = namespace["optimizer"]
+    assert optimizer.d > 1000 * optimizer.param_groups[0]["d0"]
+    assert optimizer.param_groups[0]["initial_lr"] == 1.0
+
+
 def test_blocks_are_found_and_their_marks_are_known() -> None:
     found = [block for page in TEXTS for block in blocks(page)]
     fences = sum(text.count("```python") for text in TEXTS.values())

@@ -207,3 +207,6 @@ def test_a_log_or_a_run_that_is_none_is_an_error_of_one_line(tmp_path: Path) -> 
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(ValueError, match=r"run\.json"):
             Settings.of({"resume": True, "out": str(tmp_path)})
+    tmp_path.chmod(0o777)
+    with pytest.raises(ValueError, match="is writable by all, and reading it would run code"):
+        Settings.of({"resume": True, "out": str(tmp_path)})

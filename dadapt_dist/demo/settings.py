@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..reading import read_json_object
+from ..trust import check_pickles
 from .model import SIZES
 from .text import BATCH
 
@@ -108,6 +109,7 @@ class Settings:
         path = self.folder / "run.json"
         if not path.is_file():
             raise ValueError(f"--resume: {self.out} holds no run; name its folder with --out, or leave --resume out")
+        check_pickles(self.folder, cure="copy the run into a folder of your own")
         stored, usual = read_json_object(path), asdict(self)
         odd = sorted(stored.keys() ^ usual.keys())
         odd += [name for name in stored.keys() & usual.keys() if not _is_like(name, stored[name])]
