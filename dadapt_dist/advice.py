@@ -81,7 +81,7 @@ class Advice:
             begun = [(1, _check_start), (10, _check_lr), (PATIENCE, _check_d)]
             fresh: list[tuple[int, Check]] = [*begun] if self._steps == 0 else []
             after = step_size.freeze_after
-            self._checks = fresh if after is None else [*fresh, (after, _check_frozen)]
+            self._checks = fresh if after is None else [*fresh, (after + STILL, _check_frozen)]
         again: list[tuple[int, Check]] = []
         for due, check in self._checks:
             later = due if self._steps < due else check(self, step_size)
@@ -216,7 +216,7 @@ def _check_frozen(advice: Advice, step_size: "StepSize") -> int | None:
     d0 = starts(step_size)
     if torch.equal(found[0], d0):
         text = texts.frozen(step_size.freeze_after or 0, float(d0[0]))
-        advice.say(step_size, "frozen", text, beside=("lr", "d0", "precision"))
+        advice.say(step_size, "frozen", text, beside=("lr", "d0", "precision", "d"))
     advice.heard("d")
     return None
 

@@ -65,7 +65,9 @@ def execute_on_a_rank(block: Block, folder: str) -> bool:
 
 
 @pytest.mark.parametrize("page", TEXTS)
-def test_the_code_of_a_page_runs(page: str, pools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_of_a_page_runs(
+    page: str, pools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library_log: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
@@ -75,6 +77,7 @@ def test_the_code_of_a_page_runs(page: str, pools: Any, tmp_path: Path, monkeypa
             assert pools(block.ranks).run(execute_on_a_rank, block, str(tmp_path)) == [True] * block.ranks
         else:
             execute(block, namespace)
+    assert [record.getMessage() for record in library_log.records if record.name == "dadapt_dist.advice"] == []
 
 
 def test_the_quick_start_learns_and_shows_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -177,7 +177,8 @@ def test_text_from_yaml_is_told_what_it_is() -> None:
 
 
 DEFAULTS = [
-    ("prodigy", "eps", -1, "1e-08"), ("dadapt_adagrad", "eps", 0, "1e-06"), ("dadapt_adan", "betas", (1, 1, 1), "(0.98, 0.92, 0.99)"),
+    ("prodigy", "eps", -1, "1e-08"), ("dadapt_adagrad", "eps", 0, "1e-06"),
+    ("dadapt_adan", "betas", (1, 1, 1), "(0.98, 0.92, 0.99)"),
     ("dadapt_lion", "betas", 3, "(0.9, 0.99)"), ("dadapt_adan", "weight_decay", -1, "0.02"), ("dadapt_sgd", "d0", 0, "1e-06"),
 ]  # fmt: skip
 
