@@ -47,6 +47,15 @@ class LiveGroup(dict[str, Any]):
         for key, value in dict(*others, **options).items():
             self[key] = value
 
+    def __ior__(self, other: Any) -> "LiveGroup":  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
     def rebind(self, views: dict[str, Any], live: frozenset[str]) -> None:
         """Store new views of the scalars; schedulers and frameworks may hold this very dict, so it is not replaced."""
         self._live = live
