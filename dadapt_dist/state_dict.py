@@ -188,17 +188,22 @@ def _pairs(
 def _check_buffers(optimizer: "LearningRateFree", groups: list[Dict], pairs: list[tuple[Tensor, Dict, Dict]]) -> None:
     steps = max(int(group["steps"]) for group in groups)
     trainable = [p for group in optimizer.groups for p in group["params"] if p.requires_grad]
-    if steps > 0 and trainable and not pairs:
+    ours = [
+        (p, buffers, group)
+        for p, buffers, group in pairs
+        if not optimizer.method.buffers(group).keys().isdisjoint(buffers)
+    ]
+    if steps > 0 and trainable and not ours:
         raise ValueError(
             f"the checkpoint was saved after {steps} steps but holds no buffers of any parameter; d alone cannot "
             "continue it. (FSDP1 with sharded state dicts drops them under some wrappers: save with "
             "torch.distributed.checkpoint.)"
         )
-    known = {p for p, _, _ in pairs}
+    known = {p for p, _, _ in ours}
     fresh = sum(p not in known and p.numel() > 0 for p in trainable)
     if steps > 0 and fresh:  # right for parameters that were frozen or not there, so no error
         logger.warning("the checkpoint holds no buffers of %d trainable parameters: they start afresh", fresh)
-    for p, buffers, group in pairs:
+    for p, buffers, group in ours:
         specs = optimizer.method.buffers(group)
         frozen = _frozen(optimizer, group)
         missing = {n for n, spec in specs.items() if n not in buffers and not (frozen and spec.statistic)}

@@ -244,6 +244,32 @@ def test_groups_of_plain_dicts_hold_live_scalars_afterwards() -> None:
     assert optimizer.d == 0.5
 
 
+@pytest.mark.parametrize("how", ["assigned", "updated", "or"])
+def test_a_scalar_given_to_a_group_is_set_in_whatever_way(how: str) -> None:
+    x = points()
+    optimizer = optimizer_of("dadapt_adam", [x])
+    group = optimizer.param_groups[0]
+    if how == "or":
+        group |= {"d": 0.5}
+    elif how == "updated":
+        group.update(d=0.5)
+    else:
+        group["d"] = 0.5
+    assert optimizer.d == group["d"] == group.setdefault("d", 1.0) == 0.5
+    assert group.setdefault("mine", 3) == group["mine"] == 3
+
+
+def test_a_parameter_appended_to_a_group_with_names_trains() -> None:
+    x, more = points(), points(4)
+    optimizer = optimizer_of("prodigy", [("x", x)])
+    step(optimizer, x)
+    optimizer.param_groups[0]["params"].append(more)
+    start = more.detach().clone()
+    step(optimizer, x, more)
+    assert torch.equal(optimizer.state[more]["p0"], start)
+    assert not torch.equal(more, start)
+
+
 def test_groups_that_hold_another_d_set_it_and_say_so(library_log: pytest.LogCaptureFixture) -> None:
     x = points()
     optimizer = optimizer_of("dadapt_adam", [x])
@@ -410,6 +436,22 @@ def test_a_wrapper_that_keeps_tensors_in_the_state_trains_and_resumes_bit_for_bi
     assert torch.equal(x, whole)
     assert same(snapshot(resumed), snapshot(wrapped))
     assert entry in resumed.base.state[x]
+
+
+def test_a_wrapper_may_keep_tensors_of_parameters_that_are_frozen() -> None:
+    def build() -> tuple[list[nn.Parameter], Any]:
+        params = [points(), points(5).requires_grad_(False)]
+        return params, Lookahead(optimizer_of("prodigy", params))
+
+    params, optimizer = build()
+    copies, other = build()
+    for _ in range(4):
+        step(optimizer, params[0])
+    other.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert set(other.state[copies[1]]) == {"slow_buffer"}
+    copies[1].requires_grad_(True)
+    step(other, *copies)
+    assert {"slow_buffer", "p0", "s"} < set(other.state[copies[1]])
 
 
 class Apart:

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dadapt_dist import restored
+
 from .runs import our_step
-from .test_state_dict import AFTER, BEFORE, TWO_GROUPS, Run, same, snapshot
+from .test_state_dict import AFTER, BEFORE, TWO_GROUPS, Pair, Run, same, snapshot
 
 
 def drop(*keys: str) -> Callable[[dict[str, Any]], None]:
@@ -261,3 +263,61 @@ def test_a_scalar_set_by_hand_is_looked_at_too(value: Any) -> None:
     with pytest.raises(ValueError, match=r"d=.* is out of range; it must be finite, > 0"):
         run.optimizer.param_groups[0]["d"] = value
     assert run.optimizer.d == d
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"d": 0.0}, "d=0.0 is out of range"),
+        ({"k": -1}, "k=-1 is out of range"),
+        ({"numerator": NAN}, "numerator=nan is out of range"),
+        ({"d_max": 1e-9}, "d_max=1e-09 is less than d="),
+        ({"format": 2}, "newer dadapt-dist"),
+        ({"betas": (0.9, 1.5)}, "betas"),
+        ({"d_max": None}, "lacks d_max"),
+    ],
+    ids=str,
+)
+def test_groups_of_a_framework_that_loads_by_itself_are_held_to_the_same(values: dict[str, Any], message: str) -> None:
+    run = Run("prodigy").steps(0, 4)
+    group = {**run.optimizer.param_groups[0], **values}
+    group = {key: value for key, value in group.items() if value is not None or key == "beta3"}
+    with pytest.raises(ValueError, match=message):
+        restored.check_method(run.optimizer, group, "group 0")
+
+
+def test_buffers_of_a_framework_that_loads_by_itself_are_held_to_the_same() -> None:
+    run = Run("prodigy").steps(0, 4)
+    groups = snapshot(run.optimizer)["param_groups"]
+    restored.complete(run.optimizer, groups)
+    with_an_element(NAN)(run.optimizer.state[run.xs[0]]["exp_avg"])
+    groups[0]["d"] = 0.5
+    with pytest.raises(ValueError, match=r"exp_avg .* not finite"):
+        restored.complete(run.optimizer, groups)
+    assert run.optimizer.d < 0.5
+
+
+def test_a_half_done_step_cannot_be_loaded_into_and_nothing_changes() -> None:
+    pair = Pair()
+    pair.steps(0, 2)
+    saved = snapshot(pair.optimizers[0])
+    d = pair.optimizers[0].d
+    pair.optimizers[0].step()
+    with pytest.raises(RuntimeError, match="half done"):
+        pair.optimizers[0].load_state_dict(saved)
+    pair.optimizers[1].step()
+    assert pair.optimizers[0].d >= d
+
+
+def test_a_loaded_checkpoint_may_be_changed_or_loaded_again_afterwards() -> None:
+    whole = Run("prodigy").steps(0, BEFORE)
+    checkpoint = snapshot(whole.optimizer)
+    other = Run("prodigy").take(whole.weights(), checkpoint)
+    other.steps(BEFORE, 2)
+    other.take(whole.weights(), checkpoint)
+    for buffers in checkpoint["state"].values():
+        for t in buffers.values():
+            t.fill_(7)
+    put_everywhere(d=5.0)(checkpoint)
+    assert same(snapshot(other.optimizer), snapshot(whole.optimizer))
+    assert same(snapshot(other.steps(BEFORE, AFTER).optimizer), snapshot(whole.steps(BEFORE, AFTER).optimizer))

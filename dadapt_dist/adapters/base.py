@@ -85,7 +85,9 @@ class Delivery:
         """For each group, (name or None, tensor) of all that a step moves, also of what the present call does not show."""
         named = []
         for group in groups:
-            names = group.get("param_names") or [None] * len(group["params"])
+            names = group.get("param_names") or ()
+            if len(names) != len(group["params"]):  # none were given, or parameters were added without
+                names = [None] * len(group["params"])
             named.append(list(zip(names, group["params"], strict=True)))
         return named
 
