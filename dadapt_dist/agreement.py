@@ -73,8 +73,9 @@ class Agreement:
         return [self._column(name, [dict.get(group, name) for group in groups]) for name in self.options]
 
     def _column(self, name: str, values: list[Any]) -> int:
-        before = self._columns.get(name)
-        if before is None or not _same(values, before[0]) or not VOLATILE.isdisjoint(map(type, values)):
+        before, volatile = self._columns.get(name), not VOLATILE.isdisjoint(map(type, values))
+        self._volatile |= volatile
+        if before is None or volatile or not _same(values, before[0]):
             before = self._columns[name] = values, _digest(values)
         return before[1]
 
@@ -92,7 +93,7 @@ class Agreement:
             or not _same(seen, self._seen)
         ):
             self._seen = seen
-            self._volatile = any(type(dict.get(g, name)) in VOLATILE for g in groups for name in self.options)
+            self._volatile = False
             self._spoke = looking
             self._marks = self._new(groups, constants).to(device, non_blocking=True)
         return self._marks

@@ -70,7 +70,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Found:
-    """copies: of each item. classes: of each rank; those of one class have equal options. is_witnessed: are there suspects, the same on all?"""
+    """What the ranks found out together.
+
+    copies: of each item. classes: of each rank; those of one class have equal options. is_witnessed: have all ranks the same
+    suspects?
+    """
 
     copies: list[int]
     classes: list[int]

@@ -185,7 +185,8 @@ class MayJoin(Joinable):
 
 def hand_over(step_size: "StepSize", is_last: bool) -> None:
     """Give the scalars, counters and buffers of the highest rank among the last to all. In place; a collective call."""
-    layout, members = step_size.layout, list(step_size.roster)
+    layout = step_size.layout
+    members: list[Any] = list(step_size.roster)
     if layout.world_size == 1:
         return
     own = (step_size.steps, step_size._early_done, step_size._released), [_buffers(member) for member in members]

@@ -79,6 +79,8 @@ def _clone(parent: Any, serial: int) -> Any:
     if serial < 0:
         return parent
     name, backend = f"dadapt{serial}_{parent.group_name}", dist.get_backend(parent)
+    takes = inspect.signature(dist.new_group).parameters  # torch 2.6 sorts the ranks
+    order: dict[str, Any] = {"sort_ranks": False} if "sort_ranks" in takes else {}
     try:
         with _named(name), _without_split(parent):
             return dist.new_group(
@@ -87,7 +89,7 @@ def _clone(parent: Any, serial: int) -> Any:
                 backend=dist.get_backend_config(parent) if backend == "undefined" else backend,
                 use_local_synchronization=True,
                 group_desc="dadapt_dist",
-                **({"sort_ranks": False} if "sort_ranks" in inspect.signature(dist.new_group).parameters else {}),
+                **order,
             )
     except (AttributeError, NotImplementedError, TypeError) as error:
         logger.debug("the sums travel in the model's own process group, which has no second: %s", error)
@@ -107,7 +109,7 @@ def _without_split(parent: Any) -> Iterator[None]:
     world = dist.group.WORLD
     bound = None if world is None or parent is world else world.bound_device_id
     if bound is not None and world is not None:
-        world.bound_device_id = None  # type: ignore[assignment]
+        world.bound_device_id = None
     try:
         yield
     finally:

@@ -219,20 +219,14 @@ class StepSize(Estimates):
     def settle(self, *, lose: bool = False) -> None:
         """Be between two steps: wait for the reduce under way; RuntimeError when a step is half done.
 
-        lose: its sums belong to a state that is given up, and need not come; another rank may never have started it.
-
+        lose: its sums belong to a state that is given up, and need not come: another rank may never have started it.
         A step in which nothing moves yet is dropped: checkpoint tools make a step with lr 0 with each of the sharing
         optimizers by itself, and save it before they come to the next.
         """
         if self._window is not None and (self._window.moves or self._explicit):
-            raise RuntimeError(
-                "a step is half done: close the window, or step every optimizer that shares it, then save"
-            )
+            raise RuntimeError("a step is half done: close the window, or step every sharing optimizer, then save")
         self._window = None
-        if lose:
-            self.reduce.abandon()
-        else:
-            self.finish()
+        self.reduce.abandon() if lose else self.finish()
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()

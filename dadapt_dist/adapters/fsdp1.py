@@ -27,8 +27,8 @@ def refuse_in_backward(params: Sequence[Tensor]) -> None:
     inside = torch._C._current_graph_task_id() != -1
     if any(inside or getattr(p, "_in_backward_optimizers", None) for p in flattened):
         raise ValueError(
-            "an optimizer of FSDP1 parameters steps inside the backward pass. There FSDP1 calls only the optimizers of pieces that a "
-            "rank holds, and the sums of d need all ranks. Wrap the model with FSDP2 (fully_shard), where that works, or "
+            "an optimizer of FSDP1 parameters steps inside the backward pass. There FSDP1 calls only the optimizers of pieces "
+            "that a rank holds, and the sums of d need all ranks. Wrap the model with FSDP2 (fully_shard), where that works, or "
             "call step() after backward()."
         )
 
