@@ -12,6 +12,7 @@ METHODS = ("prodigy", "prodigy", "dadapt_adam", "dadapt_sgd", "dadapt_adagrad", 
 # What the library does not do yet, and so is never drawn: names of features below. Empty it when the last has landed.
 PENDING = frozenset({
     "scaler default", "overflowing squares", "recovery", "skipped estimates", "scales of others", "late estimates",
+    "unfrozen at resume",
 })  # fmt: skip
 HUGE = (1e15, -1e17, 1e30, -3e38)
 BAD = (float("nan"), float("inf"), float("-inf"))
@@ -431,6 +432,12 @@ def _no_late_estimates(c: Config) -> Config:
     return _merged(c, added=0) if late else c
 
 
+def _no_unfrozen_at_resume(c: Config) -> Config:
+    """Parameters that are unfrozen between saving and loading: all that one optimizer of a rank has may be among them."""
+    starts = {leg.first for leg in c.legs[1:]}
+    return replace(c, frozen={name: c.steps if step in starts else step for name, step in c.frozen.items()})
+
+
 FEATURES: dict[str, Callable[[Config], Config]] = {
     "second leg": lambda c: replace(c, legs=c.legs[:1]),
     "resharding": lambda c: replace(c, legs=(c.legs[0], *(replace(c.legs[0], first=leg.first) for leg in c.legs[1:]))),
@@ -470,6 +477,7 @@ FEATURES: dict[str, Callable[[Config], Config]] = {
     "unread": lambda c: replace(c, unread=frozenset()),
     "scale": lambda c: replace(c, scale=1.0),
     "recovery": lambda c: replace(c, event=None if c.event and c.event[0] == "recover" else c.event),
+    "unfrozen at resume": _no_unfrozen_at_resume,
     "skipped estimates": _no_skipped_estimates,
     "scales of others": _no_scales_of_others,
     "late estimates": _no_late_estimates,
