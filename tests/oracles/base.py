@@ -20,6 +20,7 @@ class Oracle:
     params: tensors of any shape and dtype, cloned to float64. groups: dicts with "indices" (ints into params) and
     options that override `options`; None puts all parameters in one group. options: names and defaults of the released
     packages, and layer_scale, maximize, estimate (the name of the d that the group uses).
+    A gradient element that is not finite acts as 0, and the scalars of its estimate stay in that step.
     freeze_after=N: after N steps in which some group had lr > 0, of the scalars only k moves, in every step in which a
     group of the estimate has lr > 0 (and SGD still takes the norm of its first gradient, if it has none yet).
     TypeError for an option or group key that the method lacks; ValueError for an index that is missing or occurs twice.
@@ -107,17 +108,24 @@ class Oracle:
                         items.append((group, i, -g if group["maximize"] else g))
             if not self.before_update(estimate, items):
                 continue
+            clean = all(bool(torch.isfinite(g).all()) for _, _, g in items)
+            if not clean:
+                items = [(group, i, torch.where(torch.isfinite(g), g, 0.0)) for group, i, g in items]
             all_terms = [self.update(self.params[i], g, self.states[i], group, estimate) for group, i, g in items]
-            self.conclude(estimate, all_terms, any(group["lr"] != 0 for group in groups))
+            self.conclude(estimate, all_terms, any(group["lr"] != 0 for group in groups), clean)
         if any(group["lr"] != 0 for group in self.groups):
             self.steps += 1
 
-    def conclude(self, estimate: Estimate, all_terms: list[dict[str, Tensor]], some_lr: bool) -> None:
+    def skip(self) -> None:
+        """A step that all ranks left out: nothing moves, and it counts for freeze_after."""
+        self.steps += any(group["lr"] != 0 for group in self.groups)
+
+    def conclude(self, estimate: Estimate, all_terms: list[dict[str, Tensor]], some_lr: bool, clean: bool) -> None:
         """Adds up the terms of all parameters and applies the rule, if it may be applied."""
         if self.freeze_after is not None and self.steps >= self.freeze_after:
             estimate["k"] += 1 if some_lr else 0
             return
-        if not all_terms:
+        if not all_terms or not clean:
             return
         sums = {name: sum(terms[name].item() for terms in all_terms) for name in all_terms[0]}
         if not all(math.isfinite(value) for value in sums.values()) or sums[self.denominator] == 0:
