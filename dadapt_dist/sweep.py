@@ -113,7 +113,13 @@ def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], k
 def _kept(optimizer: "LearningRateFree", group: dict[str, Any]) -> dict[int, Kept]:
     """What is kept of a group's works from the step before."""
     placing = optimizer.step_size.roster.placing
-    options = (optimizer.method.coupled_decay(group), group["maximize"], group.get("slice_p"), placing, optimizer.backend)
+    options = (
+        optimizer.method.coupled_decay(group),
+        group["maximize"],
+        group.get("slice_p"),
+        placing,
+        optimizer.backend,
+    )
     return optimizer.kept.setdefault(id(group), KeptWorks()).of(group, options)
 
 

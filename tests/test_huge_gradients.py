@@ -13,7 +13,11 @@ from .classes import CLASSES
 from .kernel_cases import coefficients_of, copied, options_of, work_of
 
 HUGE = [1e15, 1e18, 1e19, 1.9e19, -1e20, 1e25, 1e30, -1e38, 3e38]
-BACKENDS = ["eager", *(["c"] if native.available() else []), *(["triton"] if os.environ.get("TRITON_INTERPRET") else [])]
+BACKENDS = [
+    "eager",
+    *(["c"] if native.available() else []),
+    *(["triton"] if os.environ.get("TRITON_INTERPRET") else []),
+]
 SIZE = 300
 
 
@@ -124,7 +128,9 @@ def test_a_sparse_gradient_that_overflows_leaves_its_row_finite() -> None:
     w = torch.nn.Parameter(torch.ones(4, 2))
     optimizer = CLASSES["dadapt_adagrad"]([w], d0=1e-2)
     for value in (1.0, 1e38, 1.0):
-        w.grad = torch.sparse_coo_tensor(torch.tensor([[0, 2]]), torch.full((2, 2), value), (4, 2), check_invariants=True)
+        w.grad = torch.sparse_coo_tensor(
+            torch.tensor([[0, 2]]), torch.full((2, 2), value), (4, 2), check_invariants=True
+        )
         optimizer.step()
         assert all(bool(t.isfinite().all()) for t in (w, *everything(optimizer)))
     assert optimizer.step_size.held_steps == 1
@@ -134,5 +140,7 @@ def test_the_log_and_the_error_say_what_happened(library_log: pytest.LogCaptureF
     _, optimizer = run("prodigy", "auto", {4: 1e38})
     assert optimizer.step_size.held_steps == 1
     assert "not finite, or so large that the step would overflow" in library_log.text
-    with pytest.raises(ArithmeticError, match="1 gradient elements are not finite, or so large that they would overflow"):
+    with pytest.raises(
+        ArithmeticError, match="1 gradient elements are not finite, or so large that they would overflow"
+    ):
         run("prodigy", "auto", {4: 1e38}, nonfinite="raise")

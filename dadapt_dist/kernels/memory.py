@@ -5,6 +5,7 @@ or that a tensor has no elements of its own. All that is seen here: in full when
 otherwise by one comparison.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -52,8 +53,11 @@ def _compared(tensors: Sequence[Tensor]) -> Callable[..., bool]:
     try:  # what torch.compile guards its code with: one call for all, at the price of one attribute of each
         from torch._C._dynamo.guards import TensorGuards
 
-        sizes, strides = [[*t.shape] for t in tensors], [[*t.stride()] for t in tensors]
-        check: Callable[..., bool] = TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
+        sizes: list[Any] = [[*t.shape] for t in tensors]
+        strides: list[Any] = [[*t.stride()] for t in tensors]
+        check: Callable[..., bool] = TensorGuards(
+            *tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides
+        ).check
         if check(*tensors):
             return check
     except (ImportError, AttributeError, TypeError, RuntimeError):  # it is no public name: another torch may lack it
@@ -134,14 +138,20 @@ def _check_kind(work: Work, name: str, t: Tensor) -> None:
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor(t) or torch._is_functional_tensor(t)
     layouts = (torch.strided, torch.sparse_coo) if t is work.g else (torch.strided,)
     if t.device.type == "meta" or wrapped:
-        what = "is a tensor of a functional transform (vmap, grad, functionalize)" if wrapped else "is on the meta device"
+        what = (
+            "is a tensor of a functional transform (vmap, grad, functionalize)" if wrapped else "is on the meta device"
+        )
         raise UnfitError(work, f"{name} {what}, and has no elements to train. Step with ordinary tensors.", TypeError)
     if t.layout not in layouts:
-        raise UnfitError(work, f"{name} has the layout {t.layout}: train it as a strided tensor (to_dense()).", TypeError)
+        raise UnfitError(
+            work, f"{name} has the layout {t.layout}: train it as a strided tensor (to_dense()).", TypeError
+        )
     if t.is_neg():  # the gradient's was resolved
         raise UnfitError(work, f"{name} is stored with its sign reversed (a view of imag?): clone() it.", TypeError)
     if not t.is_floating_point():
-        raise UnfitError(work, f"{name} has the dtype {t.dtype}, which is no real floating dtype. {REBUILD}.", TypeError)
+        raise UnfitError(
+            work, f"{name} has the dtype {t.dtype}, which is no real floating dtype. {REBUILD}.", TypeError
+        )
 
 
 def is_plain(t: Tensor) -> bool:
@@ -205,14 +215,14 @@ def check_apart(works: Iterable[Work]) -> None:
                 start = t.data_ptr()
                 ranges.append((t.device, start, start + t.numel() * t.itemsize, name, work))
     ranges.sort(key=_place)
-    for before, after in zip(ranges, ranges[1:], strict=False):
+    for before, after in itertools.pairwise(ranges):
         if before[0] == after[0] and after[1] < before[2]:
             work, other = after[4], before[4]
             whose = before[3] if other is work else f"the parameter of shape {tuple(other.x.shape)} or a buffer of it"
             raise UnfitError(
                 work,
-                f"{after[3]} shares memory with {whose}, and a step would write it twice. Give the optimizer a tied parameter once, "
-                "as one object, and let clone() make copies.",
+                f"{after[3]} shares memory with {whose}, and a step would write it twice. Give the optimizer a tied "
+                "parameter once, as one object, and let clone() make copies.",
             )
 
 

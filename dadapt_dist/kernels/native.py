@@ -92,7 +92,11 @@ def _fits(method: Method, work: Work) -> bool:
         return False
     if work.cut is None:
         return is_dense_alike(tensors)
-    return spec.sliced and all(t.is_contiguous() for t in tensors) and is_dense_alike([t for t in tensors if t.shape == work.x.shape])
+    return (
+        spec.sliced
+        and all(t.is_contiguous() for t in tensors)
+        and is_dense_alike([t for t in tensors if t.shape == work.x.shape])
+    )
 
 
 def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Tensor:
@@ -116,7 +120,9 @@ def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Te
 
 def _check_result(failed: int, count: int) -> None:
     if failed == NONSENSE:
-        raise ValueError(f"the compiled step refused its {count} tensors: a size, an address or a dtype that none can have")
+        raise ValueError(
+            f"the compiled step refused its {count} tensors: a size, an address or a dtype that none can have"
+        )
     if failed:
         raise MemoryError(f"no memory for the partial sums of {count} tensors; nothing of the step has moved")
 

@@ -6,7 +6,6 @@ quick look at the size of the gradient spares that nearly always.
 """
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
