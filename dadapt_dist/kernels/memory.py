@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed._functional_collectives import AsyncCollectiveTensor
 
 from .work import Work
 
@@ -197,13 +196,6 @@ def _check_indices(work: Work, g: Tensor) -> None:
             f"its sparse gradient of shape {tuple(g.shape)} has indices or values that do not fit that shape: make it with "
             "torch.sparse_coo_tensor(..., check_invariants=True) to see where.",
         )
-
-
-def plain_gradient(g: Tensor) -> Tensor:
-    """The gradient with its elements in memory: none that a collective still owes, and none stored with the sign reversed."""
-    if isinstance(g, AsyncCollectiveTensor):
-        g = g.wait()
-    return g.resolve_neg() if g.is_neg() else g
 
 
 def check_apart(works: Iterable[Work]) -> None:
