@@ -16,7 +16,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz restarts lint format wheel clean
+.PHONY: help setup demo test fuzz restarts sanitize lint format wheel clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -61,6 +61,9 @@ fuzz: $(STAMP) ## Random configurations on real ranks against the oracle: make f
 
 restarts: $(STAMP) ## Kill ranks of real runs under torchrun; each must end as one left alone: make restarts ARGS="--runs 20".
 	$(BIN)/python -m tests.restarts $(ARGS)
+
+sanitize: $(STAMP) ## Run the kernels' tests on builds of step.c with the address, undefined-behaviour and thread sanitizers.
+	$(BIN)/python -m tests.sanitized $(ARGS)
 
 lint: $(STAMP) ## Check style, formatting and types.
 	$(BIN)/ruff check .

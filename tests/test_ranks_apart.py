@@ -401,7 +401,7 @@ def fsdp1_in_backward() -> str:
     job = fsdp1(orig=True)
     _apply_optimizer_in_backward(dd.Prodigy, list(job.params()), {"d0": 1e-3})
     optimizer = next(iter(job.params()))._in_backward_optimizers[0]
-    with pytest.raises(ValueError, match="inside the backward pass.*FSDP2") as raised:
+    with pytest.raises(ValueError, match=r"inside the backward pass.*FSDP2") as raised:
         optimizer.step()  # as FSDP1 does, for the pieces that the rank holds
     return str(raised.value)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..methods.base import Coefficients, Method
 from . import eager, gpu, native
-from .memory import Seen, UnfitError, check, check_apart, is_plain, plain_gradient
+from .memory import Seen, UnfitError, check, check_apart, is_plain
 from .work import Work
 
 ByDevice = Callable[[torch.device], Coefficients]
@@ -72,7 +72,8 @@ def prepare(method: Method, groups: Iterable[Share], backend: str) -> None:
 
 def _look(method: Method, work: Work, coefficients: ByDevice, chain: tuple[Any, ...]) -> None:
     work.memo = None
-    work.g = plain_gradient(work.g)
+    if work.g.is_neg():  # stored with its sign reversed, of which no address tells
+        work.g = work.g.resolve_neg()
     check(work)
     work.kernel = next((kernel for kernel in chain if kernel.takes(method, work)), eager)
     if work.kernel is not eager:

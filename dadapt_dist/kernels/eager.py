@@ -10,7 +10,8 @@ from torch import Tensor
 from ..methods.base import Buffers, Coefficients, Method
 from .memory import Seen, UnfitError, is_dense_alike
 from .rounding import store_stochastic
-from .taming import readable, tamed
+from .taming import readable as readable
+from .taming import tamed
 from .work import Work
 
 # Elements of a block. On the CPU a block of every tensor of a step and its temporaries fit a core's cache together;
