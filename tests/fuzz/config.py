@@ -356,7 +356,8 @@ def _fit_checkpoint(c: Config) -> Config:
         c.through == "dcp"
     ):  # its planner asks for buffers that a frozen estimate no longer has, and names what is frozen
         c = replace(c, shared={k: v for k, v in c.shared.items() if k != "freeze_after"}, frozen={})
-        if c.layouts & FSDP1:  # its state dicts ask one optimizer for all parameters of a wrapper
+        if c.layouts & FSDP1:  # its state dicts ask one optimizer for all parameters of a wrapper, in one dtype
+            c = replace(c, dtypes={name: v for name, v in c.dtypes.items() if name != "statistics_dtype"})
             groups = tuple(replace(g, optimizer=0) for g in groups)
     else:
         groups = tuple(replace(g, added=min(g.added, at)) for g in groups)
