@@ -3,11 +3,13 @@
 Parent and ranks draw it by themselves from the seed, so that a run is repeated by its number alone.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+EVENTS = ("deepcopy", "recover", "reload", "left_out", "replace", "go_on_alone")
 METHODS = ("prodigy", "prodigy", "dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_adan", "dadapt_lion")
 # What the library does not do yet, and so is never drawn: names of features below. Empty it when the last has landed.
 PENDING: frozenset[str] = frozenset()
@@ -56,9 +58,11 @@ class Config:
 
     shared: options of the StepSize. lrs: of all groups, step by step, times the lr of each group. frozen: name -> step at which
     it is unfrozen. absent, zero: (step, name) whose gradient is None or zeros. bad: (step, name) -> (share of the elements,
-    value); rank: that sees it (None: all that hold the elements). silent: steps without any gradient. placed: name of a
+    value). silent: steps without any gradient. placed: name of a
     distributed tensor -> "replicate" or "partial", in which its gradients come. unread: steps after
-    which nobody reads d. event: (what, step). through: how the second leg goes on, "torch" or "dcp".
+    which nobody reads d. event: (what, step). through: how the second leg goes on, "torch" or "dcp". alone: what is bad
+    is so on the last rank alone, which holds a copy. apart: (first step, step after the last) in which the first rank has
+    another constant of the rule. foreign: others keep entries in the optimizers' state. own_group: process_group= is given.
     """
 
     seed: int
@@ -92,6 +96,10 @@ class Config:
     counted: bool = True
     event: tuple[str, int] | None = None
     through: str = "torch"
+    alone: bool = False
+    apart: tuple[int, int] | None = None
+    foreign: bool = False
+    own_group: bool = False
 
     @property
     def optimizers(self) -> int:
@@ -102,6 +110,16 @@ class Config:
         """Are sums of all optimizers taken before the first of several moves?"""
         early = self.method == "dadapt_sgd" or self.shared.get("nonfinite", "hold") != "hold"
         return early and self.optimizers > 1
+
+    @property
+    def placings(self) -> set[int]:
+        """Steps in which parameters are placed, and for which the ranks compare everything."""
+        event = {self.event[1]} if self.event else set()
+        return {leg.first for leg in self.legs} | {group.added for group in self.groups} | event
+
+    def is_apart(self, step: int) -> bool:
+        """Has one rank another constant of the rule in this step?"""
+        return self.apart is not None and self.apart[0] <= step < self.apart[1]
 
     def may_overflow(self, step: int, name: str) -> bool:
         """Is there a finite gradient here with which a step may overflow?"""
@@ -134,11 +152,12 @@ def draw(seed: int, without: Iterable[str] = (), pending: frozenset[str] = PENDI
 
 def _draw(r: Random, seed: int) -> Config:
     method, steps = r.choice(METHODS), r.randint(8, 16)
-    shapes = {f"{r.choice(('', 'a.', 'b.'))}w{i}": _shape(r) for i in range(r.randint(2, 7))}
+    shapes = {f"{r.choice(('', 'a.', 'b.'))}w{i}": _shape(r) for i in range(r.choices((r.randint(2, 7), 16), (9, 1))[0])}
     legs, through = _legs(r, steps)
     groups = _groups(r, method, list(shapes), steps, {leg.layout for leg in legs})
     dtype = r.choices(("float64", "float32", "bfloat16"), (80, 14, 6))[0]
-    events = r.choices(("", "deepcopy", "recover", "reload"), (80, 8, 6, 6))[0]
+    events = r.choices(("", *EVENTS), (70, *([6] * len(EVENTS))))[0]
+    apart = r.randrange(1, steps)
     some = [(step, name) for step in range(steps) for name in shapes]
     return Config(
         seed=seed, method=method, options=_options(r, method), shared=_shared(r, steps), shapes=shapes, groups=groups,
@@ -154,7 +173,9 @@ def _draw(r: Random, seed: int) -> Config:
         accumulation=r.choices((1, 2, 3), (7, 2, 1))[0], clip=10 ** r.uniform(-3, 0) if r.random() < 0.15 else None,
         placed={name: r.choice(("replicate", "partial")) for name in shapes if r.random() < 0.2},
         reuse=r.random() < 0.3, closure=r.random() < 0.1, scaler=r.random() < 0.15, counted=r.random() < 0.5,
-        event=(events, r.randrange(1, steps)) if events else None,
+        event=(events, r.randrange(1, steps)) if events else None, alone=r.random() < 0.4,
+        apart=(apart, min(steps, apart + r.randint(1, 4))) if r.random() < 0.1 else None,
+        foreign=r.random() < 0.1, own_group=r.random() < 0.1,
     )  # fmt: skip
 
 
@@ -234,6 +255,8 @@ PER_GROUP = (
 
 
 def _groups(r: Random, method: str, names: list[str], steps: int, layouts: set[str]) -> tuple[Group, ...]:
+    if r.random() < 0.1:  # many of equal options
+        return tuple(Group(names=(name,)) for name in names)
     number = min(r.choices((1, 2, 3, 4, 5), (8, 5, 3, 2, 1))[0], len(names))
     optimizers = r.choices((1, 2, 3), (14, 4, 2))[0] if number > 1 else 1
     second, own = r.random() < 0.25, {"d0": 10 ** r.uniform(-5, -2)}
@@ -342,8 +365,20 @@ def _fit_rest(c: Config) -> Config:
     late = c.scaler and any(g.added for g in c.groups)  # a scaler unscales only what its optimizer has
     if not c.layouts <= CLIPPED or c.bad or late or any(leg.real and c.frozen for leg in c.legs):
         c = replace(c, clip=None)
-    if c.event and (not _fits_event(c, c.event[0]) or len(c.legs) > 1):
+    if c.event and (not _fits_event(c, *c.event) or len(c.legs) > 1):
         c = replace(c, event=None)
+    return _fit_unequal_ranks(c)
+
+
+def _fit_unequal_ranks(c: Config) -> Config:
+    left_out = c.shared.get("nonfinite", "skip" if c.scaler else "hold") != "hold"  # else copies are copies no more
+    if not (left_out and c.layouts <= WHOLE and not any(math.isfinite(value) for _, value in c.bad.values())):
+        c = replace(c, alone=False)
+    placed = c.apart and not c.placings.isdisjoint(range(c.apart[0], c.apart[1] + 1))  # then all is compared at once
+    if placed or c.bad or c.scaler or c.method == "dadapt_lion" or (c.event and c.event[0] == "go_on_alone"):
+        c = replace(c, apart=None)
+    if c.through == "dcp" and len(c.legs) > 1:
+        c = replace(c, foreign=False)
     return c
 
 
@@ -364,12 +399,20 @@ def _fit_checkpoint(c: Config) -> Config:
     return replace(c, groups=groups)
 
 
-def _fits_event(c: Config, what: str) -> bool:
-    if what == "deepcopy":
-        return c.layouts <= {"copies", "experts", "pipeline"}
-    if what == "recover":
-        return c.layouts <= {"copies", "ddp", "fsdp2", "fsdp1 orig"}
-    return True
+def _fits_event(c: Config, what: str, step: int) -> bool:
+    layout, real = c.legs[0].layout, c.legs[0].real
+    if what in ("recover", "go_on_alone") and c.own_group:  # which is gone with the others
+        return False
+    if what == "left_out":  # alone a rank can neither do what waits for the others, nor what they average
+        waits = c.scaler or c.method == "dadapt_sgd" or c.shared.get("nonfinite", "hold") != "hold"
+        return not (waits or real or "sync" in c.shared or any(group.added == step for group in c.groups))
+    return {
+        "deepcopy": layout in ("copies", "experts", "pipeline"),
+        "recover": layout in ("copies", "ddp", "fsdp2", "fsdp1 orig"),
+        "reload": True,
+        "replace": layout in ("copies", "slices", "experts", "pipeline") and not real,
+        "go_on_alone": layout == "copies" and not c.alone,
+    }[what]
 
 
 def owners(c: Config, leg: Leg, name: str) -> tuple[int, ...]:
@@ -484,6 +527,10 @@ FEATURES: dict[str, Callable[[Config], Config]] = {
     "transposed": lambda c: replace(c, transposed=frozenset()),
     "unread": lambda c: replace(c, unread=frozenset()),
     "scale": lambda c: replace(c, scale=1.0),
+    "alone": lambda c: replace(c, alone=False),
+    "apart": lambda c: replace(c, apart=None),
+    "foreign": lambda c: replace(c, foreign=False),
+    "own group": lambda c: replace(c, own_group=False),
     "recovery": lambda c: replace(c, event=None if c.event and c.event[0] == "recover" else c.event),
     "unfrozen at resume": _no_unfrozen_at_resume,
     "skipped estimates": _no_skipped_estimates,

@@ -73,7 +73,7 @@ def _step(config: Config, problem: Problem, oracle: Oracle, expected: Expected, 
             grads, {names.index(n) for g in config.groups if g.optimizer in out for n in g.names}, measures=0 not in out
         )
     else:
-        oracle.step(grads)
+        oracle.step(grads, holds=config.is_apart(step))
     if mode == "raise" and not bad & moving and any(config.may_overflow(step, names[i]) for i in moving):
         expected.maybe.append(step)
 
@@ -152,15 +152,17 @@ def _values(config: Config, want: Tensor, ranks: list[list[tuple[Tensor, Tensor]
 
 
 def _reduces(config: Config, expected: Expected, ranks: list[Seen]) -> list[str]:
-    placed = {leg.first for leg in config.legs} | {group.added for group in config.groups}
-    placed |= {config.event[1]} if config.event else set()
+    placed, alone = config.placings, config.steps
+    if config.event and config.event[0] == "go_on_alone":
+        alone = config.event[1]
     for rank, seen in enumerate(ranks):
         for step, number in seen.reduces.items():
             waits = config.shared.get("nonfinite", "hold") != "hold"
             want = 0 if expected.frozen[step] and not waits else 1
             if config.scaler and "nonfinite" not in config.shared:  # the ranks agree whether to leave each one out
                 want += config.optimizers
-            allowed = {want} if expected.ready[step] else {want, want + 1}
+            want = 0 if step >= alone else want
+            allowed = {want} if expected.ready[step] or step >= alone else {want, want + 1}
             if step not in placed and number not in allowed:
                 return [f"rank {rank}: {number} reduces in step {step}, not {want}"]
     return []

@@ -98,9 +98,21 @@ class Job:
     def backward(self, step: int, factor: float) -> None:
         """Leave the step's gradients, times factor, in the parameters."""
         weights = {1: (1.0,), 2: (0.5, 0.5), 3: (0.5, 0.25, 0.25)}[self.config.accumulation]
+        gradients = self.problem.clean if self.config.alone else self.problem.gradients
         for weight in weights:
-            flat = self.problem.gradients[step] * (factor * weight)
+            flat = gradients[step] * (factor * weight)
             self._real(step, flat) if self.leg.real else self._assign(step, flat)
+        if self.config.alone and dist.get_rank() == dist.get_world_size() - 1:
+            self._spoil(step, factor)
+
+    @torch.no_grad()
+    def _spoil(self, step: int, factor: float) -> None:
+        """Let this rank's copies alone have what is bad."""
+        flat = torch.where(self.problem.gradients[step] == self.problem.clean[step], 0.0, self.problem.gradients[step])
+        for piece in self.pieces:
+            if piece.p.grad is not None and (step, piece.name) in self.config.bad:
+                values = (flat[piece.ids] * factor).to(piece.p.dtype)
+                piece.p.grad.copy_(torch.where(values == 0, piece.p.grad, values))
 
     def _real(self, step: int, flat: Tensor) -> None:
         config, rank = self.config, dist.get_rank()

@@ -30,6 +30,7 @@ class Problem:
         self.gradients = (config.scale * (noise[1] + 0.5 * noise[2:])).to(dtype).double()
         for step, name in config.zero:
             self.gradients[step, self.offsets[name]] = 0
+        self.clean = self.gradients.to(dtype).double()
         for (step, name), (share, value) in config.bad.items():
             part = self.gradients[step, self.offsets[name]]
             part[torch.rand(len(part), generator=generator) < share] = value

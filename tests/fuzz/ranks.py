@@ -7,6 +7,7 @@ import copy
 import io
 import itertools
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
@@ -32,6 +33,8 @@ from .placing import Job, forget_meshes, local
 from .problem import Problem
 
 SCALE = 2.0**10
+APART = "the ranks have different options"
+OTHERS = {"n": 3, "t": torch.ones(2)}
 _groups_made = itertools.count(1)
 
 
@@ -54,7 +57,7 @@ class Seen:
 def run(seed: int, without: tuple[str, ...], pending: frozenset[str], legs: tuple[int, ...], folder: str) -> Seen:
     """Train the given legs of a configuration on this rank."""
     config, seen = draw(seed, without, pending), Seen()
-    with warnings.catch_warnings(), errors_noted(seen):
+    with warnings.catch_warnings(), errors_noted(seen, APART if config.apart else "\0"):
         warnings.simplefilter("ignore")  # the frameworks' own
         logging.getLogger("torch").setLevel(logging.ERROR)
         warnings.filterwarnings("error", module=r"dadapt_dist(\.|$)")
@@ -63,10 +66,12 @@ def run(seed: int, without: tuple[str, ...], pending: frozenset[str], legs: tupl
 
 
 @contextmanager
-def errors_noted(seen: Seen) -> Iterator[None]:
-    """Keep the library's log from the terminal; an error in it is wrong."""
+def errors_noted(seen: Seen, expected: str) -> Iterator[None]:
+    """Keep the library's log from the terminal; an error in it is wrong, but for the one that is expected."""
     logger, handler = logging.getLogger("dadapt_dist"), logging.Handler(logging.ERROR)
-    handler.emit = lambda record: seen.wrong.append(f"logged: {record.getMessage()}")  # type: ignore[method-assign]
+    handler.emit = lambda record: (  # type: ignore[method-assign]
+        None if expected in record.getMessage() else seen.wrong.append(f"logged: {record.getMessage()}")
+    )
     logger.addHandler(handler)
     logger.propagate = False
     try:
@@ -106,6 +111,8 @@ class Training:
         """New optimizers, with the groups that are there before this step; also: and those of this step."""
         config = self.config
         shared = dict(config.shared)
+        if config.own_group:
+            shared["process_group"] = dist.new_group()
         if self.job.cut:
             shared["copies"] = self.job.copies
         options = {**config.options, **self.dtypes, "backend": config.backend}
@@ -120,6 +127,10 @@ class Training:
             optimizer = CLASSES[config.method]([self.torch_group(g, step) for g in mine], **options)
             self.optimizers.append(optimizer)
             self.groups += zip(mine, optimizer.param_groups, strict=True)
+            if config.foreign:
+                optimizer.state["others"] = copy.deepcopy(OTHERS)
+                for p in optimizer.param_groups[0]["params"]:
+                    optimizer.state[p]["others"] = copy.deepcopy(OTHERS)
 
     @property
     def dtypes(self) -> dict[str, Any]:
@@ -148,11 +159,17 @@ class Training:
                 piece.p.requires_grad_(True)
         for group, live in self.groups:
             live["lr"] = config.lr(step, group)
+        if config.apart and step in config.apart and dist.get_rank() == 0:
+            for group, live in self.groups:
+                live["growth_rate"] = self.growth_rate(group) if step == config.apart[1] else 1.5
         if config.event and config.event[1] == step:
             getattr(self, config.event[0])(step)
         self.take(step)
         if step not in config.unread:
             self.seen.d[step] = self.ds()
+
+    def growth_rate(self, group: Group) -> float:
+        return {"growth_rate": math.inf, **self.config.options, **group.options}["growth_rate"]
 
     def add_groups(self, step: int) -> None:
         for group in self.config.groups:
@@ -245,6 +262,33 @@ class Training:
             self.make(step, also=True)
         self.unpack(saved)
 
+    def left_out(self, step: int) -> None:
+        """The last rank takes no part in a step; then all go on from a checkpoint of before."""
+        saved = self.packed()
+        if dist.get_rank() < dist.get_world_size() - 1:
+            self.job.backward(step, 1.0)
+            for optimizer in self.optimizers:
+                optimizer.step()
+        self.unpack(saved)
+
+    @torch.no_grad()
+    def replace(self, step: int) -> None:
+        """Other parameters take the place of all, and their state with it."""
+        new = {piece.p: nn.Parameter(piece.p.detach().clone(), piece.p.requires_grad) for piece in self.job.pieces}
+        for piece in self.job.pieces:
+            piece.p = new[piece.p]
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["params"] = [new[p] for p in group["params"]]
+            for p in [p for p in optimizer.state if p in new]:
+                optimizer.state[new[p]] = optimizer.state.pop(p)
+
+    def go_on_alone(self, step: int) -> None:
+        """The process group ends, perhaps with a reduce under way, and every rank goes on with its copy."""
+        dist.barrier()
+        dist.destroy_process_group()
+        forget_meshes()
+
     def link_groups(self) -> None:
         """Find the live groups again."""
         config = self.config
@@ -258,7 +302,7 @@ class Training:
     def packed(self) -> Any:
         states = [optimizer.state_dict() for optimizer in self.optimizers]
         values = [piece.local.clone() for piece in self.job.pieces]
-        if any(isinstance(t, DTensor) for s in states for buffers in s["state"].values() for t in buffers.values()):
+        if any(isinstance(t, DTensor) for s in states for entry in s["state"].values() for t in entry.values()):
             return copy.deepcopy((states, values))
         file = io.BytesIO()
         torch.save((states, values), file)
@@ -300,7 +344,12 @@ class Training:
 
     def end(self) -> None:
         """Note what there is at the end of a leg."""
-        seen, buffers = self.seen, [t for o in self.optimizers for s in o.state.values() for t in s.items()]
+        if not dist.is_initialized():
+            start_again()
+        states = [s for o in self.optimizers for s in o.state.values()]
+        seen, buffers = self.seen, [t for s in states for t in s.items() if t[0] not in ("others", *OTHERS)]
+        if self.config.foreign:
+            self.look_for_others()
         self.step_size.finish()
         seen.values.append(self.job.values())
         seen.steps = self.step_size.steps
@@ -310,6 +359,14 @@ class Training:
         for name, value in self.step_size.scalars.values.items():
             if not torch.isfinite(value).all():
                 seen.wrong.append(f"scalar {name} is {value.tolist()}")
+
+
+    def look_for_others(self) -> None:
+        for optimizer in self.optimizers:
+            params = optimizer.param_groups[0]["params"]
+            there = [optimizer.state.get("others"), *(optimizer.state[p].get("others") for p in params)]
+            if any(o is None or o["n"] != OTHERS["n"] or not torch.equal(o["t"], OTHERS["t"]) for o in there):
+                self.seen.wrong.append(f"others' entries became {there}")
 
 
 def start_again() -> None:
