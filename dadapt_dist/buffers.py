@@ -6,6 +6,7 @@ from torch import Tensor
 
 from . import state as states
 from .adapters import Placement
+from .kernels.memory import lacking
 
 if TYPE_CHECKING:
     from .optimizer import LearningRateFree
@@ -51,6 +52,8 @@ def _create(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], pla
             "of its parameters: d is there, but x0 and the other buffers are lost. Give DeepSpeed a new optimizer, and load a "
             "checkpoint with engine.load_checkpoint."
         )
+    if lack := lacking(place.local(p)):
+        raise ValueError(f"{states.described(p, optimizer.param_groups)} {lack}. Step while the memory is there.")
     cut = None if place is WHOLE else states.cut_of(place, group)
     optimizer.state[p] = states.create(p, place, optimizer.buffers(group), optimizer.dtypes, cut)
 

@@ -49,7 +49,7 @@ class HeldReport:
         elif not self._said[0] and bool(self._held > 0):
             self._said[0] = True
             logger.warning(
-                "a gradient was not finite in step %d or shortly before: the step size was held on all ranks. Further "
-                "such steps are counted (StepSize.held_steps) and not reported.",
+                "a gradient was not finite, or so large that the step would overflow, in step %d or shortly before: the step "
+                "size was held on all ranks. Further such steps are counted (StepSize.held_steps) and not reported.",
                 step - 1,
             )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .adapters import Placement
-from .kernels import Work
+from .kernels import Crowd, Work
 
 Options = tuple[Any, ...]
 NOTHING = torch.empty(0)
@@ -19,11 +19,10 @@ class Kept:
     local: the plain tensors of the parameter and its buffers on this rank; empty where they are these themselves.
     """
 
-    __slots__ = ("buffers", "local", "numel", "p", "place", "state", "work")
+    __slots__ = ("buffers", "local", "p", "place", "state", "work")
 
     def __init__(self, p: Tensor, state: dict[str, Any], work: Work, place: Placement) -> None:
         self.p, self.state, self.work, self.place = p, state, work, place
-        self.numel = p.numel()
         self.buffers = [*map(id, state.values())]
         self.local = [] if place.is_plain else [*map(place.local, (p, *state.values()))]
 
@@ -44,7 +43,7 @@ class Kept:
         if self.local:
             return self.place.gradient(self.p)
         gradient = self.p.grad
-        if type(gradient) is not Tensor or gradient.is_sparse or not gradient.numel() == self.numel == self.p.numel():
+        if type(gradient) is not Tensor or gradient.is_sparse:  # of what shape, kernels see
             return None
         return gradient
 
@@ -55,6 +54,7 @@ class KeptWorks:
     def __init__(self) -> None:
         self._group: object = None
         self._options: Options = ()
+        self.crowd: Crowd | None = None
         self._kept: dict[int, Kept] = {}
 
     def of(self, group: dict[str, Any], options: Options) -> "dict[int, Kept]":

@@ -1,6 +1,7 @@
 """What are a parameter's buffers, and which of its elements do they keep?"""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,29 @@ def check_gradient(p: Tensor, gradient: Tensor, local: Tensor, method: Method, o
             f"the gradient of the parameter of shape {tuple(p.shape)} has the local shape {tuple(gradient.shape)}, the "
             f"parameter {tuple(local.shape)}: gradient and parameter are sharded differently."
         )
+
+
+def described(p: Tensor | None, groups: Sequence[Mapping[str, Any]]) -> str:
+    """A parameter as a user knows it: by its name, where it has one, else by its place and shape."""
+    for index, group in enumerate(groups):
+        for place, other in enumerate(group["params"]):
+            if p is not None and other is p:
+                names = group.get("param_names")
+                said = repr(names[place]) if names else f"{place} of group {index}"
+                return f"parameter {said} of shape {tuple(other.shape)}"
+    return "a parameter" if p is None else f"the parameter of shape {tuple(p.shape)}"
+
+
+def check_state(p: Tensor, state: Mapping[str, Any] | None, options: Mapping[str, Any], place: Placement) -> None:
+    """Raise ValueError for buffers that are not of their parameter's shape, before one is written."""
+    if place.run is not None or options.get("slice_p", 1) != 1:
+        return  # flat, and looked at piece by piece
+    for name, t in (state or {}).items():
+        if isinstance(t, Tensor) and t.shape != p.shape:
+            raise ValueError(
+                f"{described(p, [options])}: its buffer {name} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}: "
+                "one was resized without the other. Rebuild the state of a parameter that was changed: optimizer.state.pop(p)."
+            )
 
 
 def cut_of(place: Placement, options: Mapping[str, Any]) -> slice | None:
@@ -132,11 +156,17 @@ def anchor(
 
 
 def early_sums(method: Method, work: Work, options: Mapping[str, Any]) -> Tensor:
-    """Partial early sums of one tensor, float64. A non-finite gradient makes them non-finite, and they are not used."""
+    """Partial early sums of one tensor, float64.
+
+    A gradient that is not finite, or whose square does not fit the dtype of the step, makes them non-finite, and they are not
+    used.
+    """
     g = work.g.to(torch.float64)
     g = g if work.scale is None else g / work.scale
     g = g.neg() if work.maximize else g
-    return torch.stack(method.measure(g.add(work.x, alpha=work.decay), options))
+    g = g.add(work.x, alpha=work.decay)
+    largest = math.sqrt(torch.finfo(work.math_dtype()).max)
+    return torch.stack(method.measure(torch.where(g.abs() <= largest, g, math.inf), options))
 
 
 def expand(p: Tensor, t: Tensor, place: Placement, cut: slice) -> Tensor:

@@ -1,6 +1,7 @@
 """How does one pass over all parameters of an optimizer run, and what does it add up?"""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +30,7 @@ def sweep(optimizer: "LearningRateFree", entries: Entries, *, dry: bool = False)
     new: list[Tensor] = []
     groups = list(_works(optimizer, entries, new))
     try:
+        _prepare(optimizer, groups)
         shares = [_run(optimizer, group, works, dry) for group, works in groups]
     finally:
         for _, works in groups:
@@ -51,15 +53,25 @@ def sweep_early(optimizer: "LearningRateFree", entries: Entries) -> Tensor:
     return gather(shares, len(table.names), len(method.early_sums), table.device)
 
 
+def _prepare(optimizer: "LearningRateFree", groups: list[tuple[dict[str, Any], Works]]) -> None:
+    """Have every tensor looked at before anything moves. ValueError or TypeError names the parameter that cannot be used."""
+    shares = [(works, partial(_coefficients, optimizer, group), optimizer.kept[id(group)]) for group, works in groups]
+    try:
+        kernels.prepare(optimizer.method, shares, optimizer.backend)
+    except kernels.UnfitError as error:
+        raise error.kind(f"{states.described(error.work.param, optimizer.param_groups)}: {error}") from error
+
+
+def _coefficients(optimizer: "LearningRateFree", group: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    table, row = optimizer.step_size.scalars, optimizer.step_size.scalars.row(group["estimate"])
+    scalars = table.on(device, row)
+    return optimizer.method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
+
+
 def _run(optimizer: "LearningRateFree", group: dict[str, Any], works: Works, dry: bool) -> Share:
-    table, method = optimizer.step_size.scalars, optimizer.method
-    row = table.row(group["estimate"])
-
-    def coefficients(device: torch.device) -> dict[str, Any]:
-        scalars = table.on(device, row)
-        return method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
-
-    return Share(row, kernels.run(method, works, coefficients, optimizer.backend, dry))
+    row = optimizer.step_size.scalars.row(group["estimate"])
+    coefficients = partial(_coefficients, optimizer, group)
+    return Share(row, kernels.run(optimizer.method, works, coefficients, optimizer.backend, dry))
 
 
 def _works(
@@ -90,6 +102,7 @@ def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], k
         if gradient is not None:
             states.check_gradient(p, gradient, place.part(p), optimizer.method, group)
             if not works:
+                states.check_state(p, optimizer.state.get(p), group, place)
                 optimizer.make_ready(p, group)
             works.append(_work(optimizer, p, gradient, group, place, weight))
     if len(works) == 1 and parts[0][0].run is None and p in optimizer.anchored:
@@ -100,7 +113,13 @@ def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], k
 def _kept(optimizer: "LearningRateFree", group: dict[str, Any]) -> dict[int, Kept]:
     """What is kept of a group's works from the step before."""
     placing = optimizer.step_size.roster.placing
-    options = (optimizer.method.coupled_decay(group), group["maximize"], group.get("slice_p"), placing)
+    options = (
+        optimizer.method.coupled_decay(group),
+        group["maximize"],
+        group.get("slice_p"),
+        placing,
+        optimizer.backend,
+    )
     return optimizer.kept.setdefault(id(group), KeptWorks()).of(group, options)
 
 
@@ -118,4 +137,5 @@ def _work(
         scale=getattr(optimizer, "grad_scale", None),  # set by a GradScaler around step()
         cut=states.cut_of(place, group),
         origin=place.start or 0,
+        param=p,
     )

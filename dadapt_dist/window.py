@@ -61,6 +61,7 @@ def refuse(window: Window, step: int, nonfinite: str) -> None:
     if nonfinite == "raise" and window.skipped and window.reduced is not None:
         elements = int(window.reduced[:, -1].sum().nan_to_num())
         raise NonFiniteError(
-            f"{elements} gradient elements are not finite in step {step} (0: a sum overflowed). Nothing has moved on any rank. "
-            'nonfinite="skip" leaves such steps out, "hold" trains the finite elements.'
+            f"{elements} gradient elements are not finite, or so large that they would overflow, in step {step} (0: a sum "
+            'overflowed). Nothing has moved on any rank. nonfinite="skip" leaves such steps out, "hold" trains the finite '
+            "elements."
         )

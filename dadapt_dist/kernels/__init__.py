@@ -8,8 +8,11 @@ from torch import Tensor
 
 from ..methods.base import Coefficients, Method
 from . import eager, gpu, native
+from .memory import Crowd, Seen, UnfitError, check, check_apart, is_plain
 from .work import Work
 
+ByDevice = Callable[[torch.device], Coefficients]
+Share = tuple[list[Work], ByDevice, Any]  # the works of a group, their coefficients, and what keeps their `crowd`
 Backend = Literal["auto", "c", "triton", "eager"]
 
 
@@ -47,23 +50,56 @@ def present(device: torch.device) -> tuple[str, bool]:
     return device.type, native.available() if device.type == "cpu" else gpu.available()
 
 
-def run(
-    method: Method, works: Iterable[Work], coefficients: Callable[[torch.device], Coefficients], backend: str, dry: bool
-) -> list[Tensor]:
-    """Run one step over the tensors of one group.
+def prepare(method: Method, groups: Iterable[Share], backend: str) -> None:
+    """Look at every tensor of a step, and choose its kernel; UnfitError before anything moves.
+
+    A tensor that is where and what it was in the step before is known by one comparison.
+    """
+    chain, new = CHAINS[backend], False
+    groups = list(groups)
+    for works, coefficients, keeper in groups:
+        if keeper.crowd is not None and keeper.crowd.still(works):
+            if keeper.crowd.kernel is native:
+                native.point(works)
+            continue
+        for work in works:
+            kernel = work.kernel
+            if kernel is None or work.memo is None or not kernel.takes(method, work):
+                new |= work.memo is not None or kernel is None
+                _look(method, work, coefficients, chain)
+        keeper.crowd = Crowd.of(works)
+    if new:
+        check_apart(work for works, _, _ in groups for work in works)
+
+
+def _look(method: Method, work: Work, coefficients: ByDevice, chain: tuple[Any, ...]) -> None:
+    work.memo = None
+    if work.g.is_neg():  # stored with its sign reversed, of which no address tells
+        work.g = work.g.resolve_neg()
+    check(work)
+    work.kernel = next((kernel for kernel in chain if kernel.takes(method, work)), eager)
+    if work.kernel is not eager:
+        return
+    if not all(map(is_plain, (work.x, work.g, *work.buf.values()))):
+        eager.rehearse(method, work, coefficients(work.x.device))
+    elif not work.g.is_sparse:
+        work.memo = Seen(work)
+
+
+def run(method: Method, works: Iterable[Work], coefficients: ByDevice, backend: str, dry: bool) -> list[Tensor]:
+    """Run one step over the tensors of one group, which `prepare` has seen.
 
     coefficients: `Method.coefficients` with scalars on a device, and "seed", the number of the step. dry: compute the sums and
     leave all tensors as they are. Returns float64 [n_sums + 1] for each device and kernel, to be added up: Σ weight·sum of
-    each of `method.sums`, and last of the gradient elements that are not finite, which take part as if they were zero.
+    each of `method.sums`, and last of the gradient elements that are not finite, or with which the step would overflow, which
+    take part as if they were zero.
     """
-    chain = CHAINS[backend]
+    works = list(works)
+    if works and all(work.kernel is native for work in works):
+        return [native.run(method, works, coefficients(works[0].x.device), dry)]
     shares: dict[Any, list[Work]] = {}
     for work in works:
-        for kernel in chain:
-            if kernel.takes(method, work):
-                break
-        else:
-            kernel = eager
+        kernel = work.kernel
         shares.setdefault(kernel if kernel is native else (kernel, work.x.device), []).append(work)
     results = []
     for key, share in shares.items():
@@ -72,4 +108,4 @@ def run(
     return results
 
 
-__all__ = ["Backend", "Work", "check_backend", "present", "run"]
+__all__ = ["Backend", "Crowd", "UnfitError", "Work", "check_backend", "prepare", "present", "run"]

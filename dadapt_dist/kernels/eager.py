@@ -1,6 +1,5 @@
 """How does one step run on a tensor of any device and dtype? One pass of plain torch operations, block by block."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Buffers, Coefficients, Method
-from .memory import is_dense_alike
+from .memory import Seen, UnfitError, is_dense_alike
 from .rounding import store_stochastic
+from .taming import tamed
 from .work import Work
 
 # Elements of a block. On the CPU a block of every tensor of a step and its temporaries fit a core's cache together;
@@ -27,6 +27,21 @@ def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Te
     rows = [[number * work.weight for number in advance(method, work, c, dry)] for work in works]
     sums = torch.stack([torch.as_tensor(number, dtype=torch.float64, device=device) for number in _added_up(rows)])
     return torch.nn.functional.pad(sums, (len(method.sums) + 1 - len(sums), 0))  # a frozen method returns no sums
+
+
+def takes(method: Method, work: Work) -> bool:
+    """Are its tensors what they were when they were last looked at? There is none that the plain loop does not try."""
+    return type(work.memo) is Seen and work.memo.still(work)
+
+
+def rehearse(method: Method, work: Work, c: Coefficients) -> None:
+    """Raise UnfitError for tensors of a subclass with which a step cannot be carried out: it is tried on copies."""
+    try:
+        advance(method, work, numbers(c, work.x.device), dry=True)
+    except Exception as error:
+        kinds = ", ".join(sorted({type(t).__name__ for t in (work.x, work.g, *work.buf.values())}))
+        said = f"a step over tensors of type {kinds} cannot be carried out ({error}). Freeze it, or train it as a plain tensor."
+        raise UnfitError(work, said, TypeError) from error
 
 
 def advance(method: Method, work: Work, c: Coefficients, dry: bool = False) -> list[Number]:
@@ -94,10 +109,10 @@ def _advance(method: Method, work: Work, c: Coefficients) -> list[Number]:
     x = work.x if work.x.dtype == dtype else work.x.to(dtype)
     buf = {name: t if t.dtype == dtype else t.to(dtype) for name, t in work.buf.items()}
     if work.g.is_sparse:
-        g, bad = _sparse_gradient(work, dtype)
+        g, bad = _sparse_gradient(method, work, x, buf, c)
         sums = method.update_sparse(x, g, buf, c)
     else:
-        g, bad = clean_gradient(work, x)
+        g, bad = tamed(method, work, x, buf, c, readable(x.device))
         sums = method.update(x, g, buf, c, work.cut)
     _write_back(method, work, x, buf, c)
     return [*sums, bad]
@@ -113,33 +128,9 @@ def _write_back(method: Method, work: Work, x: Tensor, buf: Buffers, c: Coeffici
             store_stochastic(t, buf[name], work.kept_origin if sliced else work.origin, c["seed"])
 
 
-def clean_gradient(work: Work, x: Tensor) -> tuple[Tensor, Number]:
-    """The gradient that the method sees, in x's dtype, and how many of its elements were not finite."""
-    g = work.g if work.scale is None else work.g.to(x.dtype) / work.scale  # in float16 the division would underflow
-    bad: Number = 0.0
-    if not _surely_finite(g):
-        finite = torch.isfinite(g)
-        bad = (~finite).sum(dtype=torch.float64)
-        g = torch.where(finite, g, 0)
-    g = g.to(x.dtype)
-    if work.maximize:
-        g = g.neg()
-    return (g.add(x, alpha=work.decay) if work.decay else g), bad
-
-
 def readable(device: torch.device) -> bool:
     """Whether the host may read values on this device without waiting for it."""
     return device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def _surely_finite(g: Tensor) -> bool:
-    """A quick look that spares the full check (five passes) on the CPU, where reading a result makes nobody wait.
-
-    The sum of the elements is NaN or infinite when one of them is; when it overflows by itself, the full check decides.
-    """
-    if g.numel() == 0 or not readable(g.device):
-        return False
-    return math.isfinite(float(g.sum()))
 
 
 def numbers(c: Coefficients, device: torch.device) -> Coefficients:
@@ -149,10 +140,10 @@ def numbers(c: Coefficients, device: torch.device) -> Coefficients:
     return {name: float(value) if isinstance(value, Tensor) else value for name, value in c.items()}
 
 
-def _sparse_gradient(work: Work, dtype: torch.dtype) -> tuple[Tensor, Number]:
+def _sparse_gradient(method: Method, work: Work, x: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, Number]:
     g = work.g.coalesce()
-    values = g.values()
-    dense = Work(x=values, g=values, buf={}, maximize=work.maximize, scale=work.scale)
-    cleaned, bad = clean_gradient(dense, values.to(dtype))
+    rows = tuple(g.indices())
+    part = replace(work, x=work.x[rows], g=g.values(), buf={name: t[rows] for name, t in work.buf.items()})
+    values, bad = tamed(method, part, x[rows], {name: t[rows] for name, t in buf.items()}, c, readable(x.device))
     # The indices were checked when the gradient was made; torch warns unless told so.
-    return torch.sparse_coo_tensor(g.indices(), cleaned, g.shape, is_coalesced=True, check_invariants=False), bad
+    return torch.sparse_coo_tensor(g.indices(), values, g.shape, is_coalesced=True, check_invariants=False), bad

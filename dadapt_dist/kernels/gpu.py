@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Coefficients, Method
-from .memory import is_dense_alike
+from .memory import Seen, is_dense_alike, is_plain
 from .specs import SPECS, Spec, ordered
 from .work import Work
 
@@ -47,46 +47,34 @@ def _interpreted() -> bool:
     return _kernel() is not None and type(_kernel().step).__name__ == "InterpretedFunction"
 
 
-class Fit:
+class Fit(Seen):
     """That a Work's tensors fit the kernel, and where they are: for as long as it keeps them, all but the gradient.
 
     serial: never given twice, unlike an id. dtypes: of x and the buffers in the kernel's order, None where there is none.
     plans: those of the launches in which this tensor is the first; they live as long as it does.
     """
 
-    __slots__ = ("addresses", "buffers", "contiguous", "dtypes", "on_gpu", "plans", "serial", "stride")
+    __slots__ = ("buffers", "dtypes", "plans", "serial")
     count = itertools.count()
 
     def __init__(self, work: Work, spec: Spec) -> None:
+        super().__init__(work)
         self.serial = next(self.count)
         self.plans: dict[tuple[object, ...], Plan] = {}
-        self.stride, self.on_gpu, self.contiguous = work.x.stride(), work.x.is_cuda, work.x.is_contiguous()
-        self.buffers = list(work.buf.values())
         fields = [work.buf.get(name) for name in spec.fields]
         self.dtypes = (work.x.dtype, *(None if t is None else t.dtype for t in fields))
         tensors = [work.x if t is None else t for t in fields] + [work.x] * (BUFFERS - len(fields))
-        self.addresses = [t.data_ptr for t in (work.x, *tensors)]
+        self.buffers = [t.data_ptr() for t in tensors]
 
-    def holds(self, work: Work) -> bool:
-        """Do they still, with the present gradient? A framework may have moved one away."""
-        x, g, scale = work.x, work.g, work.scale
-        if scale is not None and scale.device != x.device:
-            return False
-        if x.dtype is not self.dtypes[0] or g.dtype not in KINDS or x.stride() != self.stride:
-            return False
-        alike = g.stride() == self.stride or (self.contiguous and g.is_contiguous())
-        return alike and x.is_cuda == g.is_cuda == self.on_gpu and all(t.is_cuda == self.on_gpu for t in self.buffers)
-
-    def found(self, g: Tensor) -> list[int]:
+    def where(self, g: Tensor) -> list[int]:
         """The addresses of x, g and the buffers; of x where there is no buffer."""
-        x, *buffers = [address() for address in self.addresses]
-        return [x, g.data_ptr(), *buffers]
+        return [self.found[0], g.data_ptr(), *self.buffers]
 
 
 def takes(method: Method, work: Work) -> bool:
     """Can the kernel take this tensor? On a GPU, buffers float32 or bfloat16, all tensors alike in memory, nothing sliced."""
     if type(work.memo) is Fit:
-        return work.memo.holds(work)
+        return work.memo.still(work)  # if not, `check` must see it first
     fits = (work.x.is_cuda or (work.x.is_cpu and _interpreted())) and _fits(method, work)
     if fits:
         work.memo = Fit(work, SPECS[method.name])
@@ -100,7 +88,9 @@ def _fits(method: Method, work: Work) -> bool:
     if x.dtype not in KINDS or g.dtype not in KINDS or any(t.dtype not in KINDS[:2] for t in buffers):
         return False
     others = [g, *buffers] if work.scale is None else [g, work.scale, *buffers]
-    return all(t.device == x.device for t in others) and is_dense_alike([x, g, *buffers])
+    if not all(is_plain(t) and t.device == x.device for t in (x, *others)) or not is_dense_alike([x, g, *buffers]):
+        return False
+    return all(t.data_ptr() % t.itemsize == 0 for t in (x, g, *buffers))
 
 
 def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Tensor:
@@ -140,7 +130,7 @@ def _launch(
             _kernel().step[(plan.programs,)](
                 *bases, plan.distances, plan.numels, plan.origins, plan.tensors, plan.chunks, h, partial,
                 spec.index, has, rounded, written, sums, dtypes[spec.fields.index("s")] is not None,
-                first.scale is not None, first.decay != 0, first.maximize, dry,
+                first.scale is not None, first.decay != 0, first.maximize, dry, torch.finfo(first.x.dtype).max,
                 *plan.units, BLOCK, BLOCKS, num_warps=WARPS, enable_fp_fusion=False,
             )  # fmt: skip
     if not dry:
@@ -174,7 +164,7 @@ class Plan:
 
     def follow(self, works: list[Work]) -> None:
         """Send the addresses to the device when one has changed."""
-        found = [work.memo.found(work.g) for work in works]  # type: ignore[attr-defined]
+        found = [work.memo.where(work.g) for work in works]  # type: ignore[attr-defined]
         if found == self._found:
             return
         self._found = found

@@ -23,7 +23,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("step.c")
-VERSION = 1
+VERSION = 2
 FLAGS = (
     "-O3",
     "-fopenmp-simd",

@@ -2,19 +2,20 @@
 
 import ctypes
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..methods.base import Coefficients, Method
 from . import library
-from .memory import is_dense_alike
+from .memory import Seen, is_dense_alike, is_plain
 from .specs import SPECS, Spec, ordered
+from .taming import safe_size
 from .work import Work
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the codes of step.c
-KIND, GRADIENT = 8, 4  # the place of `kinds` in a row, and the gradient's in it, in bits
+NONSENSE = 2  # step.c's word for rows that cannot be
 BUFFERS, SUMS, COEFFICIENTS = 5, 4, 12  # the sizes of step.c's arrays
 
 
@@ -25,6 +26,7 @@ class Job(ctypes.Structure):
         ("coefficient", ctypes.c_double * COEFFICIENTS),
         ("scale", ctypes.c_double),
         ("decay", ctypes.c_double),
+        ("safe", ctypes.c_double),
         ("method", ctypes.c_int32),
         ("maximize", ctypes.c_int32),
         ("dry", ctypes.c_int32),
@@ -34,50 +36,21 @@ class Job(ctypes.Structure):
     )
 
 
-class Memo:
+class Memo(Seen):
     """What stays the same while a Work keeps its tensors: its row of step.c, but for the gradient."""
 
-    __slots__ = ("addresses", "found", "kinds", "place", "row", "stride", "tensors")
+    __slots__ = ("place", "row")
 
     def __init__(self, work: Work, spec: Spec) -> None:
+        super().__init__(work)
         fields = [work.buf.get(name) for name in spec.fields]
-        self.tensors = [(t, _shape(t)) for t in (work.x, *fields) if t is not None]
-        addresses = [_address(t) for t in (work.x, *fields)]
-        self.addresses = addresses + [_nothing] * (1 + BUFFERS - len(addresses))
-        self.found: list[int] = []
-        self.stride = None if work.x.is_contiguous() else work.x.stride()
-        kinds = [KINDS[work.x.dtype], 0, *(0 if t is None else KINDS[t.dtype] for t in fields)]
-        self.kinds = sum(kind << 4 * place for place, kind in enumerate(kinds))
+        addresses = [0 if t is None else t.data_ptr() for t in fields]
+        kinds = [KINDS[work.x.dtype], KINDS[work.g.dtype], *(0 if t is None else KINDS[t.dtype] for t in fields)]
+        kind = sum(kind << 4 * place for place, kind in enumerate(kinds))
         first, step = (work.cut.start, work.cut.step) if work.cut is not None and "s" in work.buf else (0, 0)
-        self.row = array("q", [work.x.numel(), *[0] * (2 + BUFFERS), self.kinds, work.origin, first, step])
+        addresses += [0] * (BUFFERS - len(addresses))
+        self.row = array("q", [work.x.numel(), work.x.data_ptr(), 0, *addresses, kind, work.origin, first, step])
         self.place = self.row.buffer_info()[0]
-
-    def take(self, g: Tensor) -> bool:
-        """Bring the row up to date. False when a framework has moved a tensor to where the processor cannot reach it."""
-        kind = KINDS.get(g.dtype)
-        if kind is None or not (g.is_contiguous() if self.stride is None else g.stride() == self.stride):
-            return False
-        found = [address() for address in self.addresses]
-        row = self.row
-        if found != self.found:
-            if any(_shape(t) != shape for t, shape in self.tensors):
-                return False
-            self.found = found
-            row[1], row[3 : 3 + BUFFERS] = found[0], array("q", found[1:])
-        row[2], row[KIND] = g.data_ptr(), self.kinds | kind << GRADIENT
-        return True
-
-
-def _shape(t: Tensor) -> tuple[object, ...]:
-    return t.is_cpu, t.dtype, t.numel(), t.stride()
-
-
-def _nothing() -> int:
-    return 0
-
-
-def _address(t: Tensor | None) -> Callable[[], int]:
-    return _nothing if t is None else t.data_ptr
 
 
 def available() -> bool:
@@ -94,13 +67,20 @@ def has_half() -> bool:
 def takes(method: Method, work: Work) -> bool:
     """Can the compiled step take this tensor? Its buffers must be float32 or bfloat16, and all tensors lie in memory alike."""
     memo = work.memo
-    if type(memo) is Memo:
-        return memo.take(work.g)
-    if not work.x.is_cpu or not _fits(method, work):
+    if type(memo) is not Memo:
+        if not work.x.is_cpu or not _fits(method, work):
+            return False
+        work.memo = memo = Memo(work, SPECS[method.name])
+    elif not memo.still(work):  # `check` must see it first
         return False
-    memo = Memo(work, SPECS[method.name])
-    work.memo = memo
-    return memo.take(work.g)
+    memo.row[2] = work.g.data_ptr()
+    return True
+
+
+def point(works: Sequence[Work]) -> None:
+    """Take the present gradients of works that are what they were."""
+    for work in works:
+        work.memo.row[2] = work.g.data_ptr()  # type: ignore[attr-defined]
 
 
 def _fits(method: Method, work: Work) -> bool:
@@ -108,7 +88,7 @@ def _fits(method: Method, work: Work) -> bool:
     if spec is None or work.g.layout is not torch.strided or not available():
         return False
     tensors = [work.x, work.g, *work.buf.values()]
-    if not all(t.is_cpu and t.dtype in KINDS for t in tensors):
+    if not all(is_plain(t) and t.is_cpu and t.dtype in KINDS and t.data_ptr() % t.itemsize == 0 for t in tensors):
         return False
     if any(t.dtype is torch.float16 for t in tensors) and not has_half():
         return False
@@ -116,7 +96,13 @@ def _fits(method: Method, work: Work) -> bool:
         return False
     if work.scale is not None and not work.scale.is_cpu:
         return False
-    return is_dense_alike(tensors) if work.cut is None else spec.sliced and all(t.is_contiguous() for t in tensors)
+    if work.cut is None:
+        return is_dense_alike(tensors)
+    return (
+        spec.sliced
+        and all(t.is_contiguous() for t in tensors)
+        and is_dense_alike([t for t in tensors if t.shape == work.x.shape])
+    )
 
 
 def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Tensor:
@@ -130,13 +116,21 @@ def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool) -> Te
     failed = loaded.dadapt_step(
         len(works), rows.buffer_info()[0], weights.buffer_info()[0], ctypes.addressof(job), ctypes.addressof(out)
     )
-    if failed:
-        raise MemoryError(f"no memory for the partial sums of {len(works)} tensors; nothing of the step has moved")
+    _check_result(failed, len(works))
     if not dry:
         torch.autograd.graph.increment_version([work.x for work in works])  # the writes went behind autograd's back
     factors = [float(factor) for factor in spec.factors(c)]
     sums = [value * factor for value, factor in zip(out, factors, strict=False)]
     return torch.tensor([*sums, out[SUMS - 1]], dtype=torch.float64)
+
+
+def _check_result(failed: int, count: int) -> None:
+    if failed == NONSENSE:
+        raise ValueError(
+            f"the compiled step refused its {count} tensors: a size, an address or a dtype that none can have"
+        )
+    if failed:
+        raise MemoryError(f"no memory for the partial sums of {count} tensors; nothing of the step has moved")
 
 
 def _job(spec: Spec, work: Work, c: Coefficients, dry: bool) -> Job:
@@ -145,6 +139,7 @@ def _job(spec: Spec, work: Work, c: Coefficients, dry: bool) -> Job:
         coefficient=(ctypes.c_double * COEFFICIENTS)(*values),
         scale=1.0 if work.scale is None else float(work.scale),
         decay=work.decay,
+        safe=safe_size(values),
         method=spec.index,
         maximize=work.maximize,
         dry=dry,
@@ -166,9 +161,8 @@ def traffic(tensors: Sequence[Sequence[Tensor]], written: int, by: float = 1.0) 
     memory = array("q", [number for row in rows for number in row])
     size = 8 * len(rows[0])
     places = array("q", [memory.buffer_info()[0] + size * index for index in range(len(rows))])
-    job = Job(scale=1.0, method=len(SPECS), threads=torch.get_num_threads())
+    job = Job(scale=1.0, safe=torch.finfo(torch.float32).max, method=len(SPECS), threads=torch.get_num_threads())
     job.coefficient[:3] = [written, used, by]
     weights, out = array("d", [1.0] * len(rows)), (ctypes.c_double * SUMS)()
     arguments = (places.buffer_info()[0], weights.buffer_info()[0], ctypes.addressof(job), ctypes.addressof(out))
-    if loaded.dadapt_step(len(rows), *arguments):
-        raise MemoryError("no memory for the partial sums")
+    _check_result(loaded.dadapt_step(len(rows), *arguments), len(rows))

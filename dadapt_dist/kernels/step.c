@@ -34,6 +34,7 @@
 #define SUMS 4               /* at most three of a method, and the elements that are not finite */
 #define COEFFICIENTS 12
 #define MAX_THREADS 256
+#define MAX_NUMEL ((int64_t)1 << 48)
 
 enum { F32 = 0, BF16 = 1, F16 = 2 };
 
@@ -46,9 +47,12 @@ typedef struct {
 typedef struct {
   double coefficient[COEFFICIENTS];
   double scale, decay; /* g / scale; g + decay * x */
+  double safe;         /* gradients up to here overflow nothing: others are tried first, see `tame` */
   int32_t method, maximize, dry, threads;
   uint32_t seed, spare;
 } job_t;
+
+static inline int kind_of(const row_t *row, int field) { return (int)(row->kinds >> (4 * field)) & 15; }
 
 /* ---------------------------------------------------------------- the methods, on one tile of float32 */
 
@@ -64,7 +68,7 @@ CLONES static void prodigy(int64_t n, float *x, const float *g, float *const *b,
   SIMD(omp simd reduction(+ : inner, l1))
   for (int64_t i = 0; i < n; ++i) {
     const float mi = b1 * m[i] + to_m * g[i], vi = b2 * v[i] + to_v * (g[i] * g[i]), si = b3 * s[i] + to_s * g[i];
-    inner += (double)(g[i] * (x0[i] - x[i]));
+    inner += (double)g[i] * (double)(x0[i] - x[i]);
     l1 += (double)fabsf(si);
     m[i] = mi;
     v[i] = vi;
@@ -101,8 +105,8 @@ CLONES static void dadapt_sgd(int64_t n, float *x, const float *g, float *const 
   SIMD(omp simd reduction(+ : inner, sq))
   for (int64_t i = 0; i < n; ++i) {
     const float si = s[i] + gamma * g[i];
-    inner += (double)(g[i] * s[i]);
-    sq += (double)(si * si);
+    inner += (double)g[i] * (double)s[i];
+    sq += (double)si * (double)si;
     s[i] = si;
     x[i] += pull * ((x0[i] - si * r) - x[i]);
   }
@@ -197,12 +201,19 @@ static void traffic(int64_t n, float *x, const float *g, float *const *b, const 
   scale(n, x, c[2]);
 }
 
-static const struct {
+/* read_only: the last so many buffers are x0, never written. squared: the buffer whose squares are summed up, or -1. pull: the
+   coefficient by which x goes on towards a point that it does not reach in one step, or -1. waits: g times that
+   buffer is summed up, and a first coefficient of 0 says that the size of the first gradient, squared, is not known yet. */
+typedef struct {
   tile_t *tile;
-  int buffers, read_only; /* the last `read_only` of the buffers are x0: never written */
-} methods[] = {
-    {prodigy, 4, 1}, {dadapt_adam, 3, 0}, {dadapt_sgd, 2, 1}, {dadapt_adagrad, 3, 1}, {dadapt_adan, 5, 0}, {dadapt_lion, 2, 0}, {traffic, 5, 0},
+  int buffers, read_only, squared, pull, waits;
+} method_t;
+
+static const method_t methods[] = {
+    {prodigy, 4, 1, -1, -1, 0},   {dadapt_adam, 3, 0, -1, -1, 0}, {dadapt_sgd, 2, 1, 0, 2, 1}, {dadapt_adagrad, 3, 1, 1, 3, 0},
+    {dadapt_adan, 5, 0, 3, -1, 0}, {dadapt_lion, 2, 0, -1, -1, 0}, {traffic, 5, 0, -1, -1, 0},
 };
+#define METHODS ((int)(sizeof methods / sizeof *methods))
 
 /* ---------------------------------------------------------------- from memory to a tile, and back */
 
@@ -271,18 +282,20 @@ static void store(int kind, int64_t n, const float *from, void *to, int64_t at) 
 #endif
 }
 
-CLONES static int64_t count_bad(int64_t n, const float *g) {
-  int32_t bad = 0;
-  SIMD(omp simd reduction(+ : bad))
-  for (int64_t i = 0; i < n; ++i) bad += !(fabsf(g[i]) <= FLT_MAX);
-  return bad;
+/* How many are NaN, or larger than `safe`? */
+CLONES static int64_t count_loud(int64_t n, const float *g, float safe) {
+  int32_t loud = 0;
+  SIMD(omp simd reduction(+ : loud))
+  for (int64_t i = 0; i < n; ++i) loud += !(fabsf(g[i]) <= safe);
+  return loud;
 }
 
 CLONES static void transform(int64_t n, float *g, const float *x, float sign, float decay) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float clean = fabsf(g[i]) <= FLT_MAX ? sign * g[i] : 0.0f;
-    g[i] = clean + decay * x[i];
-  }
+  for (int64_t i = 0; i < n; ++i) g[i] = sign * g[i] + decay * x[i];
+}
+
+CLONES static void negate(int64_t n, float *g) {
+  for (int64_t i = 0; i < n; ++i) g[i] = -g[i];
 }
 
 CLONES static void divide(int64_t n, float *g, float scale) {
@@ -291,36 +304,88 @@ CLONES static void divide(int64_t n, float *g, float scale) {
 
 /* ---------------------------------------------------------------- one tile, one block, all blocks */
 
-static inline int kind_of(const row_t *row, int field) { return (int)(row->kinds >> (4 * field)) & 15; }
+/* The largest number that a field can hold, and the largest whose square float32 can hold. */
+static const float largest[] = {[F32] = FLT_MAX, [BF16] = 0x1.fep127f, [F16] = 65504.0f};
+static const float root = 0x1.fffffep63f;
 
-/* The gradient that the method sees: in memory where it can be used as it stands, else in `tile`. */
-static const float *gradient(const row_t *row, const job_t *job, int64_t at, int64_t n, const float *x, float *tile, double *bad) {
+/* Gradients of a parameter in float16 may leave it much sooner. */
+static inline float safe_for(const row_t *row, const job_t *job) { return (float)(kind_of(row, 0) == F16 ? job->safe * 0x1p-30 : job->safe); }
+
+/* The gradient that the method sees: in memory where it can be used as it stands, else in `tile`. wrong: gets which elements
+   were not finite; they are 0. Returns in `loud` whether a large one has to be tried before it is used. */
+static const float *gradient(const row_t *row, const job_t *job, int64_t at, int64_t n, const float *x, float *tile, uint8_t *wrong, int *loud, double *bad) {
   const int kind = kind_of(row, 1), plain = kind == F32 && job->scale == 1.0;
-  const float *g = (const float *)row->field[1] + at;
+  const float *g = (const float *)row->field[1] + at, safe = safe_for(row, job);
   if (!plain) {
     load(kind, n, (const void *)row->field[1], at, tile);
     if (job->scale != 1.0) divide(n, tile, (float)job->scale);
     g = tile;
   }
-  const int64_t wrong = count_bad(n, g);
-  *bad += (double)wrong;
-  if (!wrong && !job->maximize && job->decay == 0.0) return g;
+  *loud = count_loud(n, g, safe) != 0;
+  if (!*loud && !job->maximize && job->decay == 0.0) return g;
   if (g != tile) memcpy(tile, g, (size_t)n * 4);
+  memset(wrong, 0, (size_t)n);
+  for (int64_t i = 0; *loud && i < n; ++i)
+    if (!(fabsf(tile[i]) <= FLT_MAX)) tile[i] = 0, wrong[i] = 1, *bad += 1;
   if (job->decay != 0.0) transform(n, tile, x, job->maximize ? -1.0f : 1.0f, (float)job->decay);
-  else for (int64_t i = 0; i < n; ++i) tile[i] = !(fabsf(tile[i]) <= FLT_MAX) ? 0.0f : job->maximize ? -tile[i] : tile[i];
+  else if (job->maximize) negate(n, tile);
+  if (*loud || job->decay != 0.0) *loud = count_loud(n, tile, safe) != 0;
   return tile;
+}
+
+/* Does a step leave element i with what memory can hold, and with a square where one is summed up? */
+static int fits(const row_t *row, const method_t *method, const float *c, int64_t i, float g, const float *x, float *const *b, float *const *before) {
+  if (!(fabsf(x[i]) <= largest[kind_of(row, 0)])) return 0;
+  for (int k = 0; k < method->buffers - method->read_only; ++k)
+    if (row->field[2 + k] && !(fabsf(b[k][i]) <= (k == method->squared ? root : largest[kind_of(row, 2 + k)]))) return 0;
+  if (!method->waits) return 1;
+  return fabsf(g * before[method->squared][i]) <= FLT_MAX && (c[0] != 0.0f || fabsf(g) <= root);
+}
+
+/* Take gradient elements whose step would overflow as if they were not finite: as 0, and counted. The method itself says
+   which, on copies; where the decay alone overflows, it is left out too. */
+static void tame(const row_t *row, const job_t *job, const float *c, int64_t n, const float *x, float *g, float *const *b, uint8_t *wrong, double *bad) {
+  const method_t *method = methods + job->method;
+  float copy[1 + BUFFERS][TILE], *to[BUFFERS], heading[COEFFICIENTS];
+  memcpy(heading, c, sizeof heading);
+  if (method->pull >= 0) heading[method->pull] = 1;
+  for (int pass = 0, over = 1; over && pass < 2; ++pass) {
+    double ignored[SUMS] = {0};
+    memcpy(copy[0], x, (size_t)n * 4);
+    for (int k = 0; k < method->buffers; ++k) to[k] = memcpy(copy[1 + k], b[k], (size_t)n * 4);
+    method->tile(n, copy[0], g, to, heading, ignored);
+    over = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      if (fits(row, method, c, i, g[i], copy[0], to, b)) continue;
+      g[i] = wrong[i] || job->decay == 0.0 ? 0.0f : (float)job->decay * x[i];
+      *bad += !wrong[i];
+      over = wrong[i] = 1;
+    }
+  }
+}
+
+/* The first entry from `at` on that is in the sliced buffers, counted from `at`; q: its place in them. */
+static int64_t first_of(const row_t *row, int64_t at, int64_t *q) {
+  const int64_t first = (row->first - at % row->cut + row->cut) % row->cut;
+  *q = (at + first - row->first) / row->cut;
+  return first;
+}
+
+/* The sliced s of a tile, at the entries to which it belongs. */
+static void spread(const row_t *row, int64_t at, int64_t n, float *s) {
+  int64_t q;
+  for (int64_t i = first_of(row, at, &q); i < n; i += row->cut, ++q) load(kind_of(row, 4), 1, (const void *)row->field[4], q, s + i);
 }
 
 /* Prodigy's estimate from every cut-th entry: s and x0 hold only those. */
 static void sliced(const row_t *row, const job_t *job, int64_t at, int64_t n, const float *x, const float *g, const float *c, double *sum) {
-  const int64_t first = (row->first - at % row->cut + row->cut) % row->cut;
-  int64_t q = (at + first - row->first) / row->cut;
-  for (int64_t i = first; i < n; i += row->cut, ++q) {
+  int64_t q;
+  for (int64_t i = first_of(row, at, &q); i < n; i += row->cut, ++q) {
     float s, x0;
     load(kind_of(row, 4), 1, (const void *)row->field[4], q, &s);
     load(kind_of(row, 5), 1, (const void *)row->field[5], q, &x0);
     s = c[4] * s + c[5] * g[i];
-    sum[0] += (double)(g[i] * (x0 - x[i]));
+    sum[0] += (double)g[i] * (double)(x0 - x[i]);
     sum[1] += (double)fabsf(s);
     if (job->dry) continue;
     if (kind_of(row, 4) == F32) ((float *)row->field[4])[q] = s;
@@ -339,17 +404,22 @@ static float *reach(const row_t *row, int field, int dry, int64_t at, int64_t n,
 
 static void run_tile(const row_t *row, const job_t *job, const float *c, int64_t at, int64_t n, double *sum) {
   float tiles[FIELDS][TILE], *b[BUFFERS];
-  const int buffers = methods[job->method].buffers, written = buffers - methods[job->method].read_only;
+  uint8_t wrong[TILE];
+  int loud;
+  const method_t *method = methods + job->method;
+  const int buffers = method->buffers, written = buffers - method->read_only;
   row_t whole = *row;
+  if (row->cut) whole.field[4] = whole.field[5] = 0;
   float *x = reach(row, 0, job->dry, at, n, tiles[0]);
-  const float *g = gradient(row, job, at, n, x, tiles[1], sum + SUMS - 1);
-  if (row->cut) {
-    sliced(row, job, at, n, x, g, c, sum);
-    whole.field[4] = whole.field[5] = 0;
-  }
+  const float *g = gradient(row, job, at, n, x, tiles[1], wrong, &loud, sum + SUMS - 1);
   for (int k = 0; k < buffers; ++k) b[k] = reach(&whole, 2 + k, job->dry, at, n, tiles[2 + k]);
+  if (loud) {
+    if (row->cut) spread(row, at, n, b[2]);
+    tame(row, job, c, n, x, tiles[1], b, wrong, sum + SUMS - 1);
+  }
+  if (row->cut) sliced(row, job, at, n, x, g, c, sum);
   double ignored[SUMS] = {0};
-  methods[job->method].tile(n, x, g, b, c, row->cut ? ignored : sum);
+  method->tile(n, x, g, b, c, row->cut ? ignored : sum);
   if (job->dry) return;
   store(kind_of(row, 0), n, x, (void *)row->field[0], at);
   for (int k = 0; k < written; ++k)
@@ -389,17 +459,37 @@ static void run_threads(run_t *run, int threads) {
   for (int k = 0; k < started; ++k) pthread_join(helper[k], NULL);
 }
 
-/* Run one step over n tensors. out: SUMS weighted sums; the last is the number of gradient elements that are not finite.
-   Returns 0, or 1 without having touched anything when there is no memory. */
+static int is_field(const row_t *row, int field, int needed) {
+  const int kind = kind_of(row, field);
+  if (kind > F16 || (kind == F16 && (!HALF || field > 1))) return 0;
+  return row->field[field] ? row->field[field] % (kind == F32 ? 4 : 2) == 0 : !needed;
+}
+
+/* Is this a row that the step can take? What python says of memory cannot be proved here, but nonsense is refused. */
+static int is_row(const row_t *row, const job_t *job) {
+  if (row->numel < 0 || row->numel > MAX_NUMEL || row->cut < 0) return 0;
+  for (int field = 0; field < FIELDS; ++field)
+    if (!is_field(row, field, field < 2 && row->numel > 0)) return 0;
+  if (row->cut == 0) return 1;
+  return job->method == 0 && 0 <= row->first && row->first < row->cut && (row->first >= row->numel || (row->field[4] && row->field[5]));
+}
+
+enum { DONE = 0, NO_MEMORY = 1, NONSENSE = 2 };
+
+/* Run one step over n tensors. out: SUMS weighted sums; the last is the number of gradient elements that are not finite, or
+   whose step would overflow. Returns DONE; or NO_MEMORY or NONSENSE, for what no tensor can be, without having touched anything. */
 int dadapt_step(int64_t n, const row_t *const *rows, const double *weights, const job_t *job, double *out) {
+  for (int k = 0; k < SUMS; ++k) out[k] = 0;
+  if (n < 0 || n > INT32_MAX || job->method < 0 || job->method >= METHODS) return NONSENSE;
+  for (int64_t t = 0; t < n; ++t)
+    if (!is_row(rows[t], job)) return NONSENSE;
   int64_t blocks = 0, elements = 0;
   for (int64_t t = 0; t < n; ++t) blocks += (rows[t]->numel + BLOCK - 1) / BLOCK, elements += rows[t]->numel;
   int32_t *tensor = malloc((size_t)(blocks + 1) * sizeof *tensor);
   int64_t *start = malloc((size_t)(n + 1) * sizeof *start);
   double *partial = calloc((size_t)(blocks + 1) * SUMS, sizeof *partial);
-  for (int k = 0; k < SUMS; ++k) out[k] = 0;
-  const int failed = !tensor || !start || !partial;
-  if (!failed) {
+  const int failed = tensor && start && partial ? DONE : NO_MEMORY;
+  if (failed == DONE) {
     for (int64_t t = 0, k = 0; t < n; ++t)
       for (start[t] = k; k < start[t] + (rows[t]->numel + BLOCK - 1) / BLOCK; ++k) tensor[k] = (int32_t)t;
     run_t run = {.rows = rows, .job = job, .tensor = tensor, .start = start, .blocks = blocks, .partial = partial};
@@ -416,4 +506,4 @@ int dadapt_step(int64_t n, const row_t *const *rows, const double *weights, cons
 
 /* What this build can do: bit 0, float16. The version rises with every change of row_t, job_t or an argument. */
 int dadapt_abilities(void) { return HALF; }
-int dadapt_version(void) { return 1; }
+int dadapt_version(void) { return 2; }

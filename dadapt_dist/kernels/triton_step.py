@@ -43,35 +43,40 @@ def _stochastic(value, element, seed):
 
 @triton.jit
 def _update(METHOD: tl.constexpr, x, g, b0, b1, b2, b3, b4, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10):
-    """One step of a method, numbered as in specs.py, with coefficients in the order given there: x, buffers and three sums."""
+    """One step of a method, numbered as in specs.py, with coefficients in the order given there.
+
+    Returns x, the point towards which it goes (x itself, where it gets there), the buffers, and three sums.
+    """
     zero = tl.zeros_like(g)
-    s0, s1, s2 = zero, zero, zero
+    s0, s1, s2 = zero.to(tl.float64), zero, zero
+    z = zero
     if METHOD == 0:  # Prodigy: m, v, s, x0
-        s0 = g * (b3 - x)
+        s0 = g.to(tl.float64) * (b3 - x).to(tl.float64)
         b0 = c0 * b0 + c1 * g
         b1 = c2 * b1 + c3 * (g * g)
         b2 = c4 * b2 + c5 * g
         s1 = tl.abs(b2)
         x = x * c6 - tl.div_rn(c7 * b0, tl.sqrt_rn(b1) + c8)
     elif METHOD == 1:  # D-Adapt Adam: m, v, s
-        s0 = tl.div_rn(g * b2, tl.sqrt_rn(b1) + c7)
+        s0 = tl.div_rn(g * b2, tl.sqrt_rn(b1) + c7).to(tl.float64)
         b0 = c0 * b0 + c1 * g
         b1 = c2 * b1 + c3 * (g * g)
         b2 = c4 * b2 + c5 * g
         s1 = tl.abs(b2)
         x = x * c6 - tl.div_rn(b0, tl.sqrt_rn(b1) + c7)
     elif METHOD == 2:  # D-Adapt SGD: s, x0
-        s0 = g * b0
+        s0 = (g * b0).to(tl.float64)
         b0 = b0 + c0 * g
         s1 = b0 * b0
-        x = x + c2 * ((b1 - b0 * c1) - x)
+        z = b1 - b0 * c1
+        x = x + c2 * (z - x)
     elif METHOD == 3:  # D-Adapt AdaGrad: α, s, x0
         square = g * g
         b0 = b0 + square
         b1 = b1 + c0 * g
         denom = tl.sqrt_rn(b0) + c2
         z = b2 - tl.div_rn(b1 * c1, denom)
-        s0 = tl.div_rn(square, denom)
+        s0 = tl.div_rn(square, denom).to(tl.float64)
         s1 = tl.div_rn(b1 * b1, denom)
         s2 = tl.abs(b1)
         x = tl.where(c3 == 1.0, z, x + c3 * (z - x))
@@ -83,7 +88,7 @@ def _update(METHOD: tl.constexpr, x, g, b0, b1, b2, b3, b4, c0, c1, c2, c3, c4, 
         b2 = c4 * b2 + c5 * (ahead * ahead)
         b3 = c6 * b3 + c7 * g
         denom = tl.sqrt_rn(b2) + c10
-        s0 = tl.div_rn(g * g, denom)
+        s0 = tl.div_rn(g * g, denom).to(tl.float64)
         s1 = tl.div_rn(b3 * b3, denom)
         s2 = tl.abs(b3)
         b4 = g
@@ -91,12 +96,53 @@ def _update(METHOD: tl.constexpr, x, g, b0, b1, b2, b3, b4, c0, c1, c2, c3, c4, 
     else:  # D-Adapt Lion: m, s
         a = c0 * b0 + c1 * g
         u = tl.where(a > 0, 1.0, tl.where(a < 0, -1.0, 0.0))
-        s0 = u * b1
+        s0 = (u * b1).to(tl.float64)
         b0 = c2 * b0 + c3 * g
         b1 = c4 * b1 + c5 * u
         s1 = tl.abs(b1)
         x = x * c6 - c7 * u
-    return x, b0, b1, b2, b3, b4, s0, s1, s2
+    if METHOD != 2 and METHOD != 3:
+        z = x
+    return x, z, b0, b1, b2, b3, b4, s0, s1, s2
+
+
+@triton.jit
+def _beyond(value, largest):
+    """Is it larger, or NaN?"""
+    return (tl.abs(value) <= largest) == 0
+
+
+@triton.jit
+def _bound(SQUARED: tl.constexpr, ROUNDED: tl.constexpr):
+    """The largest number that float32 can square, that bfloat16 holds, or that float32 holds."""
+    if SQUARED:
+        return 1.8446742974197924e19
+    elif ROUNDED:  # noqa: RET505 - triton decides at compile time, by the shape of the code
+        return 3.3895313892515355e38
+    else:
+        return 3.4028234663852886e38
+
+
+@triton.jit
+def _overflows(
+    g, z, b0, b1, b2, b3, b4, s0, c0,
+    METHOD: tl.constexpr, WRITTEN: tl.constexpr, ROUNDED: tl.constexpr, LARGEST: tl.constexpr,
+):  # fmt: skip
+    """Which elements would leave what memory cannot hold, or a square that overflows? As `fits` of step.c."""
+    over = _beyond(z, LARGEST)
+    if WRITTEN & 1:
+        over |= _beyond(b0, _bound(METHOD == 2, ROUNDED & 1))
+    if WRITTEN & 2:
+        over |= _beyond(b1, _bound(METHOD == 3, ROUNDED & 2))
+    if WRITTEN & 4:
+        over |= _beyond(b2, _bound(False, ROUNDED & 4))
+    if WRITTEN & 8:
+        over |= _beyond(b3, _bound(METHOD == 4, ROUNDED & 8))
+    if WRITTEN & 16:
+        over |= _beyond(b4, _bound(False, ROUNDED & 16))
+    if METHOD == 2:  # products are summed up, and the square of a first gradient, while the first coefficient is 0
+        over |= _beyond(s0, 3.4028234663852886e38) | _beyond(tl.where(c0 == 0.0, g, 0.0), 1.8446742974197924e19)
+    return over
 
 
 @triton.jit
@@ -104,15 +150,19 @@ def _block(  # noqa: C901 - a branch for each optional part, all decided when it
     x_at, g_at, p0, p1, p2, p3, p4, i, inside, element, seed, decay, scale,
     c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10,
     METHOD: tl.constexpr, HAS: tl.constexpr, ROUNDED: tl.constexpr, WRITTEN: tl.constexpr, SUMMED: tl.constexpr,
-    SCALED: tl.constexpr, DECAYED: tl.constexpr, MAXIMIZE: tl.constexpr, DRY: tl.constexpr, MASKED: tl.constexpr,
+    SCALED: tl.constexpr, DECAYED: tl.constexpr, MAXIMIZE: tl.constexpr, DRY: tl.constexpr, LARGEST: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Advance one block; returns its sums' addends and which gradient elements were not finite."""
+    """Advance one block; returns its sums' addends and which gradient elements were not finite, or would overflow.
+
+    LARGEST: the largest number that the parameter's dtype holds.
+    """
     x = _read(x_at, i, inside, MASKED)
     g = _read(g_at, i, inside, MASKED)
     if SCALED:
         g = tl.div_rn(g, scale + tl.zeros_like(g))
-    finite = tl.abs(g) <= 3.4028234663852886e38
-    g = tl.where(finite, g, 0.0)
+    wrong = _beyond(g, 3.4028234663852886e38)
+    g = tl.where(wrong, 0.0, g)
     if MAXIMIZE:
         g = -g
     if DECAYED:
@@ -128,9 +178,24 @@ def _block(  # noqa: C901 - a branch for each optional part, all decided when it
         b3 = _read(p3, i, inside, MASKED)
     if HAS & 16:
         b4 = _read(p4, i, inside, MASKED)
-    x, b0, b1, b2, b3, b4, s0, s1, s2 = _update(
+    x1, z, b01, b11, b21, b31, b41, s0, s1, s2 = _update(
         METHOD, x, g, b0, b1, b2, b3, b4, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10
     )
+    over = _overflows(g, z, b01, b11, b21, b31, b41, s0, c0, METHOD, WRITTEN, ROUNDED, LARGEST)
+    if tl.max(over.to(tl.int32), 0) > 0:  # next to never: such elements are taken as not finite
+        if DECAYED:  # where the decay alone overflows, it is left out too
+            g = tl.where(over, tl.where(wrong, 0.0, decay * x), g)
+            wrong |= over
+            x1, z, b01, b11, b21, b31, b41, s0, s1, s2 = _update(
+                METHOD, x, g, b0, b1, b2, b3, b4, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10
+            )
+            over = _overflows(g, z, b01, b11, b21, b31, b41, s0, c0, METHOD, WRITTEN, ROUNDED, LARGEST)
+        g = tl.where(over, 0.0, g)
+        wrong |= over
+        x1, z, b01, b11, b21, b31, b41, s0, s1, s2 = _update(
+            METHOD, x, g, b0, b1, b2, b3, b4, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10
+        )
+    x, b0, b1, b2, b3, b4 = x1, b01, b11, b21, b31, b41
     if not DRY:
         _write(x_at, i, x, inside, element, seed, MASKED, False)
         if WRITTEN & 1:
@@ -143,12 +208,12 @@ def _block(  # noqa: C901 - a branch for each optional part, all decided when it
             _write(p3, i, b3, inside, element, seed, MASKED, ROUNDED & 8)
         if WRITTEN & 16:
             _write(p4, i, b4, inside, element, seed, MASKED, ROUNDED & 16)
-    bad = tl.where(finite, 0.0, 1.0)
+    bad = tl.where(wrong & inside, 1.0, 0.0)
     if not SUMMED:  # frozen: there is no s to sum up
-        s0, s1, s2 = tl.zeros_like(x), tl.zeros_like(x), tl.zeros_like(x)
+        s0, s1, s2 = tl.zeros_like(s0), tl.zeros_like(x), tl.zeros_like(x)
     if MASKED:  # what lies outside has g = 0 and x = 0, but not every buffer's sum is 0 there for every method
         s0, s1, s2 = tl.where(inside, s0, 0.0), tl.where(inside, s1, 0.0), tl.where(inside, s2, 0.0)
-    return s0.to(tl.float64), s1.to(tl.float64), s2.to(tl.float64), bad
+    return s0, s1.to(tl.float64), s2.to(tl.float64), bad
 
 
 @triton.jit
@@ -156,7 +221,7 @@ def step(
     x_base, g_base, base0, base1, base2, base3, base4, distances, numels, origins, tensors, chunks, h, partial,
     METHOD: tl.constexpr, HAS: tl.constexpr, ROUNDED: tl.constexpr, WRITTEN: tl.constexpr, SUMS: tl.constexpr,
     SUMMED: tl.constexpr,
-    SCALED: tl.constexpr, DECAYED: tl.constexpr, MAXIMIZE: tl.constexpr, DRY: tl.constexpr,
+    SCALED: tl.constexpr, DECAYED: tl.constexpr, MAXIMIZE: tl.constexpr, DRY: tl.constexpr, LARGEST: tl.constexpr,
     UNIT_X: tl.constexpr, UNIT_G: tl.constexpr, UNIT0: tl.constexpr, UNIT1: tl.constexpr, UNIT2: tl.constexpr,
     UNIT3: tl.constexpr, UNIT4: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
@@ -191,7 +256,7 @@ def step(
             s0, s1, s2, wrong = _block(
                 x_at, g_at, p0, p1, p2, p3, p4, i, inside, element, seed, decay, scale,
                 c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10,
-                METHOD, HAS, ROUNDED, WRITTEN, SUMMED, SCALED, DECAYED, MAXIMIZE, DRY, False,
+                METHOD, HAS, ROUNDED, WRITTEN, SUMMED, SCALED, DECAYED, MAXIMIZE, DRY, LARGEST, False,
             )  # fmt: skip
             a0 += s0
             a1 += s1
@@ -201,7 +266,7 @@ def step(
             s0, s1, s2, wrong = _block(
                 x_at, g_at, p0, p1, p2, p3, p4, i, inside, element, seed, decay, scale,
                 c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10,
-                METHOD, HAS, ROUNDED, WRITTEN, SUMMED, SCALED, DECAYED, MAXIMIZE, DRY, True,
+                METHOD, HAS, ROUNDED, WRITTEN, SUMMED, SCALED, DECAYED, MAXIMIZE, DRY, LARGEST, True,
             )  # fmt: skip
             a0 += s0
             a1 += s1

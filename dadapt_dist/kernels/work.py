@@ -1,6 +1,7 @@
 """What does a kernel get? One tensor's share of a step, as plain local tensors."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ class Work:
     tensor the sliced buffers keep, or None for all. origin: a number that tells this tensor's elements from those of other
     tensors and other ranks, for the noise of stochastic rounding: element i draws the noise of (step, origin + i).
     cut_origin: `origin` for the sliced buffers of a block of a tensor; None: the same.
-    memo: what a backend remembers of the tensors; all but g stay the same as long as the Work lives.
+    param: the parameter, to be named in errors. kernel: the backend that `prepare` chose. memo: what it remembers of the
+    tensors.
     """
 
     x: Tensor
@@ -30,6 +32,8 @@ class Work:
     cut: slice | None = None
     origin: int = 0
     cut_origin: int | None = None
+    param: Tensor | None = None
+    kernel: Any = None
     memo: object = None
 
     @property

@@ -89,6 +89,13 @@ class Method(ABC):
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         """The next scalars from the global sums: pure arithmetic, elementwise over estimates ([n_estimates] each)."""
 
+    def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        """What of a step with g is squared, elementwise: an element whose square overflows is left out of the step.
+
+        before, after: the buffers of before and after `update`. Buffers and x themselves are looked at anyway.
+        """
+        return (g,)
+
     def measure(self, g: Tensor, options: Options) -> tuple[Tensor, ...]:
         """Partial `early_sums` of one tensor (0-dim float64)."""
         raise NotImplementedError(f"{self.name} has no early sums")

@@ -65,6 +65,9 @@ class DAdaptAdaGradMethod(Method):
         gsq = total(values * values / denom) * c["gsq"]
         return gsq, dot(s, s, root(alphak, c["eps"])) * c["r"], total_abs(s) * c["r"]
 
+    def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        return g, after["s"]
+
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         gsq_weighted = scalars["gsq_weighted"] + sums["gsq"]
         d_hat = (sums["sksq"] - gsq_weighted) / sums["s_l1"]

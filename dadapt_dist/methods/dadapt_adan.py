@@ -56,8 +56,7 @@ class DAdaptAdanMethod(Method):
 
     def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
         before = buf["pre_grad"]
-        diff = g - torch.where(before.isnan(), g, before)
-        look_ahead = torch.add(g, diff, alpha=c["b2"])
+        look_ahead, diff = _look_ahead(g, before, c)
         m = add_(buf["exp_avg"].mul_(c["b1"]), g, c["to_m"])
         n = add_(buf["exp_avg_diff"].mul_(c["b2"]), diff, c["to_n"])
         v = buf["exp_avg_sq"].mul_(c["b3"]).addcmul_(look_ahead, look_ahead, value=c["one_minus_b3"])
@@ -75,8 +74,17 @@ class DAdaptAdanMethod(Method):
         add_(s.mul_(c["average"]), g, c["to_s"])
         return gsq, dot(s, s, denom) * c["r"], total_abs(s) * c["r"]
 
+    def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        return g, _look_ahead(g, before["pre_grad"], c)[0], *([after["s"]] if "s" in after else [])
+
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]
         gsq_weighted = average * scalars["gsq_weighted"] + (1 - average) * sums["gsq"]
         d_hat = (sums["sksq"] / (1 - average) - gsq_weighted) / sums["s_l1"]
         return {"d": grown(scalars, d_hat, constants), "gsq_weighted": gsq_weighted}
+
+
+def _look_ahead(g: Tensor, before: Tensor, c: Coefficients) -> tuple[Tensor, Tensor]:
+    """u and diff."""
+    diff = g - torch.where(before.isnan(), g, before)
+    return torch.add(g, diff, alpha=c["b2"]), diff

@@ -51,6 +51,9 @@ class DAdaptLionMethod(Method):
         add_(s.mul_(c["average"]), u, c["to_s"])
         return inner, total_abs(s) * c["r"]
 
+    def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        return ()
+
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]
         numerator = average * scalars["numerator"] + (1 - average) * sums["inner"]

@@ -48,6 +48,10 @@ class DAdaptSGDMethod(Method):
         x.add_((buf["x0"] - s * r).sub_(x).mul_(c["pull"]))
         return inner, dot(s, s) * r
 
+    def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        product = (g * before["s"]).abs_().sqrt_()  # inner has products, which must not overflow either
+        return after["s"], product, g * (c["gamma"] == 0)  # g while ‖g0‖, in which it is squared, is not known yet
+
     def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         numerator = scalars["numerator"] + sums["inner"]
         d_hat = 2 * numerator / torch.sqrt(sums["s_sq"])

@@ -21,7 +21,8 @@ _pool = _Pool()
 def scratch(use: str, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Memory of like's shape, with anything in it. Two of one `use` are the same memory: the second spoils the first."""
     dtype = dtype or like.dtype
-    if like.device.type != "cpu" or like.numel() > LIMIT:
+    plain = type(like).__torch_dispatch__ is Tensor.__torch_dispatch__  # else its operations want one like itself
+    if not plain or like.device.type != "cpu" or like.numel() > LIMIT:
         return torch.empty_like(like, dtype=dtype)
     kept = _pool.kept.get((use, dtype))
     if kept is None or kept.numel() < like.numel():
