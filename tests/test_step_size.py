@@ -253,6 +253,39 @@ def test_a_constant_of_the_estimate_changed_in_its_groups_is_followed_from_then_
         assert ds == pytest.approx(wanted, rel=1e-12)
 
 
+@pytest.mark.parametrize("key", CLASSES)
+def test_an_estimate_that_a_later_group_brings_trains(key: str) -> None:
+    params = local_params()
+    optimizer = CLASSES[key](params[:2], d0=1e-3)
+    oracle = ORACLES[key](params, [{"indices": [0, 1]}, {"indices": [2], "estimate": "late", "lr": 0.0}], d0=1e-3)
+    for step in range(12):
+        if step == 3:
+            optimizer.add_param_group({"params": params[2:], "estimate": "late"})
+            oracle.groups[1]["lr"] = 1.0
+        set_gradients(params, step)
+        optimizer.step()
+        oracle.step([slope(index, step) for index in range(3)])
+    assert optimizer.d == pytest.approx(oracle.ds, rel=1e-10)
+    assert torch.allclose(params[2], oracle.params[2], rtol=1e-10)
+    assert not torch.equal(params[2], whole(2))
+
+
+def test_a_frozen_estimate_counts_the_steps_in_which_it_moves() -> None:
+    """Bias correction reads the count."""
+    params, options = local_params(), {"d0": 1e-3, "use_bias_correction": True, "freeze_after": 4}
+    groups = [{"params": params[:1]}, {"params": params[1:], "estimate": "other"}]
+    optimizer = dd.Prodigy(groups, **options)  # type: ignore[arg-type]
+    oracle = ORACLES["prodigy"](params, [{"indices": [0]}, {"indices": [1, 2], "estimate": "other"}], **options)  # type: ignore[arg-type]
+    for step in range(10):
+        for group in (optimizer.param_groups[1], oracle.groups[1]):
+            group["lr"] = float(step not in (5, 6, 7))
+        set_gradients(params, step)
+        optimizer.step()
+        oracle.step([slope(index, step) for index in range(3)])
+    assert optimizer.step_size.scalars.values["k"].tolist() == [*oracle.k.values()] == [10, 7]
+    assert all(torch.allclose(p, x, rtol=1e-10) for p, x in zip(params, oracle.params, strict=True))
+
+
 def parts_of_one_model(count: int, step_size: Any) -> None:
     layers = [torch.nn.Linear(3, 3) for _ in range(count)]
     optimizers = [dd.Prodigy(layer.parameters(), d0=1e-3, step_size=step_size) for layer in layers]

@@ -87,7 +87,7 @@ def _fit(method: Method, work: Work, x: Tensor, g: Tensor, buf: Buffers, c: Coef
 def _and(fit: Tensor, other: Tensor, cut: slice | None) -> None:
     """In place; other may be of the sliced entries alone."""
     if other.numel() == fit.numel():
-        fit &= other
+        fit &= other.reshape(fit.shape)
     else:
         whole = torch.ones(fit.numel(), dtype=torch.bool, device=fit.device)
         whole[cut] = other

@@ -10,10 +10,7 @@ from typing import Any
 
 METHODS = ("prodigy", "prodigy", "dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_adan", "dadapt_lion")
 # What the library does not do yet, and so is never drawn: names of features below. Empty it when the last has landed.
-PENDING = frozenset({
-    "scaler default", "overflowing squares", "recovery", "skipped estimates", "scales of others", "late estimates",
-    "unfrozen at resume",
-})  # fmt: skip
+PENDING: frozenset[str] = frozenset()
 HUGE = (1e15, -1e17, 1e30, -3e38)
 BAD = (float("nan"), float("inf"), float("-inf"))
 
@@ -99,6 +96,17 @@ class Config:
     @property
     def optimizers(self) -> int:
         return 1 + max(group.optimizer for group in self.groups)
+
+    @property
+    def needs_all_gradients(self) -> bool:
+        """Are sums of all optimizers taken before the first of several moves?"""
+        early = self.method == "dadapt_sgd" or self.shared.get("nonfinite", "hold") != "hold"
+        return early and self.optimizers > 1
+
+    def may_overflow(self, step: int, name: str) -> bool:
+        """Is there a finite gradient here with which a step may overflow?"""
+        value = self.bad.get((step, name), (0.0, 0.0))[1]
+        return self.dtype != "float64" and 1e10 < abs(value) < float("inf") and self.has_gradient(step, name)
 
     @property
     def layouts(self) -> set[str]:
@@ -348,7 +356,8 @@ def _fit_checkpoint(c: Config) -> Config:
         c.through == "dcp"
     ):  # its planner asks for buffers that a frozen estimate no longer has, and names what is frozen
         c = replace(c, shared={k: v for k, v in c.shared.items() if k != "freeze_after"}, frozen={})
-        if c.layouts & FSDP1:  # its state dicts ask one optimizer for all parameters of a wrapper
+        if c.layouts & FSDP1:  # its state dicts ask one optimizer for all parameters of a wrapper, in one dtype
+            c = replace(c, dtypes={name: v for name, v in c.dtypes.items() if name != "statistics_dtype"})
             groups = tuple(replace(g, optimizer=0) for g in groups)
     else:
         groups = tuple(replace(g, added=min(g.added, at)) for g in groups)
@@ -422,8 +431,7 @@ def _no_skipped_estimates(c: Config) -> Config:
 
 def _no_scales_of_others(c: Config) -> Config:
     """Sums that are needed before a step see the other optimizers' gradients as a GradScaler scaled them."""
-    early = c.method == "dadapt_sgd" or c.shared.get("nonfinite", "hold") != "hold"
-    return replace(c, scaler=False) if c.optimizers > 1 and early else c
+    return replace(c, scaler=False) if c.needs_all_gradients else c
 
 
 def _no_late_estimates(c: Config) -> Config:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..oracles import ORACLES, Oracle
 from .config import Config
 from .problem import Problem
-from .ranks import Seen
+from .ranks import SCALE, Seen
 
 # Largest relative difference of d, and of the parameters' way against their size. float32: of d alone where it is a ratio
 # of sums over rounded tensors. In bfloat16 moves below half a rounding step are lost: only what must always hold is held.
@@ -19,7 +19,10 @@ LARGEST = 1e60  # a d or parameter beyond: the run explodes
 
 @dataclass
 class Expected:
-    """d: step -> estimate -> value; ready: steps before which everything that needs reduces of its own had been set up."""
+    """d: step -> estimate -> value; ready: steps before which everything that needs reduces of its own had been set up.
+
+    maybe: steps that raise if a finite gradient overflows, of which the oracle in float64 knows nothing.
+    """
 
     oracle: Oracle
     d: list[dict[str, float]] = field(default_factory=list)
@@ -27,6 +30,7 @@ class Expected:
     ready: list[bool] = field(default_factory=list)
     frozen: list[bool] = field(default_factory=list)
     raised: list[int] = field(default_factory=list)
+    maybe: list[int] = field(default_factory=list)
     steps: int = 0
 
 
@@ -52,17 +56,26 @@ def expect(config: Config) -> Expected:
 
 
 def _step(config: Config, problem: Problem, oracle: Oracle, expected: Expected, step: int) -> None:
-    flat = problem.clipped(step)
-    grads = [problem.whole(flat, n) if config.has_gradient(step, n) else None for n in config.shapes]
+    flat, names = problem.clipped(step), list(config.shapes)
+    if config.scaler:  # what overflows once it is scaled comes as an infinity
+        flat = torch.where(torch.isfinite((flat * SCALE).to(getattr(torch, config.dtype))), flat, math.inf)
+    grads = [problem.whole(flat, n) if config.has_gradient(step, n) else None for n in names]
+    bad = {i for i, g in enumerate(grads) if g is not None and not torch.isfinite(g).all()}
     moving = {i for group in oracle.groups if group["lr"] != 0 for i in group["indices"]}
-    bad = any(g is not None and not torch.isfinite(g).all() for i, g in enumerate(grads) if i in moving)
-    mode = config.shared.get("nonfinite", "skip" if config.scaler else "hold")
-    if bad and mode == "raise":
+    mode = config.shared.get("nonfinite")
+    if mode == "raise" and bad & moving:
         expected.raised.append(step)
-    elif bad and mode == "skip":
+    elif mode == "skip" and bad & moving:
         oracle.skip()
+    elif config.scaler and mode is None:
+        out = {g.optimizer for g in config.groups if g.added <= step and any(names.index(n) in bad for n in g.names)}
+        oracle.step(
+            grads, {names.index(n) for g in config.groups if g.optimizer in out for n in g.names}, measures=0 not in out
+        )
     else:
         oracle.step(grads)
+    if mode == "raise" and not bad & moving and any(config.may_overflow(step, names[i]) for i in moving):
+        expected.maybe.append(step)
 
 
 def judge(config: Config, expected: Expected, legs: list[list[Seen]]) -> list[str]:
@@ -79,10 +92,10 @@ def judge(config: Config, expected: Expected, legs: list[list[Seen]]) -> list[st
             last = config.legs[at].first if at < len(config.legs) else config.steps
             found += _values(config, expected.params[last - 1], [seen.values[number] for seen in ranks], last - 1)
     raised = [step for ranks in legs for step in ranks[0].raised]
-    if raised != expected.raised:
-        found.append(f"NonFiniteError in steps {raised}, not {expected.raised}")
-    if legs[-1][0].steps != expected.steps:
-        found.append(f"steps is {legs[-1][0].steps}, not {expected.steps}")
+    if not set(expected.raised) <= set(raised) <= {*expected.raised, *expected.maybe}:
+        found.append(f"NonFiniteError in steps {raised}, not {expected.raised} (and perhaps {expected.maybe})")
+    elif legs[-1][0].steps != (steps := expected.steps + len(expected.raised) - len(raised)):
+        found.append(f"steps is {legs[-1][0].steps}, not {steps}")
     return found
 
 
@@ -144,8 +157,9 @@ def _reduces(config: Config, expected: Expected, ranks: list[Seen]) -> list[str]
     for rank, seen in enumerate(ranks):
         for step, number in seen.reduces.items():
             waits = config.shared.get("nonfinite", "hold") != "hold"
-            none = expected.frozen[step] and not waits
-            want = 0 if none else 1
+            want = 0 if expected.frozen[step] and not waits else 1
+            if config.scaler and "nonfinite" not in config.shared:  # the ranks agree whether to leave each one out
+                want += config.optimizers
             allowed = {want} if expected.ready[step] else {want, want + 1}
             if step not in placed and number not in allowed:
                 return [f"rank {rank}: {number} reduces in step {step}, not {want}"]

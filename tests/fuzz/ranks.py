@@ -31,6 +31,7 @@ from .config import FSDP1, Config, Group, draw, some_names
 from .placing import Job, forget_meshes, local
 from .problem import Problem
 
+SCALE = 2.0**10
 _groups_made = itertools.count(1)
 
 
@@ -96,7 +97,7 @@ class Training:
     def __init__(self, config: Config, index: int, problem: Problem, seen: Seen) -> None:
         self.config, self.leg, self.problem, self.seen = config, config.legs[index], problem, seen
         self.job = Job(config, self.leg, problem, self.leg.first)
-        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=config.scaler)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, enabled=config.scaler)
         self.make(self.leg.first)
 
     # ---------------------------------------------------------------- optimizers
@@ -196,10 +197,10 @@ class Training:
             optimizer.step()
 
     def clip(self) -> None:
+        if self.config.scaler and (self.config.clip is not None or self.config.needs_all_gradients):
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
         if self.config.clip is not None:
-            if self.config.scaler:
-                for optimizer in self.optimizers:
-                    self.scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(self.params, self.config.clip)
 
     @contextmanager

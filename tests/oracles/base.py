@@ -4,6 +4,7 @@ Everything is float64, on one process, one parameter at a time. A method's file 
 """
 
 import math
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
@@ -93,10 +94,19 @@ class Oracle:
         """What must be known before any parameter moves; False when nothing may move in this step."""
         return True
 
+    def is_ready(self, estimate: Estimate) -> bool:
+        """Is all known that must be known before any parameter moves?"""
+        return True
+
     # What is the same for all methods.
 
-    def step(self, grads: list[Tensor | None]) -> None:
-        """One step with one gradient (or None) for each parameter; the given tensors are left as they are."""
+    def step(self, grads: list[Tensor | None], left_out: Collection[int] = (), *, measures: bool = True) -> None:
+        """One step with one gradient (or None) for each parameter; the given tensors are left as they are.
+
+        left_out: parameters that stay, because a GradScaler found their optimizer's gradients to overflow; the other
+        optimizers move theirs, no scalar moves, and the step is not counted. measures: False when the optimizer that
+        steps first is among those, which would take what must be known before any parameter moves.
+        """
         for name, estimate in self.estimates.items():
             groups = [group for group in self.groups if group["estimate"] == name]
             items = []
@@ -106,14 +116,16 @@ class Oracle:
                     if group["lr"] != 0 and grad is not None:
                         g = (grad.detach().to_dense() if grad.is_sparse else grad.detach()).to(torch.float64).clone()
                         items.append((group, i, -g if group["maximize"] else g))
-            if not self.before_update(estimate, items):
+            if not (measures or self.is_ready(estimate)) or not self.before_update(estimate, items):
                 continue
+            items = [item for item in items if item[1] not in left_out]
             clean = all(bool(torch.isfinite(g).all()) for _, _, g in items)
             if not clean:
                 items = [(group, i, torch.where(torch.isfinite(g), g, 0.0)) for group, i, g in items]
             all_terms = [self.update(self.params[i], g, self.states[i], group, estimate) for group, i, g in items]
-            self.conclude(estimate, all_terms, any(group["lr"] != 0 for group in groups), clean)
-        if any(group["lr"] != 0 for group in self.groups):
+            if not left_out:
+                self.conclude(estimate, all_terms, any(group["lr"] != 0 for group in groups), clean)
+        if not left_out and any(group["lr"] != 0 for group in self.groups):
             self.steps += 1
 
     def skip(self) -> None:
