@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .buffers import note_loaded
-from .fitness import check_finite, check_format, check_kind, check_order, numbers_of
+from .fitness import check_elements, check_format, check_kind, check_order, numbers_of
 from .layout import resolve
 from .options import check_options, listed
 
@@ -103,7 +103,7 @@ def _check_buffers(optimizer: "LearningRateFree") -> None:
         for name in (name for name in specs if name in state):
             check_kind(name, state[name], p.shape)
             for part in parts:
-                check_finite(name, specs[name], part.part(state[name]), p.shape)
+                check_elements(name, specs[name], part.part(state[name]), p.shape, p.dtype)
 
 
 def _frozen(optimizer: "LearningRateFree", group: Mapping[str, Any]) -> bool:

@@ -251,10 +251,14 @@ class StepSize(Estimates):
         A step in which nothing moves yet is dropped: checkpoint tools make a step with lr 0 with each of the sharing
         optimizers by itself, and save it before they come to the next.
         """
-        if self._window is not None and (self._window.moves or self._explicit):
-            raise RuntimeError("a step is half done: close the window, or step every sharing optimizer, then save")
+        self.check_settled()
         self._window = None
         self.reduce.abandon() if lose else self.finish()
+
+    def check_settled(self) -> None:
+        """Raise RuntimeError when a step is half done. Waits for nothing."""
+        if self._window is not None and (self._window.moves or self._explicit):
+            raise RuntimeError("a step is half done: close the window, or step every sharing optimizer, then save")
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()

@@ -73,7 +73,7 @@ def instead() -> None:
     """Put the build in the environment in the place of the compiled step."""
     given = os.environ.get(VARIABLE)
     if given:
-        library.load = functools.cache(lambda: library._opened(Path(given)))
+        library.load = functools.cache(lambda: library._loaded(Path(given), os.open(given, os.O_RDONLY))[1])
 
 
 instead()

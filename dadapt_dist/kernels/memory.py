@@ -95,6 +95,35 @@ class Seen:
         return self.same(work.g, *self.tensors)
 
 
+class Crowd:
+    """What `Seen` is of one Work, of all works of a group that come together step after step: one comparison for all."""
+
+    def __init__(self, works: Sequence[Work]) -> None:
+        self.kernel, self.seen = works[0].kernel, [work.memo for work in works]
+        seen = [memo for memo in self.seen if isinstance(memo, Seen)]
+        self.tensors = [t for one in seen for t in one.tensors]
+        self.addresses = [address for one in seen for address in one.addresses]
+        self.sizes = [size for one in seen for size in one.sizes]
+        self.found, self.bytes = [n for one in seen for n in one.found], [n for one in seen for n in one.bytes]
+        self.same, self.scale = _compared([*[work.g for work in works], *self.tensors]), seen[0].scale
+
+    @staticmethod
+    def of(works: Sequence[Work]) -> "Crowd | None":
+        """None for works of which some are unseen, or are not all for one kernel."""
+        alike = bool(works) and all(isinstance(work.memo, Seen) and work.kernel is works[0].kernel for work in works)
+        return Crowd(works) if alike else None
+
+    def still(self, works: Sequence[Work]) -> bool:
+        """As `Seen.still`, for all of them. All have one scale."""
+        if [work.memo for work in works] != self.seen:
+            return False
+        if works[0].scale is not None and works[0].scale.device != self.scale:
+            return False
+        if [address() for address in self.addresses] != self.found or [size() for size in self.sizes] != self.bytes:
+            return False
+        return self.same(*[work.g for work in works], *self.tensors)
+
+
 def _size_of(t: Tensor) -> Callable[[], int]:
     """What gives the bytes of the storage. Memory of a GPU, that others may want, is not kept alive for that."""
     return t.untyped_storage().nbytes if t.device.type == "cpu" else lambda: t.untyped_storage().nbytes()
