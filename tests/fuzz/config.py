@@ -365,8 +365,10 @@ def _fit_rest(c: Config) -> Config:
     late = c.scaler and any(g.added for g in c.groups)  # a scaler unscales only what its optimizer has
     if not c.layouts <= CLIPPED or c.bad or late or any(leg.real and c.frozen for leg in c.legs):
         c = replace(c, clip=None)
-    if c.event and (not _fits_event(c, *c.event) or len(c.legs) > 1):
-        c = replace(c, event=None)
+    if c.event:
+        at = EVENTS.index(c.event[0])
+        fit = [what for what in (*EVENTS[at:], *EVENTS[:at]) if len(c.legs) == 1 and _fits_event(c, what, c.event[1])]
+        c = replace(c, event=(fit[0], c.event[1]) if fit else None)
     return _fit_unequal_ranks(c)
 
 
@@ -405,7 +407,7 @@ def _fits_event(c: Config, what: str, step: int) -> bool:
         return False
     if what == "left_out":  # alone a rank can neither do what waits for the others, nor what they average
         waits = c.scaler or c.method == "dadapt_sgd" or c.shared.get("nonfinite", "hold") != "hold"
-        return not (waits or real or "sync" in c.shared or any(group.added == step for group in c.groups))
+        return not (waits or real or c.placed or "sync" in c.shared or any(group.added == step for group in c.groups))
     return {
         "deepcopy": layout in ("copies", "experts", "pipeline"),
         "recover": layout in ("copies", "ddp", "fsdp2", "fsdp1 orig"),
@@ -531,7 +533,6 @@ FEATURES: dict[str, Callable[[Config], Config]] = {
     "apart": lambda c: replace(c, apart=None),
     "foreign": lambda c: replace(c, foreign=False),
     "own group": lambda c: replace(c, own_group=False),
-    "recovery": lambda c: replace(c, event=None if c.event and c.event[0] == "recover" else c.event),
     "unfrozen at resume": _no_unfrozen_at_resume,
     "skipped estimates": _no_skipped_estimates,
     "scales of others": _no_scales_of_others,
