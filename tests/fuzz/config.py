@@ -416,9 +416,14 @@ def _fits_event(c: Config, what: str, step: int) -> bool:
         "deepcopy": layout in ("copies", "experts", "pipeline"),
         "recover": layout in ("copies", "ddp", "fsdp2", "fsdp1 orig"),
         "reload": True,
-        "replace": layout in ("copies", "slices", "experts", "pipeline") and not real,
+        "replace": layout in ("copies", "slices", "experts", "pipeline") and not real and _all_have_some(c),
         "go_on_alone": layout == "copies" and not c.alone,
     }[what]
+
+
+def _all_have_some(c: Config) -> bool:
+    leg = c.legs[0]
+    return all(any(rank in owners(c, leg, name) for name in c.shapes) for rank in range(leg.ranks))
 
 
 def owners(c: Config, leg: Leg, name: str) -> tuple[int, ...]:
