@@ -18,6 +18,7 @@ class Estimates(ABC):
     _declared: tuple[str, ...] | None
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
+    _early_done: bool  # has every estimate the sums that it needs before its first update?
 
     @abstractmethod
     def finish(self) -> None:
@@ -61,6 +62,7 @@ class Estimates(ABC):
             )
         self.finish()
         self._followed = []
+        self._early_done = self._early_done and name in self.scalars.names
         self.scalars.add(name, options)
         for member in self.roster:
             member.bind_groups()

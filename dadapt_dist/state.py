@@ -57,7 +57,7 @@ def described(p: Tensor | None, groups: Sequence[Mapping[str, Any]]) -> str:
     """A parameter as a user knows it: by its name, where it has one, else by its place and shape."""
     for index, group in enumerate(groups):
         for place, other in enumerate(group["params"]):
-            if other is p:
+            if p is not None and other is p:
                 names = group.get("param_names")
                 said = repr(names[place]) if names else f"{place} of group {index}"
                 return f"parameter {said} of shape {tuple(other.shape)}"
@@ -71,8 +71,8 @@ def check_state(p: Tensor, state: Mapping[str, Any] | None, options: Mapping[str
     for name, t in (state or {}).items():
         if isinstance(t, Tensor) and t.shape != p.shape:
             raise ValueError(
-                f"{described(p, [options])}: its buffer {name} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}: one was "
-                "resized without the other. Rebuild the state of a parameter that was changed: optimizer.state.pop(p)."
+                f"{described(p, [options])}: its buffer {name} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}: "
+                "one was resized without the other. Rebuild the state of a parameter that was changed: optimizer.state.pop(p)."
             )
 
 

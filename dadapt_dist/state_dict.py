@@ -67,7 +67,7 @@ def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
     groups = _checked_groups(optimizer, groups)
     check_entries(groups, saved, {name for group in groups for name in optimizer.method.buffers(group)})
     pairs = _pairs(optimizer, groups, saved)
-    _check_buffers(optimizer, groups, pairs)
+    _check_buffers(optimizer, groups, pairs, _frozen_then(groups, saved))
     places = resolve([p for p, _, _ in pairs])
     for (p, buffers, group), parts in zip(pairs, places, strict=True):
         _check_values(optimizer.method.buffers(group), buffers, p, parts)
@@ -187,7 +187,15 @@ def _pairs(
     return pairs
 
 
-def _check_buffers(optimizer: "LearningRateFree", groups: list[Dict], pairs: list[tuple[Tensor, Dict, Dict]]) -> None:
+def _frozen_then(groups: list[Dict], state: Mapping[Any, Any]) -> bool:
+    """Was nothing trainable when this was saved? `buffers.prepare` leaves an empty entry then."""
+    entries = [state[index] for group in groups for index in group["params"] if index in state]
+    return bool(entries) and not any(entries)
+
+
+def _check_buffers(
+    optimizer: "LearningRateFree", groups: list[Dict], pairs: list[tuple[Tensor, Dict, Dict]], frozen_then: bool
+) -> None:
     steps = max(int(group["steps"]) for group in groups)
     trainable = [p for group in optimizer.groups for p in group["params"] if p.requires_grad]
     ours = [
@@ -195,7 +203,7 @@ def _check_buffers(optimizer: "LearningRateFree", groups: list[Dict], pairs: lis
         for p, buffers, group in pairs
         if not optimizer.method.buffers(group).keys().isdisjoint(buffers)
     ]
-    if steps > 0 and trainable and not ours:
+    if steps > 0 and trainable and not ours and not frozen_then:
         raise ValueError(
             f"the checkpoint was saved after {steps} steps but holds no buffers of any parameter; d alone cannot "
             "continue it. (FSDP1 with sharded state dicts drops them under some wrappers: save with "

@@ -18,7 +18,8 @@ from .estimates import Estimates
 from .held import HeldReport
 from .joining import Joining
 from .layout import ShardLayout
-from .methods.base import Options
+from .lots import STAYS
+from .methods.base import Options, Scalars
 from .options import NonFinite, Sync, check_choice, check_freeze_after, check_names
 from .overflow import Overflows, StepCount
 from .reduce import Reduce
@@ -148,17 +149,34 @@ class StepSize(Estimates):
         self._released = self.frozen
         window.missing = arrival.expected(self.roster)
         window.leave_out(self._agreed(found))
-        if table.method.early_sums and not self._early_done:
-            window.deferred = any(arrival.in_pieces(member) for member in self.roster)
-            if not window.deferred and not (window.overflow is not None and bool(window.overflow)):
-                placing.mark(self)
-                self._early_done = measure(self.roster, self.reduce, table)
+        before = self._measure(window)
         if self.nonfinite in ("skip", "raise"):
             placing.mark(self)
             decide(window, self.roster, self.reduce)
+            if window.skipped:
+                self._put_back(before)
             refuse(window, self.steps, self.nonfinite)
         self._window = window
         return window
+
+    def _measure(self, window: Window) -> Scalars:
+        """Take the sums that the first update needs before it; the scalars as they were without them, where there are such."""
+        table = self.scalars
+        if not table.method.early_sums or self._early_done:
+            return {}
+        window.deferred = any(arrival.in_pieces(member) for member in self.roster)
+        if window.deferred or (window.overflow is not None and bool(window.overflow)):
+            return {}
+        before = {name: value.clone() for name, value in table.values.items()}
+        placing.mark(self)
+        self._early_done = measure(self.roster, self.reduce, table)
+        return before
+
+    def _put_back(self, before: Scalars) -> None:
+        """A step that is skipped leaves no scalar behind: its gradients were not the first."""
+        for name, value in before.items():
+            self.scalars.values[name].copy_(value)
+        self._early_done = self._early_done and not before
 
     def _close_if_open(self) -> None:
         if self._window is not None:
@@ -178,8 +196,8 @@ class StepSize(Estimates):
         self._count.add(window.moves, window.overflows)
         company.look(self)
         if frozen:
-            moved = window.moves and not window.skipped
-            self.scalars.values["k"].add_(moved if window.overflows is None else moved & ~window.overflows)
+            if not window.skipped:
+                self.scalars.count(self._moving(window), window.overflows)
             return
         self.held.idle.expect(window.moves, window.overflows)
         if window.reduced is None:
@@ -190,6 +208,16 @@ class StepSize(Estimates):
             self.reduce.put(window.reduced)
         if self.sync == "step" or self.layout.world_size == 1:
             self.finish()
+
+    def _moving(self, window: Window) -> list[bool]:
+        """For each estimate: has a group of it an lr above 0? All that no group of this rank has go with the step."""
+        names = self.scalars.names
+        if len(names) == 1 or not window.moves:
+            return [window.moves] * len(names)
+        pairs = [pair for member in self.roster for pair in zip(member.groups, member.lots().of, strict=True)]
+        here = {group["estimate"] for group, _ in pairs}
+        moving = {group["estimate"] for group, lot in pairs if lot != STAYS}
+        return [name in moving or name not in here for name in names]
 
     def finish(self) -> None:
         """Wait for the reduce under way, if any, and move the scalars by it. No collective: one rank alone may call it."""

@@ -369,3 +369,43 @@ def test_a_scaler_goes_on_after_a_refused_step() -> None:
         scaler.step(optimizer)
     assert not hasattr(optimizer, "grad_scale")
     assert not hasattr(optimizer, "found_inf")
+
+
+def equal_at_first(*, sliced: bool) -> list[str]:
+    """A norm weight of ones on each rank: halves of one tensor, or copies whose gradients differ by roundings."""
+    p, q = nn.Parameter(torch.ones(6, dtype=torch.float64)), nn.Parameter(tensor("w", 5, 3))
+    optimizer = dd.Prodigy([("norm", p), ("w", q)], d0=1e-3)
+    with Heard() as texts:
+        for step in range(4):
+            gradient = tensor("norm", 12, step=step)
+            p.grad = (
+                gradient.chunk(2)[dist.get_rank()].clone() if sliced else gradient[:6] * (1 + 1e-3 * dist.get_rank())
+            )
+            q.grad = tensor("w", 5, 3, step=step)
+            optimizer.step()
+    return texts
+
+
+def test_slices_that_start_equal_are_told_by_their_gradients(pools: Any) -> None:
+    """They were taken for copies, and d was off by 0.14 %."""
+    for texts in pools(2).run(equal_at_first, sliced=True):
+        assert len(texts) == 1
+        assert "pass copies=" in texts[0]
+        assert "process_group=" in texts[0]
+    assert pools(2).run(equal_at_first, sliced=False) == [[], []]
+
+
+def fsdp1_in_backward() -> str:
+    from torch.distributed.optim import _apply_optimizer_in_backward  # type: ignore[attr-defined]
+
+    job = fsdp1(orig=True)
+    _apply_optimizer_in_backward(dd.Prodigy, list(job.params()), {"d0": 1e-3})
+    optimizer = next(iter(job.params()))._in_backward_optimizers[0]
+    with pytest.raises(ValueError, match=r"inside the backward pass.*FSDP2") as raised:
+        optimizer.step()  # as FSDP1 does, for the pieces that the rank holds
+    return str(raised.value)
+
+
+def test_fsdp1_with_optimizers_in_backward_is_refused(pools: Any) -> None:
+    """Ranks without a piece never stepped, and the others waited for them."""
+    assert len(pools(2).run(fsdp1_in_backward)) == 2

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..methods.base import Buffers, Coefficients, Method
 from .memory import Seen, UnfitError, is_dense_alike
 from .rounding import store_stochastic
-from .taming import readable, tamed
+from .taming import tamed
 from .work import Work
 
 # Elements of a block. On the CPU a block of every tensor of a step and its temporaries fit a core's cache together;
@@ -132,7 +132,7 @@ def _advance(method: Method, work: Work, c: Coefficients) -> list[Number]:
         g, bad = _sparse_gradient(method, work, x, buf, c)
         sums = method.update_sparse(x, g, buf, c)
     else:
-        g, bad = tamed(method, work, x, buf, c)
+        g, bad = tamed(method, work, x, buf, c, readable(x.device))
         sums = method.update(x, g, buf, c, work.cut)
     _write_back(method, work, x, buf, c)
     return [*sums, bad]
@@ -148,6 +148,11 @@ def _write_back(method: Method, work: Work, x: Tensor, buf: Buffers, c: Coeffici
             store_stochastic(t, buf[name], work.kept_origin if sliced else work.origin, c["seed"])
 
 
+def readable(device: torch.device) -> bool:
+    """Whether the host may read values on this device without waiting for it."""
+    return device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def numbers(c: Coefficients, device: torch.device) -> Coefficients:
     """Coefficients as python numbers where that makes nobody wait; exact, since python numbers are float64 too."""
     if not readable(device):
@@ -159,6 +164,6 @@ def _sparse_gradient(method: Method, work: Work, x: Tensor, buf: Buffers, c: Coe
     g = work.g.coalesce()
     rows = tuple(g.indices())
     part = replace(work, x=work.x[rows], g=g.values(), buf={name: t[rows] for name, t in work.buf.items()})
-    values, bad = tamed(method, part, x[rows], {name: t[rows] for name, t in buf.items()}, c)
+    values, bad = tamed(method, part, x[rows], {name: t[rows] for name, t in buf.items()}, c, readable(x.device))
     # The indices were checked when the gradient was made; torch warns unless told so.
     return torch.sparse_coo_tensor(g.indices(), values, g.shape, is_coalesced=True, check_invariants=False), bad

@@ -117,9 +117,10 @@ def _bound(SQUARED: tl.constexpr, ROUNDED: tl.constexpr):
     """The largest number that float32 can square, that bfloat16 holds, or that float32 holds."""
     if SQUARED:
         return 1.8446742974197924e19
-    if ROUNDED:
+    elif ROUNDED:  # noqa: RET505 - triton decides at compile time, by the shape of the code
         return 3.3895313892515355e38
-    return 3.4028234663852886e38
+    else:
+        return 3.4028234663852886e38
 
 
 @triton.jit
