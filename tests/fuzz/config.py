@@ -397,7 +397,10 @@ def _fit_checkpoint(c: Config) -> Config:
         c = replace(c, shared={k: v for k, v in c.shared.items() if k != "freeze_after"}, frozen={})
         if c.layouts & FSDP1:  # its state dicts ask one optimizer for all parameters of a wrapper, in one dtype
             c = replace(c, dtypes={name: v for name, v in c.dtypes.items() if name != "statistics_dtype"})
-            groups = tuple(replace(g, optimizer=0) for g in groups)
+            # and, for all of them, the same buffers, which are fewer where a beta is 0
+            groups = tuple(
+                replace(g, optimizer=0, options={k: v for k, v in g.options.items() if k != "betas"}) for g in groups
+            )
             if c.dtype == "float32":  # nor do they find their way through the padding of such small ones
                 c = replace(c, dtype="float64", dtypes={})
     else:
