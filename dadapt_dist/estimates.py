@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
 
+from .agreement import Agreement
 from .methods.base import Method, Options
 from .overflow import StepCount
 from .roster import Roster
@@ -15,6 +16,7 @@ class Estimates(ABC):
 
     roster: Roster
     table: ScalarTable | None
+    agreement: Agreement
     _declared: tuple[str, ...] | None
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
@@ -120,4 +122,7 @@ class Estimates(ABC):
     def set_value(self, estimate: str, name: str, value: float) -> None:
         """Set one scalar of one estimate, after the reduce under way. d stays there until larger is found."""
         self.finish()
+        before = self.value(estimate, name)
         self.scalars.set(estimate, name, value)
+        if value != before:
+            self.agreement.set_by_hand(estimate, name, value)

@@ -144,7 +144,7 @@ class StepSize(Estimates):
         if not self.roster.is_placed():
             placing.place(self)
         self.joining.look_for_join()
-        window, table = Window(self.scalars.no_sums()), self.scalars
+        window = Window(self.scalars.no_sums())
         self.roster.prepare(release=self.frozen and not self._released)
         self._released = self.frozen
         window.missing = arrival.expected(self.roster)
