@@ -176,7 +176,11 @@ class StepSize(Estimates):
         """A step that is skipped leaves no scalar behind: its gradients were not the first."""
         for name, value in before.items():
             self.scalars.values[name].copy_(value)
-        self._early_done = self._early_done and not before
+        self._early_done = self._has_early_sums()
+
+    def _has_early_sums(self) -> bool:
+        """Has every estimate the sums that it needs before its first update? Waits for the device."""
+        return not bool(self.scalars.method.needs_early_sums(self.scalars.values).any())
 
     def _close_if_open(self) -> None:
         if self._window is not None:
@@ -234,7 +238,7 @@ class StepSize(Estimates):
         self.scalars.load(estimate, saved)
         self._count = StepCount(int(saved["steps"]))
         self._followed = []
-        self._early_done = self._released = False
+        self._early_done, self._released = self._has_early_sums(), False
         self.roster.forget()
 
     def restore(self, steps: int) -> None:

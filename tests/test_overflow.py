@@ -17,7 +17,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
 from dadapt_dist import scaling
-from dadapt_dist.kernels import eager, taming
+from dadapt_dist.kernels import eager
 from dadapt_dist.methods import METHODS
 from dadapt_dist.overflow import StepCount
 
@@ -150,8 +150,7 @@ def test_training_goes_on_as_if_the_batch_had_not_been(layout: str, pools: Any) 
 def test_one_process_goes_on_too(method: str, on_device: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """on_device: as on an accelerator, whose flag the host does not read."""
     if on_device:
-        for module in (eager, taming):
-            monkeypatch.setattr(module, "readable", lambda device: False)
+        monkeypatch.setattr(eager, "readable", lambda device: False)
     log, clean = both(None, method, **({"backend": "eager"} if on_device else {}))
     check(log, clean)
     assert log.reduces == [0] * STEPS
@@ -275,8 +274,7 @@ def test_weights_that_are_loaded_after_a_first_overflow_are_where_training_start
 def test_freezing_waits_for_steps_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
     for on_device in (False, True):
         if on_device:
-            for module in (eager, taming):
-                monkeypatch.setattr(module, "readable", lambda device: False)
+            monkeypatch.setattr(eager, "readable", lambda device: False)
         make = ours("prodigy", freeze_after=6, backend="eager")
         log, clean = train(None, make, (1, 2), list(range(11))), train(None, make, (), [0, *range(3, 11)])
         assert log.d[2:] == clean.d
@@ -285,8 +283,7 @@ def test_freezing_waits_for_steps_that_count(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_count_of_steps_waits_for_a_device_only_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (eager, taming):
-        monkeypatch.setattr(module, "readable", lambda device: False)
+    monkeypatch.setattr(eager, "readable", lambda device: False)
     count, read = StepCount(), []
     monkeypatch.setattr(StepCount, "read", lambda self, own=StepCount.read: read.append(1) or own(self))
     for step in range(6):
@@ -303,8 +300,7 @@ def test_the_plain_loop_writes_nothing_where_it_is_told_to_skip(
     method: str, on_device: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if on_device:
-        for module in (eager, taming):
-            monkeypatch.setattr(module, "readable", lambda device: False)
+        monkeypatch.setattr(eager, "readable", lambda device: False)
     how, work = METHODS[method](), work_of(method, (30, 4))
     before, same, c = copied(work), copied(work), coefficients_of(METHODS[method](), options_of(method))
     assert not eager.run(how, [work], c, False, torch.tensor(True)).any()

@@ -123,7 +123,7 @@ def _d(config: Config, expected: Expected, seen: Seen) -> list[str]:
 def _near(config: Config, d: float, want: float) -> bool:
     if not (math.isfinite(d) and d > 0):
         return False
-    if not _exact(config) and (config.dtype == "bfloat16" or config.bad or config.dtypes):
+    if not _exact(config) and not _is_close(config):
         return True
     # In float32 a move of d is rounded where the parameters are about 1.
     rounded = 0.0 if config.dtype == "float64" else 1e-6 / want
@@ -132,6 +132,12 @@ def _near(config: Config, d: float, want: float) -> bool:
 
 def _exact(config: Config) -> bool:
     return config.dtype == "float64" and "statistics_dtype" not in config.dtypes
+
+
+def _is_close(config: Config) -> bool:
+    """Is it float32, and nothing in it that rounds more, or overflows sooner, than the oracle does?"""
+    huge = any(math.isfinite(value) for _, value in config.bad.values())
+    return config.dtype == "float32" and "statistics_dtype" not in config.dtypes and not huge
 
 
 def _values(config: Config, want: Tensor, ranks: list[list[tuple[Tensor, Tensor]]], step: int) -> list[str]:

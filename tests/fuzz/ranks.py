@@ -360,7 +360,6 @@ class Training:
             if not torch.isfinite(value).all():
                 seen.wrong.append(f"scalar {name} is {value.tolist()}")
 
-
     def look_for_others(self) -> None:
         for optimizer in self.optimizers:
             params = optimizer.param_groups[0]["params"]

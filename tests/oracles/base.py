@@ -100,7 +100,9 @@ class Oracle:
 
     # What is the same for all methods.
 
-    def step(self, grads: list[Tensor | None], left_out: Collection[int] = (), *, measures: bool = True, holds: bool = False) -> None:
+    def step(
+        self, grads: list[Tensor | None], left_out: Collection[int] = (), *, measures: bool = True, holds: bool = False
+    ) -> None:
         """One step with one gradient (or None) for each parameter; the given tensors are left as they are.
 
         left_out: parameters that stay, because a GradScaler found their optimizer's gradients to overflow; the other
