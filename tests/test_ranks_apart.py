@@ -15,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 import dadapt_dist as dd
+from dadapt_dist import reduce
 from dadapt_dist.adapters import plain
 
 from .layouts import fsdp1
@@ -107,8 +108,12 @@ class Heard(logging.Handler):
         logging.getLogger("dadapt_dist").removeHandler(self)
 
 
-def left_out(kind: str, number: int) -> tuple[list[float], list[float], list[str]]:
-    """Rank 1 takes no step with a batch that it does not like, or two with another, under collectives of the model's own."""
+def left_out(kind: str, number: int, reading: bool = False) -> tuple[list[float], list[float], list[str]]:
+    """Rank 1 takes no step with a batch that it does not like, or two with another, under collectives of the model's own.
+
+    reading: d is read after every step, which waits for sums that do not come.
+    """
+    usual, reduce.READING = reduce.READING, 0.5
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     wrapped: nn.Module = nn.parallel.DistributedDataParallel(model) if kind == "ddp" else fully_shard(model)
     optimizer = dd.Prodigy(model.parameters(), d0=1e-3)
@@ -120,9 +125,12 @@ def left_out(kind: str, number: int) -> tuple[list[float], list[float], list[str
             for _ in range(number if step == 5 and dist.get_rank() == 1 else 1):
                 optimizer.step()
             optimizer.zero_grad()
+            if reading:
+                assert optimizer.d == optimizer.param_groups[0]["d"] > 0
             ds.append(float(optimizer.step_size.scalars.values["d"]))  # without waiting for the others
             norms.append(float(sum(getattr(p, "_local_tensor", p).detach().norm() for p in model.parameters())))
         assert optimizer.d == ds[-1]
+    reduce.READING = usual
     return ds, norms, texts
 
 
@@ -139,6 +147,17 @@ def test_a_rank_that_takes_no_step_or_two_holds_d_and_training_goes_on(kind: str
         assert len(set(norms[6:])) == 6, "the parameters no longer train"
         assert len(texts) == 1
         assert "were in different steps" in texts[0]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_reading_d_does_not_wait_for_a_rank_that_left_out_the_step(kind: str, pools: Any) -> None:
+    """It waits for this one, in the backward pass of the model: they stood still until the timeout."""
+    (ds, norms, texts), (others, _, _) = pools(2).run(left_out, kind, 0, True)
+    assert ds[-1] == others[-1] > 1e-3
+    assert len(set(ds[6:])) == len(set(others[6:])) == 1
+    assert len(set(norms[6:])) == 6, "the parameters no longer train"
+    assert sum("d was read, and the sums of step 5 have not come" in text for text in texts) == 1
+    assert sum("were in different steps" in text for text in texts) == 1
 
 
 def changed_option(name: str, value: Any) -> tuple[list[float], list[str]]:
