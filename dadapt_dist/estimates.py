@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
 
+from .agreement import Agreement
 from .methods.base import Method, Options
 from .overflow import StepCount
+from .reduce import Reduce
 from .roster import Roster
 from .scalars import ScalarTable
 
@@ -15,6 +17,8 @@ class Estimates(ABC):
 
     roster: Roster
     table: ScalarTable | None
+    reduce: Reduce
+    agreement: Agreement
     _declared: tuple[str, ...] | None
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
@@ -101,24 +105,32 @@ class Estimates(ABC):
 
     @property
     def d(self) -> float | dict[str, float]:
-        """The current d: a float, or name -> float when there are several estimates. Waits for the reduce under way."""
+        """The current d: a float, or name -> float when there are several estimates.
+
+        Waits for the reduce under way, but not for ever: where another rank has left out the step, it is the d of before.
+        """
         values = {name: self.value(name, "d") for name in self.scalars.names}
         return next(iter(values.values())) if len(values) == 1 else values
 
     @property
     def held_steps(self) -> int:
         """Steps in which some estimate was held because a gradient was not finite."""
-        self.finish()
+        if not self.reduce.is_late():
+            self.finish()
         return int(self.scalars.values["held"].max())
 
     def value(self, estimate: str, name: str) -> float | int:
         """One scalar of one estimate as a python number."""
         if name == "steps":
             return self.steps
-        self.finish()
+        if not self.reduce.is_late():
+            self.finish()
         return float(self.scalars.values[name][self.scalars.row(estimate)])
 
     def set_value(self, estimate: str, name: str, value: float) -> None:
         """Set one scalar of one estimate, after the reduce under way. d stays there until larger is found."""
         self.finish()
+        before = float(self.scalars.values[name][self.scalars.row(estimate)])
         self.scalars.set(estimate, name, value)
+        if value != before:
+            self.agreement.set_by_hand(estimate, name, value)

@@ -178,4 +178,6 @@ def check_elements(name: str, spec: Buffer, local: Tensor, shape: torch.Size, dt
     elif max(-low, high) > (largest * largest if spec.squares else largest):
         found = f"as large as {max(-low, high):g}, which a parameter of {dtype} cannot have had"
     if found:
-        raise ValueError(f"the checkpoint's {name} of a parameter of shape {tuple(shape)} has elements {found}. {GO_BACK}")
+        raise ValueError(
+            f"the checkpoint's {name} of a parameter of shape {tuple(shape)} has elements {found}. {GO_BACK}"
+        )

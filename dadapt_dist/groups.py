@@ -25,7 +25,9 @@ class LiveGroup(dict[str, Any]):
     ) -> None:
         """options: the defaults of the optimizer; any other key is the user's own, whatever its name."""
         self._options = options
-        super().__init__((key, assigned(key, value, self._options, "a parameter group")) for key, value in group.items())
+        super().__init__(
+            (key, assigned(key, value, self._options, "a parameter group")) for key, value in group.items()
+        )
         self._step_size = step_size
         self._live = live
 

@@ -128,6 +128,11 @@ class ShardLayout:
         channel = own_group.find(self.parent)
         return self.process_group if channel is None else channel.group
 
+    @property
+    def timeout(self) -> float:
+        """Seconds after which a collective that another rank has left out fails."""
+        return own_group.timeout_of(self.parent).total_seconds()
+
     def meet(self) -> None:
         """Open the group that carries the sums; a collective call of all ranks."""
         parent = self.parent

@@ -84,7 +84,12 @@ CHECKS: dict[str, Check] = {
     "d_coef": Check(number, _positive, "a number > 0", "1.0 is the method's own estimate; 0.5 to 2 are usual"),
     "growth_rate": Check(number, lambda v: v >= 1, "a number >= 1, or inf", "inf sets no bound; 1.02 is a slow growth"),
     "layer_scale": Check(number, _nonnegative, "a number >= 0", "1.0 leaves the group as it is"),
-    "slice_p": Check(integer, lambda v: 1 <= v <= 2**53, "an integer >= 1, at most 2**53", "1 uses every entry; 11 is usual to save memory"),
+    "slice_p": Check(
+        integer,
+        lambda v: 1 <= v <= 2**53,
+        "an integer >= 1, at most 2**53",
+        "1 uses every entry; 11 is usual to save memory",
+    ),
     "log_every": Check(integer, lambda v: v >= 0, "an integer >= 0", "0 logs nothing"),
     "estimate": Check(text, _any, "a name", "leave it out: all groups share one d"),
     "decouple": _FLAG,

@@ -127,6 +127,11 @@ def _timeout(parent: Any) -> timedelta | None:
     return None
 
 
+def timeout_of(parent: Any) -> timedelta:
+    """How long a collective of the group waits; torch's default, where the backend does not say."""
+    return _timeout(parent) or c10d.default_pg_timeout
+
+
 def _meet(parent: Any, place: str, launches: int) -> bool:
     """Wait, through the store, until all ranks of a group are here; have they all started equally many reduces?"""
     store, ranks = c10d._world.pg_map[parent][1], parent.size()

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import logging
 import time
 import weakref
 from collections.abc import Iterator
@@ -15,10 +16,13 @@ from .layout import PlacementError, ShardLayout
 from .pace import Pace
 from .witness import suspicious
 
+logger = logging.getLogger(__name__)
+
 PAUSE_AT_EXIT = 0.05  # seconds
 EXIT_PATIENCE = 5.0  # seconds; a rank that is gone would not answer for the whole timeout of the process group
 HEAD = 7  # numbers beside the sums and the marks: does Join end, 1, n, n², 1, m, m²
 PATIENCE = 3  # reduces in a row after which ranks that seem to be in different steps are
+READING = 15.0  # seconds, and half the group's timeout at most, that reading d waits for the sums of other ranks
 
 
 class ReduceError(RuntimeError):
@@ -65,6 +69,7 @@ class Reduce:
         self.stopped = False  # have the ranks been seen to be in different steps?
         self._pending: Sent | None = None
         self._failed: ReduceError | None = None
+        self._late = self._said_late = False
         _live.add(self)
 
     def begin(self) -> None:
@@ -119,6 +124,35 @@ class Reduce:
         pending, self._pending = self._pending, None
         with self._kept():
             return self._finish(pending)
+
+    def is_late(self) -> bool:
+        """Do the sums under way not come, although somebody waits for them who can do without?
+
+        A rank that has left out a step() sends none before its next one, for which it may need this rank: in the model's next
+        backward pass. To wait here would stop both.
+        """
+        work = None if self._pending is None or self._failed is not None else self._pending.work
+        if work is None or work.is_completed():
+            self._late = False
+            return False
+        until = time.monotonic() + (0.0 if self._late else min(READING, self.layout.timeout / 2))
+        while not work.is_completed():
+            if time.monotonic() >= until:
+                self._late = True
+                self._say_late()
+                return True
+            time.sleep(0.0002)
+        self._late = False
+        return False
+
+    def _say_late(self) -> None:
+        if not self._said_late:
+            self._said_late = True
+            logger.warning(
+                "d was read, and the sums of step %d have not come from all ranks: it is the d of before that step. Another rank "
+                "is late, or has left out the step. Read d on all ranks after the same steps, or before step().",
+                self.step,
+            )
 
     def now(self, sums: Tensor, tag: int = 0) -> Tensor:
         """The global sums at once: a blocking reduce. Raises ReduceError; nothing is lost by it."""

@@ -40,7 +40,7 @@ def accept(optimizer: "LearningRateFree") -> None:
 
 def check_method(optimizer: "LearningRateFree", group: Mapping[str, Any], where: str) -> None:
     """Raise ValueError for a group of another method or a newer form, and for scalars and options that cannot be right."""
-    if group.get("method") != optimizer.method.name:
+    if not isinstance(group.get("method"), str) or group["method"] != optimizer.method.name:
         raise ValueError(
             f"{where} is of the method {group.get('method')!r}, this optimizer is {optimizer.method.name!r}: build the "
             "optimizer that the checkpoint was saved from, or another checkpoint."

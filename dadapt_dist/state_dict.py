@@ -146,8 +146,8 @@ def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> Dict
             "StateDictOptions(flatten_optimizer_state_dict=True)."
         )
     name, found, scalars = optimizer.method.name, group.get("method"), optimizer.step_size.scalars
-    if found != name:
-        what = f"of the method {found!r}" if found else "of another optimizer"
+    if not isinstance(found, str) or found != name:
+        what = "of another optimizer" if found is None else f"of the method {found!r}"
         raise ValueError(
             f"the checkpoint is {what}, this optimizer is {name!r}. A checkpoint of prodigyopt or dadaptation is made "
             "loadable by dadapt_dist.checkpoint.convert(state_dict, method)."

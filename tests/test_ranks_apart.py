@@ -15,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 import dadapt_dist as dd
+from dadapt_dist import reduce
 from dadapt_dist.adapters import plain
 
 from .layouts import fsdp1
@@ -107,8 +108,12 @@ class Heard(logging.Handler):
         logging.getLogger("dadapt_dist").removeHandler(self)
 
 
-def left_out(kind: str) -> tuple[list[float], list[float], list[str]]:
-    """Rank 1 takes no step with a batch that it does not like, under collectives of the model's own."""
+def left_out(kind: str, number: int, reading: bool = False) -> tuple[list[float], list[float], list[str]]:
+    """Rank 1 takes no step with a batch that it does not like, or two with another, under collectives of the model's own.
+
+    reading: d is read after every step, which waits for sums that do not come.
+    """
+    usual, reduce.READING = reduce.READING, 0.5
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     wrapped: nn.Module = nn.parallel.DistributedDataParallel(model) if kind == "ddp" else fully_shard(model)
     optimizer = dd.Prodigy(model.parameters(), d0=1e-3)
@@ -117,25 +122,42 @@ def left_out(kind: str) -> tuple[list[float], list[float], list[str]]:
         for step in range(12):
             x = tensor("x", 16, 6, step=2 * step + dist.get_rank())
             (wrapped(x) - x.sum(1, keepdim=True)).square().mean().backward()
-            if step != 5 or dist.get_rank() == 0:
+            for _ in range(number if step == 5 and dist.get_rank() == 1 else 1):
                 optimizer.step()
             optimizer.zero_grad()
+            if reading:
+                assert optimizer.d == optimizer.param_groups[0]["d"] > 0
             ds.append(float(optimizer.step_size.scalars.values["d"]))  # without waiting for the others
             norms.append(float(sum(getattr(p, "_local_tensor", p).detach().norm() for p in model.parameters())))
         assert optimizer.d == ds[-1]
+    reduce.READING = usual
     return ds, norms, texts
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_a_rank_that_leaves_out_a_step_holds_d_and_training_goes_on(kind: str, pools: Any) -> None:
-    """The sums shared the model's process group: the next all-gather was answered by a reduce, or nobody answered it."""
-    first, second = pools(2).run(left_out, kind)
+@pytest.mark.parametrize(("kind", "number"), [("ddp", 0), ("fsdp2", 0), ("ddp", 2)])
+def test_a_rank_that_takes_no_step_or_two_holds_d_and_training_goes_on(kind: str, number: int, pools: Any) -> None:
+    """The sums shared the model's process group: the next all-gather was answered by a reduce, or nobody answered it.
+
+    Two steps with one batch went unseen, and the reduce of the last waited for nobody.
+    """
+    first, second = pools(2).run(left_out, kind, number)
     assert first[0][-1] == second[0][-1] > 1e-3
     for ds, norms, texts in (first, second):
         assert len(set(ds[6:])) == 1
         assert len(set(norms[6:])) == 6, "the parameters no longer train"
         assert len(texts) == 1
         assert "were in different steps" in texts[0]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_reading_d_does_not_wait_for_a_rank_that_left_out_the_step(kind: str, pools: Any) -> None:
+    """It waits for this one, in the backward pass of the model: they stood still until the timeout."""
+    (ds, norms, texts), (others, _, _) = pools(2).run(left_out, kind, 0, True)
+    assert ds[-1] == others[-1] > 1e-3
+    assert len(set(ds[6:])) == len(set(others[6:])) == 1
+    assert len(set(norms[6:])) == 6, "the parameters no longer train"
+    assert sum("d was read, and the sums of step 5 have not come" in text for text in texts) == 1
+    assert sum("were in different steps" in text for text in texts) == 1
 
 
 def changed_option(name: str, value: Any) -> tuple[list[float], list[str]]:
@@ -168,6 +190,30 @@ def test_an_option_that_changes_on_one_rank_holds_d_and_is_named(name: str, valu
     for _, texts in results:
         assert len(texts) == 1
         assert f"have different options: {name}. The step size is held" in texts[0]
+
+
+def scalar_set() -> tuple[list[float], list[str]]:
+    """Rank 1 sets d, and rank 0 does so two steps later."""
+    p = nn.Parameter(tensor("w", 4))
+    optimizer = dd.Prodigy([p], d0=1e-3)
+    ds = []
+    with Heard() as texts:
+        for step in range(8):
+            if step == 3 + 2 * (dist.get_rank() == 0):
+                optimizer.param_groups[0]["d"] = 0.05
+            p.grad = tensor("w", 4, step=0)
+            optimizer.step()
+            ds.append(optimizer.d)
+    return ds, texts
+
+
+def test_d_set_on_one_rank_is_held_and_named_until_the_others_set_it_too(pools: Any) -> None:
+    """It differed between the ranks from then on, in silence."""
+    (first, texts), (second, _) = pools(2).run(scalar_set)
+    assert [text.split(": ")[1].split(".")[0] for text in texts] == ["d"]
+    assert first[2] == first[4] < second[3] == 0.05
+    assert first[5:] == second[5:]
+    assert first[-1] >= 0.05
 
 
 def agreed_again() -> list[float]:
