@@ -9,6 +9,7 @@ from torch import Tensor
 from ..methods.base import Coefficients, Method
 from . import eager, gpu, native
 from .memory import Seen, UnfitError, check, check_apart, is_plain, plain_gradient
+from .protected import check_writable
 from .work import Work
 
 ByDevice = Callable[[torch.device], Coefficients]
@@ -68,6 +69,7 @@ def prepare(method: Method, groups: Iterable[Share], backend: str) -> None:
                 _look(method, work, coefficients, chain)
     if new:
         check_apart(work for works, _ in groups for work in works)
+        check_writable(work for works, _ in groups for work in works)
 
 
 def _look(method: Method, work: Work, coefficients: ByDevice, chain: tuple[Any, ...]) -> None:
