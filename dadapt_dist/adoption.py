@@ -56,7 +56,8 @@ def _checked(optimizer: "LearningRateFree", group: Any, where: str) -> tuple[dic
         name: value for name, value in optimizer.defaults.items() if name != "differentiable"
     }  # torch puts it there
     options = {**defaults, **group}
-    if options.get("method", optimizer.method.name) != optimizer.method.name:
+    method = options.get("method", optimizer.method.name)
+    if not isinstance(method, str) or method != optimizer.method.name:
         raise ValueError(
             f"{where} is of the method {options['method']!r}, the optimizer {optimizer.method.name!r}: take a checkpoint of it."
         )

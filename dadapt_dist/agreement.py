@@ -40,11 +40,17 @@ class Agreement:
         self._volatile = True
         self._marks: Tensor | None = None
         self._columns: dict[str, tuple[list[Any], int]] = {}  # of each option, the values and their digest
+        self._by_hand = 0  # a digest of the scalars that were set by hand since the ranks were seen to have the same
 
     def begin(self, constants: Iterable[str], options: Iterable[str]) -> None:
         """Say which constants of the estimates and which options of the groups are watched."""
         self.constants = sorted(constants)
         self.options = sorted(set(options) - set(self.constants) - {"d0", "d_coef", "growth_rate"} - NOT_WATCHED)
+        self._marks, self._by_hand = None, 0
+
+    def set_by_hand(self, estimate: str, name: str, value: float) -> None:
+        """Take note that a scalar of an estimate was given another value here, which all ranks have to give it."""
+        self._by_hand = _digest([self._by_hand, zlib.crc32(f"{estimate} {name}".encode()), float(value)])
         self._marks = None
 
     def settle(self, classes: Sequence[int], rank: int, suspects: Iterable[Tensor], *, witnessed: bool) -> None:
@@ -61,7 +67,7 @@ class Agreement:
 
     def names(self) -> list[str]:
         """What the marks stand for, in their order."""
-        return [*self.constants, *self.options * self._slots, *[COPIES] * self.n_witnessed]
+        return [*self.constants, BY_HAND, *self.options * self._slots, *[COPIES] * self.n_witnessed]
 
     @property
     def n_witnessed(self) -> int:
@@ -102,6 +108,7 @@ class Agreement:
         numbers: list[float] = []
         for name in self.constants:
             numbers += _triple(_digest([row[name] for row in constants]))
+        numbers += _triple(self._by_hand)
         if self._slots:
             own = [number for h in self.digests(groups) for number in _triple(h)]
             for slot in range(self._slots):
@@ -112,6 +119,7 @@ class Agreement:
 
 
 COPIES = "copies"
+BY_HAND = "d"
 VOLATILE = {list, Tensor}  # values that change without becoming another object
 
 

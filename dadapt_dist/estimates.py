@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
 
+from .agreement import Agreement
 from .methods.base import Method, Options
 from .overflow import StepCount
 from .roster import Roster
@@ -15,9 +16,11 @@ class Estimates(ABC):
 
     roster: Roster
     table: ScalarTable | None
+    agreement: Agreement
     _declared: tuple[str, ...] | None
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
+    _early_done: bool  # has every estimate the sums that it needs before its first update?
 
     @abstractmethod
     def finish(self) -> None:
@@ -61,6 +64,7 @@ class Estimates(ABC):
             )
         self.finish()
         self._followed = []
+        self._early_done = self._early_done and name in self.scalars.names
         self.scalars.add(name, options)
         for member in self.roster:
             member.bind_groups()
@@ -118,4 +122,7 @@ class Estimates(ABC):
     def set_value(self, estimate: str, name: str, value: float) -> None:
         """Set one scalar of one estimate, after the reduce under way. d stays there until larger is found."""
         self.finish()
+        before = self.value(estimate, name)
         self.scalars.set(estimate, name, value)
+        if value != before:
+            self.agreement.set_by_hand(estimate, name, value)

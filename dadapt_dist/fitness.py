@@ -1,5 +1,6 @@
 """Can this be what an optimizer saved? Structure, numbers and tensors of a checkpoint, looked at before anything changes."""
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
@@ -129,7 +130,10 @@ def _plain(value: Any) -> Any:  # Any: numpy's numbers are real ones by registra
     if getattr(value, "ndim", None) is not None and hasattr(value, "item"):  # a tensor, or numpy's
         if (value.numel() if isinstance(value, Tensor) else value.size) != 1:
             return None
-        value = value.item()
+        try:
+            value = value.item()
+        except RuntimeError:  # a tensor without data
+            return None
     return None if isinstance(value, bool) or not isinstance(value, Real) else value
 
 
@@ -141,8 +145,8 @@ def check_kind(name: str, t: Any, shape: torch.Size) -> None:
     found = None
     if not isinstance(t, Tensor):
         found = f"of the type {type(t).__name__}"
-    elif t.layout is not torch.strided:
-        found = f"sparse ({t.layout})"
+    elif t.is_nested or t.layout is not torch.strided:
+        found = "nested" if t.is_nested else f"sparse ({t.layout})"
     elif t.dtype not in DTYPES:
         found = f"of the dtype {t.dtype}"
     elif t.is_meta:
@@ -154,18 +158,26 @@ def check_kind(name: str, t: Any, shape: torch.Size) -> None:
         )
 
 
-def check_finite(name: str, spec: Buffer, local: Tensor, shape: torch.Size) -> None:
-    """Raise ValueError for a buffer with elements that are not finite; waits for its device.
+def check_elements(name: str, spec: Buffer, local: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
+    """Raise ValueError for a buffer with elements that no step can have left there; waits for its device.
 
-    A buffer that starts as NaN ("nothing seen yet") may hold that.
+    They are finite, not below 0 where they are squares, and not beyond what the parameter's arithmetic can hold. A buffer that
+    starts as NaN ("nothing seen yet") may hold that.
     """
     if local.numel() == 0:
         return
     if spec.init != "param" and spec.init != spec.init:  # NaN
-        right = not bool(torch.isinf(local).any())
-    else:
-        right = all(bool(torch.isfinite(end)) for end in torch.aminmax(local))  # NaN is both ends
-    if not right:
+        local = local.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
+    low, high = (float(end) for end in torch.aminmax(local))  # NaN is both ends
+    largest = torch.finfo(torch.promote_types(dtype, torch.float32)).max
+    found = None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        found = "that are not finite"
+    elif spec.squares and low < 0:
+        found = f"below 0 ({low:g}), and is made of squares"
+    elif max(-low, high) > (largest * largest if spec.squares else largest):
+        found = f"as large as {max(-low, high):g}, which a parameter of {dtype} cannot have had"
+    if found:
         raise ValueError(
-            f"the checkpoint's {name} of a parameter of shape {tuple(shape)} has elements that are not finite. {GO_BACK}"
+            f"the checkpoint's {name} of a parameter of shape {tuple(shape)} has elements {found}. {GO_BACK}"
         )

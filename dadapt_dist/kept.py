@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .adapters import Placement
-from .kernels import Work
+from .kernels import Crowd, Work
 
 Options = tuple[Any, ...]
 NOTHING = torch.empty(0)
@@ -54,6 +54,7 @@ class KeptWorks:
     def __init__(self) -> None:
         self._group: object = None
         self._options: Options = ()
+        self.crowd: Crowd | None = None
         self._kept: dict[int, Kept] = {}
 
     def of(self, group: dict[str, Any], options: Options) -> "dict[int, Kept]":

@@ -106,7 +106,7 @@ class LearningRateFree(Optimizer, MayJoin):
             views = scalars.of(scalars.row(dict.__getitem__(group, "estimate"))) | {"steps": 0}
             if not (isinstance(group, LiveGroup) and group.is_of(self.step_size)):
                 group |= {"method": self.method.name, "format": FORMAT}
-                groups[index] = group = LiveGroup(group, self.step_size, live)
+                groups[index] = group = LiveGroup(group, self.step_size, live, self.defaults)
             group.rebind(views, live)
         self.bound = [*groups]
         self.traced = compiled.traceable([p for group in groups for p in group["params"]])

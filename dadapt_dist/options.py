@@ -84,7 +84,12 @@ CHECKS: dict[str, Check] = {
     "d_coef": Check(number, _positive, "a number > 0", "1.0 is the method's own estimate; 0.5 to 2 are usual"),
     "growth_rate": Check(number, lambda v: v >= 1, "a number >= 1, or inf", "inf sets no bound; 1.02 is a slow growth"),
     "layer_scale": Check(number, _nonnegative, "a number >= 0", "1.0 leaves the group as it is"),
-    "slice_p": Check(integer, lambda v: v >= 1, "an integer >= 1", "1 uses every entry; 11 is usual to save memory"),
+    "slice_p": Check(
+        integer,
+        lambda v: 1 <= v <= 2**53,
+        "an integer >= 1, at most 2**53",
+        "1 uses every entry; 11 is usual to save memory",
+    ),
     "log_every": Check(integer, lambda v: v >= 0, "an integer >= 0", "0 logs nothing"),
     "estimate": Check(text, _any, "a name", "leave it out: all groups share one d"),
     "decouple": _FLAG,
@@ -127,7 +132,7 @@ def check_lr(lr: Any, where: str) -> float:
     return float(lr)
 
 
-def assigned(name: str, value: Any, group: Mapping[str, Any], where: str) -> Any:
+def assigned(name: str, value: Any, options: Mapping[str, Any], where: str) -> Any:
     """What a group is to keep of a value assigned to it: plain python. ValueError for an option that cannot be right.
 
     An lr is looked at in the step, since schedulers assign it and no error should come out of them.
@@ -135,8 +140,8 @@ def assigned(name: str, value: Any, group: Mapping[str, Any], where: str) -> Any
     if name == "lr":
         read = _rate(value)
         return value if read is NOTHING else read
-    if name in CHECKS and name in group:
-        return check_value(name, value, group, where)
+    if name in CHECKS and name in options:
+        return check_value(name, value, options, where)
     return plain(value)
 
 

@@ -158,6 +158,7 @@ def _wait(store: Any, key: str, ranks: int, timeout: timedelta) -> None:
 
 
 ALONE = (
-    "All ranks must call step(), also those without parameters. If this rank trains a model of its own, pass process_group= "
+    "All ranks must call step(), also those without parameters, and load checkpoints, add groups and replace parameters "
+    "between the same two steps. If this rank trains a model of its own, pass process_group= "
     "with the ranks that train together (dist.new_group([rank]) for one alone)."
 )

@@ -1,7 +1,8 @@
 """Has this rank been through a training step that it did not bring here? Its model's collectives tell.
 
 A rank that leaves out step() still takes part in forward and backward, or the others could not go on. torch counts the
-collectives of each process group. Most steps have equally many, D; a step with 2·D is two of the model's for one of ours.
+collectives of each process group. Most steps have equally many, D; a step with 2·D is two of the model's for one of ours, and
+one with none is a second step() on the same gradients.
 Other counts (an evaluation, a checkpoint, another bucket) are taken for one.
 """
 
@@ -34,7 +35,7 @@ class Pace:
             return None
         total = _total(self._groups)
         since, self._last = total - self._last, total
-        whole = self._usual > 0 and since > 0 and since % self._usual == 0
+        whole = self._usual > 0 and since % self._usual == 0
         self._steps += since // self._usual if whole else 1
         if since == self._before:
             self._usual = since

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .buffers import note_loaded
-from .fitness import check_finite, check_format, check_kind, check_order, numbers_of
+from .fitness import check_elements, check_format, check_kind, check_order, numbers_of
 from .layout import resolve
 from .options import check_options, listed
 
@@ -40,7 +40,7 @@ def accept(optimizer: "LearningRateFree") -> None:
 
 def check_method(optimizer: "LearningRateFree", group: Mapping[str, Any], where: str) -> None:
     """Raise ValueError for a group of another method or a newer form, and for scalars and options that cannot be right."""
-    if group.get("method") != optimizer.method.name:
+    if not isinstance(group.get("method"), str) or group["method"] != optimizer.method.name:
         raise ValueError(
             f"{where} is of the method {group.get('method')!r}, this optimizer is {optimizer.method.name!r}: build the "
             "optimizer that the checkpoint was saved from, or another checkpoint."
@@ -103,7 +103,7 @@ def _check_buffers(optimizer: "LearningRateFree") -> None:
         for name in (name for name in specs if name in state):
             check_kind(name, state[name], p.shape)
             for part in parts:
-                check_finite(name, specs[name], part.part(state[name]), p.shape)
+                check_elements(name, specs[name], part.part(state[name]), p.shape, p.dtype)
 
 
 def _frozen(optimizer: "LearningRateFree", group: Mapping[str, Any]) -> bool:

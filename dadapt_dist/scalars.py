@@ -165,6 +165,11 @@ class ScalarTable:
         self.values["k"].add_(usable)
         self.values["held"].add_(~clean)
 
+    def count(self, moving: list[bool], overflow: Tensor | None) -> None:
+        """Count a step of a frozen d for the estimates that move, unless it overflowed (0-dim bool; None: nobody looked)."""
+        for row in (row for row, moves in enumerate(moving) if moves):
+            self.values["k"][row].add_(1 if overflow is None else ~overflow)
+
     def no_sums(self) -> Tensor:
         """Sums of no gradient at all: zeros [n_estimates, n_sums + 1]."""
         return torch.zeros(len(self.names), len(self.method.sums) + 1, dtype=torch.float64, device=self.device)

@@ -14,7 +14,6 @@ from .kernels.work import Work
 from .methods import Buffer, Method
 from .options import TRAINABLE
 
-
 Groups = Sequence[Mapping[str, Any]]
 
 
@@ -77,7 +76,7 @@ def described(p: Tensor | None, groups: Groups) -> str:
     """A parameter as a user knows it: by its name, where it has one, else by its place and shape."""
     for index, group in enumerate(groups):
         for place, other in enumerate(group["params"]):
-            if other is p:
+            if p is not None and other is p:
                 names = group.get("param_names")
                 said = repr(names[place]) if names else f"{place} of group {index}"
                 return f"parameter {said} of shape {tuple(other.shape)}"
@@ -93,8 +92,8 @@ def check_state(
     for name, t in (state or {}).items():
         if isinstance(t, Tensor) and not t.is_nested and t.shape != p.shape:
             raise ValueError(
-                f"{described(p, groups)}: its buffer {name} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}: one was "
-                "resized without the other. Rebuild the state of a parameter that was changed: optimizer.state.pop(p)."
+                f"{described(p, groups)}: its buffer {name} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}: "
+                "one was resized without the other. Rebuild the state of a parameter that was changed: optimizer.state.pop(p)."
             )
 
 

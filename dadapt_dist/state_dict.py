@@ -17,7 +17,7 @@ from . import adoption, foreign
 from . import state as states
 from .adapters.base import Placement
 from .buffers import note_loaded
-from .fitness import check_entries, check_finite, check_format, check_kind, check_order, numbers_of, parts_of
+from .fitness import check_elements, check_entries, check_format, check_kind, check_order, numbers_of, parts_of
 from .layout import resolve
 from .methods import Buffer
 from .options import check_options, listed
@@ -62,12 +62,12 @@ def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Di
 def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
     """Check everything, then replace state and groups. Raises ValueError with nothing changed."""
     groups, saved = parts_of(_after_pre_hooks(optimizer, state_dict))
-    optimizer.step_size.settle()
+    optimizer.step_size.check_settled()
     adoption.adopt(optimizer)
     groups = _checked_groups(optimizer, groups)
     check_entries(groups, saved, {name for group in groups for name in optimizer.method.buffers(group)})
     pairs = _pairs(optimizer, groups, saved)
-    _check_buffers(optimizer, groups, pairs)
+    _check_buffers(optimizer, groups, pairs, _frozen_then(groups, saved))
     places = resolve([p for p, _, _ in pairs])
     for (p, buffers, group), parts in zip(pairs, places, strict=True):
         _check_values(optimizer.method.buffers(group), buffers, p, parts)
@@ -104,15 +104,15 @@ def _merged(live: Dict, saved: Dict) -> Dict:
 
 
 def _checked_groups(optimizer: "LearningRateFree", groups: list[Dict]) -> list[Dict]:
-    """The groups with their scalars as python numbers."""
+    """The groups with their scalars as python numbers, and their options as they are read."""
     _check_counts([len(group["params"]) for group in groups], [len(group["params"]) for group in optimizer.groups])
     names = (*optimizer.step_size.scalars.values, "steps")
     checked: list[Dict] = []
     first: dict[str, Dict] = {}  # of each estimate
     for index, group in enumerate(groups):
         where = f"group {index} of the checkpoint"
-        _check_group(optimizer, group, where)
-        checked.append(group | numbers_of(group, names, where))
+        options = _check_group(optimizer, group, where)
+        checked.append(group | options | numbers_of(group, names, where))
         _check_agree(first.setdefault(group["estimate"], checked[-1]), checked[-1], names)
         check_order(checked[-1], where)
     return checked
@@ -137,7 +137,8 @@ def _check_counts(there: list[int], here: list[int]) -> None:
     raise ValueError(f"{what}. {cure}")
 
 
-def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> None:
+def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> Dict:
+    """The options of a saved group, as plain python."""
     if set(group) == {"params"}:  # what torch makes of a group whose parameters it finds in no group of the checkpoint
         raise ValueError(
             f"{where} has parameters and no options: the checkpoint has the groups of other parameters, such as those of another "
@@ -145,8 +146,8 @@ def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> None
             "StateDictOptions(flatten_optimizer_state_dict=True)."
         )
     name, found, scalars = optimizer.method.name, group.get("method"), optimizer.step_size.scalars
-    if found != name:
-        what = f"of the method {found!r}" if found else "of another optimizer"
+    if not isinstance(found, str) or found != name:
+        what = "of another optimizer" if found is None else f"of the method {found!r}"
         raise ValueError(
             f"the checkpoint is {what}, this optimizer is {name!r}. A checkpoint of prodigyopt or dadaptation is made "
             "loadable by dadapt_dist.checkpoint.convert(state_dict, method)."
@@ -158,8 +159,9 @@ def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> None
             f"{where} lacks {listed(missing)}; {name} cannot continue without them. Load a checkpoint that this "
             "optimizer saved whole."
         )
-    check_options({key: group[key] for key in optimizer.defaults if key in group}, optimizer.defaults, where)
-    scalars.row(group["estimate"])  # raises for an estimate that does not exist
+    options = check_options({key: group[key] for key in optimizer.defaults if key in group}, optimizer.defaults, where)
+    scalars.row(options["estimate"])  # raises for an estimate that does not exist
+    return options
 
 
 def _check_agree(first: Dict, group: Dict, names: Iterable[str]) -> None:
@@ -185,7 +187,15 @@ def _pairs(
     return pairs
 
 
-def _check_buffers(optimizer: "LearningRateFree", groups: list[Dict], pairs: list[tuple[Tensor, Dict, Dict]]) -> None:
+def _frozen_then(groups: list[Dict], state: Mapping[Any, Any]) -> bool:
+    """Was nothing trainable when this was saved? `buffers.prepare` leaves an empty entry then."""
+    entries = [state[index] for group in groups for index in group["params"] if index in state]
+    return bool(entries) and not any(entries)
+
+
+def _check_buffers(
+    optimizer: "LearningRateFree", groups: list[Dict], pairs: list[tuple[Tensor, Dict, Dict]], frozen_then: bool
+) -> None:
     steps = max(int(group["steps"]) for group in groups)
     trainable = [p for group in optimizer.groups for p in group["params"] if p.requires_grad]
     ours = [
@@ -193,7 +203,7 @@ def _check_buffers(optimizer: "LearningRateFree", groups: list[Dict], pairs: lis
         for p, buffers, group in pairs
         if not optimizer.method.buffers(group).keys().isdisjoint(buffers)
     ]
-    if steps > 0 and trainable and not ours:
+    if steps > 0 and trainable and not ours and not frozen_then:
         raise ValueError(
             f"the checkpoint was saved after {steps} steps but holds no buffers of any parameter; d alone cannot "
             "continue it. (FSDP1 with sharded state dicts drops them under some wrappers: save with "
@@ -222,7 +232,7 @@ def _check_values(specs: dict[str, Buffer], buffers: Dict, p: Tensor, parts: lis
     """Padding, in which a framework may leave anything, belongs to no part."""
     for name in set(specs) & set(buffers):
         for part in parts:
-            check_finite(name, specs[name], part.part(buffers[name].detach()), p.shape)
+            check_elements(name, specs[name], part.part(buffers[name].detach()), p.shape, p.dtype)
 
 
 def _check_place(name: str, t: Tensor, p: Tensor) -> None:

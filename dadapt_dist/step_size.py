@@ -18,7 +18,8 @@ from .estimates import Estimates
 from .held import HeldReport
 from .joining import Joining
 from .layout import ShardLayout
-from .methods.base import Options
+from .lots import STAYS
+from .methods.base import Options, Scalars
 from .options import NonFinite, Sync, check_choice, check_freeze_after, check_names
 from .overflow import Overflows, StepCount
 from .reduce import Reduce
@@ -143,22 +144,43 @@ class StepSize(Estimates):
         if not self.roster.is_placed():
             placing.place(self)
         self.joining.look_for_join()
-        window, table = Window(self.scalars.no_sums()), self.scalars
+        window = Window(self.scalars.no_sums())
         self.roster.prepare(release=self.frozen and not self._released)
         self._released = self.frozen
         window.missing = arrival.expected(self.roster)
         window.leave_out(self._agreed(found))
-        if table.method.early_sums and not self._early_done:
-            window.deferred = any(arrival.in_pieces(member) for member in self.roster)
-            if not window.deferred and not (window.overflow is not None and bool(window.overflow)):
-                placing.mark(self)
-                self._early_done = measure(self.roster, self.reduce, table)
+        before = self._measure(window)
         if self.nonfinite in ("skip", "raise"):
             placing.mark(self)
             decide(window, self.roster, self.reduce)
+            if window.skipped:
+                self._put_back(before)
             refuse(window, self.steps, self.nonfinite)
         self._window = window
         return window
+
+    def _measure(self, window: Window) -> Scalars:
+        """Take the sums that the first update needs before it; the scalars as they were without them, where there are such."""
+        table = self.scalars
+        if not table.method.early_sums or self._early_done:
+            return {}
+        window.deferred = any(arrival.in_pieces(member) for member in self.roster)
+        if window.deferred or (window.overflow is not None and bool(window.overflow)):
+            return {}
+        before = {name: value.clone() for name, value in table.values.items()}
+        placing.mark(self)
+        self._early_done = measure(self.roster, self.reduce, table)
+        return before
+
+    def _put_back(self, before: Scalars) -> None:
+        """A step that is skipped leaves no scalar behind: its gradients were not the first."""
+        for name, value in before.items():
+            self.scalars.values[name].copy_(value)
+        self._early_done = self._has_early_sums()
+
+    def _has_early_sums(self) -> bool:
+        """Has every estimate the sums that it needs before its first update? Waits for the device."""
+        return not bool(self.scalars.method.needs_early_sums(self.scalars.values).any())
 
     def _close_if_open(self) -> None:
         if self._window is not None:
@@ -178,8 +200,8 @@ class StepSize(Estimates):
         self._count.add(window.moves, window.overflows)
         company.look(self)
         if frozen:
-            moved = window.moves and not window.skipped
-            self.scalars.values["k"].add_(moved if window.overflows is None else moved & ~window.overflows)
+            if not window.skipped:
+                self.scalars.count(self._moving(window), window.overflows)
             return
         self.held.idle.expect(window.moves, window.overflows)
         if window.reduced is None:
@@ -190,6 +212,16 @@ class StepSize(Estimates):
             self.reduce.put(window.reduced)
         if self.sync == "step" or self.layout.world_size == 1:
             self.finish()
+
+    def _moving(self, window: Window) -> list[bool]:
+        """For each estimate: has a group of it an lr above 0? All that no group of this rank has go with the step."""
+        names = self.scalars.names
+        if len(names) == 1 or not window.moves:
+            return [window.moves] * len(names)
+        pairs = [pair for member in self.roster for pair in zip(member.groups, member.lots().of, strict=True)]
+        here = {group["estimate"] for group, _ in pairs}
+        moving = {group["estimate"] for group, lot in pairs if lot != STAYS}
+        return [name in moving or name not in here for name in names]
 
     def finish(self) -> None:
         """Wait for the reduce under way, if any, and move the scalars by it. No collective: one rank alone may call it."""
@@ -206,7 +238,7 @@ class StepSize(Estimates):
         self.scalars.load(estimate, saved)
         self._count = StepCount(int(saved["steps"]))
         self._followed = []
-        self._early_done = self._released = False
+        self._early_done, self._released = self._has_early_sums(), False
         self.roster.forget()
 
     def restore(self, steps: int) -> None:
@@ -223,10 +255,14 @@ class StepSize(Estimates):
         A step in which nothing moves yet is dropped: checkpoint tools make a step with lr 0 with each of the sharing
         optimizers by itself, and save it before they come to the next.
         """
-        if self._window is not None and (self._window.moves or self._explicit):
-            raise RuntimeError("a step is half done: close the window, or step every sharing optimizer, then save")
+        self.check_settled()
         self._window = None
         self.reduce.abandon() if lose else self.finish()
+
+    def check_settled(self) -> None:
+        """Raise RuntimeError when a step is half done. Waits for nothing."""
+        if self._window is not None and (self._window.moves or self._explicit):
+            raise RuntimeError("a step is half done: close the window, or step every sharing optimizer, then save")
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()

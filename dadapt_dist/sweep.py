@@ -69,7 +69,7 @@ def sweep_early(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> 
 
 def _prepare(optimizer: "LearningRateFree", lots: list[Lot]) -> None:
     """Have every tensor looked at before anything moves. ValueError or TypeError names the parameter that cannot be used."""
-    shares = [(works, partial(_coefficients, optimizer, group)) for group, works in lots]
+    shares = [(works, partial(_coefficients, optimizer, group), optimizer.kept[id(group)]) for group, works in lots]
     try:
         kernels.prepare(optimizer.method, shares, optimizer.backend)
     except kernels.UnfitError as error:

@@ -72,7 +72,10 @@ def decide(window: Window, roster: Roster, reduce: Reduce) -> None:
     window.reduced = reduce.now(torch.stack([member.rehearse() for member in roster]).sum(0))
     if reduce.differ is not None and bool(reduce.differ[: len(reduce.differ) - reduce.n_told].any()):
         return  # these are no sums of one step: d is held, and the finite elements train
-    window.skipped = not bool(torch.isfinite(window.reduced).all() & (window.reduced[:, -1] == 0).all())
+    clean = torch.isfinite(window.reduced).all(1) & (window.reduced[:, -1] == 0)
+    window.skipped = not bool(clean.all())
+    if window.skipped:  # estimates whose own gradients are finite stay too; they are not held by them
+        window.reduced = torch.where(clean.unsqueeze(1), 0.0, window.reduced)
 
 
 def refuse(window: Window, step: int, nonfinite: str) -> None:
@@ -81,5 +84,6 @@ def refuse(window: Window, step: int, nonfinite: str) -> None:
         elements = int(window.reduced[:, -1].sum().nan_to_num())
         raise NonFiniteError(
             f"{elements} gradient elements are not finite, or so large that they would overflow, in step {step} (0: a sum "
-            'overflowed). Nothing has moved on any rank. nonfinite="skip" leaves such steps out, "hold" trains the finite elements.'
+            'overflowed). Nothing has moved on any rank. nonfinite="skip" leaves such steps out, "hold" trains the finite '
+            "elements."
         )

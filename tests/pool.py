@@ -105,12 +105,12 @@ class WorkerPool:
     """`world_size` processes in one gloo group, started at the first `run` and again when needed.
 
     Between successful calls the processes stay, with their default group and whatever a call left behind; after
-    `CALLS_PER_LIFE` calls new ones take over. A failing rank leaves its peers inside a collective, so any failure ends
-    all processes: the next `run` starts anew and one test's hang never reaches another test.
+    `calls_per_life` calls (CALLS_PER_LIFE unless given) new ones take over. A failing rank leaves its peers inside a
+    collective, so any failure ends all processes: the next `run` starts anew and one test's hang never reaches another test.
     """
 
-    def __init__(self, world_size: int) -> None:
-        self.world_size = world_size
+    def __init__(self, world_size: int, calls_per_life: int | None = None) -> None:
+        self.world_size, self.calls_per_life = world_size, calls_per_life
         self._workers: list[_Worker] = []
         self._calls = 0
         self._store: dist.TCPStore | None = None
@@ -128,7 +128,7 @@ class WorkerPool:
         `WorkerFailed` when a rank died or did not answer within `timeout` seconds.
         """
         message = pickle.dumps((fn, args, kwargs))
-        if self._calls >= CALLS_PER_LIFE:
+        if self._calls >= (self.calls_per_life or CALLS_PER_LIFE):
             self.close()
         if not self._workers:
             self._start()

@@ -121,7 +121,7 @@ def of_dadaptation_3_0(state_dict: dict[str, Any]) -> dict[str, Any]:
         ("prodigy", of_prodigyopt_1_1, {"betas": (0.0, 0.99), "slice_p": 11}),
         *((key, of_dadaptation_3_0, {}) for key in CLASSES if key != "prodigy"),
     ],
-    ids=str,
+    ids=lambda item: getattr(item, "__name__", str(item)),
 )
 @pytest.mark.parametrize("named", [False, True], ids=["found", "named"])
 def test_checkpoints_of_older_releases_go_on(key: str, aged: Any, options: dict[str, Any], named: bool) -> None:

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "dadapt_dist"
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8"), name) for name, path in FILES.items()}
 
-LONGEST_FILE = 290
+LONGEST_FILE = 300
 # In these a value that travels to the host would stop the device once per parameter or per step.
 STEP_PATH = ("dadapt_dist/methods/", "dadapt_dist/kernels/", "dadapt_dist/optimizer.py")
 HOST_SYNCS = {"item", "tolist", "cpu", "numpy"}

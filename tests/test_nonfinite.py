@@ -218,18 +218,18 @@ def overflow(method: str, dtype: torch.dtype, value: float) -> dict[str, Any]:
     ("dtype", "value"), [(torch.float64, 1e300), (torch.float32, 3e38)], ids=["float64", "float32"]
 )
 @pytest.mark.parametrize("method", METHODS)
-def test_sums_that_overflow_hold_the_scalars_on_all_ranks(
+def test_gradients_that_overflow_hold_the_scalars_on_all_ranks(
     method: str, dtype: torch.dtype, value: float, pools: Any
 ) -> None:
     results = pools(2).run(overflow, method, dtype, value)
     for result in results:
-        assert result["counted_bad"] == 0, "the gradients are finite: only the sums tell"
-        assert result["held"] == result["overflowed"]
-        assert result["same"] or not result["overflowed"]
+        assert not result["overflowed"], "what would overflow is left out of the sums"
+        assert result["held"] == (result["counted_bad"] > 0)
+        assert result["same"] or not result["held"]
         assert all(bool(torch.isfinite(t).all()) for t in result["after"].values())
         assert same(result["after"], results[0]["after"])
-    if method in ("dadapt_sgd", "dadapt_adagrad", "dadapt_adan"):  # they square gradients in their sums
-        assert results[0]["overflowed"], "the comparison would be empty"
+    if method != "dadapt_lion":  # the others square gradients
+        assert results[0]["held"], "the comparison would be empty"
 
 
 def poisoned_pair(mode: str) -> list[Any]:
@@ -256,6 +256,39 @@ def test_a_bad_gradient_of_one_optimizer_counts_for_all_that_share_its_step_size
     assert seen[2][0] == seen[1][0]
     assert seen[3][0] > seen[2][0]
     assert same(seen[2][1], seen[1][1]) == (mode != "hold")
+
+
+@pytest.mark.parametrize("mode", ["skip", "raise"])
+@pytest.mark.parametrize("key", METHODS)
+def test_a_skipped_step_leaves_the_estimates_whose_gradients_were_finite(key: str, mode: str) -> None:
+    def run(steps: list[int]) -> tuple[dd.LearningRateFree, Bits]:
+        weights = [torch.nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2)]
+        groups = [{"params": [w], "estimate": name} for w, name in zip(weights, "ab", strict=True)]
+        optimizer = CLASSES[key](groups, d0=1e-2, nonfinite=mode, **OPTIONS[key])
+        for step in steps:
+            for number, w in enumerate(weights):
+                w.grad = torch.full_like(w, math.nan if number == 1 and step in spoiled else 1.0 + 0.1 * step)
+            with suppress(dd.NonFiniteError):
+                optimizer.step()
+        return optimizer, {str(i): w.detach().clone() for i, w in enumerate(weights)}
+
+    spoiled = (0, 3)
+    (optimizer, weights), (clean, right) = run(list(range(8))), run([1, 2, 4, 5, 6, 7])
+    scalars, wanted = ({**o.step_size.scalars.values} for o in (optimizer, clean))
+    assert scalars.pop("held").tolist() == [0, 2 if mode == "skip" else 0]
+    wanted.pop("held")
+    assert same(scalars | weights, wanted | right)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_bad_gradient_of_a_single_element_with_slices(shape: tuple[int, ...]) -> None:
+    w, other = torch.nn.Parameter(torch.ones(shape)), torch.nn.Parameter(torch.ones(4))
+    optimizer = dd.Prodigy([w, other], d0=1e-2, slice_p=2, backend="eager")
+    for value in (1.0, math.nan, 1.0):
+        w.grad, other.grad = torch.full_like(w, value), torch.ones(4)
+        optimizer.step()
+    assert bool(w.isfinite().all())
+    assert optimizer.step_size.held_steps == 1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -107,8 +107,8 @@ class Heard(logging.Handler):
         logging.getLogger("dadapt_dist").removeHandler(self)
 
 
-def left_out(kind: str) -> tuple[list[float], list[float], list[str]]:
-    """Rank 1 takes no step with a batch that it does not like, under collectives of the model's own."""
+def left_out(kind: str, number: int) -> tuple[list[float], list[float], list[str]]:
+    """Rank 1 takes no step with a batch that it does not like, or two with another, under collectives of the model's own."""
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     wrapped: nn.Module = nn.parallel.DistributedDataParallel(model) if kind == "ddp" else fully_shard(model)
     optimizer = dd.Prodigy(model.parameters(), d0=1e-3)
@@ -117,7 +117,7 @@ def left_out(kind: str) -> tuple[list[float], list[float], list[str]]:
         for step in range(12):
             x = tensor("x", 16, 6, step=2 * step + dist.get_rank())
             (wrapped(x) - x.sum(1, keepdim=True)).square().mean().backward()
-            if step != 5 or dist.get_rank() == 0:
+            for _ in range(number if step == 5 and dist.get_rank() == 1 else 1):
                 optimizer.step()
             optimizer.zero_grad()
             ds.append(float(optimizer.step_size.scalars.values["d"]))  # without waiting for the others
@@ -126,10 +126,13 @@ def left_out(kind: str) -> tuple[list[float], list[float], list[str]]:
     return ds, norms, texts
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_a_rank_that_leaves_out_a_step_holds_d_and_training_goes_on(kind: str, pools: Any) -> None:
-    """The sums shared the model's process group: the next all-gather was answered by a reduce, or nobody answered it."""
-    first, second = pools(2).run(left_out, kind)
+@pytest.mark.parametrize(("kind", "number"), [("ddp", 0), ("fsdp2", 0), ("ddp", 2)])
+def test_a_rank_that_takes_no_step_or_two_holds_d_and_training_goes_on(kind: str, number: int, pools: Any) -> None:
+    """The sums shared the model's process group: the next all-gather was answered by a reduce, or nobody answered it.
+
+    Two steps with one batch went unseen, and the reduce of the last waited for nobody.
+    """
+    first, second = pools(2).run(left_out, kind, number)
     assert first[0][-1] == second[0][-1] > 1e-3
     for ds, norms, texts in (first, second):
         assert len(set(ds[6:])) == 1
@@ -168,6 +171,30 @@ def test_an_option_that_changes_on_one_rank_holds_d_and_is_named(name: str, valu
     for _, texts in results:
         assert len(texts) == 1
         assert f"have different options: {name}. The step size is held" in texts[0]
+
+
+def scalar_set() -> tuple[list[float], list[str]]:
+    """Rank 1 sets d, and rank 0 does so two steps later."""
+    p = nn.Parameter(tensor("w", 4))
+    optimizer = dd.Prodigy([p], d0=1e-3)
+    ds = []
+    with Heard() as texts:
+        for step in range(8):
+            if step == 3 + 2 * (dist.get_rank() == 0):
+                optimizer.param_groups[0]["d"] = 0.05
+            p.grad = tensor("w", 4, step=0)
+            optimizer.step()
+            ds.append(optimizer.d)
+    return ds, texts
+
+
+def test_d_set_on_one_rank_is_held_and_named_until_the_others_set_it_too(pools: Any) -> None:
+    """It differed between the ranks from then on, in silence."""
+    (first, texts), (second, _) = pools(2).run(scalar_set)
+    assert [text.split(": ")[1].split(".")[0] for text in texts] == ["d"]
+    assert first[2] == first[4] < second[3] == 0.05
+    assert first[5:] == second[5:]
+    assert first[-1] >= 0.05
 
 
 def agreed_again() -> list[float]:
@@ -369,3 +396,43 @@ def test_a_scaler_goes_on_after_a_refused_step() -> None:
         scaler.step(optimizer)
     assert not hasattr(optimizer, "grad_scale")
     assert not hasattr(optimizer, "found_inf")
+
+
+def equal_at_first(*, sliced: bool) -> list[str]:
+    """A norm weight of ones on each rank: halves of one tensor, or copies whose gradients differ by roundings."""
+    p, q = nn.Parameter(torch.ones(6, dtype=torch.float64)), nn.Parameter(tensor("w", 5, 3))
+    optimizer = dd.Prodigy([("norm", p), ("w", q)], d0=1e-3)
+    with Heard() as texts:
+        for step in range(4):
+            gradient = tensor("norm", 12, step=step)
+            p.grad = (
+                gradient.chunk(2)[dist.get_rank()].clone() if sliced else gradient[:6] * (1 + 1e-3 * dist.get_rank())
+            )
+            q.grad = tensor("w", 5, 3, step=step)
+            optimizer.step()
+    return texts
+
+
+def test_slices_that_start_equal_are_told_by_their_gradients(pools: Any) -> None:
+    """They were taken for copies, and d was off by 0.14 %."""
+    for texts in pools(2).run(equal_at_first, sliced=True):
+        assert len(texts) == 1
+        assert "pass copies=" in texts[0]
+        assert "process_group=" in texts[0]
+    assert pools(2).run(equal_at_first, sliced=False) == [[], []]
+
+
+def fsdp1_in_backward() -> str:
+    from torch.distributed.optim import _apply_optimizer_in_backward  # type: ignore[attr-defined]
+
+    job = fsdp1(orig=True)
+    _apply_optimizer_in_backward(dd.Prodigy, list(job.params()), {"d0": 1e-3})
+    optimizer = next(iter(job.params()))._in_backward_optimizers[0]
+    with pytest.raises(ValueError, match=r"inside the backward pass.*FSDP2") as raised:
+        optimizer.step()  # as FSDP1 does, for the pieces that the rank holds
+    return str(raised.value)
+
+
+def test_fsdp1_with_optimizers_in_backward_is_refused(pools: Any) -> None:
+    """Ranks without a piece never stepped, and the others waited for them."""
+    assert len(pools(2).run(fsdp1_in_backward)) == 2

@@ -269,3 +269,20 @@ def test_a_half_done_step_of_two_optimizers_cannot_be_saved() -> None:
             optimizer.state_dict()
     pair.optimizers[1].step()
     pair.optimizers[0].state_dict()
+
+
+def test_what_was_frozen_when_it_was_saved_may_train_when_it_is_loaded(library_log: pytest.LogCaptureFixture) -> None:
+    """A rank may hold nothing but that. Buffers that were lost have no entry at all."""
+    x = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+    step_size = dd.StepSize()
+    first = dd.Prodigy([torch.nn.Parameter(torch.ones(3))], step_size=step_size)
+    frozen = dd.Prodigy([x], step_size=step_size)
+    first.param_groups[0]["params"][0].grad = torch.ones(3)
+    for optimizer in (first, frozen):
+        optimizer.step()
+    saved = through_a_file(frozen.state_dict())
+    later = dd.Prodigy([torch.nn.Parameter(torch.ones(3))])
+    later.load_state_dict(saved)
+    assert "no buffers of 1 trainable parameters: they start afresh" in library_log.text
+    with pytest.raises(ValueError, match="holds no buffers of any parameter"):
+        later.load_state_dict({**saved, "state": {}})

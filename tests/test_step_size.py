@@ -251,3 +251,94 @@ def test_a_constant_of_the_estimate_changed_in_its_groups_is_followed_from_then_
     assert wanted[-1] > 1.5 * reference("prodigy")[-1]
     for ds in [changed_coefficient(), *pools(2).run(changed_coefficient)]:
         assert ds == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("key", CLASSES)
+def test_an_estimate_that_a_later_group_brings_trains(key: str) -> None:
+    params = local_params()
+    optimizer = CLASSES[key](params[:2], d0=1e-3)
+    oracle = ORACLES[key](params, [{"indices": [0, 1]}, {"indices": [2], "estimate": "late", "lr": 0.0}], d0=1e-3)
+    for step in range(12):
+        if step == 3:
+            optimizer.add_param_group({"params": params[2:], "estimate": "late"})
+            oracle.groups[1]["lr"] = 1.0
+        set_gradients(params, step)
+        optimizer.step()
+        oracle.step([slope(index, step) for index in range(3)])
+    assert optimizer.d == pytest.approx(oracle.ds, rel=1e-10)
+    assert torch.allclose(params[2], oracle.params[2], rtol=1e-10)
+    assert not torch.equal(params[2], whole(2))
+
+
+def test_a_frozen_estimate_counts_the_steps_in_which_it_moves() -> None:
+    """Bias correction reads the count."""
+    params, options = local_params(), {"d0": 1e-3, "use_bias_correction": True, "freeze_after": 4}
+    groups = [{"params": params[:1]}, {"params": params[1:], "estimate": "other"}]
+    optimizer = dd.Prodigy(groups, **options)  # type: ignore[arg-type]
+    oracle = ORACLES["prodigy"](params, [{"indices": [0]}, {"indices": [1, 2], "estimate": "other"}], **options)  # type: ignore[arg-type]
+    for step in range(10):
+        for group in (optimizer.param_groups[1], oracle.groups[1]):
+            group["lr"] = float(step not in (5, 6, 7))
+        set_gradients(params, step)
+        optimizer.step()
+        oracle.step([slope(index, step) for index in range(3)])
+    assert optimizer.step_size.scalars.values["k"].tolist() == [*oracle.k.values()] == [10, 7]
+    assert all(torch.allclose(p, x, rtol=1e-10) for p, x in zip(params, oracle.params, strict=True))
+
+
+def parts_of_one_model(count: int, step_size: Any) -> None:
+    layers = [torch.nn.Linear(3, 3) for _ in range(count)]
+    optimizers = [dd.Prodigy(layer.parameters(), d0=1e-3, step_size=step_size) for layer in layers]
+    for _ in range(4):
+        torch.nn.Sequential(*layers)(torch.ones(2, 3)).square().sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+
+
+def adversaries(*, to_none: bool) -> None:
+    models = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+    optimizers = [dd.Prodigy(model.parameters(), d0=1e-3) for model in models]
+    for _ in range(4):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad(set_to_none=to_none)
+            model(torch.ones(2, 3)).square().sum().backward()
+            optimizer.step()
+
+
+def test_several_estimates_of_one_model_are_told_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A d each, in silence: torchtitan's parts, one optimizer a parameter. Networks with losses of their own are right."""
+    import weakref
+
+    from dadapt_dist import company
+
+    caplog.set_level("INFO", "dadapt_dist")
+    for run, levels in (
+        (lambda: parts_of_one_model(2, None), ["INFO"]),
+        (lambda: parts_of_one_model(4, None), ["WARNING"]),
+        (lambda: parts_of_one_model(4, "parts"), []),
+        (lambda: adversaries(to_none=True), []),
+        (lambda: adversaries(to_none=False), []),
+    ):
+        monkeypatch.setattr(company, "_told", False)
+        monkeypatch.setattr(company, "_alive", weakref.WeakSet())
+        caplog.clear()
+        run()
+        assert [record.levelname for record in caplog.records] == levels
+        assert all('step_size="model"' in record.getMessage() for record in caplog.records)
+
+
+def test_a_name_shares_one_step_size_until_it_has_taken_steps() -> None:
+    p, q, other = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
+    first = dd.Prodigy([p], step_size="one model", sync="step")
+    second = dd.Prodigy([q], step_size="one model")
+    assert first.step_size is second.step_size
+    with pytest.raises(ValueError, match="'one model' was made with another freeze_after"):
+        dd.Prodigy([other], step_size="one model", freeze_after=3)
+    p.grad = q.grad = torch.ones(2)
+    first.step()
+    second.step()
+    assert dd.Prodigy([other], step_size="one model").step_size is not first.step_size

@@ -131,3 +131,22 @@ def test_a_table_is_made_anew_when_a_gradient_has_moved_and_only_then() -> None:
     work.g = work.g.clone()
     check(method, [work], c, gpu)
     assert plan.distances is not table
+
+
+@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("fields", [{}, {"decay": 0.1, "maximize": True}], ids=str)
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, in the interpreter
+def test_gradients_that_overflow_are_those_of_the_plain_loop(key: str, fields: dict[str, Any]) -> None:
+    method, options = METHODS[key](), options_of(key)
+    work, c = work_of(key, 600, options=options, **fields), coefficients_of(method, options, DEVICE)
+    work.g[:27:3] = torch.tensor([1e15, 1e18, 1e19, 1.9e19, -1e20, 1e25, 1e30, -1e38, 3e38])
+    work.g[500] = float("nan")
+    work = on(work, DEVICE)
+    other = copied(work)
+    assert gpu.takes(method, work)
+    sums, right = gpu.run(method, [work], c, False), eager.run(method, [other], c, False)
+    assert sums[-1] == right[-1] >= 1
+    assert torch.allclose(sums, right, rtol=1e-5)
+    for t, expected in zip((work.x, *work.buf.values()), (other.x, *other.buf.values()), strict=True):
+        assert bool(t.isfinite().all())
+        assert torch.allclose(t, expected, rtol=1e-4, atol=1e-5)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -59,7 +60,8 @@ def _gradient(p: Tensor) -> Tensor | None:
         return grad
     if grad.placements != p.placements or grad.device_mesh != p.device_mesh:
         grad = grad.redistribute(p.device_mesh, p.placements)
-    return grad.to_local()
+    local = grad.to_local()
+    return local.wait() if isinstance(local, AsyncCollectiveTensor) else local  # the collective may be under way still
 
 
 def _start(p: DTensor) -> int | None:

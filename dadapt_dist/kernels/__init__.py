@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ..methods.base import Coefficients, Method
 from . import eager, gpu, native
-from .memory import Seen, UnfitError, check, check_apart, is_plain, plain_gradient
+from .memory import Crowd, Seen, UnfitError, check, check_apart, is_plain
 from .protected import check_writable
 from .work import Work
 
 ByDevice = Callable[[torch.device], Coefficients]
-Share = tuple[list[Work], ByDevice]  # the works of a group, with their coefficients
+Share = tuple[list[Work], ByDevice, Any]  # the works of a group, their coefficients, and what keeps their `crowd`
 Backend = Literal["auto", "c", "triton", "eager"]
 
 
@@ -61,20 +61,25 @@ def prepare(method: Method, groups: Iterable[Share], backend: str) -> None:
     """
     chain, new = CHAINS[backend], False
     groups = list(groups)
-    for works, coefficients in groups:
+    for works, coefficients, keeper in groups:
+        crowd = keeper.crowd
+        if crowd is not None and crowd.still(works) and (crowd.kernel is not native or native.point(works)):
+            continue
         for work in works:
             kernel = work.kernel
             if kernel is None or work.memo is None or not kernel.takes(method, work):
                 new |= work.memo is not None or kernel is None
                 _look(method, work, coefficients, chain)
+        keeper.crowd = Crowd.of(works)
     if new:
-        check_apart(work for works, _ in groups for work in works)
-        check_writable(work for works, _ in groups for work in works)
+        check_apart(work for works, _, _ in groups for work in works)
+        check_writable(work for works, _, _ in groups for work in works)
 
 
 def _look(method: Method, work: Work, coefficients: ByDevice, chain: tuple[Any, ...]) -> None:
     work.memo = None
-    work.g = plain_gradient(work.g)
+    if work.g.is_neg():  # stored with its sign reversed, of which no address tells
+        work.g = work.g.resolve_neg()
     check(work)
     work.kernel = next((kernel for kernel in chain if kernel.takes(method, work)), eager)
     if work.kernel is not eager:
@@ -109,4 +114,4 @@ def run(
     return results
 
 
-__all__ = ["Backend", "UnfitError", "Work", "check_backend", "prepare", "present", "run"]
+__all__ = ["Backend", "Crowd", "UnfitError", "Work", "check_backend", "prepare", "present", "run"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..methods.base import Buffers, Coefficients, Method
 from .memory import Seen, UnfitError, is_dense_alike
 from .rounding import store_stochastic
-from .taming import bounded, kept_within, readable, tamed
+from .taming import bounded, kept_within, tamed
 from .work import Work
 
 # Elements of a block. On the CPU a block of every tensor of a step and its temporaries fit a core's cache together;
@@ -134,7 +134,7 @@ def _advance(method: Method, work: Work, c: Coefficients) -> list[Number]:
         g, bad = _sparse_gradient(method, work, x, buf, c)
         sums = method.update_sparse(x, g, buf, c)
     else:
-        g, bad = tamed(method, work, x, buf, c)
+        g, bad = tamed(method, work, x, buf, c, readable(x.device))
         before = [t.clone() for t in written.values()] if isinstance(bad, Tensor) else []
         sums = method.update(x, g, buf, c, work.cut)
     for (name, t), was in zip(written.items(), before, strict=False):
@@ -159,6 +159,11 @@ def _bounded(c: Coefficients, works: Sequence[Work]) -> Coefficients:
     return {k: v if v is None or k == "seed" else bounded(v, largest) for k, v in c.items()}
 
 
+def readable(device: torch.device) -> bool:
+    """Whether the host may read values on this device without waiting for it."""
+    return device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def numbers(c: Coefficients, device: torch.device) -> Coefficients:
     """Coefficients as python numbers where that makes nobody wait; exact, since python numbers are float64 too."""
     if not readable(device):
@@ -170,6 +175,6 @@ def _sparse_gradient(method: Method, work: Work, x: Tensor, buf: Buffers, c: Coe
     g = work.g.coalesce()
     rows = tuple(g.indices())
     part = replace(work, x=work.x[rows], g=g.values(), buf={name: t[rows] for name, t in work.buf.items()})
-    values, bad = tamed(method, part, x[rows], {name: t[rows] for name, t in buf.items()}, c)
+    values, bad = tamed(method, part, x[rows], {name: t[rows] for name, t in buf.items()}, c, readable(x.device))
     # The indices were checked when the gradient was made; torch warns unless told so.
     return torch.sparse_coo_tensor(g.indices(), values, g.shape, is_coalesced=True, check_invariants=False), bad

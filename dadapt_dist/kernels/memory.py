@@ -5,12 +5,13 @@ or that a tensor has no elements of its own. All that is seen here: in full when
 otherwise by one comparison.
 """
 
+import itertools
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed._functional_collectives import AsyncCollectiveTensor
 
 from .work import Work
 
@@ -52,7 +53,8 @@ def _compared(tensors: Sequence[Tensor]) -> Callable[..., bool]:
     try:  # what torch.compile guards its code with: one call for all, at the price of one attribute of each
         from torch._C._dynamo.guards import TensorGuards
 
-        sizes, strides = [[*t.shape] for t in tensors], [[*t.stride()] for t in tensors]
+        sizes: list[Any] = [[*t.shape] for t in tensors]
+        strides: list[Any] = [[*t.stride()] for t in tensors]
         check: Callable[..., bool] = TensorGuards(
             *tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides
         ).check
@@ -92,11 +94,45 @@ class Seen:
             return False
         if [address() for address in self.addresses] != self.found or [size() for size in self.sizes] != self.bytes:
             return False
-        g = work.g
-        return (
-            self.same(g, *self.tensors)
-            and g.untyped_storage().nbytes() >= self.needed + self.width * g.storage_offset()
-        )
+        return self.same(work.g, *self.tensors) and _room(work.g, self.width) >= self.needed
+
+
+class Crowd:
+    """What `Seen` is of one Work, of all works of a group that come together step after step: one comparison for all."""
+
+    def __init__(self, works: Sequence[Work]) -> None:
+        self.kernel, self.seen = works[0].kernel, [work.memo for work in works]
+        seen = [memo for memo in self.seen if isinstance(memo, Seen)]
+        self.tensors = [t for one in seen for t in one.tensors]
+        self.addresses = [address for one in seen for address in one.addresses]
+        self.sizes = [size for one in seen for size in one.sizes]
+        self.found, self.bytes = [n for one in seen for n in one.found], [n for one in seen for n in one.bytes]
+        self.needed, self.widths = [one.needed for one in seen], [one.width for one in seen]
+        self.same, self.scale = _compared([*[work.g for work in works], *self.tensors]), seen[0].scale
+
+    @staticmethod
+    def of(works: Sequence[Work]) -> "Crowd | None":
+        """None for works of which some are unseen, or are not all for one kernel."""
+        alike = bool(works) and all(isinstance(work.memo, Seen) and work.kernel is works[0].kernel for work in works)
+        return Crowd(works) if alike else None
+
+    def still(self, works: Sequence[Work]) -> bool:
+        """As `Seen.still`, for all of them. All have one scale."""
+        if [work.memo for work in works] != self.seen:
+            return False
+        if works[0].scale is not None and works[0].scale.device != self.scale:
+            return False
+        if [address() for address in self.addresses] != self.found or [size() for size in self.sizes] != self.bytes:
+            return False
+        gradients = [work.g for work in works]
+        if not self.same(*gradients, *self.tensors):
+            return False
+        return all(map(operator.ge, map(_room, gradients, self.widths), self.needed))
+
+
+def _room(g: Tensor, width: int) -> int:
+    """Bytes from a gradient's first element, of that width, to the end of its storage."""
+    return g.untyped_storage().nbytes() - width * g.storage_offset()
 
 
 def _size_of(t: Tensor) -> Callable[[], int]:
@@ -222,13 +258,6 @@ def _check_indices(work: Work, g: Tensor) -> None:
         )
 
 
-def plain_gradient(g: Tensor) -> Tensor:
-    """The gradient with its elements in memory: none that a collective still owes, and none stored with the sign reversed."""
-    if isinstance(g, AsyncCollectiveTensor):
-        g = g.wait()
-    return g.resolve_neg() if g.is_neg() else g
-
-
 def check_apart(works: Iterable[Work]) -> None:
     """Raise UnfitError when two of the parameters and buffers of a step share memory; tensors with gaps are not looked at."""
     ranges: list[tuple[object, int, int, str, Work]] = []
@@ -238,14 +267,14 @@ def check_apart(works: Iterable[Work]) -> None:
                 start = t.data_ptr()
                 ranges.append((t.device, start, start + t.numel() * t.itemsize, name, work))
     ranges.sort(key=_place)
-    for before, after in zip(ranges, ranges[1:], strict=False):
+    for before, after in itertools.pairwise(ranges):
         if before[0] == after[0] and after[1] < before[2]:
             work, other = after[4], before[4]
             whose = before[3] if other is work else f"the parameter of shape {tuple(other.x.shape)} or a buffer of it"
             raise UnfitError(
                 work,
-                f"{after[3]} shares memory with {whose}, and a step would write it twice. Give the optimizer a tied parameter once, "
-                "as one object, and let clone() make copies.",
+                f"{after[3]} shares memory with {whose}, and a step would write it twice. Give the optimizer a tied "
+                "parameter once, as one object, and let clone() make copies.",
             )
 
 

@@ -81,6 +81,15 @@ def takes(method: Method, work: Work) -> bool:
     return not address & memo.odd
 
 
+def point(works: Sequence[Work]) -> bool:
+    """Take the present gradients of works that are what they were; False where one lies at an address that no float has."""
+    odd = 0
+    for work in works:
+        work.memo.row[2] = address = work.g.data_ptr()  # type: ignore[attr-defined]
+        odd |= address & work.memo.odd  # type: ignore[attr-defined]
+    return not odd
+
+
 def _fits(method: Method, work: Work) -> bool:
     spec = SPECS.get(method.name)
     if spec is None or work.g.layout is not torch.strided or not available():

@@ -40,19 +40,17 @@ def kept_within(t: Tensor, before: Tensor, largest: float) -> None:
     t.copy_(torch.where(t.abs() <= largest, t, before))
 
 
-def readable(device: torch.device) -> bool:
-    """Whether the host may read values on this device without waiting for it."""
-    return device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def tamed(method: Method, work: Work, x: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, Number]:
+def tamed(
+    method: Method, work: Work, x: Tensor, buf: Buffers, c: Coefficients, readable: bool
+) -> tuple[Tensor, Number]:
     """The gradient that the method sees, and how many of its elements were left out.
 
-    x, buf: those of the work, in the dtype of the mathematics, which is that of the result.
+    x, buf: those of the work, in the dtype of the mathematics, which is that of the result. readable: whether the host may read
+    values without waiting, which spares the trial of a step with small gradients.
     """
     raw = _scaled(work, x)
     g = _decayed(work, raw, x)
-    if readable(x.device) and _is_quiet(g, c, work.x.dtype):
+    if readable and _is_quiet(g, c, work.x.dtype):
         return g, 0.0
     wrong = ~torch.isfinite(raw)
     rest = _decayed(work, torch.zeros_like(raw), x)
@@ -104,11 +102,11 @@ def _fit(method: Method, work: Work, x: Tensor, g: Tensor, buf: Buffers, c: Coef
 def _and(fit: Tensor, other: Tensor, cut: slice | None) -> None:
     """In place; other may be of the sliced entries alone."""
     if other.numel() == fit.numel():
-        fit &= other
+        fit &= other.reshape(fit.shape)
     else:
         whole = torch.ones(fit.numel(), dtype=torch.bool, device=fit.device)
         whole[cut] = other
         fit &= whole.view(fit.shape)
 
 
-__all__ = ["bounded", "kept_within", "readable", "safe_size", "tamed"]
+__all__ = ["bounded", "kept_within", "safe_size", "tamed"]

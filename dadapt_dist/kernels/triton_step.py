@@ -18,7 +18,7 @@ def _read(p, i, inside, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _coefficient(h, k):  # type: ignore[no-untyped-def] # within float32: an infinite one makes NaN of a gradient of 0
+def _coefficient(h, k):  # type: ignore[no-untyped-def]  # within float32: an infinite one makes NaN of a gradient of 0
     return tl.minimum(tl.maximum(tl.load(h + k), -3.4028234663852886e38), 3.4028234663852886e38).to(tl.float32)
 
 
@@ -126,9 +126,10 @@ def _bound(SQUARED: tl.constexpr, ROUNDED: tl.constexpr):
     """The largest number that float32 can square, that bfloat16 holds, or that float32 holds."""
     if SQUARED:
         return 1.8446742974197924e19
-    if ROUNDED:
+    elif ROUNDED:  # noqa: RET505 - triton decides at compile time, by the shape of the code
         return 3.3895313892515355e38
-    return 3.4028234663852886e38
+    else:
+        return 3.4028234663852886e38
 
 
 @triton.jit
@@ -253,9 +254,8 @@ def step(
     p4 = base4 + tl.load(row + 6) * UNIT4
     c0, c1, c2, c3 = _coefficient(h, 0), _coefficient(h, 1), _coefficient(h, 2), _coefficient(h, 3)
     c4, c5, c6, c7 = _coefficient(h, 4), _coefficient(h, 5), _coefficient(h, 6), _coefficient(h, 7)
-    c8, c9, c10 = _coefficient(h, 8), _coefficient(h, 9), _coefficient(h, 10)
-    decay, scale = tl.load(h + 11).to(tl.float32), tl.load(h + 12).to(tl.float32)
-    seed = (tl.load(h + 13).to(tl.int64) * 0x9E3779B9).to(tl.uint32)
+    c8, c9, c10, decay = _coefficient(h, 8), _coefficient(h, 9), _coefficient(h, 10), _coefficient(h, 11)
+    scale, seed = tl.load(h + 12).to(tl.float32), (tl.load(h + 13).to(tl.int64) * 0x9E3779B9).to(tl.uint32)
     a0, a1, a2 = tl.zeros((BLOCK,), tl.float64), tl.zeros((BLOCK,), tl.float64), tl.zeros((BLOCK,), tl.float64)
     bad = tl.zeros((BLOCK,), tl.float32)
     for at in range(0, BLOCK * BLOCKS, BLOCK):

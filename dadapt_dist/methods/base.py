@@ -22,12 +22,13 @@ class Buffer:
     """One per-parameter buffer, shaped and placed like its parameter.
 
     `init`: the fill value, or "param" for a copy of the parameter. `statistic`: it serves the estimate of d alone, so
-    `freeze_after` releases it. `sliced`: `slice_p` keeps every p-th entry of it only.
+    `freeze_after` releases it. `sliced`: `slice_p` keeps every p-th entry of it only. `squares`: a mean or sum of squares.
     """
 
     init: float | Literal["param"] = 0.0
     statistic: bool = False
     sliced: bool = False
+    squares: bool = False
 
 
 class Method(ABC):

@@ -28,7 +28,7 @@ class DAdaptAdaGradMethod(Method):
         return {"d": options["d0"], "gsq_weighted": 0.0}
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
-        return {"alphak": Buffer(init=1e-6), "s": Buffer(), "x0": Buffer(init="param")}
+        return {"alphak": Buffer(init=1e-6, squares=True), "s": Buffer(), "x0": Buffer(init="param")}
 
     def coupled_decay(self, options: Options) -> float:
         return float(options["weight_decay"])

@@ -40,7 +40,7 @@ class DAdaptAdamMethod(Method):
         return super().constants(options) | {"average": sqrt_beta2(options)}
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
-        return {"s": Buffer(statistic=True), "exp_avg": Buffer(), "exp_avg_sq": Buffer()}
+        return {"s": Buffer(statistic=True), "exp_avg": Buffer(), "exp_avg_sq": Buffer(squares=True)}
 
     def coupled_decay(self, options: Options) -> float:
         return 0.0 if options["decouple"] else float(options["weight_decay"])

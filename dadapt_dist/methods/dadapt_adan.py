@@ -38,7 +38,7 @@ class DAdaptAdanMethod(Method):
             "s": Buffer(statistic=True),
             "exp_avg": Buffer(),
             "exp_avg_diff": Buffer(),
-            "exp_avg_sq": Buffer(),
+            "exp_avg_sq": Buffer(squares=True),
             "pre_grad": Buffer(init=float("nan")),
         }
 

@@ -49,7 +49,7 @@ class ProdigyMethod(Method):
         buffers = {
             "p0": Buffer(init="param", statistic=True, sliced=True),
             "s": Buffer(statistic=True, sliced=True),
-            "exp_avg_sq": Buffer(),
+            "exp_avg_sq": Buffer(squares=True),
         }
         if options["betas"][0] > 0:  # without momentum d·g itself takes the place of m
             buffers["exp_avg"] = Buffer()

@@ -4,6 +4,7 @@ Everything is float64, on one process, one parameter at a time. A method's file 
 """
 
 import math
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +21,7 @@ class Oracle:
     params: tensors of any shape and dtype, cloned to float64. groups: dicts with "indices" (ints into params) and
     options that override `options`; None puts all parameters in one group. options: names and defaults of the released
     packages, and layer_scale, maximize, estimate (the name of the d that the group uses).
+    A gradient element that is not finite acts as 0, and the scalars of its estimate stay in that step.
     freeze_after=N: after N steps in which some group had lr > 0, of the scalars only k moves, in every step in which a
     group of the estimate has lr > 0 (and SGD still takes the norm of its first gradient, if it has none yet).
     TypeError for an option or group key that the method lacks; ValueError for an index that is missing or occurs twice.
@@ -92,10 +94,22 @@ class Oracle:
         """What must be known before any parameter moves; False when nothing may move in this step."""
         return True
 
+    def is_ready(self, estimate: Estimate) -> bool:
+        """Is all known that must be known before any parameter moves?"""
+        return True
+
     # What is the same for all methods.
 
-    def step(self, grads: list[Tensor | None]) -> None:
-        """One step with one gradient (or None) for each parameter; the given tensors are left as they are."""
+    def step(
+        self, grads: list[Tensor | None], left_out: Collection[int] = (), *, measures: bool = True, holds: bool = False
+    ) -> None:
+        """One step with one gradient (or None) for each parameter; the given tensors are left as they are.
+
+        left_out: parameters that stay, because a GradScaler found their optimizer's gradients to overflow; the other
+        optimizers move theirs, no scalar moves, and the step is not counted. measures: False when the optimizer that
+        steps first is among those, which would take what must be known before any parameter moves. holds: the
+        ranks are not agreed on something, so that nothing can be learned from this step.
+        """
         for name, estimate in self.estimates.items():
             groups = [group for group in self.groups if group["estimate"] == name]
             items = []
@@ -105,19 +119,28 @@ class Oracle:
                     if group["lr"] != 0 and grad is not None:
                         g = (grad.detach().to_dense() if grad.is_sparse else grad.detach()).to(torch.float64).clone()
                         items.append((group, i, -g if group["maximize"] else g))
-            if not self.before_update(estimate, items):
+            if not ((measures and not holds) or self.is_ready(estimate)) or not self.before_update(estimate, items):
                 continue
+            items = [item for item in items if item[1] not in left_out]
+            clean = all(bool(torch.isfinite(g).all()) for _, _, g in items)
+            if not clean:
+                items = [(group, i, torch.where(torch.isfinite(g), g, 0.0)) for group, i, g in items]
             all_terms = [self.update(self.params[i], g, self.states[i], group, estimate) for group, i, g in items]
-            self.conclude(estimate, all_terms, any(group["lr"] != 0 for group in groups))
-        if any(group["lr"] != 0 for group in self.groups):
+            if not left_out:
+                self.conclude(estimate, all_terms, any(group["lr"] != 0 for group in groups), clean and not holds)
+        if not left_out and any(group["lr"] != 0 for group in self.groups):
             self.steps += 1
 
-    def conclude(self, estimate: Estimate, all_terms: list[dict[str, Tensor]], some_lr: bool) -> None:
+    def skip(self) -> None:
+        """A step that all ranks left out: nothing moves, and it counts for freeze_after."""
+        self.steps += any(group["lr"] != 0 for group in self.groups)
+
+    def conclude(self, estimate: Estimate, all_terms: list[dict[str, Tensor]], some_lr: bool, clean: bool) -> None:
         """Adds up the terms of all parameters and applies the rule, if it may be applied."""
         if self.freeze_after is not None and self.steps >= self.freeze_after:
             estimate["k"] += 1 if some_lr else 0
             return
-        if not all_terms:
+        if not all_terms or not clean:
             return
         sums = {name: sum(terms[name].item() for terms in all_terms) for name in all_terms[0]}
         if not all(math.isfinite(value) for value in sums.values()) or sums[self.denominator] == 0:

@@ -21,6 +21,9 @@ class DAdaptSGDOracle(Oracle):
     def new_scalars(self, group: Group) -> dict[str, Any]:
         return {"num": 0.0, "g0_norm": None}
 
+    def is_ready(self, estimate: Estimate) -> bool:
+        return estimate["g0_norm"] is not None
+
     def before_update(self, estimate: Estimate, items: list[tuple[Group, int, Tensor]]) -> bool:
         if estimate["g0_norm"] is None:
             g_sq = 0.0

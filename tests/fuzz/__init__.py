@@ -1,0 +1,1 @@
+"""Do random configurations on real ranks follow the one-process oracle? `python -m tests.fuzz --help`, `make fuzz`."""
