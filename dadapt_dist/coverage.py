@@ -40,7 +40,7 @@ class Item:
     """One parameter of this rank: its tensor, name or None, place in the optimizers, and placement.
 
     copies: declared by the user, or None. proven: its copies were found equal before; they may have drifted by roundings
-    since, where ranks compute one gradient each for themselves.
+    since, where ranks compute one gradient each for themselves. before: how many they were then, among the same ranks.
     """
 
     param: Tensor
@@ -49,6 +49,7 @@ class Item:
     place: Placement
     copies: int | None = None
     proven: bool = False
+    before: int | None = None
 
     @property
     def key(self) -> str:
@@ -230,13 +231,19 @@ def _copies(
     counts = [(item, holders.get(item.key, 0)) for item in items if item.copies is None]
     uneven = next(((item, ranks) for item, ranks in counts if ranks == 0 or ranks % item.place.shards), None)
     local = sum(item.place.size(item.param) * item.place.shards / max(ranks, 1) for item, ranks in counts)
-    counted = torch.tensor([math.nan if uneven else local], dtype=torch.float64, device=device)
+    apart = next((item for item, ranks in counts if item.before and ranks // item.place.shards < item.before), None)
+    counted = torch.tensor([math.nan if uneven or apart else local], dtype=torch.float64, device=device)
     layout.all_reduce(counted).wait()
     if uneven:
         item, ranks = uneven
         raise PlacementError(
             f"{ranks} ranks hold the parameter {item.key} of shape {tuple(item.param.shape)}, which is cut into "
             f"{item.place.shards} pieces: the copies do not come out even. Pass process_group= with the ranks that hold it."
+        )
+    if apart:
+        raise PlacementError(
+            f"the parameter {apart.key} of shape {tuple(apart.param.shape)} had {apart.before} copies, and since the lists of "
+            f"parameters of the ranks differ it cannot be known which they are. {NAME_CURE}"
         )
     _check_total(float(counted), expected, counts)
     return [item.copies if item.copies is not None else holders[item.key] // item.place.shards for item in items]

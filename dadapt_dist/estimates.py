@@ -68,6 +68,7 @@ class Estimates(ABC):
         self._followed = []
         self._early_done = self._early_done and name in self.scalars.names
         self.scalars.add(name, options)
+        self.roster.place_anew()  # on all ranks, also on those whose share of the group is empty
         for member in self.roster:
             member.bind_groups()
 

@@ -90,7 +90,7 @@ class Roster:
         self._first: dict[Tensor, Placement] = {}
         self.placing = 0  # how often parameters were placed
         self._seen: list[int] = []  # parameters that were all placed
-        self._proven: set[Tensor] = set()  # parameters whose copies were found equal
+        self._proven: dict[Tensor, int] = {}  # parameters whose copies were found equal, and how many they were
 
     def __iter__(self) -> Iterator[Member]:
         return iter([member for ref in self._members if (member := ref()) is not None])
@@ -118,6 +118,10 @@ class Roster:
         """The parts of p that are summed and moved, each with the weight 1/copies of its partial sums. Most have one."""
         assert self._placed is not None, "parameters are placed when a window opens"
         return self._placed[p]
+
+    def place_anew(self) -> None:
+        """Place all parameters anew at the next step."""
+        self._placed = None
 
     def forget(self) -> None:
         """Place all parameters anew at the next step: a framework may have swapped or resharded them."""
@@ -173,7 +177,7 @@ class Roster:
             raise
         found = find_copies(items, claims, self.layout, device)
         copies, self.classes, self.is_witnessed = found.copies, found.classes, found.is_witnessed
-        self._proven = {item.param for item in items}
+        self._proven = {item.param: number for item, number in zip(items, copies, strict=True)}
         self._first = {}
         placed: dict[Tensor, list[Part]] = {}
         for item, number in zip(items, copies, strict=True):
@@ -219,7 +223,7 @@ class Roster:
             (position, place.name or name, p, place) for (position, name, p), places in placements for place in places
         ]
         repeated = {name for name, count in Counter(name for _, name, _, _ in entries).items() if count > 1}
-        items = []
+        items, same = [], self._is_parent(self.layout.parent)
         for position, name, p, place in entries:
             unique = f"{name} at {position}" if name is not None and name in repeated else name
             copies = self.layout.copies(p) if self.layout.copies is not None else None
@@ -228,7 +232,8 @@ class Roster:
                     f"copies= gave {copies} for a parameter of shape {tuple(p.shape)}; it must be between 1 and the "
                     f"{self.layout.world_size} ranks of the group, or None to have it found out."
                 )
-            items.append(Item(p, unique, position, place, copies, p in self._proven))
+            before = self._proven.get(p) if same and unique is None else None
+            items.append(Item(p, unique, position, place, copies, p in self._proven, before))
         return items
 
 

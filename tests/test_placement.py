@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 
 import dadapt_dist as dd
 from dadapt_dist.adapters import plain
+from dadapt_dist.layout import PlacementError
 
 from .oracles import ORACLES
 
@@ -46,6 +47,39 @@ def train(params: dict[str, nn.Parameter], gradient: Callable[[str, int], Tensor
             p.grad = gradient(name, step)
         optimizer.step()
     return optimizer.d
+
+
+def late_group(*, named: bool = True) -> tuple[float, float]:
+    """From step 3 on rank 0 has one tensor more; the other rank's share of that group is empty. d, and the oracle's."""
+    params = {"w": nn.Parameter(tensor("w", 4))}
+    optimizer = dd.Prodigy(params.items() if named else params.values(), d0=1e-3)
+    shapes = {"w": (4,), "late": (5,)}
+    oracle = ORACLES["prodigy"](
+        [tensor(n, *s) for n, s in shapes.items()], [{"indices": [0]}, {"indices": [1], "lr": 0.0}], d0=1e-3
+    )
+    for step in range(12):
+        if step == 3:
+            oracle.groups[1]["lr"] = 1.0
+            if dist.get_rank() == 0:
+                params["late"] = nn.Parameter(tensor("late", 5))
+            late = [pair if named else pair[1] for pair in params.items() if pair[0] == "late"]
+            optimizer.add_param_group({"params": late, **({"param_names": []} if named and not late else {})})
+        for name, p in params.items():
+            p.grad = tensor(name, *shapes[name], step=step)
+        optimizer.step()
+        oracle.step([tensor(name, *shape, step=step) for name, shape in shapes.items()])
+    return optimizer.d, oracle.d
+
+
+def test_a_group_is_added_that_is_empty_on_some_rank(pools: Any) -> None:
+    """That rank saw no new parameter, placed nothing, and the others waited for it."""
+    for d, right in pools(2).run(late_group):
+        assert d == pytest.approx(right, rel=1e-12)
+        assert d > 2e-3
+    with pytest.raises(
+        PlacementError, match=r"had 2 copies, and since the lists of parameters of the ranks differ .* named"
+    ):
+        pools(2).run(late_group, named=False)
 
 
 def stages(*, named: bool, alike: bool) -> float:

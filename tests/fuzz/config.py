@@ -397,7 +397,10 @@ def _fit_checkpoint(c: Config) -> Config:
         c = replace(c, shared={k: v for k, v in c.shared.items() if k != "freeze_after"}, frozen={})
         if c.layouts & FSDP1:  # its state dicts ask one optimizer for all parameters of a wrapper, in one dtype
             c = replace(c, dtypes={name: v for name, v in c.dtypes.items() if name != "statistics_dtype"})
-            groups = tuple(replace(g, optimizer=0) for g in groups)
+            # and, for all of them, the same buffers, which are fewer where a beta is 0
+            groups = tuple(
+                replace(g, optimizer=0, options={k: v for k, v in g.options.items() if k != "betas"}) for g in groups
+            )
             if c.dtype == "float32":  # nor do they find their way through the padding of such small ones
                 c = replace(c, dtype="float64", dtypes={})
     else:
@@ -416,9 +419,14 @@ def _fits_event(c: Config, what: str, step: int) -> bool:
         "deepcopy": layout in ("copies", "experts", "pipeline"),
         "recover": layout in ("copies", "ddp", "fsdp2", "fsdp1 orig"),
         "reload": True,
-        "replace": layout in ("copies", "slices", "experts", "pipeline") and not real,
+        "replace": layout in ("copies", "slices", "experts", "pipeline") and not real and _all_have_some(c),
         "go_on_alone": layout == "copies" and not c.alone,
     }[what]
+
+
+def _all_have_some(c: Config) -> bool:
+    leg = c.legs[0]
+    return all(any(rank in owners(c, leg, name) for name in c.shapes) for rank in range(leg.ranks))
 
 
 def owners(c: Config, leg: Leg, name: str) -> tuple[int, ...]:

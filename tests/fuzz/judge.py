@@ -25,6 +25,7 @@ class Expected:
     """
 
     oracle: Oracle
+    start: Tensor
     d: list[dict[str, float]] = field(default_factory=list)
     params: list[Tensor] = field(default_factory=list)
     ready: list[bool] = field(default_factory=list)
@@ -40,7 +41,7 @@ def expect(config: Config) -> Expected:
     groups = [{"indices": [names.index(n) for n in g.names], **g.options} for g in config.groups]
     starts = [problem.whole(problem.starts, name) for name in names]
     oracle = ORACLES[config.method](starts, groups, freeze_after=config.shared.get("freeze_after"), **config.options)
-    expected = Expected(oracle)
+    expected = Expected(oracle, problem.starts)
     for step in range(config.steps):
         for group, live in zip(config.groups, oracle.groups, strict=True):
             live["lr"] = config.lr(step, group)
@@ -90,7 +91,9 @@ def judge(config: Config, expected: Expected, legs: list[list[Seen]]) -> list[st
         for number in range(len(ranks[0].values)):
             at += 1
             last = config.legs[at].first if at < len(config.legs) else config.steps
-            found += _values(config, expected.params[last - 1], [seen.values[number] for seen in ranks], last - 1)
+            found += _values(
+                config, expected.start, expected.params[last - 1], [seen.values[number] for seen in ranks], last - 1
+            )
     raised = [step for ranks in legs for step in ranks[0].raised]
     if not set(expected.raised) <= set(raised) <= {*expected.raised, *expected.maybe}:
         found.append(f"NonFiniteError in steps {raised}, not {expected.raised} (and perhaps {expected.maybe})")
@@ -126,7 +129,7 @@ def _near(config: Config, d: float, want: float) -> bool:
     if not _exact(config) and not _is_close(config):
         return True
     # In float32 a move of d is rounded where the parameters are about 1.
-    rounded = 0.0 if config.dtype == "float64" else 1e-6 / want
+    rounded = 0.0 if config.dtype == "float64" else 3e-6 / want
     return abs(d / want - 1) <= TOLERANCE[config.dtype] + rounded
 
 
@@ -140,14 +143,21 @@ def _is_close(config: Config) -> bool:
     return config.dtype == "float32" and "statistics_dtype" not in config.dtypes and not huge
 
 
-def _values(config: Config, want: Tensor, ranks: list[list[tuple[Tensor, Tensor]]], step: int) -> list[str]:
+def _values(
+    config: Config, start: Tensor, want: Tensor, ranks: list[list[tuple[Tensor, Tensor]]], step: int
+) -> list[str]:
     for rank, pieces in enumerate(ranks):
         for numbers, values in pieces:
             if not torch.isfinite(values).all():
                 return [f"rank {rank}: a parameter is not finite after step {step}"]
             numbers, values = numbers[numbers > 0], values[numbers > 0]
             error = (values - want[numbers]).abs() / want[numbers].abs().clamp(min=1.0)
-            bound = TOLERANCE["float64"] if _exact(config) else math.inf
+            close = (
+                _is_close(config) and config.method != "dadapt_lion"
+            )  # which follows the sign of what may be rounding
+            bound = TOLERANCE["float64"] if _exact(config) else 2e-3 if close else math.inf
+            if close:  # and of the way, for a d that is off by so much
+                error -= 0.01 * (want[numbers] - start[numbers]).abs()
             if len(error) and float(error.max()) > bound:
                 i = int(error.argmax())
                 text = (

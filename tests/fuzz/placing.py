@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.nn.parallel import DistributedDataParallel
 
 from .config import Config, Leg, owners
@@ -177,6 +178,7 @@ def mesh_of(shape: tuple[int, ...], *names: str) -> DeviceMesh:
 
 def forget_meshes() -> None:
     _meshes.clear()
+    _clear_sharding_prop_cache()  # torch keeps meshes there, of process groups that are gone
 
 
 # -------------------------------------------------------------------- layouts
