@@ -132,7 +132,7 @@ class Crowd:
 
 def _room(g: Tensor, width: int) -> int:
     """Bytes from a gradient's first element, of that width, to the end of its storage."""
-    return g.untyped_storage().nbytes() - width * g.storage_offset()
+    return g.untyped_storage().nbytes() - width * int(g.storage_offset())
 
 
 def _size_of(t: Tensor) -> Callable[[], int]:
