@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import state as states
 from .adapters import Placement
-from .kernels.memory import lacking
+from .kernels.memory import unwritable
 from .methods import Buffer
 from .options import listed
 
@@ -80,15 +80,15 @@ def create_shown(optimizer: "LearningRateFree") -> None:
 
 
 def _create(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], place: Placement) -> None:
-    states.check_params([p], optimizer.dtypes.state)  # it may have been frozen until now
+    states.check_params([p], optimizer.dtypes.state, optimizer.param_groups)  # it may have been frozen until now
     if optimizer.step_size.steps > 0 and optimizer.delivery.replaces_parameters:
         raise ValueError(
             f"this optimizer had taken {optimizer.step_size.steps} steps before the framework put its own tensors in the place "
             "of its parameters: d is there, but x0 and the other buffers are lost. Give DeepSpeed a new optimizer, and load a "
             "checkpoint with engine.load_checkpoint."
         )
-    if lack := lacking(place.local(p)):
-        raise ValueError(f"{states.described(p, optimizer.param_groups)} {lack}. Step while the memory is there.")
+    if why := unwritable(place.local(p)):
+        raise ValueError(f"{states.described(p, optimizer.param_groups)} {why}.")
     specs, missing = optimizer.buffers(group), _missing(optimizer, p, group)
     if len(missing) < len(specs):
         _check_addable(p, {name: specs[name] for name in missing}, [name for name in specs if name not in missing])

@@ -14,46 +14,65 @@ from .kernels.work import Work
 from .methods import Buffer, Method
 from .options import TRAINABLE
 
+Groups = Sequence[Mapping[str, Any]]
 
-def check_params(params: Iterable[Tensor], dtype: torch.dtype | None) -> None:
+
+class GradientError(ValueError, RuntimeError):
+    """A gradient that a method cannot use: a wrong value, and a RuntimeError as with torch's own optimizers."""
+
+
+def check_params(params: Iterable[Tensor], dtype: torch.dtype | None, groups: Groups = ()) -> None:
     """Raise ValueError for a parameter that no method here can train with buffers of this dtype.
 
     Frozen ones of a model may be anything, such as weights quantized to 4 bits; each is looked at when it is to train.
+    groups: where the errors find the parameter's name.
     """
     for p in (p for p in params if p.requires_grad or p.grad is not None or not isinstance(p, Parameter)):
         if dtype is not None and p.dtype in TRAINABLE and torch.promote_types(p.dtype, dtype) != dtype:
             raise ValueError(
-                f"state_dtype={dtype} is narrower than the {p.dtype} of the parameter of shape {tuple(p.shape)}: x0 would not "
+                f"state_dtype={dtype} is narrower than the {p.dtype} of {described(p, groups)}: x0 would not "
                 f"hold the parameter, and d would stay at d0. Use {p.dtype} or None."
             )
+        if p.is_nested:
+            raise ValueError("a parameter is a nested tensor, which has no elements of its own: train its values().")
         if p.dtype not in TRAINABLE:
             raise ValueError(
-                f"parameter of shape {tuple(p.shape)} has dtype {p.dtype}; it must be a real floating dtype (float64, float32, "
+                f"{described(p, groups)} has dtype {p.dtype}; it must be a real floating dtype (float64, float32, "
                 "bfloat16, float16). Give complex parameters as torch.view_as_real(p)."
             )
 
 
-def check_gradient(p: Tensor, gradient: Tensor, local: Tensor, method: Method, options: Mapping[str, Any]) -> None:
-    """Raise for a gradient that the method cannot use, before anything of the step has happened."""
+def check_gradient(
+    p: Tensor, gradient: Tensor, local: Tensor, method: Method, options: Mapping[str, Any], groups: Groups
+) -> None:
+    """Raise for a gradient that the method cannot use, before anything of the step has happened.
+
+    options: of its group. groups: where the errors find the parameter's name.
+    """
     if gradient.is_sparse:
         if not method.sparse:
-            raise RuntimeError(
-                f"parameter of shape {tuple(p.shape)} has a sparse gradient, which {method.name} cannot use. Train it with "
+            raise GradientError(
+                f"{described(p, groups)} has a sparse gradient, which {method.name} cannot use. Train it with "
                 "DAdaptAdaGrad, or make the gradient dense (nn.Embedding(sparse=False))."
             )
         if options["weight_decay"] != 0 or options["momentum"] != 0:
             raise ValueError(
                 f"weight_decay={options['weight_decay']} and momentum={options['momentum']} must be 0 for a sparse gradient "
-                f"(parameter of shape {tuple(p.shape)}): either would move rows that are not in it. Give it a group of its own."
+                f"({described(p, groups)}): either would move rows that are not in it. Give it a group of its own."
             )
     if gradient.shape != local.shape:
-        raise RuntimeError(
-            f"the gradient of the parameter of shape {tuple(p.shape)} has the local shape {tuple(gradient.shape)}, the "
-            f"parameter {tuple(local.shape)}: gradient and parameter are sharded differently."
+        why = (
+            "one was resized after backward(). Take the gradient anew (p.grad = None)"
+            if local.shape == p.shape
+            else "gradient and parameter are sharded differently"
+        )
+        raise GradientError(
+            f"{described(p, groups)}: its gradient has the local shape {tuple(gradient.shape)}, the parameter "
+            f"{tuple(local.shape)}: {why}."
         )
 
 
-def described(p: Tensor | None, groups: Sequence[Mapping[str, Any]]) -> str:
+def described(p: Tensor | None, groups: Groups) -> str:
     """A parameter as a user knows it: by its name, where it has one, else by its place and shape."""
     for index, group in enumerate(groups):
         for place, other in enumerate(group["params"]):
@@ -64,14 +83,16 @@ def described(p: Tensor | None, groups: Sequence[Mapping[str, Any]]) -> str:
     return "a parameter" if p is None else f"the parameter of shape {tuple(p.shape)}"
 
 
-def check_state(p: Tensor, state: Mapping[str, Any] | None, options: Mapping[str, Any], place: Placement) -> None:
+def check_state(
+    p: Tensor, state: Mapping[str, Any] | None, options: Mapping[str, Any], place: Placement, groups: Groups
+) -> None:
     """Raise ValueError for buffers that are not of their parameter's shape, before one is written."""
     if place.run is not None or options.get("slice_p", 1) != 1:
         return  # flat, and looked at piece by piece
     for name, t in (state or {}).items():
-        if isinstance(t, Tensor) and t.shape != p.shape:
+        if isinstance(t, Tensor) and not t.is_nested and t.shape != p.shape:
             raise ValueError(
-                f"{described(p, [options])}: its buffer {name} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}: "
+                f"{described(p, groups)}: its buffer {name} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}: "
                 "one was resized without the other. Rebuild the state of a parameter that was changed: optimizer.state.pop(p)."
             )
 

@@ -100,7 +100,7 @@ def _works(optimizer: "LearningRateFree", entries: Entries, lots: Lots, new: lis
             again = renewed(kept, p, state, scale)
             if again is not None:
                 if again.x is not p:
-                    states.check_gradient(p, again.g, again.x, optimizer.method, group)
+                    states.check_gradient(p, again.g, again.x, optimizer.method, group, optimizer.param_groups)
                 works.append(again)
             elif p.grad is not None:
                 new.append(p)
@@ -113,9 +113,9 @@ def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], k
     works: Works = []
     for place, weight, gradient in parts:
         if gradient is not None:
-            states.check_gradient(p, gradient, place.part(p), optimizer.method, group)
+            states.check_gradient(p, gradient, place.part(p), optimizer.method, group, optimizer.param_groups)
             if not works:
-                states.check_state(p, _own_buffers(optimizer, p, group), group, place)
+                states.check_state(p, _own_buffers(optimizer, p, group), group, place, optimizer.param_groups)
                 make_ready(optimizer, p, group)
             works.append(_work(optimizer, p, gradient, group, place, weight))
     if len(works) == 1 and parts[0][0].run is None and not is_unmoved(optimizer, p):

@@ -144,3 +144,17 @@ def test_the_log_and_the_error_say_what_happened(library_log: pytest.LogCaptureF
         ArithmeticError, match="1 gradient elements are not finite, or so large that they would overflow"
     ):
         run("prodigy", "auto", {4: 1e38}, nonfinite="raise")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("key", ["prodigy", "dadapt_lion"])
+@pytest.mark.parametrize("size", [1.0, 1e18])
+def test_weights_that_run_away_stay_finite(key: str, size: float, backend: str) -> None:
+    """A gradient that never turns lets d grow until the decay alone, or a coefficient, is beyond float32."""
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = CLASSES[key]([p], d0=1e10 if key == "dadapt_lion" else 1.0, weight_decay=0.1, backend=backend)
+    for _ in range(80):
+        p.grad = torch.full((3,), size)
+        optimizer.step()
+        assert all(bool(t.isfinite().all()) for t in (p, *everything(optimizer)))
+    assert optimizer.step_size.held_steps > 0

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..methods.base import Coefficients, Method
 from . import eager, gpu, native
 from .memory import Crowd, Seen, UnfitError, check, check_apart, is_plain
+from .protected import check_writable
 from .work import Work
 
 ByDevice = Callable[[torch.device], Coefficients]
@@ -61,9 +62,8 @@ def prepare(method: Method, groups: Iterable[Share], backend: str) -> None:
     chain, new = CHAINS[backend], False
     groups = list(groups)
     for works, coefficients, keeper in groups:
-        if keeper.crowd is not None and keeper.crowd.still(works):
-            if keeper.crowd.kernel is native:
-                native.point(works)
+        crowd = keeper.crowd
+        if crowd is not None and crowd.still(works) and (crowd.kernel is not native or native.point(works)):
             continue
         for work in works:
             kernel = work.kernel
@@ -73,6 +73,7 @@ def prepare(method: Method, groups: Iterable[Share], backend: str) -> None:
         keeper.crowd = Crowd.of(works)
     if new:
         check_apart(work for works, _, _ in groups for work in works)
+        check_writable(work for works, _, _ in groups for work in works)
 
 
 def _look(method: Method, work: Work, coefficients: ByDevice, chain: tuple[Any, ...]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..methods.base import Buffers, Coefficients, Method
 from .memory import Seen, UnfitError, is_dense_alike
 from .rounding import store_stochastic
-from .taming import tamed
+from .taming import bounded, kept_within, tamed
 from .work import Work
 
 # Elements of a block. On the CPU a block of every tensor of a step and its temporaries fit a core's cache together;
@@ -28,7 +28,7 @@ def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool, skip:
         if bool(skip):
             return torch.zeros(len(method.sums) + 1, dtype=torch.float64, device=device)
         skip = None
-    c = numbers(c, device)
+    c = _bounded(numbers(c, device), works)
     rows = []
     for work in works:
         with _undone_where(skip, method, work):
@@ -128,12 +128,17 @@ def _advance(method: Method, work: Work, c: Coefficients) -> list[Number]:
     dtype = work.math_dtype()
     x = work.x if work.x.dtype == dtype else work.x.to(dtype)
     buf = {name: t if t.dtype == dtype else t.to(dtype) for name, t in work.buf.items()}
+    before: list[Tensor] = []
+    written = {"": x, **{name: t for name, t in buf.items() if name not in method.read_only}}
     if work.g.is_sparse:
         g, bad = _sparse_gradient(method, work, x, buf, c)
         sums = method.update_sparse(x, g, buf, c)
     else:
         g, bad = tamed(method, work, x, buf, c, readable(x.device))
+        before = [t.clone() for t in written.values()] if isinstance(bad, Tensor) else []
         sums = method.update(x, g, buf, c, work.cut)
+    for (name, t), was in zip(written.items(), before, strict=False):
+        kept_within(t, was, torch.finfo((work.buf[name] if name else work.x).dtype).max)
     _write_back(method, work, x, buf, c)
     return [*sums, bad]
 
@@ -146,6 +151,12 @@ def _write_back(method: Method, work: Work, x: Tensor, buf: Buffers, c: Coeffici
         if buf[name] is not t and name not in method.read_only:
             sliced = t.numel() != x.numel()
             store_stochastic(t, buf[name], work.kept_origin if sliced else work.origin, c["seed"])
+
+
+def _bounded(c: Coefficients, works: Sequence[Work]) -> Coefficients:
+    """Coefficients that the dtype of the mathematics holds."""
+    largest = max(torch.finfo(work.math_dtype()).max for work in works)
+    return {k: v if v is None or k == "seed" else bounded(v, largest) for k, v in c.items()}
 
 
 def readable(device: torch.device) -> bool:

@@ -74,7 +74,7 @@ class Fit(Seen):
 def takes(method: Method, work: Work) -> bool:
     """Can the kernel take this tensor? On a GPU, buffers float32 or bfloat16, all tensors alike in memory, nothing sliced."""
     if type(work.memo) is Fit:
-        return work.memo.still(work)  # if not, `check` must see it first
+        return work.memo.still(work) and work.g.data_ptr() % work.memo.width == 0  # if not, `check` must see it first
     fits = (work.x.is_cuda or (work.x.is_cpu and _interpreted())) and _fits(method, work)
     if fits:
         work.memo = Fit(work, SPECS[method.name])

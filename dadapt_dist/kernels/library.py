@@ -27,7 +27,7 @@ __all__ = ["UnavailableError", "build", "compilers", "find", "load"]
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("step.c")
-VERSION = 2
+VERSION = 3
 FLAGS = (
     "-O3",
     "-fopenmp-simd",

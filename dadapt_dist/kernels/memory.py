@@ -6,6 +6,7 @@ otherwise by one comparison.
 """
 
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ class Seen:
     Addresses alone do not tell: a storage that was freed may be allocated anew, smaller, in the same place.
     """
 
-    __slots__ = ("addresses", "bytes", "found", "same", "scale", "sizes", "tensors")
+    __slots__ = ("addresses", "bytes", "found", "needed", "same", "scale", "sizes", "tensors", "width")
 
     def __init__(self, work: Work) -> None:
         self.tensors = [work.x, *work.buf.values()]
@@ -83,6 +84,7 @@ class Seen:
         self.found = [address() for address in self.addresses]
         self.sizes = [_size_of(t) for t in self.tensors]
         self.bytes = [size() for size in self.sizes]
+        self.needed, self.width = _span(work.g) * work.g.itemsize, work.g.itemsize
         self.same = _compared([work.g, *self.tensors])
         self.scale = None if work.scale is None else work.scale.device
 
@@ -92,7 +94,7 @@ class Seen:
             return False
         if [address() for address in self.addresses] != self.found or [size() for size in self.sizes] != self.bytes:
             return False
-        return self.same(work.g, *self.tensors)
+        return self.same(work.g, *self.tensors) and _room(work.g, self.width) >= self.needed
 
 
 class Crowd:
@@ -105,6 +107,7 @@ class Crowd:
         self.addresses = [address for one in seen for address in one.addresses]
         self.sizes = [size for one in seen for size in one.sizes]
         self.found, self.bytes = [n for one in seen for n in one.found], [n for one in seen for n in one.bytes]
+        self.needed, self.widths = [one.needed for one in seen], [one.width for one in seen]
         self.same, self.scale = _compared([*[work.g for work in works], *self.tensors]), seen[0].scale
 
     @staticmethod
@@ -121,7 +124,15 @@ class Crowd:
             return False
         if [address() for address in self.addresses] != self.found or [size() for size in self.sizes] != self.bytes:
             return False
-        return self.same(*[work.g for work in works], *self.tensors)
+        gradients = [work.g for work in works]
+        if not self.same(*gradients, *self.tensors):
+            return False
+        return all(map(operator.ge, map(_room, gradients, self.widths), self.needed))
+
+
+def _room(g: Tensor, width: int) -> int:
+    """Bytes from a gradient's first element, of that width, to the end of its storage."""
+    return g.untyped_storage().nbytes() - width * int(g.storage_offset())
 
 
 def _size_of(t: Tensor) -> Callable[[], int]:
@@ -163,6 +174,8 @@ def check(work: Work) -> None:
 
 
 def _check_kind(work: Work, name: str, t: Tensor) -> None:
+    if t.is_nested:
+        raise UnfitError(work, f"{name} is a nested tensor: train its values(), a plain tensor.", TypeError)
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor(t) or torch._is_functional_tensor(t)
     layouts = (torch.strided, torch.sparse_coo) if t is work.g else (torch.strided,)
     if t.device.type == "meta" or wrapped:
@@ -187,12 +200,34 @@ def is_plain(t: Tensor) -> bool:
     return type(t) is Tensor or type(t).__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
+def _span(t: Tensor) -> int:
+    """From the first element of a strided tensor to behind its last."""
+    if t.layout is not torch.strided or t.numel() == 0:
+        return 0
+    return 1 + sum(stride * (size - 1) for stride, size in zip(t.stride(), t.shape, strict=True))
+
+
+def unwritable(t: Tensor) -> str:
+    """Why a step cannot write a tensor: it has not the memory that its shape asks for, or has some twice. "" when it can."""
+    if t.numel() and is_plain(t) and t.layout is torch.strided and _shares_with_itself(t):
+        return "has elements that share memory (expand()?): clone() it"
+    return lack if not (lack := lacking(t)) else f"{lack}. Step while the memory is there"
+
+
+def _shares_with_itself(t: Tensor) -> bool:
+    end = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1):
+        if stride < end:
+            return True
+        end += stride * (size - 1)
+    return False
+
+
 def lacking(t: Tensor) -> str:
     """Why a tensor has not the memory that its shape asks for; "" when it has."""
     if t.numel() == 0 or not is_plain(t) or t.layout is not torch.strided or t.device.type == "meta":
         return ""
-    end = 1 + sum(stride * (size - 1) for stride, size in zip(t.stride(), t.shape, strict=True))
-    needed, there = (t.storage_offset() + end) * t.itemsize, t.untyped_storage().nbytes()
+    needed, there = (t.storage_offset() + _span(t)) * t.itemsize, t.untyped_storage().nbytes()
     if needed <= there and t.data_ptr() != 0:
         return ""
     return f"needs {needed} bytes for the shape {tuple(t.shape)}, and its storage has {there}: it was freed or resized"
@@ -201,12 +236,8 @@ def lacking(t: Tensor) -> str:
 def _check_memory(work: Work, name: str, t: Tensor, *, written: bool) -> None:
     if t.numel() == 0 or not is_plain(t):
         return
-    steps = sorted((stride, size) for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1)
-    end = 1
-    for stride, size in steps:
-        if written and stride < end:
-            raise UnfitError(work, f"{name} has elements that share memory (expand()?): clone() it.")
-        end += stride * (size - 1)
+    if written and _shares_with_itself(t):
+        raise UnfitError(work, f"{name} has elements that share memory (expand()?): clone() it.")
     if lack := lacking(t):
         raise UnfitError(work, f"{name} {lack}. Step while the memory is there. {REBUILD}.")
 

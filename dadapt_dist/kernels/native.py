@@ -11,10 +11,11 @@ from ..methods.base import Coefficients, Method
 from . import library
 from .memory import Seen, is_dense_alike, is_plain
 from .specs import SPECS, Spec, ordered
-from .taming import safe_size
+from .taming import bounded, safe_size
 from .work import Work
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the codes of step.c
+LARGEST = torch.finfo(torch.float32).max
 NONSENSE = 2  # step.c's word for rows that cannot be
 BUFFERS, SUMS, COEFFICIENTS = 5, 4, 12  # the sizes of step.c's arrays
 
@@ -39,7 +40,7 @@ class Job(ctypes.Structure):
 class Memo(Seen):
     """What stays the same while a Work keeps its tensors: its row of step.c, but for the gradient."""
 
-    __slots__ = ("place", "row")
+    __slots__ = ("odd", "place", "row")
 
     def __init__(self, work: Work, spec: Spec) -> None:
         super().__init__(work)
@@ -50,6 +51,9 @@ class Memo(Seen):
         first, step = (work.cut.start, work.cut.step) if work.cut is not None and "s" in work.buf else (0, 0)
         addresses += [0] * (BUFFERS - len(addresses))
         self.row = array("q", [work.x.numel(), work.x.data_ptr(), 0, *addresses, kind, work.origin, first, step])
+        self.odd = (
+            self.width - 1
+        )  # a gradient that lies elsewhere in the next step may lie at an address that no float has
         self.place = self.row.buffer_info()[0]
 
 
@@ -73,14 +77,17 @@ def takes(method: Method, work: Work) -> bool:
         work.memo = memo = Memo(work, SPECS[method.name])
     elif not memo.still(work):  # `check` must see it first
         return False
-    memo.row[2] = work.g.data_ptr()
-    return True
+    memo.row[2] = address = work.g.data_ptr()
+    return not address & memo.odd
 
 
-def point(works: Sequence[Work]) -> None:
-    """Take the present gradients of works that are what they were."""
+def point(works: Sequence[Work]) -> bool:
+    """Take the present gradients of works that are what they were; False where one lies at an address that no float has."""
+    odd = 0
     for work in works:
-        work.memo.row[2] = work.g.data_ptr()  # type: ignore[attr-defined]
+        work.memo.row[2] = address = work.g.data_ptr()  # type: ignore[attr-defined]
+        odd |= address & work.memo.odd  # type: ignore[attr-defined]
+    return not odd
 
 
 def _fits(method: Method, work: Work) -> bool:
@@ -136,12 +143,12 @@ def _check_result(failed: int, count: int) -> None:
 
 
 def _job(spec: Spec, work: Work, c: Coefficients, dry: bool) -> Job:
-    values = [float(value) for value in ordered(spec, c)]
+    values = [float(bounded(float(value), LARGEST)) for value in ordered(spec, c)]
     return Job(
         coefficient=(ctypes.c_double * COEFFICIENTS)(*values),
         scale=1.0 if work.scale is None else float(work.scale),
         decay=work.decay,
-        safe=safe_size(values),
+        safe=safe_size(values, c.get("keep")),
         method=spec.index,
         maximize=work.maximize,
         dry=dry,

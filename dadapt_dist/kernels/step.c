@@ -402,8 +402,15 @@ static float *reach(const row_t *row, int field, int dry, int64_t at, int64_t n,
   return tile;
 }
 
+/* An element that a step would carry beyond what memory can hold even without a gradient (a decay of more than twice the
+   weight, a large momentum) stays where it was. */
+static void stay(int64_t n, float *t, const float *before, float limit) {
+  for (int64_t i = 0; i < n; ++i)
+    if (!(fabsf(t[i]) <= limit)) t[i] = before[i];
+}
+
 static void run_tile(const row_t *row, const job_t *job, const float *c, int64_t at, int64_t n, double *sum) {
-  float tiles[FIELDS][TILE], *b[BUFFERS];
+  float tiles[FIELDS][TILE], before[FIELDS][TILE], *b[BUFFERS];
   uint8_t wrong[TILE];
   int loud;
   const method_t *method = methods + job->method;
@@ -416,10 +423,17 @@ static void run_tile(const row_t *row, const job_t *job, const float *c, int64_t
   if (loud) {
     if (row->cut) spread(row, at, n, b[2]);
     tame(row, job, c, n, x, tiles[1], b, wrong, sum + SUMS - 1);
+    memcpy(before[0], x, (size_t)n * 4);
+    for (int k = 0; k < written; ++k) memcpy(before[1 + k], b[k], (size_t)n * 4);
   }
   if (row->cut) sliced(row, job, at, n, x, g, c, sum);
   double ignored[SUMS] = {0};
   method->tile(n, x, g, b, c, row->cut ? ignored : sum);
+  if (loud) {
+    stay(n, x, before[0], largest[kind_of(row, 0)]);
+    for (int k = 0; k < written; ++k)
+      if (whole.field[2 + k]) stay(n, b[k], before[1 + k], largest[kind_of(row, 2 + k)]);
+  }
   if (job->dry) return;
   store(kind_of(row, 0), n, x, (void *)row->field[0], at);
   for (int k = 0; k < written; ++k)
@@ -506,4 +520,4 @@ int dadapt_step(int64_t n, const row_t *const *rows, const double *weights, cons
 
 /* What this build can do: bit 0, float16. The version rises with every change of row_t, job_t or an argument. */
 int dadapt_abilities(void) { return HALF; }
-int dadapt_version(void) { return 2; }
+int dadapt_version(void) { return 3; }

@@ -14,17 +14,30 @@ from ..methods.base import Buffers, Coefficients, Method
 from .work import Work
 
 SAFE, COEFFICIENT = 2.0**40, 2.0**20
+WILD = 2.0**60
 HALF = 2.0**-30  # a parameter in float16 is left so much sooner
 
 Number = Tensor | float
 
 
-def safe_size(values: list[float]) -> float:
-    """Gradients up to this size overflow nothing, whatever the buffers hold, with these coefficients.
+def safe_size(values: list[float], keep: float | None) -> float:
+    """Gradients up to this size overflow nothing, whatever the buffers hold, with these coefficients; -1 where none is safe.
 
-    A buffer at the largest float32 does not grow by adding so little to it.
+    A buffer at the largest float32 does not grow by adding so little to it. keep: what a decay multiplies the weights by, with
+    which they grow beyond all bounds when it is below -1.
     """
-    return SAFE * COEFFICIENT / max(COEFFICIENT, *map(abs, values))
+    largest = max(COEFFICIENT, *map(abs, values))
+    return -1.0 if largest > WILD or abs(keep or 0.0) > 1 else SAFE * COEFFICIENT / largest
+
+
+def bounded(value: Number, largest: float) -> Number:
+    """A coefficient within what the dtype of the mathematics holds: an infinite one would make 0·inf of a gradient of 0."""
+    return value.clamp(-largest, largest) if isinstance(value, Tensor) else min(max(value, -largest), largest)
+
+
+def kept_within(t: Tensor, before: Tensor, largest: float) -> None:
+    """Put back what a step has carried beyond what memory can hold, even without a gradient. In place."""
+    t.copy_(torch.where(t.abs() <= largest, t, before))
 
 
 def tamed(
@@ -62,7 +75,9 @@ def _decayed(work: Work, g: Tensor, x: Tensor) -> Tensor:
 
 def _is_quiet(g: Tensor, c: Coefficients, param: torch.dtype) -> bool:
     """Is every element surely small enough? The sum of the squares is NaN or large when one is not."""
-    safe = safe_size([value for name, value in c.items() if name != "seed" and value is not None])
+    safe = safe_size([value for name, value in c.items() if name != "seed" and value is not None], c.get("keep"))
+    if safe < 0:
+        return False
     safe = safe * HALF if param is torch.float16 else safe
     flat = g.view(-1) if g.is_contiguous() else g.reshape(-1)
     return float(torch.dot(flat, flat)) <= safe * safe
@@ -94,4 +109,4 @@ def _and(fit: Tensor, other: Tensor, cut: slice | None) -> None:
         fit &= whole.view(fit.shape)
 
 
-__all__ = ["safe_size", "tamed"]
+__all__ = ["bounded", "kept_within", "safe_size", "tamed"]

@@ -18,6 +18,16 @@ def _read(p, i, inside, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _coefficient(h, k):  # type: ignore[no-untyped-def]  # within float32: an infinite one makes NaN of a gradient of 0
+    return tl.minimum(tl.maximum(tl.load(h + k), -3.4028234663852886e38), 3.4028234663852886e38).to(tl.float32)
+
+
+@triton.jit
+def _stay(value, before, largest):  # what a step carries out of memory even without a gradient stays where it was
+    return tl.where(_beyond(value, largest), before, value)
+
+
+@triton.jit
 def _write(p, i, value, inside, element, seed, MASKED: tl.constexpr, STOCHASTIC: tl.constexpr):
     if STOCHASTIC:
         value = _stochastic(value, element, seed)
@@ -107,8 +117,7 @@ def _update(METHOD: tl.constexpr, x, g, b0, b1, b2, b3, b4, c0, c1, c2, c3, c4, 
 
 
 @triton.jit
-def _beyond(value, largest):
-    """Is it larger, or NaN?"""
+def _beyond(value, largest):  # is it larger, or NaN?
     return (tl.abs(value) <= largest) == 0
 
 
@@ -195,6 +204,9 @@ def _block(  # noqa: C901 - a branch for each optional part, all decided when it
         x1, z, b01, b11, b21, b31, b41, s0, s1, s2 = _update(
             METHOD, x, g, b0, b1, b2, b3, b4, c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10
         )
+        x1, b01 = _stay(x1, x, LARGEST), _stay(b01, b0, _bound(False, ROUNDED & 1))
+        b11, b21 = _stay(b11, b1, _bound(False, ROUNDED & 2)), _stay(b21, b2, _bound(False, ROUNDED & 4))
+        b31, b41 = _stay(b31, b3, _bound(False, ROUNDED & 8)), _stay(b41, b4, _bound(False, ROUNDED & 16))
     x, b0, b1, b2, b3, b4 = x1, b01, b11, b21, b31, b41
     if not DRY:
         _write(x_at, i, x, inside, element, seed, MASKED, False)
@@ -240,14 +252,12 @@ def step(
     p0, p1 = base0 + tl.load(row + 2) * UNIT0, base1 + tl.load(row + 3) * UNIT1
     p2, p3 = base2 + tl.load(row + 4) * UNIT2, base3 + tl.load(row + 5) * UNIT3
     p4 = base4 + tl.load(row + 6) * UNIT4
-    c0, c1, c2 = tl.load(h).to(tl.float32), tl.load(h + 1).to(tl.float32), tl.load(h + 2).to(tl.float32)
-    c3, c4, c5 = tl.load(h + 3).to(tl.float32), tl.load(h + 4).to(tl.float32), tl.load(h + 5).to(tl.float32)
-    c6, c7, c8 = tl.load(h + 6).to(tl.float32), tl.load(h + 7).to(tl.float32), tl.load(h + 8).to(tl.float32)
-    c9, c10 = tl.load(h + 9).to(tl.float32), tl.load(h + 10).to(tl.float32)
-    decay, scale = tl.load(h + 11).to(tl.float32), tl.load(h + 12).to(tl.float32)
-    seed = (tl.load(h + 13).to(tl.int64) * 0x9E3779B9).to(tl.uint32)
-    a0 = tl.zeros((BLOCK,), tl.float64)
-    a1, a2, bad = tl.zeros((BLOCK,), tl.float64), tl.zeros((BLOCK,), tl.float64), tl.zeros((BLOCK,), tl.float32)
+    c0, c1, c2, c3 = _coefficient(h, 0), _coefficient(h, 1), _coefficient(h, 2), _coefficient(h, 3)
+    c4, c5, c6, c7 = _coefficient(h, 4), _coefficient(h, 5), _coefficient(h, 6), _coefficient(h, 7)
+    c8, c9, c10, decay = _coefficient(h, 8), _coefficient(h, 9), _coefficient(h, 10), _coefficient(h, 11)
+    scale, seed = tl.load(h + 12).to(tl.float32), (tl.load(h + 13).to(tl.int64) * 0x9E3779B9).to(tl.uint32)
+    a0, a1, a2 = tl.zeros((BLOCK,), tl.float64), tl.zeros((BLOCK,), tl.float64), tl.zeros((BLOCK,), tl.float64)
+    bad = tl.zeros((BLOCK,), tl.float32)
     for at in range(0, BLOCK * BLOCKS, BLOCK):
         i = start + at + tl.arange(0, BLOCK)
         inside = i < n
