@@ -1,5 +1,6 @@
 """What is a parameter group here? A dict whose scalars (d, ...) are current whenever they are read."""
 
+import math
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ class LiveGroup(dict[str, Any]):
         elif key == "steps":
             self._step_size.restore(int(scalar(key, value, "parameter group")))
         else:
-            if key == "d" and number(value) is NOTHING:
+            if key == "d" and ((read := number(value)) is NOTHING or not 0 < read < math.inf):
                 raise ValueError(
                     f"d={value!r} must be a number > 0. To start from another d, pass d0 to the optimizer."
                 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .optimizer import LearningRateFree
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("dadapt_dist.optimizer")  # the name under which it has always been logged
 
 
 def log(optimizer: "LearningRateFree") -> None:
