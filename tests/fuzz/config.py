@@ -257,7 +257,7 @@ PER_GROUP = (
 
 
 def _groups(r: Random, method: str, names: list[str], steps: int, layouts: set[str]) -> tuple[Group, ...]:
-    if r.random() < 0.1:  # many of equal options
+    if r.random() < (0.6 if len(names) > 7 else 0.05):  # many of equal options
         return tuple(Group(names=(name,)) for name in names)
     number = min(r.choices((1, 2, 3, 4, 5), (8, 5, 3, 2, 1))[0], len(names))
     optimizers = r.choices((1, 2, 3), (14, 4, 2))[0] if number > 1 else 1
@@ -368,9 +368,8 @@ def _fit_rest(c: Config) -> Config:
     if not c.layouts <= CLIPPED or c.bad or late or any(leg.real and c.frozen for leg in c.legs):
         c = replace(c, clip=None)
     if c.event:
-        at = EVENTS.index(c.event[0])
-        fit = [what for what in (*EVENTS[at:], *EVENTS[:at]) if len(c.legs) == 1 and _fits_event(c, what, c.event[1])]
-        c = replace(c, event=(fit[0], c.event[1]) if fit else None)
+        fit = [what for what in EVENTS if len(c.legs) == 1 and _fits_event(c, what, c.event[1])]
+        c = replace(c, event=(fit[EVENTS.index(c.event[0]) % len(fit)], c.event[1]) if fit else None)
     return _fit_unequal_ranks(c)
 
 
