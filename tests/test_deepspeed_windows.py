@@ -264,9 +264,7 @@ def test_nonfinite_skip_works_where_there_is_one_piece(pool2: WorkerPool) -> Non
 
 def test_nonfinite_raise_raises_on_all_ranks_where_there_is_one_piece(pool2: WorkerPool) -> None:
     for said in pool2.run(attempt_all, [replace(case, options={"nonfinite": "raise"}) for case in SINGLE]):
-        assert all(
-            "not finite, or so large that they would overflow, in step 3" in text for text in said
-        ), said
+        assert all("not finite, or so large that they would overflow, in step 3" in text for text in said), said
         assert all(text.startswith("NonFiniteError") for text in said)
 
 
