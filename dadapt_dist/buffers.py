@@ -91,19 +91,20 @@ def _create(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], pla
         raise ValueError(f"{states.described(p, optimizer.param_groups)} {why}.")
     specs, missing = optimizer.buffers(group), _missing(optimizer, p, group)
     if len(missing) < len(specs):
-        _check_addable(p, {name: specs[name] for name in missing}, [name for name in specs if name not in missing])
+        there = [name for name in specs if name not in missing]
+        _check_addable(p, {name: specs[name] for name in missing}, there, optimizer.param_groups)
     cut = None if place is WHOLE else states.cut_of(place, group)
     made = states.create(p, place, {name: specs[name] for name in missing}, optimizer.dtypes, cut)
     optimizer.state[p].update(made)
     optimizer.unmoved |= {made[name] for name in missing if specs[name].init == "param"}
 
 
-def _check_addable(p: Tensor, missing: dict[str, Buffer], there: list[str]) -> None:
+def _check_addable(p: Tensor, missing: dict[str, Buffer], there: list[str], groups: states.Groups) -> None:
     """An option that was changed may need a momentum more; what the estimate has gathered cannot be begun in the middle."""
     lost = [name for name, spec in missing.items() if spec.statistic or spec.init == "param"]
     if lost:
         raise ValueError(
-            f"the state of the parameter of shape {tuple(p.shape)} has {listed(there)} and lacks {listed(lost)}, without which d "
+            f"the state of {states.described(p, groups)} has {listed(there)} and lacks {listed(lost)}, without which d "
             "cannot go on. Load a checkpoint, or remove all of its state, optimizer.state.pop(p): it then starts afresh."
         )
 

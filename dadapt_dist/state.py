@@ -86,11 +86,18 @@ def described(p: Tensor | None, groups: Groups) -> str:
 def check_state(
     p: Tensor, state: Mapping[str, Any] | None, options: Mapping[str, Any], place: Placement, groups: Groups
 ) -> None:
-    """Raise ValueError for buffers that are not of their parameter's shape, before one is written."""
+    """Raise ValueError for buffers that are no tensors, or not of their parameter's shape, before one is written."""
+    for name, t in (state or {}).items():
+        if not isinstance(t, Tensor) or t.is_nested or t.layout is not torch.strided or not t.is_floating_point():
+            kind = f"{t.layout}, {t.dtype}" if isinstance(t, Tensor) else type(t).__name__
+            raise ValueError(
+                f"{described(p, groups)}: its buffer {name} is no strided tensor of a real floating dtype ({kind}). Rebuild the "
+                "state of a parameter that was changed: optimizer.state.pop(p)."
+            )
     if place.run is not None or options.get("slice_p", 1) != 1:
         return  # flat, and looked at piece by piece
     for name, t in (state or {}).items():
-        if isinstance(t, Tensor) and not t.is_nested and t.shape != p.shape:
+        if t.shape != p.shape:
             raise ValueError(
                 f"{described(p, groups)}: its buffer {name} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}: "
                 "one was resized without the other. Rebuild the state of a parameter that was changed: optimizer.state.pop(p)."
@@ -202,6 +209,11 @@ def expand(p: Tensor, t: Tensor, place: Placement, cut: slice) -> Tensor:
     full = torch.zeros_like(p.detach(), dtype=t.dtype)
     local = place.local(full)
     flat = local.flatten()  # a copy when the parameter is not contiguous, such as channels_last
+    if flat[cut].shape != t.shape:
+        raise ValueError(
+            f"a buffer of the parameter of shape {tuple(p.shape)} has {t.numel()} of its elements, and {flat[cut].numel()} are "
+            "needed: the parameter was resized. Rebuild its state: optimizer.state.pop(p)."
+        )
     flat[cut] = t
     local.copy_(flat.view(local.shape))
     return full

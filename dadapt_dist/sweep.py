@@ -60,9 +60,11 @@ def _note_moved(optimizer: "LearningRateFree", new: list[Tensor], skip: Tensor |
 def sweep_early(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> Tensor:
     """Early sums of the gradients, weighted: float64 [n_estimates, n_early_sums]."""
     method, table = optimizer.method, optimizer.step_size.scalars
+    found = _works(optimizer, entries, lots, [])
+    _prepare(optimizer, found)
     shares = [
         Share(table.row(group["estimate"]), [states.early_sums(method, work, group) * work.weight for work in works])
-        for group, works in _works(optimizer, entries, lots, [])
+        for group, works in found
     ]
     return gather(shares, len(table.names), len(method.early_sums), table.device)
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from dadapt_dist.methods import METHODS
+
 from .classes import CLASSES
 from .test_huge_gradients import BACKENDS
 
@@ -40,6 +42,64 @@ def test_a_gradient_whose_storage_was_shrunk(backend: str, bytes_left: int, step
     assert all(map(torch.equal, before, optimizer.param_groups[0]["params"]))
     backward(optimizer)
     optimizer.step()
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_a_first_gradient_without_memory_is_refused_before_anything_is_measured(key: str) -> None:
+    p = torch.nn.Parameter(torch.ones(9000))
+    optimizer = CLASSES[key]([p])
+    p.grad = torch.ones(9000)
+    p.grad.untyped_storage().resize_(0)
+    before = {name: value.clone() for name, value in optimizer.step_size.scalars.values.items()}
+    with pytest.raises(ValueError, match="its gradient needs 36000 bytes"):
+        optimizer.step()
+    assert all(torch.equal(value, before[name]) for name, value in optimizer.step_size.scalars.values.items())
+
+
+@pytest.mark.parametrize("slice_p", [1, 3])
+@pytest.mark.parametrize(
+    "wrong",
+    [None, 1.0, torch.ones(64, 8, dtype=torch.int64), torch.ones(64, 8).to_sparse()],
+    ids=["none", "1", "int", "coo"],
+)
+def test_a_buffer_that_is_none_is_refused(wrong: object, slice_p: int) -> None:
+    p = torch.nn.Parameter(torch.ones(64, 8))
+    optimizer = CLASSES["prodigy"]([p], slice_p=slice_p)
+    for _ in range(2):
+        p.grad = torch.ones(64, 8)
+        optimizer.step()
+        kept, optimizer.state[p]["s"] = optimizer.state[p]["s"], wrong
+        p.grad = torch.ones(64, 8)
+        with pytest.raises(ValueError, match=r"parameter 0 .*its buffer s is no strided tensor"):
+            optimizer.step()
+        optimizer.state[p]["s"] = kept
+
+
+def test_what_was_made_in_inference_mode_is_refused_whole() -> None:
+    first, p = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(4))
+    optimizer = CLASSES["prodigy"]([first, p], backend="eager")
+    for _ in range(2):
+        first.grad, p.grad = torch.ones(3), torch.ones(4)
+        optimizer.step()
+    with torch.inference_mode():
+        optimizer.state[p]["s"] = torch.zeros(4)
+    before = first.detach().clone()
+    with pytest.raises(ValueError, match=r"parameter 1 .*its buffer s was made in torch\.inference_mode"):
+        optimizer.step()
+    assert torch.equal(first, before)
+
+
+@pytest.mark.parametrize("part", ["_indices", "_values"])
+def test_a_sparse_gradient_whose_storage_was_freed(part: str) -> None:
+    w, other = torch.nn.Parameter(torch.ones(90, 70)), torch.nn.Parameter(torch.ones(3))
+    optimizer = CLASSES["dadapt_adagrad"]([other, w])
+    indices = torch.arange(90).unsqueeze(0)
+    w.grad = torch.sparse_coo_tensor(indices, torch.ones(90, 70), (90, 70), check_invariants=True)
+    getattr(w.grad, part)().untyped_storage().resize_(0)
+    other.grad = torch.ones(3)
+    with pytest.raises(ValueError, match=r"parameter 1 of group 0.*sparse gradient needs.*freed or resized"):
+        optimizer.step()
+    assert bool((other == 1).all())
 
 
 @pytest.mark.parametrize("steps", [0, 4])

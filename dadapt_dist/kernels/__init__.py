@@ -9,7 +9,7 @@ from torch import Tensor
 from ..methods.base import Coefficients, Method
 from . import eager, gpu, native
 from .memory import Crowd, Seen, UnfitError, check, check_apart, is_plain
-from .protected import check_writable
+from .protected import check_versions, check_writable
 from .work import Work
 
 ByDevice = Callable[[torch.device], Coefficients]
@@ -86,8 +86,9 @@ def _look(method: Method, work: Work, coefficients: ByDevice, chain: tuple[Any, 
         return
     if not all(map(is_plain, (work.x, work.g, *work.buf.values()))):
         eager.rehearse(method, work, coefficients(work.x.device))
-    elif not work.g.is_sparse:
-        work.memo = Seen(work)
+    else:
+        check_versions(work)
+        work.memo = None if work.g.is_sparse else Seen(work)
 
 
 def run(

@@ -174,6 +174,8 @@ def check(work: Work) -> None:
 
 
 def _check_kind(work: Work, name: str, t: Tensor) -> None:
+    if not isinstance(t, Tensor):
+        raise UnfitError(work, f"{name} is of type {type(t).__name__}, and no tensor. {REBUILD}.", TypeError)
     if t.is_nested:
         raise UnfitError(work, f"{name} is a nested tensor: train its values(), a plain tensor.", TypeError)
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor(t) or torch._is_functional_tensor(t)
@@ -245,6 +247,8 @@ def _check_memory(work: Work, name: str, t: Tensor, *, written: bool) -> None:
 def _check_indices(work: Work, g: Tensor) -> None:
     """Of a sparse gradient; on a GPU only what the host knows."""
     indices, values = g._indices(), g._values()
+    if lack := lacking(indices) or lacking(values):
+        raise UnfitError(work, f"its sparse gradient {lack}. Step while the memory is there.")
     rows = g.shape[: g.sparse_dim()]
     right = values.shape == (indices.shape[1], *g.shape[g.sparse_dim() :]) and indices.shape[0] == len(rows)
     if right and indices.device.type == "cpu" and indices.numel():

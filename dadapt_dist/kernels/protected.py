@@ -1,11 +1,13 @@
-"""Which tensors lie in memory that a process may read alone, so that writing them would end it?
+"""Which tensors may nobody write?
 
-torch takes arrays of numpy that are mapped read-only (`np.memmap(mode="r")`), and knows nothing of that. Linux tells.
+torch takes arrays of numpy that are mapped read-only (`np.memmap(mode="r")`), and knows nothing of that: writing them ends the
+process. Linux tells. What was made in inference mode torch refuses to write, in the middle of a step.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from .memory import UnfitError, is_plain
@@ -30,6 +32,13 @@ def check_writable(works: Iterable[Work]) -> None:
                 work,
                 f'{name} lies in memory that is mapped read-only (np.memmap(mode="r")?): clone() it, or map it with mode="c".',
             )
+
+
+def check_versions(work: Work) -> None:
+    """Raise UnfitError for what torch lets nobody write: a tensor made in inference mode."""
+    for name, t in (("it", work.x), *((f"its buffer {name}", t) for name, t in work.buf.items())):
+        if t.is_inference() and not torch.is_inference_mode_enabled():
+            raise UnfitError(work, f"{name} was made in torch.inference_mode(), which makes it constant: clone() it.")
 
 
 def _read_only() -> list[Run]:
