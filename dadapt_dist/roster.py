@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, repeat
+from statistics import mode
 from typing import Any, Protocol
 
 import torch
@@ -82,6 +83,7 @@ class Roster:
         self._members: list[weakref.ref[Member]] = []
         self._parent: weakref.ref[Any] | None = None  # the process group in which they were placed
         self.classes = [0]  # of each rank: those of one class have equal options
+        self.is_of_largest_class = True  # of several as large, the first
         self.modules: list[Any] = []  # DDP's that hold some of them
         self.suspects: list[Tensor] = []  # those that are copies by their values alone
         self.is_witnessed = False  # have all ranks such, and the same?
@@ -177,6 +179,7 @@ class Roster:
             raise
         found = find_copies(items, claims, self.layout, device)
         copies, self.classes, self.is_witnessed = found.copies, found.classes, found.is_witnessed
+        self.is_of_largest_class = self.classes[self.layout.rank] == mode(self.classes)
         self._proven = {item.param: number for item, number in zip(items, copies, strict=True)}
         self._first = {}
         placed: dict[Tensor, list[Part]] = {}

@@ -134,6 +134,32 @@ def left_out(kind: str, number: int, reading: bool = False) -> tuple[list[float]
     return ds, norms, texts
 
 
+def stages_with_collectives_of_their_own() -> tuple[float, float, list[str]]:
+    """Two stages; what is done between two steps takes as many as two steps of the first, none of the second. d, right, said."""
+    rank = dist.get_rank()
+    groups = [dist.new_group([0]), dist.new_group([1])]
+    name = f"stage{rank}"
+    p = nn.Parameter(tensor(name, 6))
+    optimizer = dd.Prodigy([(name, p)], d0=1e-3)
+    oracle = ORACLES["prodigy"]([tensor("stage0", 6), tensor("stage1", 6)], d0=1e-3)
+    with Heard() as texts:
+        for step in range(12):
+            for _ in range({4: 4 * (1 - rank), 7: 0}.get(step, 2)):
+                dist.all_reduce(torch.zeros(1), group=groups[rank])
+            p.grad = tensor(name, 6, step=step)
+            optimizer.step()
+            oracle.step([tensor("stage0", 6, step=step), tensor("stage1", 6, step=step)])
+    return optimizer.d, oracle.d, texts
+
+
+def test_stages_may_have_collectives_of_their_own(pools: Any) -> None:
+    """An evaluation, or a step in which a stage has nothing to do: d was held for ever, and an error blamed left-out steps."""
+    for d, right, texts in pools(2).run(stages_with_collectives_of_their_own):
+        assert d == pytest.approx(right, rel=1e-12)
+        assert d > 2e-3
+        assert texts == []
+
+
 @pytest.mark.parametrize(("kind", "number"), [("ddp", 0), ("fsdp2", 0), ("ddp", 2)])
 def test_a_rank_that_takes_no_step_or_two_holds_d_and_training_goes_on(kind: str, number: int, pools: Any) -> None:
     """The sums shared the model's process group: the next all-gather was answered by a reduce, or nobody answered it.
