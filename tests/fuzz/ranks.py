@@ -101,6 +101,7 @@ class Training:
 
     def __init__(self, config: Config, index: int, problem: Problem, seen: Seen) -> None:
         self.config, self.leg, self.problem, self.seen = config, config.legs[index], problem, seen
+        self.rank = dist.get_rank()
         self.job = Job(config, self.leg, problem, self.leg.first)
         self.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, enabled=config.scaler)
         self.make(self.leg.first)
@@ -145,7 +146,7 @@ class Training:
             found = [(piece.name, piece.p) for piece in self.job.pieces]
         else:
             pieces = self.job.by_name
-            found = [(n, pieces[n].p) for n in some_names(self.config, self.leg, dist.get_rank(), group)]
+            found = [(n, pieces[n].p) for n in some_names(self.config, self.leg, self.rank, group)]
         params = found if self.config.named else [p for _, p in found]
         return {"params": params, **group.options, "lr": self.config.lr(step, group)}
 
