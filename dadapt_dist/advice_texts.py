@@ -81,9 +81,10 @@ def frozen(after: int, start: float) -> str:
 def held(since: int) -> str:
     """Gradients that are never finite."""
     return (
-        f"every step since step {since} was held because a gradient was not finite: d is held for good, and elements whose "
-        'gradient is NaN no longer move. Find where it begins (torch.autograd.set_detect_anomaly(True), or nonfinite="raise", '
-        f"which stops at the first), and go on from a checkpoint of before. {see('every-step-is-held')}"
+        f"every step since step {since} was held because a gradient was not finite, or so large that the step would overflow: "
+        "d is held for good, and such elements no longer move. Find where it begins (torch.autograd.set_detect_anomaly(True), or "
+        'nonfinite="raise", which stops at the first), and go on from a checkpoint of before. '
+        f"{see('every-step-is-held')}"
     )
 
 

@@ -6,7 +6,7 @@ from numbers import Number
 from operator import is_, itemgetter
 from typing import Any
 
-from .options import check_lr
+from .options import LARGEST, check_lr
 
 Group = dict[str, Any]
 Row = tuple[Any, ...]
@@ -68,7 +68,7 @@ class Lots:
 
     def _checked(self, lrs: list[Any]) -> list[float]:
         """The lrs as numbers: the very list, where they are python numbers."""
-        if {*map(type, lrs)} <= {float, int} and all(0 <= lr < float("inf") for lr in {*lrs}):
+        if {*map(type, lrs)} <= {float, int} and all(0 <= lr <= LARGEST for lr in {*lrs}):
             return lrs
         return [check_lr(lr, f"{self._where} group {index}") for index, lr in enumerate(lrs)]
 

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from .plain import NOTHING, flag, integer, number, numbers, plain, text
 
 Sync = Literal["next_step", "step"]
 NonFinite = Literal["hold", "skip", "raise"]
+LARGEST = sys.float_info.max
+PRODIGYS = ("d_coef", "beta3")  # options of an estimate that one method alone has
 TRAINABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # dtypes of parameters that can train
 
 
@@ -34,7 +37,7 @@ def _rate(value: Any) -> Any:
     """A number, or a CPU tensor that its owner goes on changing: it can be read in every step without waiting for a device."""
     if not isinstance(value, Tensor):
         return number(value)
-    if value.device.type != "cpu" or number(value) is NOTHING:
+    if value.device.type != "cpu" or value.layout is not torch.strided or number(value) is NOTHING:
         return NOTHING
     return value.detach().reshape(())  # the same memory
 
@@ -127,7 +130,7 @@ def check_options(
 
 def check_lr(lr: Any, where: str) -> float:
     """The lr of a group as a number; ValueError when a schedule or a user has set one that cannot be right."""
-    if not (isinstance(lr, (int, float)) and 0 <= lr < math.inf):
+    if not (isinstance(lr, (int, float)) and 0 <= lr <= LARGEST):
         lr = check_value("lr", lr, CHECKS, where)
     return float(lr)
 
@@ -218,6 +221,11 @@ def _default(name: str, cls: type | None) -> Any:
 
 
 def _check_foreign(name: str, defaults: Mapping[str, Any], where: str) -> None:
+    if name in PRODIGYS:
+        raise ValueError(
+            f"{where}: {name} is an option of Prodigy alone, and would do nothing here. Leave it out. Options of a group: "
+            f"{listed(defaults)}."
+        )
     near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.8)
     if near:
         raise ValueError(

@@ -177,9 +177,10 @@ SAID: dict[str, tuple[int, dict[str, Any], str]] = {
     "NaN": (
         80, {"bad": lambda step: step >= 40},
         (
-            "every step since step 41 was held because a gradient was not finite: d is held for good, and elements whose "
-            "gradient is NaN no longer move. Find where it begins (torch.autograd.set_detect_anomaly(True), or "
-            'nonfinite="raise", which stops at the first), and go on from a checkpoint of before. '
+            "every step since step 41 was held because a gradient was not finite, or so large that the step would overflow: "
+            "d is held for good, and such elements no longer move. Find where it begins "
+            '(torch.autograd.set_detect_anomaly(True), or nonfinite="raise", which stops at the first), and go on from a '
+            "checkpoint of before. "
             f"{SEE}every-step-is-held."
         ),
     ),

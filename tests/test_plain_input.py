@@ -171,6 +171,25 @@ def test_what_is_no_number_is_refused(value: Any) -> None:
             dd.Prodigy(weights(), **{name: value})
 
 
+def test_an_lr_that_no_float_holds_or_that_is_sparse_is_refused() -> None:
+    optimizer = dd.Prodigy([torch.nn.Parameter(torch.ones(2))])
+    [p] = optimizer.param_groups[0]["params"]
+    p.grad = torch.ones(2)
+    optimizer.param_groups[0]["lr"] = 10**400
+    with pytest.raises(ValueError, match="lr=1000"):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(2))
+    with pytest.raises(ValueError, match=r"(?s)lr=tensor.*cannot be read"):
+        dd.Prodigy(weights(), lr=torch.ones(1).to_sparse())
+
+
+@pytest.mark.parametrize("name", ["d_coef", "beta3"])
+def test_an_option_that_prodigy_alone_has_is_not_passed_over_in_silence(name: str) -> None:
+    groups = [{"params": weights(), name: 0.5}, {"params": weights()}]
+    with pytest.raises(ValueError, match=f"group 0: {name} is an option of Prodigy alone"):
+        dd.DAdaptAdam(groups)
+
+
 def test_text_from_yaml_is_told_what_it_is() -> None:
     with pytest.raises(ValueError, match=r"eps='1e-8' cannot be read \(str\).*YAML takes 1e-6 for text, and 1\.0e-6"):
         dd.Prodigy(weights(), eps="1e-8")  # type: ignore[arg-type]
