@@ -15,8 +15,7 @@ import dadapt_dist as dd
 from dadapt_dist.layout import OneRound
 from dadapt_dist.reduce import ReduceError
 from tests.helpers.oracles import ORACLES
-
-from .test_placement import tensor
+from tests.helpers.placed import tensor
 
 STEPS = 12
 

@@ -15,8 +15,8 @@ import torch.distributed as dist
 import dadapt_dist as dd
 from dadapt_dist import monitor, schedules
 from dadapt_dist.api import Common
+from tests.helpers.classes import CLASSES
 from tests.helpers.layouts import LAYOUTS
-from tests.helpers.runs import CLASSES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -13,8 +13,8 @@ from torch import nn
 
 import dadapt_dist as dd
 from dadapt_dist import entry
+from tests.helpers.classes import CLASSES
 from tests.helpers.pool import WorkerPool
-from tests.helpers.runs import CLASSES
 
 NAMES = [cls.__name__ for cls in CLASSES.values()]
 
