@@ -74,7 +74,7 @@ fuzz: $(STAMP) ## Random configurations on real ranks against the oracle: make f
 restarts: $(STAMP) ## Kill ranks of real runs under torchrun; each must end as one left alone: make restarts ARGS="--runs 20".
 	$(BIN)/python -m tests.long.restarts $(ARGS)
 
-sanitize: $(STAMP) ## Run the kernels' tests on builds of step.c with the address, undefined-behaviour and thread sanitizers.
+sanitize: $(STAMP) ## Run the kernels' tests on builds of cpu_c_step.c with the address, undefined-behaviour and thread sanitizers.
 	$(BIN)/python -m tests.long.sanitized $(ARGS)
 
 lint: $(STAMP) ## Check style, formatting and types.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import dadapt_dist
-from dadapt_dist.checkpoint import convert
+from dadapt_dist.checkpoint.from_released import convert
 from tests.helpers.classes import CLASSES
 from tests.helpers.oracles.cases import HALF_AT_LR_ZERO, PAPER_EPS, ZERO_LR_PART
 from tests.helpers.oracles.released import (

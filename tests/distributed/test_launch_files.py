@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dadapt_dist.bench.network import Network, why_not
+from dadapt_dist.tools.bench.emulated_network import Network, why_not
 from tests.helpers import slurm
 from tests.helpers.launchers import BIN, EACH_MPI, MPIS, ROOT, SCRIPT, check, environment, run, started
 

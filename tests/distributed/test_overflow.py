@@ -16,10 +16,10 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
-from dadapt_dist import scaling
+from dadapt_dist.engine import amp
+from dadapt_dist.engine.amp_overflow import StepCount
 from dadapt_dist.kernels import eager
 from dadapt_dist.methods import METHODS
-from dadapt_dist.overflow import StepCount
 from tests.helpers.classes import CLASSES
 from tests.helpers.collectives import reduces
 from tests.helpers.kernel_cases import coefficients_of, copied, options_of, work_of
@@ -176,12 +176,12 @@ def test_an_infinity_that_was_clipped_and_a_scaler_that_knows_a_wrapper_only(how
 
 def with_a_scaler_of_other_make() -> tuple[list[str], list[float]]:
     """One that keeps its flags elsewhere."""
-    own = scaling._flags
-    scaling._flags = lambda scaler, optimizer: None
+    own = amp._flags
+    amp._flags = lambda scaler, optimizer: None
     try:
         log = train("ddp", ours("prodigy"), (2, 3, 4), list(range(6)))
     finally:
-        scaling._flags = own
+        amp._flags = own
     return log.messages, log.scales
 
 

@@ -9,8 +9,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import dadapt_dist as dd
-from dadapt_dist.adapters import plain
-from dadapt_dist.layout import PlacementError
+from dadapt_dist.comm.communicator import PlacementError
+from dadapt_dist.sharding import replicated
 from tests.helpers.oracles import ORACLES
 from tests.helpers.placed import expected, message, tensor, train
 
@@ -190,12 +190,15 @@ def test_different_options_on_different_ranks_raise_on_all_ranks(pools: Any) -> 
 
 def wrong_adapter() -> None:
     """An adapter that takes a replicated tensor for one of two halves."""
-    original, plain.Placement = plain.Placement, lambda **options: original_placement(**{**options, "shards": 2})  # type: ignore[misc]
+    original, replicated.Placement = (
+        replicated.Placement,
+        lambda **options: original_placement(**{**options, "shards": 2}),
+    )  # type: ignore[misc]
     original_placement = original
     try:
         train({"w": nn.Parameter(tensor("w", 4))}, lambda name, step: tensor(name, 4, step=step))
     finally:
-        plain.Placement = original  # type: ignore[misc]
+        replicated.Placement = original  # type: ignore[misc]
 
 
 def test_elements_that_do_not_add_up_to_the_model_raise(pools: Any) -> None:

@@ -15,8 +15,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 import dadapt_dist as dd
-from dadapt_dist import reduce
-from dadapt_dist.adapters import plain
+from dadapt_dist.comm import async_all_reduce
+from dadapt_dist.sharding import replicated
 from tests.helpers.layouts import fsdp1
 from tests.helpers.oracles import ORACLES
 from tests.helpers.placed import expected, message, tensor, train
@@ -112,7 +112,7 @@ def left_out(kind: str, number: int, reading: bool = False) -> tuple[list[float]
 
     reading: d is read after every step, which waits for sums that do not come.
     """
-    usual, reduce.READING = reduce.READING, 0.5
+    usual, async_all_reduce.READING = async_all_reduce.READING, 0.5
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     wrapped: nn.Module = nn.parallel.DistributedDataParallel(model) if kind == "ddp" else fully_shard(model)
     optimizer = dd.Prodigy(model.parameters(), d0=1e-3)
@@ -129,7 +129,7 @@ def left_out(kind: str, number: int, reading: bool = False) -> tuple[list[float]
             ds.append(float(optimizer.step_size.scalars.values["d"]))  # without waiting for the others
             norms.append(float(sum(getattr(p, "_local_tensor", p).detach().norm() for p in model.parameters())))
         assert optimizer.d == ds[-1]
-    reduce.READING = usual
+    async_all_reduce.READING = usual
     return ds, norms, texts
 
 
@@ -341,12 +341,12 @@ def uneven() -> str:
     """On 3 ranks: two share a 2-way sharded tensor with a third that should not have it."""
     rank = dist.get_rank()
     params = {f"own{rank}": nn.Parameter(tensor("own", 3)), "shared": nn.Parameter(tensor("shared", 4))}
-    original = plain.Placement
-    plain.Placement = lambda **o: original(**{**o, "shards": 2 if o["numel"] == 4 else 1, "piece": str(rank)})  # type: ignore[misc]
+    original = replicated.Placement
+    replicated.Placement = lambda **o: original(**{**o, "shards": 2 if o["numel"] == 4 else 1, "piece": str(rank)})  # type: ignore[misc]
     try:
         return message(train, params, lambda name, step: tensor(name, *params[name].shape, step=step), named=True)
     finally:
-        plain.Placement = original  # type: ignore[misc]
+        replicated.Placement = original  # type: ignore[misc]
 
 
 def test_copies_that_do_not_come_out_even_raise_on_all_ranks(pools: Any) -> None:

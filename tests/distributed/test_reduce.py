@@ -8,16 +8,16 @@ import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
-from dadapt_dist import layout as layouts
-from dadapt_dist.bench.network import Network, why_not
-from dadapt_dist.layout import ShardLayout
-from dadapt_dist.reduce import Reduce
+from dadapt_dist.comm import communicator
+from dadapt_dist.comm.async_all_reduce import Reduce
+from dadapt_dist.comm.communicator import ShardLayout
+from dadapt_dist.tools.bench.emulated_network import Network, why_not
 from tests.helpers.pool import WorkerPool
 
 
 def add_up(limit: int) -> tuple[list[float], list[str]]:
     """Sums that round differently in every order; with all_to_all up to `limit` ranks."""
-    usual, layouts.ONE_ROUND_RANKS = layouts.ONE_ROUND_RANKS, limit
+    usual, communicator.ONE_ROUND_RANKS = communicator.ONE_ROUND_RANKS, limit
     generator = torch.Generator().manual_seed(dist.get_rank())
     sums = torch.randn(50, generator=generator, dtype=torch.float64) * 10.0 ** torch.arange(50, dtype=torch.float64)
     try:
@@ -25,7 +25,7 @@ def add_up(limit: int) -> tuple[list[float], list[str]]:
             work = ShardLayout().all_reduce(sums)
             work.wait()
     finally:
-        layouts.ONE_ROUND_RANKS = usual
+        communicator.ONE_ROUND_RANKS = usual
     assert work.is_completed()
     return sums.tolist(), [str(op).split(".")[-1] for op in communication.get_comm_counts()]
 
@@ -44,13 +44,13 @@ def test_all_ranks_get_the_same_bits_whichever_way(pools: Any, ranks: int) -> No
 
 def waits() -> tuple[int, int, float]:
     """How often the reduce of a step was waited for inside the step, and before the next d was read."""
-    original, waited = layouts.OneRound.wait, [0]
+    original, waited = communicator.OneRound.wait, [0]
 
     def wait(work: Any) -> None:
         waited[0] += 1
         original(work)
 
-    layouts.OneRound.wait = wait  # type: ignore[method-assign]
+    communicator.OneRound.wait = wait  # type: ignore[method-assign]
     try:
         p = torch.nn.Parameter(torch.ones(4) * 2)
         optimizer = dd.Prodigy([("p", p)])
@@ -63,7 +63,7 @@ def waits() -> tuple[int, int, float]:
         assert optimizer.d > 0
         return inside, waited[0], optimizer.d
     finally:
-        layouts.OneRound.wait = original  # type: ignore[method-assign]
+        communicator.OneRound.wait = original  # type: ignore[method-assign]
 
 
 def test_a_step_does_not_wait_for_its_reduce(pool2: WorkerPool) -> None:
@@ -83,7 +83,7 @@ def test_two_reduces_cannot_be_under_way() -> None:
 @pytest.mark.skipif(why_not() is not None, reason=f"no network can be emulated: {why_not()}")
 def test_a_network_with_latency_hides_behind_the_next_step() -> None:
     """A count of milliseconds, but far apart: 40 ms of latency against 60 ms steps; only the blocking way shows it."""
-    from dadapt_dist.bench.sync import measure
+    from dadapt_dist.tools.bench.overlap import measure
 
     report = measure([2], [20.0], 60.0, 6, 3)
     added = {row["mode"]: row["added"] for row in report.rows}

@@ -312,7 +312,7 @@ def test_several_estimates_of_one_model_are_told_of_once(
     """A d each, in silence: torchtitan's parts, one optimizer a parameter. Networks with losses of their own are right."""
     import weakref
 
-    from dadapt_dist import company
+    from dadapt_dist.engine.diagnostics import separate_estimates
 
     caplog.set_level("INFO", "dadapt_dist")
     for run, levels in (
@@ -322,8 +322,8 @@ def test_several_estimates_of_one_model_are_told_of_once(
         (lambda: adversaries(to_none=True), []),
         (lambda: adversaries(to_none=False), []),
     ):
-        monkeypatch.setattr(company, "_told", False)
-        monkeypatch.setattr(company, "_alive", weakref.WeakSet())
+        monkeypatch.setattr(separate_estimates, "_told", False)
+        monkeypatch.setattr(separate_estimates, "_alive", weakref.WeakSet())
         caplog.clear()
         run()
         assert [record.levelname for record in caplog.records] == levels

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 import dadapt_dist as dd
 from dadapt_dist import monitor, schedules
-from dadapt_dist.api import Common
+from dadapt_dist.optimizers import Common
 from tests.helpers.classes import CLASSES
 from tests.helpers.layouts import LAYOUTS
 
@@ -76,7 +76,9 @@ def test_the_code_of_a_page_runs(
             assert pools(block.ranks).run(execute_on_a_rank, block, str(tmp_path)) == [True] * block.ranks
         else:
             execute(block, namespace)
-    assert [record.getMessage() for record in library_log.records if record.name == "dadapt_dist.advice"] == []
+    assert [
+        record.getMessage() for record in library_log.records if record.name == "dadapt_dist.engine.diagnostics.advice"
+    ] == []
 
 
 def test_the_quick_start_learns_and_shows_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,22 +13,22 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8"), name) for name, path 
 
 LONGEST_FILE = 300
 # In these a value that travels to the host would stop the device once per parameter or per step.
-STEP_PATH = ("dadapt_dist/methods/", "dadapt_dist/kernels/", "dadapt_dist/optimizer.py")
+STEP_PATH = ("dadapt_dist/methods/", "dadapt_dist/kernels/", "dadapt_dist/engine/optimizer.py")
 HOST_SYNCS = {"item", "tolist", "cpu", "numpy"}
 # part of the package -> what it must not know. Methods are tensor mathematics; adapters know frameworks, never methods.
 FORBIDDEN = {
     "dadapt_dist/methods/": ("torch.distributed", "dadapt_dist"),
     "dadapt_dist/adapters/": (
         "dadapt_dist.methods",
-        "dadapt_dist.optimizer",
+        "dadapt_dist.engine.optimizer",
         "dadapt_dist.kernels",
-        "dadapt_dist.step_size",
+        "dadapt_dist.engine.step_size",
     ),
     "dadapt_dist/kernels/": (
         "torch.distributed",
-        "dadapt_dist.adapters",
-        "dadapt_dist.layout",
-        "dadapt_dist.optimizer",
+        "dadapt_dist.sharding.registry",
+        "dadapt_dist.comm.communicator",
+        "dadapt_dist.engine.optimizer",
     ),
     "dadapt_dist/": ("tests",),
 }
@@ -46,12 +46,12 @@ OPTIONAL = {
     "typer",
 }
 FRONT_ENDS = (
-    "dadapt_dist/cli.py",
+    "dadapt_dist/tools/cli.py",
     "dadapt_dist/demo/",
     "dadapt_dist/bench/",
-    "dadapt_dist/doctor/cli.py",
+    "dadapt_dist/tools/doctor/cli.py",
     "dadapt_dist/integrations/",  # each is imported by its framework's users
-    "dadapt_dist/kernels/triton_step.py",  # imported by gpu.py, when it is asked for
+    "dadapt_dist/kernels/triton_kernel.py",  # imported by gpu.py, when it is asked for
 )
 
 
@@ -160,7 +160,7 @@ def test_an_import_against_the_direction_is_seen(name: str, source: str) -> None
         ("dadapt_dist/methods/new.py", "from .base import Method"),
         ("dadapt_dist/adapters/new.py", "from torch.distributed.tensor import DTensor\nfrom .base import Placement"),
         ("dadapt_dist/kernels/new.py", "from ..methods.base import Method"),
-        ("dadapt_dist/optimizer.py", "from .methods import METHODS"),
+        ("dadapt_dist/engine/optimizer.py", "from .methods import METHODS"),
     ],
 )
 def test_an_import_along_the_direction_passes(name: str, source: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import dadapt_dist as dd
-from dadapt_dist.kernels import gpu
+from dadapt_dist.kernels import triton_launch
 from tests.helpers.classes import CLASSES
 
 if not torch.cuda.is_available():
@@ -149,4 +149,4 @@ def test_what_the_kernel_cannot_take_runs_eagerly_beside_it() -> None:
             p.grad = torch.ones_like(p)
         optimizer.step()
     assert optimizer.d > 1e-6
-    assert gpu.available()
+    assert triton_launch.available()

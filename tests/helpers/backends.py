@@ -2,10 +2,10 @@
 
 import os
 
-from dadapt_dist.kernels import native
+from dadapt_dist.kernels import cpu_c
 
 BACKENDS = [
     "eager",
-    *(["c"] if native.available() else []),
+    *(["c"] if cpu_c.available() else []),
     *(["triton"] if os.environ.get("TRITON_INTERPRET") else []),
 ]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import dadapt_dist as dd
-from dadapt_dist.layout import ShardLayout
+from dadapt_dist.comm.communicator import ShardLayout
 
 from .classes import CLASSES
 

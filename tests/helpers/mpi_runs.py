@@ -19,7 +19,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor, nn
 
-from dadapt_dist.mpi import MPILayout, MPISum
+from dadapt_dist.comm.mpi import MPILayout, MPISum
 
 from .classes import CLASSES
 

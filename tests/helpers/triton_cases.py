@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from dadapt_dist.kernels import eager, gpu
+from dadapt_dist.kernels import eager, triton_launch
 from dadapt_dist.methods import METHODS
 
 from .kernel_cases import check, coefficients_of, copied, on, options_of, work_of
@@ -19,8 +19,8 @@ FIRST = [{"decay": 0.1, "maximize": True, "scale": torch.tensor(8.0)}, {"decay":
 @pytest.fixture(autouse=True)
 def _small_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several programs a tensor, though the interpreter takes only small ones in reasonable time."""
-    monkeypatch.setattr(gpu, "BLOCK", 256)
-    monkeypatch.setattr(gpu, "BLOCKS", 2)
+    monkeypatch.setattr(triton_launch, "BLOCK", 256)
+    monkeypatch.setattr(triton_launch, "BLOCKS", 2)
 
 
 def step(key: str, shapes: Any, options: dict[str, Any] | None = None, **fields: Any) -> torch.Tensor:
@@ -34,7 +34,7 @@ def step(key: str, shapes: Any, options: dict[str, Any] | None = None, **fields:
         for index, shape in enumerate(shapes)
     ]
     method = METHODS[key]()
-    return check(method, works, coefficients_of(method, options, DEVICE), gpu)
+    return check(method, works, coefficients_of(method, options, DEVICE), triton_launch)
 
 
 # The interpreter takes seconds a case: there, dtypes that no method treats in a way of its own are tried with one of them.
@@ -57,11 +57,11 @@ def test_what_is_done_to_a_gradient_first(fields: dict[str, Any]) -> None:
 def test_a_step_that_is_skipped_writes_nothing() -> None:
     method, work = METHODS["prodigy"](), on(work_of("prodigy", 2000), DEVICE)
     plain, c = copied(work), coefficients_of(METHODS["prodigy"](), options_of("prodigy"), DEVICE)
-    assert gpu.takes(method, work)
-    assert not gpu.run(method, [work], c, False, torch.tensor(True, device=DEVICE)).any()
+    assert triton_launch.takes(method, work)
+    assert not triton_launch.run(method, [work], c, False, torch.tensor(True, device=DEVICE)).any()
     assert all(torch.equal(t, plain.buf[name]) for name, t in work.buf.items())
     assert torch.equal(work.x, plain.x)
-    assert gpu.run(method, [work], c, False, torch.tensor(False, device=DEVICE)).any()
+    assert triton_launch.run(method, [work], c, False, torch.tensor(False, device=DEVICE)).any()
     assert not torch.equal(work.x, plain.x)
 
 
@@ -72,7 +72,7 @@ def test_elements_that_are_not_finite_are_counted_and_taken_as_zero(key: str) ->
     work.g[::7], work.g[3], work.g[1999] = float("nan"), float("inf"), float("-inf")
     bad = int((~work.g.isfinite()).sum())
     work = on(work, DEVICE)
-    assert check(method, [work], coefficients_of(method, options, DEVICE), gpu)[-1] == bad
+    assert check(method, [work], coefficients_of(method, options, DEVICE), triton_launch)[-1] == bad
     assert all(t.isfinite().all() for t in (work.x, *work.buf.values()))
 
 
@@ -82,11 +82,11 @@ def test_tensors_that_lie_at_odd_addresses_or_in_another_order() -> None:
     odd, even = on(work_of("prodigy", 2003), DEVICE), on(work_of("prodigy", 2003, seed=1), DEVICE)
     odd.g = torch.randn(2006, device=DEVICE)[3:]
     odd.buf["s"] = torch.randn(2005, device=DEVICE)[2:]
-    check(method, [even, odd], c, gpu)
+    check(method, [even, odd], c, triton_launch)
     work = on(work_of("prodigy", (4, 3, 5, 7)), DEVICE)
     work.x, work.g = (t.to(memory_format=torch.channels_last) for t in (work.x, work.g))
     work.buf = {name: t.to(memory_format=torch.channels_last) for name, t in work.buf.items()}
-    check(method, [work], c, gpu)
+    check(method, [work], c, triton_launch)
 
 
 def test_it_leaves_to_the_plain_loop_what_it_cannot_take() -> None:
@@ -96,7 +96,7 @@ def test_it_leaves_to_the_plain_loop_what_it_cannot_take() -> None:
     sliced = on(work_of("prodigy", 40, cut=slice(0, None, 3)), DEVICE)
     double = on(work_of("prodigy", 10), DEVICE)
     double.x = double.x.double()
-    assert not any(gpu.takes(method, work) for work in (gaps, sliced, double))
+    assert not any(triton_launch.takes(method, work) for work in (gaps, sliced, double))
 
 
 def test_prodigy_without_momentum_and_any_method_without_statistics() -> None:
@@ -107,8 +107,8 @@ def test_prodigy_without_momentum_and_any_method_without_statistics() -> None:
         for name in [name for name, buffer in method.buffers(options).items() if buffer.statistic]:
             del work.buf[name]
         plain, c = copied(work), coefficients_of(method, options, DEVICE)
-        assert gpu.takes(method, work)
-        gpu.run(method, [work], c, False)
+        assert triton_launch.takes(method, work)
+        triton_launch.run(method, [work], c, False)
         eager.run(method, [plain], c, False)
         assert torch.allclose(work.x, plain.x, rtol=1e-6, atol=1e-7)
 
@@ -116,20 +116,20 @@ def test_prodigy_without_momentum_and_any_method_without_statistics() -> None:
 def test_tensors_of_several_dtypes_in_one_group() -> None:
     method, options = METHODS["dadapt_adam"](), options_of("dadapt_adam")
     works = [on(work_of("dadapt_adam", 300, param=dtype, seed=i), DEVICE) for i, dtype in enumerate((F32, BF16, F32))]
-    check(method, works, coefficients_of(method, options, DEVICE), gpu)
+    check(method, works, coefficients_of(method, options, DEVICE), triton_launch)
 
 
 def test_a_table_is_made_anew_when_a_gradient_has_moved_and_only_then() -> None:
     method, options = METHODS["prodigy"](), options_of("prodigy")
     c, work = coefficients_of(method, options, DEVICE), on(work_of("prodigy", 300), DEVICE)
-    assert gpu.takes(method, work)
-    gpu.run(method, [work], c, False)
-    plan = gpu._plan([work])
+    assert triton_launch.takes(method, work)
+    triton_launch.run(method, [work], c, False)
+    plan = triton_launch._plan([work])
     table = plan.distances
-    gpu.run(method, [work], c, False)
+    triton_launch.run(method, [work], c, False)
     assert plan.distances is table
     work.g = work.g.clone()
-    check(method, [work], c, gpu)
+    check(method, [work], c, triton_launch)
     assert plan.distances is not table
 
 
@@ -143,8 +143,8 @@ def test_gradients_that_overflow_are_those_of_the_plain_loop(key: str, fields: d
     work.g[500] = float("nan")
     work = on(work, DEVICE)
     other = copied(work)
-    assert gpu.takes(method, work)
-    sums, right = gpu.run(method, [work], c, False), eager.run(method, [other], c, False)
+    assert triton_launch.takes(method, work)
+    sums, right = triton_launch.run(method, [work], c, False), eager.run(method, [other], c, False)
     assert sums[-1] == right[-1] >= 1
     assert torch.allclose(sums, right, rtol=1e-5)
     for t, expected in zip((work.x, *work.buf.values()), (other.x, *other.buf.values()), strict=True):

@@ -1,6 +1,6 @@
 """Is the compiled step free of stray accesses, undefined behaviour and races? `make sanitize` builds it with gcc's sanitizers.
 
-`python -m tests.long.sanitized` builds step.c twice, with the address and undefined-behaviour sanitizers and with the thread
+`python -m tests.long.sanitized` builds cpu_c_step.c twice: with the address and undefined-behaviour sanitizers and the thread
 sanitizer, and runs the kernels' tests on each build. As a pytest plugin (-p tests.long.sanitized) this module puts the build
 named in DADAPT_DIST_SANITIZED in the place of the compiled step. Python itself is not instrumented: the sanitizer's library
 must be there before it (LD_PRELOAD), and of what it watches elsewhere only allocations are of use.
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dadapt_dist.kernels import library
+from dadapt_dist.kernels import cpu_c_library
 
 VARIABLE = "DADAPT_DIST_SANITIZED"
 COMMON = ("-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", "-DDADAPT_PLAIN")
@@ -38,13 +38,13 @@ ROOT = Path(__file__).parents[2]
 def build(kind: str, folder: Path) -> tuple[Path, dict[str, str]] | str:
     """The library, and the environment in which python can load it; or why there is none."""
     flag, runtime, options = BUILDS[kind]
-    compilers = library.compilers()
+    compilers = cpu_c_library.compilers()
     if not compilers:
         return "no C compiler was found"
     made = folder / f"step-{kind}.so"
-    kept = [option for option in library.FLAGS if option != "-O3"]
+    kept = [option for option in cpu_c_library.FLAGS if option != "-O3"]
     done = subprocess.run(
-        [*compilers[0], *kept, *COMMON, flag, "-o", str(made), str(library.SOURCE), "-lm"],
+        [*compilers[0], *kept, *COMMON, flag, "-o", str(made), str(cpu_c_library.SOURCE), "-lm"],
         capture_output=True,
         text=True,
         check=False,
@@ -77,13 +77,13 @@ def instead() -> None:
     """Put the build in the environment in the place of the compiled step."""
     given = os.environ.get(VARIABLE)
     if given:
-        library.load = functools.cache(lambda: library._loaded(Path(given), os.open(given, os.O_RDONLY))[1])
+        cpu_c_library.load = functools.cache(lambda: cpu_c_library._loaded(Path(given), os.open(given, os.O_RDONLY))[1])
 
 
 instead()
 
 
-# Faults that a sanitizer must see: a row of step.c that claims one element too many, and a tensor that two threads write.
+# Faults that a sanitizer must see: a row of cpu_c_step.c that claims one element too many, and a tensor that two threads write.
 SEEDED = """
 import torch
 import tests.long.sanitized

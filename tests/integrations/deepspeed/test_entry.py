@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import dadapt_dist as dd
-from dadapt_dist import entry
+from dadapt_dist.integrations.deepspeed import registration
 from tests.helpers.classes import CLASSES
 from tests.helpers.pool import WorkerPool
 
@@ -32,7 +32,7 @@ def torch_optim(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
     """Changes of torch.optim that end with the test."""
     with monkeypatch.context() as patch:
         yield patch
-    entry.register()
+    registration.register()
 
 
 # ---------------------------------------------------------------- the names
@@ -41,13 +41,13 @@ def torch_optim(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 def test_every_public_optimizer_is_registered() -> None:
     public = {name for name in dd.__all__ if isinstance(getattr(dd, name), type)}
     optimizers = {n for n in public if issubclass(getattr(dd, n), dd.LearningRateFree)} - {"LearningRateFree"}
-    assert set(entry.NAMES) == optimizers == set(NAMES)
+    assert set(registration.NAMES) == optimizers == set(NAMES)
     assert all(getattr(torch.optim, name) is getattr(dd, name) for name in NAMES)
 
 
 def test_registering_again_changes_and_says_nothing(library_log: pytest.LogCaptureFixture) -> None:
     before = dict(vars(torch.optim))
-    entry.register()
+    registration.register()
     assert dict(vars(torch.optim)) == before
     assert library_log.messages == []
 
@@ -57,7 +57,7 @@ def test_a_foreign_name_stays_and_the_warning_says_whose_it_is(
     torch_optim: pytest.MonkeyPatch, library_log: pytest.LogCaptureFixture, theirs: Any
 ) -> None:
     torch_optim.setattr(torch.optim, "Prodigy", theirs)
-    entry.register()
+    registration.register()
     assert torch.optim.Prodigy is theirs
     (record,) = library_log.records
     assert record.levelno == logging.WARNING
@@ -67,16 +67,16 @@ def test_a_foreign_name_stays_and_the_warning_says_whose_it_is(
 
 
 def test_a_class_of_an_earlier_import_of_this_package_gives_way(torch_optim: pytest.MonkeyPatch) -> None:
-    earlier = type("Prodigy", (Theirs,), {"__module__": "dadapt_dist.api"})
+    earlier = type("Prodigy", (Theirs,), {"__module__": "dadapt_dist.optimizers"})
     torch_optim.setattr(torch.optim, "Prodigy", earlier)
-    entry.register()
+    registration.register()
     assert torch.optim.Prodigy is dd.Prodigy
 
 
 def test_importing_imports_no_deepspeed() -> None:
     program = "import sys, torch, dadapt_dist; print('deepspeed' in sys.modules, torch.optim.Prodigy.__module__)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "False dadapt_dist.api\n", done.stderr
+    assert done.stdout == "False dadapt_dist.optimizers\n", done.stderr
 
 
 # ---------------------------------------------------------------- DeepSpeed's list
@@ -85,15 +85,15 @@ def test_importing_imports_no_deepspeed() -> None:
 def test_a_class_is_accepted_once_and_only_where_deepspeed_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "deepspeed.runtime.zero.utils"
     monkeypatch.delitem(sys.modules, name, raising=False)
-    entry.accept(dd.Prodigy)
+    registration.accept(dd.Prodigy)
     assert name not in sys.modules
 
     loaded = ModuleType(name)
     monkeypatch.setitem(sys.modules, name, loaded)
-    entry.accept(dd.Prodigy)  # a release without the list
+    registration.accept(dd.Prodigy)  # a release without the list
     loaded.ZERO_SUPPORTED_OPTIMIZERS = known = [torch.optim.Adam]
-    entry.accept(dd.Prodigy)
-    entry.accept(dd.Prodigy)
+    registration.accept(dd.Prodigy)
+    registration.accept(dd.Prodigy)
     assert known == [torch.optim.Adam, dd.Prodigy]
 
 
@@ -124,7 +124,7 @@ def build_all(stage: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_json_entry_alone_builds_every_optimizer_at_every_stage(pool2: WorkerPool, stage: int) -> None:
-    expected = {name: f"dadapt_dist.api.{name}" for name in NAMES}
+    expected = {name: f"dadapt_dist.optimizers.{name}" for name in NAMES}
     assert pool2.run(build_all, stage) == [expected, expected]
 
 

@@ -93,7 +93,7 @@ def test_after_a_step_that_broke_off_training_goes_on(pool2: WorkerPool) -> None
 
 def lines_logged(stage: int) -> int:
     said: list[logging.LogRecord] = []
-    log = logging.getLogger("dadapt_dist.optimizer")
+    log = logging.getLogger("dadapt_dist.engine.optimizer")
     handler = logging.Handler()
     handler.emit = said.append  # type: ignore[method-assign]
     log.addHandler(handler)

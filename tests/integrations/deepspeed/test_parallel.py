@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import dadapt_dist as dd
-from dadapt_dist.layout import ShardLayout
+from dadapt_dist.comm.communicator import ShardLayout
 from tests.helpers.deepspeed_runs import quiet_deepspeed
 from tests.helpers.oracles import ORACLES
 from tests.helpers.pool import WorkerPool

@@ -13,9 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 import dadapt_dist as dd
-from dadapt_dist.adapters import deepspeed as adapter
-from dadapt_dist.adapters import deepspeed_limits as limits
-from dadapt_dist.adapters import zero
+from dadapt_dist.integrations.deepspeed import internals, unsupported, zero
 from tests.helpers.deepspeed_runs import same_bits
 from tests.helpers.pool import WorkerPool
 
@@ -62,7 +60,7 @@ def error_of(fn: Callable[[], Any]) -> str:
 
 def make(params: Any) -> dd.Prodigy:
     """What a constructor does that asks first."""
-    limits.refuse_builder()
+    unsupported.refuse_builder()
     return dd.Prodigy(params)
 
 
@@ -117,7 +115,7 @@ def test_apex_is_refused() -> None:
     """Versions before 0.19 have it."""
     engine = SimpleNamespace(amp_enabled=lambda: True)
     with pytest.raises(ValueError, match=r"^Apex AMP does not go with .* use bf16 or torch_autocast"):
-        limits.refuse(engine)
+        unsupported.refuse(engine)
 
 
 @contextlib.contextmanager
@@ -173,13 +171,13 @@ def without(stage: int, where: str, name: str) -> str:
     if name == "_hp_mapping":
         delattr(model.weight, name)
         return error_of(base.step)
-    fields = adapter.FIELDS
+    fields = internals.FIELDS
     which = kind.get(where, type(things[where]).__name__)
-    adapter.FIELDS = fields | {which: (*fields[which], name)}
+    internals.FIELDS = fields | {which: (*fields[which], name)}
     try:
         return error_of(lambda: step(engine))
     finally:
-        adapter.FIELDS = fields
+        internals.FIELDS = fields
 
 
 @pytest.mark.parametrize(
@@ -205,7 +203,7 @@ def test_a_missing_attribute_is_named_with_its_class_and_the_version(
 
 def test_an_engine_class_that_moved_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its engines every flat tensor would look like a whole parameter."""
-    monkeypatch.setitem(adapter.sys.modules, "deepspeed.runtime.engine", SimpleNamespace())
+    monkeypatch.setitem(internals.sys.modules, "deepspeed.runtime.engine", SimpleNamespace())
     with pytest.raises(ValueError, match=r"has changed: deepspeed\.runtime\.engine has no"):
         zero.deliver(torch.optim.SGD([nn.Parameter(torch.ones(1))]))
 
@@ -213,7 +211,7 @@ def test_an_engine_class_that_moved_is_an_error(monkeypatch: pytest.MonkeyPatch)
 def test_a_tensor_of_which_no_parameters_are_known_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     flat = nn.Parameter(torch.ones(4))
     base = torch.optim.SGD([flat])
-    fields = dict.fromkeys(adapter.FIELDS["DeepSpeedZeroOptimizer"], ())
+    fields = dict.fromkeys(internals.FIELDS["DeepSpeedZeroOptimizer"], ())
     wrapper = type("DeepSpeedZeroOptimizer", (SimpleNamespace,), {})(**fields)
     engine = SimpleNamespace(basic_optimizer=base, optimizer=wrapper, module=nn.Linear(2, 2), mpu=None)
     monkeypatch.setattr(zero, "engines", lambda: [engine])
@@ -233,11 +231,11 @@ def expert(**marks: Any) -> nn.Parameter:
 def test_an_expert_whose_group_nobody_made_is_an_error() -> None:
     pytest.importorskip("deepspeed")
     with pytest.raises(ValueError, match="expert parameter has no attribute group_name"):
-        adapter.model_parallel(None, expert(allreduce=False))
+        internals.model_parallel(None, expert(allreduce=False))
     with pytest.raises(
         ValueError, match=r"an expert of shape \(2, 3\) names the group 'ep_size_7', which DeepSpeed has not"
     ):
-        adapter.model_parallel(None, expert(allreduce=False, group_name="ep_size_7"))
+        internals.model_parallel(None, expert(allreduce=False, group_name="ep_size_7"))
 
 
 class LinearAllreduce(nn.Module):
@@ -256,7 +254,7 @@ def test_what_autotp_marks_but_does_not_cut_is_whole() -> None:
     new.ds_autotp_universal_checkpoint_meta = {"replicated": True}  # type: ignore[attr-defined]
     uneven = expert(tensor_model_parallel=True, ds_autotp_universal_checkpoint_meta={"logical_shape": (5, 3)})
     engine = SimpleNamespace(module=nn.Sequential(LinearAllreduce(old)), mpu=mpu)
-    assert adapter.model_parallel(engine, old) == adapter.Slice(1, 0, 6)
-    assert adapter.model_parallel(engine, new) == adapter.Slice(1, 0, 6)
-    assert adapter.model_parallel(engine, slice_) == adapter.Slice(2, 1, 12)
-    assert adapter.model_parallel(engine, uneven) == adapter.Slice(2, 1, 15)
+    assert internals.model_parallel(engine, old) == internals.Slice(1, 0, 6)
+    assert internals.model_parallel(engine, new) == internals.Slice(1, 0, 6)
+    assert internals.model_parallel(engine, slice_) == internals.Slice(2, 1, 12)
+    assert internals.model_parallel(engine, uneven) == internals.Slice(2, 1, 15)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dadapt_dist.run import _hint, main
+from dadapt_dist.integrations.deepspeed.run_script import _hint, main
 
 # What a script can see of how it was started. It tells at exit: then, too, it must find itself in sys.modules.
 PROGRAM = """
@@ -31,7 +31,7 @@ if "code" in sys.argv:
 WAYS = {
     "dadapt-dist run": ["-m", "dadapt_dist", "run"],
     "python -m dadapt_dist.run": ["-m", "dadapt_dist.run"],
-    "typer": ["-c", "from dadapt_dist.cli import app; app()", "run"],
+    "typer": ["-c", "from dadapt_dist.tools.cli import app; app()", "run"],
 }
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import dadapt_dist as dd
-from dadapt_dist.adapters import zero
-from dadapt_dist.layout import ShardLayout
+from dadapt_dist.comm.communicator import ShardLayout
+from dadapt_dist.integrations.deepspeed import zero
 
 STEPS, WIDTH, ALIGNMENT = 3, 8, 6
 OPTIONS = {"d0": 1e-2, "eps": 1e-3}

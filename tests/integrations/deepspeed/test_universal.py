@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dadapt_dist import universal
+from dadapt_dist.integrations.deepspeed import universal_load
 from tests.helpers.classes import CLASSES
 from tests.helpers.deepspeed_reference import deviation, deviation_of_d, reference
 from tests.helpers.deepspeed_runs import Case, Odd, Trainer, quiet_deepspeed, same_bits
@@ -47,7 +47,7 @@ def save(case: Case, folder: str) -> dict[str, Any]:
             trainer.step(step)
         trainer.engine.save_checkpoint(folder)
         if dist.get_rank() == 0:
-            universal.convert(folder, f"{folder}/universal")
+            universal_load.convert(folder, f"{folder}/universal")
         dist.barrier()
         return go_on(trainer)
 
@@ -56,7 +56,7 @@ def resume(case: Case, folder: str, by_us: bool = True) -> dict[str, Any]:
     """On every rank: load the universal checkpoint in a new engine, and go on."""
     with Trainer(replace(case, config=UNIVERSAL)) as trainer:
         if by_us:
-            universal.load(trainer.engine, folder)
+            universal_load.load(trainer.engine, folder)
         else:
             trainer.engine.load_checkpoint(folder)
         return go_on(trainer)
@@ -179,13 +179,13 @@ def refusals(folder: str) -> dict[str, Any]:
     for name, case in wrong.items():
         with Trainer(case) as trainer:
             before = held(trainer)
-            done[name] = said(lambda trainer=trainer: universal.load(trainer.engine, f"{folder}/2", "universal"))
+            done[name] = said(lambda trainer=trainer: universal_load.load(trainer.engine, f"{folder}/2", "universal"))
             done[f"{name} unchanged"] = same(before, held(trainer))
     with Trainer(REFUSED[2]) as trainer:
-        done["theirs"] = said(lambda: universal.load(trainer.engine, f"{folder}/2", "theirs"))
-        done["nowhere"] = said(lambda: universal.load(trainer.engine, f"{folder}/2", "nowhere"))
+        done["theirs"] = said(lambda: universal_load.load(trainer.engine, f"{folder}/2", "theirs"))
+        done["nowhere"] = said(lambda: universal_load.load(trainer.engine, f"{folder}/2", "nowhere"))
         tag = Path(folder, "2", "latest").read_text()
-        done["not converted"] = said(lambda: universal.load(trainer.engine, f"{folder}/2", tag))
+        done["not converted"] = said(lambda: universal_load.load(trainer.engine, f"{folder}/2", tag))
         trainer.engine.load_checkpoint(f"{folder}/2", "theirs")
         done["theirs, plain"] = said(lambda: trainer.step(BEFORE)), said(trainer.base.state_dict)
     with Trainer(REFUSED[3]) as trainer:
@@ -193,7 +193,7 @@ def refusals(folder: str) -> dict[str, Any]:
         done["stage 3, plain"] = said(lambda: trainer.step(BEFORE)), said(trainer.base.state_dict)
     with Trainer(REFUSED[3]) as trainer:
         trainer.engine.load_checkpoint(f"{folder}/3")
-        universal.load(trainer.engine, f"{folder}/3")
+        universal_load.load(trainer.engine, f"{folder}/3")
         done["stage 3, by us after all"] = go_on(trainer)
     return done
 
@@ -287,7 +287,7 @@ def test_what_cannot_be_converted_whole_is_refused_and_leaves_nothing(saved: Pat
     shutil.copytree(saved / source, tmp_path / "in")
     spoil(tmp_path / "in" / "global_step1")
     with pytest.raises(ValueError, match=message):
-        universal.convert(tmp_path / "in", tmp_path / "out" / "universal")
+        universal_load.convert(tmp_path / "in", tmp_path / "out" / "universal")
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 
 
@@ -304,7 +304,7 @@ def test_a_converter_that_leaves_a_parameter_out_is_noticed(
 
     monkeypatch.setattr(ds_to_universal, "main", forgetful)
     with pytest.raises(ValueError, match=r"head\.bias/exp_avg did not come whole"):
-        universal.convert(saved / "2", tmp_path / "universal")
+        universal_load.convert(saved / "2", tmp_path / "universal")
     assert not list(tmp_path.iterdir())
 
 
@@ -326,7 +326,7 @@ def test_the_command_converts_a_tag_and_refuses_what_is_there(saved: Path, tmp_p
     }  # fmt: skip
     assert f"error: {tmp_path / 'out'} exists" in second.stderr
     with pytest.raises(ValueError, match="is a universal checkpoint already"):
-        universal.convert(tmp_path / "out", tmp_path / "again")
+        universal_load.convert(tmp_path / "out", tmp_path / "again")
     with pytest.raises(ValueError, match="there is no folder"):
-        universal.convert(tmp_path / "in", tmp_path / "again", tag="global_step7")
+        universal_load.convert(tmp_path / "in", tmp_path / "again", tag="global_step7")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "latest_universal", "out"]

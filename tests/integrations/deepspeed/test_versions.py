@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dadapt_dist.adapters import deepspeed_limits as limits
-from dadapt_dist.adapters.deepspeed import TESTED
-from dadapt_dist.layout import ShardLayout
+from dadapt_dist.comm.communicator import ShardLayout
+from dadapt_dist.integrations.deepspeed import unsupported
+from dadapt_dist.integrations.deepspeed.internals import TESTED
 from tests.helpers.oracles import ORACLES
 from tests.helpers.pool import WorkerPool
 
@@ -183,8 +183,8 @@ def train_and_listen(cases: list[Case]) -> list[tuple[float, list[str]]]:
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    limits.logger.addHandler(handler)
-    limits._said.clear()
+    unsupported.logger.addHandler(handler)
+    unsupported._said.clear()
     results = []
     try:
         for case in cases:
@@ -192,7 +192,7 @@ def train_and_listen(cases: list[Case]) -> list[tuple[float, list[str]]]:
             ds = train(case)["d"]
             results.append((deviation(ds, reference(case)), list(said)))
     finally:
-        limits.logger.removeHandler(handler)
+        unsupported.logger.removeHandler(handler)
     return results
 
 
@@ -240,9 +240,9 @@ def test_the_versions_that_are_warned_of(
     scale: float,
     warned: bool,
 ) -> None:
-    monkeypatch.setattr(limits, "version", lambda: version)
-    monkeypatch.setattr(limits, "_said", set())
+    monkeypatch.setattr(unsupported, "version", lambda: version)
+    monkeypatch.setattr(unsupported, "_said", set())
     for _ in range(2):
-        limits.warn(engine("FP16_UnfusedOptimizer", precision, scale))
+        unsupported.warn(engine("FP16_UnfusedOptimizer", precision, scale))
     assert len(library_log.messages) == warned
     assert all(f"DeepSpeed {version} " in text and precision in text for text in library_log.messages)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import dadapt_dist as dd
-from dadapt_dist.adapters.deepspeed import shares
+from dadapt_dist.integrations.deepspeed.internals import shares
 from tests.helpers.deepspeed_checks import ROUND_ROBIN, bounds, check, run, run_and_check
 from tests.helpers.deepspeed_reference import (
     clipped,

@@ -105,7 +105,7 @@ def test_deepspeeds_schedule_is_asked_for_its_peak(pool2: WorkerPool) -> None:
 def peaks_under_deepspeed(parameters: dict[str, Any]) -> list[str]:
     from deepspeed.runtime.lr_schedules import WarmupLR
 
-    from dadapt_dist.integrations.settings import mistakes
+    from dadapt_dist.integrations.advice import mistakes
 
     optimizer = dd.Prodigy(torch.nn.Linear(2, 2).parameters(), safeguard_warmup=True)
     schedule = WarmupLR(optimizer, **{"warmup_max_lr": 0.001, **parameters})
@@ -129,7 +129,7 @@ GROUPS = [{"params": [torch.nn.Parameter(torch.ones(2))]}, {"params": [torch.nn.
     ],
 )
 def test_schedules_of_torch_are_read(factor: Any, guarded: bool, said: list[str]) -> None:
-    from dadapt_dist.integrations.settings import mistakes
+    from dadapt_dist.integrations.advice import mistakes
 
     optimizer = dd.Prodigy([dict(group) for group in GROUPS], safeguard_warmup=guarded)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -141,7 +141,7 @@ def test_schedules_of_torch_are_read(factor: Any, guarded: bool, said: list[str]
 def elements_under_fsdp1() -> int:
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    from dadapt_dist.integrations.settings import count_elements
+    from dadapt_dist.integrations.advice import count_elements
 
     net = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 7))
     wrapped = FullyShardedDataParallel(net, device_id=torch.device("cpu"), use_orig_params=True)

@@ -10,12 +10,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 import dadapt_dist as dd
-from dadapt_dist.bench import memory, problems, sync
-from dadapt_dist.bench.peers import OURS, Peer, peers_of
-from dadapt_dist.bench.step import interleaved, turns
-from dadapt_dist.cli import app
-from dadapt_dist.kernels import native
+from dadapt_dist.kernels import cpu_c
 from dadapt_dist.methods import METHODS
+from dadapt_dist.tools.bench import memory, overlap, shapes
+from dadapt_dist.tools.bench.peers import OURS, Peer, peers_of
+from dadapt_dist.tools.bench.step import interleaved, turns
+from dadapt_dist.tools.cli import app
 
 FACTS = {"command", "python", "torch", "processor", "cores", "threads", "load", "gpu"}
 
@@ -43,7 +43,7 @@ def test_step_measures_ours_and_every_peer_beside_the_limit(tmp_path: Path) -> N
     assert all(len(row["times"]) == 3 for row in rows.values())
     assert rows["AdamW fused"]["of_adamw"] == 1.0
     assert rows["ours, auto"]["state"] == 16
-    if native.available():
+    if cpu_c.available():
         limit = rows["memory alone, 10 words"]
         assert rows["ours, auto"]["of_limit"] == pytest.approx(rows["ours, auto"]["ms"] / limit["ms"])
     named = {line.split(":")[0] for line in content["facts"]["missing"]}
@@ -57,7 +57,7 @@ def test_every_method_is_measured(method: str) -> None:
     done = bench("step", "--method", method, "--shape", "500", "--rounds", "1", "--markdown")
     assert done.exit_code == 0, done.output
     assert "| ours, auto |" in done.output
-    total, buffers, written = problems.words(method)
+    total, buffers, written = shapes.words(method)
     named = METHODS[method]().buffers(OURS[method]([nn.Parameter(torch.ones(1))]).defaults)
     assert buffers == len(named)
     assert total == 3 + buffers + written
@@ -72,13 +72,11 @@ def test_the_words_are_those_of_the_kernels() -> None:
         "dadapt_adan": 13,
         "dadapt_lion": 7,
     }
-    assert {method: problems.words(method)[0] for method in METHODS} == expected
+    assert {method: shapes.words(method)[0] for method in METHODS} == expected
 
 
 def test_the_shapes_are_what_the_documents_say() -> None:
-    sizes = {
-        name: (len(shapes), sum(torch.Size(s).numel() for s in shapes)) for name, shapes in problems.SHAPES.items()
-    }
+    sizes = {name: (len(shapes), sum(torch.Size(s).numel() for s in shapes)) for name, shapes in shapes.SHAPES.items()}
     assert sizes["tensors"][0] == 290
     assert sizes["tensors"][1] == pytest.approx(25e6, rel=0.01)
     assert sizes["flat"] == (1, 20_000_000)
@@ -95,10 +93,10 @@ def test_no_one_always_follows_the_same_one() -> None:
 
 
 def test_traffic_reads_and_writes_what_it_says() -> None:
-    if not native.available():
+    if not cpu_c.available():
         pytest.skip("no C compiler")
     x, g, a, b = (torch.ones(5000) * k for k in (2, 3, 4, 5))
-    native.traffic([[x, g, a, b]], 1, 0.5)  # a is written, b read, as in D-Adapt SGD
+    cpu_c.traffic([[x, g, a, b]], 1, 0.5)  # a is written, b read, as in D-Adapt SGD
     assert torch.equal(g, torch.full((5000,), 3.0))
     assert torch.equal(b, torch.full((5000,), 5.0))
     assert torch.equal(a, torch.full((5000,), 2.0))
@@ -125,7 +123,7 @@ def test_memory_tells_state_and_peak_of_every_option(tmp_path: Path) -> None:
 def test_a_step_has_no_temporary_as_large_as_a_parameter(
     method: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not native.available():
+    if not cpu_c.available():
         pytest.skip("no C compiler")
     monkeypatch.setattr("dadapt_dist.kernels.eager.CPU_BLOCK", 1 << 13)  # its temporaries are blocks: many of them here
     for backend, percent in (("c", 0.1), ("eager", 30)):
@@ -159,8 +157,8 @@ def test_scale_measures_many_ranks_and_tensors(tmp_path: Path) -> None:
 
 
 def test_sync_without_an_emulated_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync, "why_not", lambda: "there is no tap device")
-    report = sync.measure([2], [20.0], 5.0, 3, 2)
+    monkeypatch.setattr(overlap, "why_not", lambda: "there is no tap device")
+    report = overlap.measure([2], [20.0], 5.0, 3, 2)
     assert [row["mode"] for row in report.rows] == ["none", "next_step", "step"]
     assert report.rows[0]["added"] == 0
     assert report.rows[0]["delay"] == 0

@@ -16,14 +16,14 @@ import torch
 import torch.distributed as dist
 from typer.testing import CliRunner
 
-from dadapt_dist.cli import app
-from dadapt_dist.demo.model import SIZES, ByteModel
-from dadapt_dist.demo.parallel import LAYOUTS, Rows
-from dadapt_dist.demo.run import load_grid
-from dadapt_dist.demo.settings import METHODS, SHARDINGS, Settings, parse
-from dadapt_dist.demo.text import BATCH, HELD_OUT_BATCHES, Text, load_text
-from dadapt_dist.demo.train import train
 from dadapt_dist.monitor import read_jsonl
+from dadapt_dist.tools.cli import app
+from dadapt_dist.tools.demo.command import load_grid
+from dadapt_dist.tools.demo.model import SIZES, ByteModel
+from dadapt_dist.tools.demo.parallel import LAYOUTS, Rows
+from dadapt_dist.tools.demo.settings import METHODS, SHARDINGS, Settings, parse
+from dadapt_dist.tools.demo.text import BATCH, HELD_OUT_BATCHES, Text, load_text
+from dadapt_dist.tools.demo.train import train
 from tests.helpers.pool import WorkerPool
 
 STEPS = 60

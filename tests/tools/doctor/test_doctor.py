@@ -14,8 +14,8 @@ import yaml
 from typer.testing import CliRunner, Result
 
 import dadapt_dist as dd
-from dadapt_dist.cli import app
-from dadapt_dist.doctor import deepspeed_config, deepspeed_zero, files
+from dadapt_dist.tools.cli import app
+from dadapt_dist.tools.doctor import config_files, deepspeed_config, deepspeed_zero
 from tests.helpers.launchers import ROOT, environment
 
 GOOD: dict[str, Any] = {
@@ -177,7 +177,7 @@ def test_the_numbers_of_tensors_are_those_of_the_methods() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.*")), ids=lambda path: path.name)
 def test_nothing_is_wrong_with_the_committed_configs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for _, _, findings in files.check(path):
+    for _, _, findings in config_files.check(path):
         assert findings == []
 
 

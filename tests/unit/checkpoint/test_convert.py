@@ -11,7 +11,7 @@ from dadaptation.experimental.dadapt_adan_ip import DAdaptAdanIP
 from torch import Tensor, nn
 
 import dadapt_dist as dd
-from dadapt_dist.checkpoint import convert
+from dadapt_dist.checkpoint.from_released import convert
 from tests.helpers.classes import CLASSES
 from tests.helpers.oracles.cases import CASES, HALF_AT_LR_ZERO, with_eps
 from tests.helpers.oracles.released import Problem, Trace, flat, largest_errors, make_released, released_step, with_gaps

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import dadapt_dist as dd
-from dadapt_dist import restored
+from dadapt_dist.integrations.deepspeed import universal_restore
 from tests.helpers.resumed import AFTER, BEFORE, TWO_GROUPS, Pair, Run, same, snapshot
 from tests.helpers.runs import our_step
 
@@ -297,17 +297,17 @@ def test_groups_of_a_framework_that_loads_by_itself_are_held_to_the_same(values:
     group = {**run.optimizer.param_groups[0], **values}
     group = {key: value for key, value in group.items() if value is not None or key == "beta3"}
     with pytest.raises(ValueError, match=message):
-        restored.check_method(run.optimizer, group, "group 0")
+        universal_restore.check_method(run.optimizer, group, "group 0")
 
 
 def test_buffers_of_a_framework_that_loads_by_itself_are_held_to_the_same() -> None:
     run = Run("prodigy").steps(0, 4)
     groups = snapshot(run.optimizer)["param_groups"]
-    restored.complete(run.optimizer, groups)
+    universal_restore.complete(run.optimizer, groups)
     with_an_element(NAN)(run.optimizer.state[run.xs[0]]["exp_avg"])
     groups[0]["d"] = 0.5
     with pytest.raises(ValueError, match=r"exp_avg .* not finite"):
-        restored.complete(run.optimizer, groups)
+        universal_restore.complete(run.optimizer, groups)
     assert run.optimizer.d < 0.5
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from dadapt_dist import universal, zero_checkpoint
-from dadapt_dist.cli import app
-from dadapt_dist.demo.settings import Settings
+from dadapt_dist.integrations.deepspeed import universal_load, zero_files
 from dadapt_dist.monitor import read_jsonl
+from dadapt_dist.tools.cli import app
+from dadapt_dist.tools.demo.settings import Settings
 
 STRANGER = 54321
 
@@ -58,7 +58,7 @@ def test_what_strangers_may_have_written_is_not_unpickled_unless_trusted(how: st
     change, said = STRANGERS[how]
     change(path)
     with pytest.raises(ValueError, match=f"{said}.*, and reading it would run code .* trust=True"):
-        universal.convert(tmp_path / "in", tmp_path / "out")
+        universal_load.convert(tmp_path / "in", tmp_path / "out")
     line = ["universal", str(tmp_path / "in"), str(tmp_path / "out")]
     done = CliRunner().invoke(app, line)
     assert done.exit_code == 2
@@ -73,7 +73,7 @@ def test_reading_whole_objects_is_said_before_with_the_files_name(
     tmp_path: Path, library_log: pytest.LogCaptureFixture
 ) -> None:
     path = checkpoint(tmp_path / "in", {"x": Evil(tmp_path / "ran")})
-    zero_checkpoint.read_file(path)
+    zero_files.read_file(path)
     (record,) = library_log.records
     assert record.levelno == logging.WARNING
     assert str(path) in record.getMessage()
@@ -94,7 +94,7 @@ def test_what_deepspeed_itself_saves_is_read_without_running_anything(
         "where": fragment_address(3, 4),
         "x": torch.ones(3),
     }
-    read = zero_checkpoint.read_file(checkpoint(tmp_path, saved))
+    read = zero_files.read_file(checkpoint(tmp_path, saved))
     assert read["stage"] is saved["stage"]
     assert read["where"] == saved["where"]
     assert [type(one) for one in read["scaler"]] == [type(one) for one in saved["scaler"]]

@@ -13,7 +13,8 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 import dadapt_dist as dd
-from dadapt_dist import advice_texts, schedules
+from dadapt_dist import schedules
+from dadapt_dist.engine.diagnostics import advice_texts
 from tests.helpers.classes import CLASSES
 from tests.helpers.layouts import LAYOUTS
 from tests.helpers.pool import WorkerPool
@@ -56,7 +57,7 @@ def train(
 
 
 def advice(log: pytest.LogCaptureFixture) -> list[str]:
-    records = [record for record in log.records if record.name == "dadapt_dist.advice"]
+    records = [record for record in log.records if record.name == "dadapt_dist.engine.diagnostics.advice"]
     assert all(record.levelno == logging.WARNING for record in records)
     return [record.getMessage() for record in records]
 
@@ -270,11 +271,11 @@ def test_advice_can_be_switched_off(library_log: Any, monkeypatch: pytest.Monkey
     monkeypatch.setenv("DADAPT_DIST_ADVICE", "off")
     assert run(library_log, 30, lr=1e-3) == []
     monkeypatch.delenv("DADAPT_DIST_ADVICE")
-    logging.getLogger("dadapt_dist.advice").setLevel("ERROR")
+    logging.getLogger("dadapt_dist.engine.diagnostics.advice").setLevel("ERROR")
     try:
         assert run(library_log, 30, lr=1e-3) == []
     finally:
-        logging.getLogger("dadapt_dist.advice").setLevel(logging.NOTSET)
+        logging.getLogger("dadapt_dist.engine.diagnostics.advice").setLevel(logging.NOTSET)
     assert run(library_log, 30, lr=1e-3) == [LR.format("0.001")]
 
 
@@ -290,7 +291,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_was_told_before(library_log: Any) 
 
 
 def test_what_a_callback_has_said_is_not_said_again(library_log: Any) -> None:
-    from dadapt_dist.integrations.settings import mistakes
+    from dadapt_dist.integrations.advice import mistakes
 
     net = model()
     optimizer = dd.Prodigy(halves(net, 1e-4), lr=1e-3)
@@ -311,12 +312,12 @@ def said_on_a_rank() -> list[str]:
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("dadapt_dist.advice").addHandler(handler)
+    logging.getLogger("dadapt_dist.engine.diagnostics.advice").addHandler(handler)
     try:
         net = model()
         train(230, dd.Prodigy(net.parameters(), lr=1e-3), net)
     finally:
-        logging.getLogger("dadapt_dist.advice").removeHandler(handler)
+        logging.getLogger("dadapt_dist.engine.diagnostics.advice").removeHandler(handler)
     return said
 
 

@@ -70,10 +70,10 @@ def test_parameters_that_are_read_after_the_step_are_the_new_ones() -> None:
         optimizer.step()
         return p.detach() * 2
 
-    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    torch_compile = torch.compile(function, backend="aot_eager", fullgraph=True)
     for _ in range(3):
         p.grad = torch.ones(4)
-        assert torch.equal(compiled(), p.detach() * 2)
+        assert torch.equal(torch_compile(), p.detach() * 2)
     assert optimizer.d > 1e-3
 
 
@@ -96,11 +96,11 @@ def test_parameters_without_a_gradient_and_new_groups() -> None:
 def test_an_optimizer_that_is_gone_leaves_nothing_behind() -> None:
     import gc
 
-    from dadapt_dist import compiled
+    from dadapt_dist.engine import torch_compile
 
     optimizer = dd.Prodigy([nn.Parameter(torch.ones(4))])
     number = optimizer.number
-    assert number in compiled._live
+    assert number in torch_compile._live
     del optimizer
     gc.collect()
-    assert number not in compiled._live
+    assert number not in torch_compile._live

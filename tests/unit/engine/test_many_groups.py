@@ -11,7 +11,7 @@ from torch import Tensor
 
 import dadapt_dist as dd
 from dadapt_dist import kernels
-from dadapt_dist.lots import STAYS, Lots
+from dadapt_dist.engine.option_sets import STAYS, Lots
 from tests.helpers.classes import CLASSES
 
 Params = list[torch.nn.Parameter]

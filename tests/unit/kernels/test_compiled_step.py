@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import dadapt_dist as dd
-from dadapt_dist.kernels import native
+from dadapt_dist.kernels import cpu_c
 from dadapt_dist.methods import METHODS
 from tests.helpers.kernel_cases import check, coefficients_of, copied, options_of, work_of
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 DTYPES = [(F32, F32, F32), (F32, BF16, F32), (BF16, BF16, F32), (BF16, F32, BF16), (F32, F32, BF16), (F16, F16, F32)]
-pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler: the plain loop runs instead")
+pytestmark = pytest.mark.skipif(not cpu_c.available(), reason="no C compiler: the plain loop runs instead")
 
 
 def step(key: str, shapes: Any, options: dict[str, Any] | None = None, **fields: Any) -> torch.Tensor:
@@ -23,13 +23,13 @@ def step(key: str, shapes: Any, options: dict[str, Any] | None = None, **fields:
         work_of(key, shape, options=options, seed=index, weight=1 / (1 + index), origin=100 * index, **fields)
         for index, shape in enumerate(shapes)
     ]
-    return check(method, works, coefficients_of(method, options), native)
+    return check(method, works, coefficients_of(method, options), cpu_c)
 
 
 @pytest.mark.parametrize("dtypes", DTYPES, ids=str)
 @pytest.mark.parametrize("key", METHODS)
 def test_a_step_is_that_of_the_plain_loop_in_any_dtype_and_size(key: str, dtypes: tuple[torch.dtype, ...]) -> None:
-    if F16 in dtypes and not native.has_half():
+    if F16 in dtypes and not cpu_c.has_half():
         pytest.skip("this compiler has no float16")
     param, gradient, statistics = dtypes
     sizes = [1, 3, 1023, 1025, 16385, (33, 65), 0, (2, 3, 5)]
@@ -60,7 +60,7 @@ def test_elements_that_are_not_finite_are_counted_and_taken_as_zero(key: str, gr
     work.g[::7], work.g[3], work.g[4999] = float("nan"), float("inf"), float("-inf")
     work.x[5] = 2.0
     bad = int((~work.g.isfinite()).sum())
-    assert check(method, [work], coefficients_of(method, options), native)[-1] == bad
+    assert check(method, [work], coefficients_of(method, options), cpu_c)[-1] == bad
     assert work.x.isfinite().all()
     assert all(t.isfinite().all() for name, t in work.buf.items())
 
@@ -72,7 +72,7 @@ def test_denormal_numbers_are_numbers(key: str) -> None:
     for t in (work.g, *work.buf.values()):
         t[::2] *= 1e-38
     work.g[::3] = 1e-42
-    check(method, [work], coefficients_of(method, options_of(key)), native)
+    check(method, [work], coefficients_of(method, options_of(key)), cpu_c)
 
 
 def test_tensors_that_lie_at_odd_addresses_or_in_another_order() -> None:
@@ -82,12 +82,12 @@ def test_tensors_that_lie_at_odd_addresses_or_in_another_order() -> None:
     odd.x = torch.randn(4004)[1:]
     odd.g = torch.randn(4006)[3:]
     odd.buf["s"] = torch.randn(4005)[2:]
-    check(method, [odd], c, native)
+    check(method, [odd], c, cpu_c)
     work = work_of("prodigy", (4, 3, 5, 7))
     for t in ("x", "g"):
         setattr(work, t, getattr(work, t).to(memory_format=torch.channels_last))
     work.buf = {name: t.to(memory_format=torch.channels_last) for name, t in work.buf.items()}
-    check(method, [work], c, native)
+    check(method, [work], c, cpu_c)
 
 
 def test_what_it_cannot_take_goes_to_the_plain_loop() -> None:
@@ -98,7 +98,7 @@ def test_what_it_cannot_take_goes_to_the_plain_loop() -> None:
     mixed.g = mixed.g.to(memory_format=torch.channels_last)
     double = work_of("prodigy", 10)
     double.buf["s"] = double.buf["s"].double()
-    assert not any(native.takes(method, work) for work in (gaps, mixed, double))
+    assert not any(cpu_c.takes(method, work) for work in (gaps, mixed, double))
     p = torch.nn.Parameter(torch.randn(40, 60)[:, ::2])
     optimizer = dd.Prodigy([p], backend="c")
     for _ in range(3):
@@ -124,8 +124,8 @@ def test_prodigy_without_momentum_and_any_method_without_statistics() -> None:
             del work.buf[name]
         plain = copied(work)
         c = coefficients_of(method, options)
-        assert native.takes(method, work)
-        native.run(method, [work], c, False)
+        assert cpu_c.takes(method, work)
+        cpu_c.run(method, [work], c, False)
         dd.kernels.eager.run(method, [plain], c, False)
         assert torch.allclose(work.x, plain.x, rtol=1e-6, atol=1e-7)
 
@@ -138,8 +138,8 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(key: str) -> None:
         for number in (1, 2, 3, 16):
             torch.set_num_threads(number)
             works = [work_of(key, size, seed=size) for size in (300_000, 70_001, 5)]
-            assert all(native.takes(method, work) for work in works)
-            sums = native.run(method, works, coefficients_of(method, options), False)
+            assert all(cpu_c.takes(method, work) for work in works)
+            sums = cpu_c.run(method, works, coefficients_of(method, options), False)
             found.append([sums, *(t for work in works for t in (work.x, *work.buf.values()))])
     finally:
         torch.set_num_threads(threads)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from dadapt_dist.kernels import eager, native
+from dadapt_dist.kernels import cpu_c, eager
 from dadapt_dist.methods import METHODS
 from tests.helpers.backends import BACKENDS
 from tests.helpers.classes import CLASSES
@@ -87,10 +87,10 @@ def test_float64_overflows_later(key: str) -> None:
 )
 @pytest.mark.parametrize("key", METHODS)
 def test_backends_take_the_same_decision(key: str, fields: dict[str, Any], backend: str) -> None:
-    from dadapt_dist.kernels import gpu
+    from dadapt_dist.kernels import triton_launch
 
-    kernel: Any = {"c": native, "triton": gpu}[backend]
-    if fields.get("param") is torch.float16 and not native.has_half():
+    kernel: Any = {"c": cpu_c, "triton": triton_launch}[backend]
+    if fields.get("param") is torch.float16 and not cpu_c.has_half():
         pytest.skip("the compiler has no float16")
     method, options = METHODS[key](), options_of(key)
     work = work_of(key, 700, options=options, **fields)
@@ -106,15 +106,15 @@ def test_backends_take_the_same_decision(key: str, fields: dict[str, Any], backe
         assert torch.allclose(t.double(), expected.double(), rtol=1e-2 if t.dtype != torch.float32 else 1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(not native.available(), reason="no C compiler")
+@pytest.mark.skipif(not cpu_c.available(), reason="no C compiler")
 def test_sliced_statistics_overflow_alike() -> None:
     method, options, cut = METHODS["prodigy"](), options_of("prodigy", slice_p=3), slice(1, None, 3)
     work = work_of("prodigy", 5000, options=options, cut=cut)
     work.g[:90:10] = torch.tensor(HUGE)
     work.buf["s"][0] = 3e38
     other, c = copied(work), coefficients_of(method, options)
-    assert native.takes(method, work)
-    assert native.run(method, [work], c, False)[-1] == eager.run(method, [other], c, False)[-1]
+    assert cpu_c.takes(method, work)
+    assert cpu_c.run(method, [work], c, False)[-1] == eager.run(method, [other], c, False)[-1]
     assert torch.allclose(work.x, other.x, rtol=1e-4)
 
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import dadapt_dist as dd
-from dadapt_dist.kernels import library, native
+from dadapt_dist.kernels import cpu_c, cpu_c_library
 from tests.helpers.pool import WorkerPool
 
-needs_compiler = pytest.mark.skipif(not library.compilers(), reason="no C compiler")
+needs_compiler = pytest.mark.skipif(not cpu_c_library.compilers(), reason="no C compiler")
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +26,10 @@ def _anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("CC", "DADAPT_DIST_KERNEL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DADAPT_DIST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(library, "FLAGS", ("-O0", *library.FLAGS[1:]))  # quick to build
-    library.load.cache_clear()
+    monkeypatch.setattr(cpu_c_library, "FLAGS", ("-O0", *cpu_c_library.FLAGS[1:]))  # quick to build
+    cpu_c_library.load.cache_clear()
     yield
-    library.load.cache_clear()
+    cpu_c_library.load.cache_clear()
 
 
 def built(folder: Path) -> list[Path]:
@@ -42,29 +42,29 @@ def built(folder: Path) -> list[Path]:
 
 @needs_compiler
 def test_it_is_built_once_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library.find()
+    cpu_c_library.find()
     [path] = built(tmp_path / "cache")
     made = path.stat().st_mtime_ns
     monkeypatch.setenv("CC", "no-such-compiler")
-    library.find()
+    cpu_c_library.find()
     assert path.stat().st_mtime_ns == made
 
 
 @needs_compiler
 def test_ranks_that_start_at_once_all_get_a_whole_one(tmp_path: Path) -> None:
     with ThreadPoolExecutor(6) as threads:
-        paths = list(threads.map(lambda _: library.build(tmp_path / "cache"), range(6)))
+        paths = list(threads.map(lambda _: cpu_c_library.build(tmp_path / "cache"), range(6)))
     assert len(set(paths)) == 1
     assert built(tmp_path / "cache") == [paths[0]]
-    assert ctypes.CDLL(str(paths[0])).dadapt_version() == library.VERSION
+    assert ctypes.CDLL(str(paths[0])).dadapt_version() == cpu_c_library.VERSION
 
 
 @needs_compiler
 def test_a_damaged_build_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
-    path = library._cached()[0]
+    path = cpu_c_library._cached()[0]
     path.write_bytes(b"half a library")
-    library.find()
+    cpu_c_library.find()
     assert path.stat().st_size > 1000
 
 
@@ -91,14 +91,14 @@ def test_a_compiler_that_fails_says_what_it_said(tmp_path: Path, monkeypatch: py
     broken.write_text("#!/bin/sh\necho the disk is full >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
-    with pytest.raises(library.UnavailableError, match="the disk is full"):
-        library.find()
+    with pytest.raises(cpu_c_library.UnavailableError, match="the disk is full"):
+        cpu_c_library.find()
     assert built(tmp_path / "cache") == []
 
 
 def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DADAPT_DIST_KERNEL", "off")
-    assert not native.available()
+    assert not cpu_c.available()
 
 
 @needs_compiler
@@ -108,7 +108,7 @@ def test_a_home_that_cannot_be_written_is_passed_over(tmp_path: Path, monkeypatc
     home.write_text("a file where the folder would be")  # a mode would not stop root
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    library.find()
+    cpu_c_library.find()
     assert len(list(tmp_path.glob("dadapt_dist-*/step-*.so"))) == 1
 
 
@@ -117,8 +117,8 @@ def test_a_folder_in_which_others_may_write_is_refused(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     cache.chmod(0o777)
-    with pytest.raises(library.UnavailableError, match="is writable by all; set DADAPT_DIST_CACHE"):
-        library.find()
+    with pytest.raises(cpu_c_library.UnavailableError, match="is writable by all; set DADAPT_DIST_CACHE"):
+        cpu_c_library.find()
     assert stat.S_IMODE(cache.stat().st_mode) == 0o777
 
 
@@ -128,11 +128,11 @@ def test_a_processor_without_the_special_versions_gets_the_plain_one(
 ) -> None:
     """A linker or libc that knows no versions of a function fails; then the same source is built without them."""
     wrapper = tmp_path / "cc"
-    real = shutil.which(library.compilers()[0][0])
+    real = shutil.which(cpu_c_library.compilers()[0][0])
     wrapper.write_text(f'#!/bin/sh\ncase "$*" in *DADAPT_PLAIN*) exec {real} "$@";; esac\necho no ifunc >&2\nexit 1\n')
     wrapper.chmod(0o755)
     monkeypatch.setenv("CC", str(wrapper))
-    assert library.find().dadapt_version() == library.VERSION
+    assert cpu_c_library.find().dadapt_version() == cpu_c_library.VERSION
 
 
 @needs_compiler
@@ -164,13 +164,13 @@ def one_without() -> str:
     with pytest.MonkeyPatch.context() as patch:
         if dist.get_rank() == 1:
             patch.setenv("DADAPT_DIST_KERNEL", "off")
-        library.load.cache_clear()
+        cpu_c_library.load.cache_clear()
         p = torch.nn.Parameter(torch.ones(3))
         p.grad = torch.ones(3)
         with pytest.raises(dd.PlacementError) as raised:
             dd.Prodigy([("p", p)]).step()
         assert torch.equal(p, torch.ones(3))
-    library.load.cache_clear()
+    cpu_c_library.load.cache_clear()
     return str(raised.value)
 
 

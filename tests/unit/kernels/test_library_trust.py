@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from dadapt_dist.kernels import cache, compiler, library
+from dadapt_dist.kernels import cpu_c_cache, cpu_c_compiler, cpu_c_library
 
-pytestmark = pytest.mark.skipif(not library.compilers(), reason="no C compiler")
+pytestmark = pytest.mark.skipif(not cpu_c_library.compilers(), reason="no C compiler")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 NOBODY = 54321
 TINY = "#include <stdint.h>\nint dadapt_version(void) {{ return {version}; }}\nint dadapt_step(int64_t n) {{ return (int)n; }}\n"
@@ -24,19 +24,19 @@ TINY = "#include <stdint.h>\nint dadapt_version(void) {{ return {version}; }}\ni
 @pytest.fixture(autouse=True)
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A home and a temporary folder of its own, and a source that is built in no time."""
-    source = tmp_path / "package" / "step.c"
+    source = tmp_path / "package" / "cpu_c_step.c"
     source.parent.mkdir()
-    source.write_text(TINY.format(version=library.VERSION))
-    monkeypatch.setattr(library, "SOURCE", source)
+    source.write_text(TINY.format(version=cpu_c_library.VERSION))
+    monkeypatch.setattr(cpu_c_library, "SOURCE", source)
     for name in ("CC", "DADAPT_DIST_KERNEL", "DADAPT_DIST_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "tmp").mkdir(mode=0o700)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir(mode=0o700)
-    library.load.cache_clear()
+    cpu_c_library.load.cache_clear()
     yield tmp_path / "home" / ".cache" / "dadapt_dist"
-    library.load.cache_clear()
+    cpu_c_library.load.cache_clear()
 
 
 def names(folder: Path) -> list[str]:
@@ -65,7 +65,7 @@ REAL = shutil.which("cc") or shutil.which("gcc") or ""
 def test_a_new_cache_is_the_users_alone_and_holds_a_digest(home: Path) -> None:
     before = os.umask(0)
     try:
-        library.find()
+        cpu_c_library.find()
     finally:
         os.umask(before)
     assert stat.S_IMODE(home.stat().st_mode) == stat.S_IMODE(home.parent.stat().st_mode) == 0o700
@@ -82,11 +82,11 @@ def plant(path: Path, marker: Path) -> None:
     """A library under the right name, with the right digest, that leaves a mark when it is loaded."""
     source = path.with_suffix(".planted.c")
     begun = f'#include <stdio.h>\n__attribute__((constructor)) static void ran(void) {{ fclose(fopen("{marker}", "w")); }}\n'
-    source.write_text(begun + TINY.format(version=library.VERSION))
+    source.write_text(begun + TINY.format(version=cpu_c_library.VERSION))
     subprocess.run([REAL, "-shared", "-fPIC", "-o", path, source], check=True)
     source.unlink()
     path.chmod(0o755)
-    cache.seal(path)
+    cpu_c_cache.seal(path)
 
 
 def linked(home: Path) -> None:
@@ -129,10 +129,10 @@ def test_a_planted_library_is_never_loaded(
         pytest.skip("only root can give files away")
     home.mkdir(parents=True, mode=0o700)
     home.parent.chmod(0o700)
-    name = library._cached()[0].name
+    name = cpu_c_library._cached()[0].name
     plant(home / name, tmp_path / "ran")
     PLANTED[how](home)
-    assert library.find().dadapt_version() == library.VERSION
+    assert cpu_c_library.find().dadapt_version() == cpu_c_library.VERSION
     assert not (tmp_path / "ran").exists()
     if how != "linked file":  # a link is no file of anybody's
         (record,) = lines(library_log)
@@ -144,22 +144,24 @@ def test_a_planted_library_is_never_loaded(
 def test_what_lies_in_the_temporary_folder_of_another_is_not_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "package" / "step.c"))  # no folder
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "package" / "cpu_c_step.c"))  # no folder
     folder = tmp_path / "tmp" / f"dadapt_dist-{os.geteuid()}"
     folder.mkdir()
-    plant(folder / library._cached()[1].name, tmp_path / "ran")
+    plant(folder / cpu_c_library._cached()[1].name, tmp_path / "ran")
     given_away(folder)
-    with pytest.raises(library.UnavailableError, match="belongs to the unknown user 54321; set DADAPT_DIST_CACHE"):
-        library.find()
+    with pytest.raises(
+        cpu_c_library.UnavailableError, match="belongs to the unknown user 54321; set DADAPT_DIST_CACHE"
+    ):
+        cpu_c_library.find()
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o722])
 def test_the_packages_own_library_is_taken_where_others_cannot_write_it(mode: int, tmp_path: Path) -> None:
-    path = library.SOURCE.with_name("step.so")
+    path = cpu_c_library.SOURCE.with_name("step.so")
     plant(path, tmp_path / "ran")
     path.chmod(mode)
-    library.find()
+    cpu_c_library.find()
     assert (tmp_path / "ran").exists() == (mode == 0o700)
 
 
@@ -172,7 +174,7 @@ def test_a_folder_that_is_read_by_others_is_closed_unless_it_holds_other_things(
     (tmp_path / "shared" / "thesis.tex").touch()
     for name, mode in (("own", 0o700), ("shared", 0o755)):
         monkeypatch.setenv("DADAPT_DIST_CACHE", str(tmp_path / name))
-        library.find()
+        cpu_c_library.find()
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
 
 
@@ -202,14 +204,14 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("how", DAMAGE)
 def test_what_is_not_what_was_built_is_replaced(how: str, home: Path) -> None:
-    library.find()
+    cpu_c_library.find()
     (name,) = names(home)
     DAMAGE[how](home / name)
     if how == "a folder":  # cannot be replaced by a file, and is passed over
-        assert library.find().dadapt_version() == library.VERSION
+        assert cpu_c_library.find().dadapt_version() == cpu_c_library.VERSION
         return
-    library.find()
-    os.close(cache.checked(home / name))
+    cpu_c_library.find()
+    os.close(cpu_c_cache.checked(home / name))
 
 
 def test_what_killed_builds_left_is_removed_after_an_hour(home: Path) -> None:
@@ -218,7 +220,7 @@ def test_what_killed_builds_left_is_removed_after_an_hour(home: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "made.so").touch()
         os.utime(folder, (time.time() - age,) * 2)
-    library.find()
+    cpu_c_library.find()
     assert [path.name for path in home.glob(".building-*")] == [".building-new"]
 
 
@@ -227,15 +229,15 @@ def test_a_lesser_build_is_not_taken_for_the_best_nor_for_good(home: Path, monke
     refuse = f'case "$*" in *DADAPT_PLAIN*) ;; *) [ -e {state} ] && exit 1;; esac'
     monkeypatch.setenv("CC", script(home.parents[1] / "cc", f'echo >>{calls}\n{refuse}\nexec {REAL} "$@"'))
     state.touch()
-    library.find()
+    cpu_c_library.find()
     (lesser,) = names(home)
     assert lesser.endswith("-lesser.so")
-    library.find()
+    cpu_c_library.find()
     assert len(calls.read_text()) == 2  # nothing was compiled again
     state.unlink()
-    os.utime(home / lesser, (time.time() - library.LESSER_SECONDS - 1,) * 2)
-    library.find()
-    assert set(names(home)) - {lesser} == {library._cached()[0].name}
+    os.utime(home / lesser, (time.time() - cpu_c_library.LESSER_SECONDS - 1,) * 2)
+    cpu_c_library.find()
+    assert set(names(home)) - {lesser} == {cpu_c_library._cached()[0].name}
 
 
 def test_a_build_belongs_to_its_compiler_and_its_flags(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,17 +247,17 @@ def test_a_build_belongs_to_its_compiler_and_its_flags(home: Path, monkeypatch: 
     for text, flags in (("", ""), (" #", ""), (" #", " -DX")):
         monkeypatch.setenv("CC", script(path, f'echo >>{calls}\nexec {REAL} "$@"{text}') + flags)
         for _ in range(2):
-            library.find()
+            cpu_c_library.find()
         seen |= set(names(home))
     assert len(seen) == 3
     assert len(calls.read_text()) == 3  # one start of the compiler a build, and none where there is one
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert library.find().dadapt_version() == library.VERSION  # another machine's, in the same home
+    assert cpu_c_library.find().dadapt_version() == cpu_c_library.VERSION  # another machine's, in the same home
     for name in seen:
         if "-given" not in name:
             (home / name).unlink()
-    with pytest.raises(library.UnavailableError, match="no C compiler was found"):
-        library.find()  # flags of somebody's own are for them alone
+    with pytest.raises(cpu_c_library.UnavailableError, match="no C compiler was found"):
+        cpu_c_library.find()  # flags of somebody's own are for them alone
 
 
 # ---------------------------------------------------------------- compilers and folders that do not work
@@ -286,8 +288,8 @@ def test_a_compiler_that_does_not_work_is_one_line(
         "hangs": script(tmp_path / "hangs", f"echo $$ >> {tmp_path / 'started'}; sleep 77 & sleep 77"),
     }
     monkeypatch.setenv("CC", given.format(folder=tmp_path, garbage=tmp_path / "garbage", **scripts))
-    monkeypatch.setattr(library, "BUILD_SECONDS", 0.3 if "hangs" in given else 60)
-    assert library.load() is None
+    monkeypatch.setattr(cpu_c_library, "BUILD_SECONDS", 0.3 if "hangs" in given else 60)
+    assert cpu_c_library.load() is None
     (record,) = lines(library_log)
     assert COMPILERS[given] in record.getMessage()
     assert "\n" not in record.getMessage()
@@ -304,14 +306,14 @@ def test_a_full_disk_leaves_nothing_and_is_one_line(home: Path, library_log: pyt
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
     try:
-        assert library.load() is None
+        assert cpu_c_library.load() is None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     (record,) = lines(library_log)
     assert "\n" not in record.getMessage()
     assert list(home.glob("*")) == []
-    library.load.cache_clear()
-    assert library.load() is not None
+    cpu_c_library.load.cache_clear()
+    assert cpu_c_library.load() is not None
 
 
 def test_a_place_that_cannot_be_used_is_passed_over_with_one_line(
@@ -319,10 +321,10 @@ def test_a_place_that_cannot_be_used_is_passed_over_with_one_line(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert library.load() is not None
+    assert cpu_c_library.load() is not None
     monkeypatch.setenv("DADAPT_DIST_CACHE", str(tmp_path / "file"))
-    library.load.cache_clear()
-    assert library.load() is None
+    cpu_c_library.load.cache_clear()
+    assert cpu_c_library.load() is None
     assert [record.levelno for record in lines(library_log)] == [logging.INFO, logging.WARNING]
 
 
@@ -333,9 +335,9 @@ def test_the_cache_may_be_given_in_any_way(given: str, tmp_path: Path, monkeypat
     monkeypatch.setenv("HOME", str(tmp_path / "work"))
     monkeypatch.setenv("DADAPT_DIST_CACHE", given)
     if "no-such" in given:
-        assert library.load() is None
+        assert cpu_c_library.load() is None
     else:
-        library.find()
+        cpu_c_library.find()
         assert len(names(tmp_path / "work" / "builds")) == 1
 
 
@@ -356,7 +358,7 @@ def test_a_user_that_the_system_does_not_know_and_without_a_home_gets_one(tmp_pa
             os.setgid(NOBODY)
             os.setuid(NOBODY)
             del os.environ["HOME"]
-            code = 7 if library.find().dadapt_version() == library.VERSION else 1
+            code = 7 if cpu_c_library.find().dadapt_version() == cpu_c_library.VERSION else 1
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
@@ -366,5 +368,5 @@ def test_a_user_that_the_system_does_not_know_and_without_a_home_gets_one(tmp_pa
 def test_the_name_of_a_compiler_takes_no_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     words = [script(tmp_path / "cc", f"touch {ran}"), "-march=native"]
-    assert compiler.identity(words) == compiler.identity(words) != compiler.identity(words[:1])
+    assert cpu_c_compiler.identity(words) == cpu_c_compiler.identity(words) != cpu_c_compiler.identity(words[:1])
     assert not ran.exists()

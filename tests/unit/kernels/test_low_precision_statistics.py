@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dadapt_dist as dd
-from dadapt_dist.kernels.rounding import noise, store_stochastic
+from dadapt_dist.kernels.stochastic_rounding import noise, store_stochastic
 from tests.helpers.classes import CLASSES
 from tests.helpers.pool import WorkerPool
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.testing._internal.two_tensor import TwoTensor
 
 import dadapt_dist as dd
-from dadapt_dist.kernels import native
+from dadapt_dist.kernels import cpu_c
 from dadapt_dist.methods import METHODS
 from tests.helpers.classes import CLASSES
 from tests.long import sanitized
 
-BACKENDS = ["eager", *(["c"] if native.available() else [])]
+BACKENDS = ["eager", *(["c"] if cpu_c.available() else [])]
 State = dict[str, Tensor]
 
 
@@ -229,17 +229,17 @@ def test_sizes_of_nothing_and_of_one() -> None:
     assert optimizer.d > 1e-6
 
 
-@pytest.mark.skipif(not native.available(), reason="no C compiler")
+@pytest.mark.skipif(not cpu_c.available(), reason="no C compiler")
 @pytest.mark.parametrize("field", [(0, -1), (0, 1 << 60), (1, 0), (3, 2), (8, 0xFFFFFFFF), (11, 5)])
 def test_step_c_refuses_rows_that_cannot_be(field: tuple[int, int]) -> None:
     from tests.helpers.kernel_cases import coefficients_of, options_of, work_of
 
     method, work = METHODS["dadapt_adam"](), work_of("dadapt_adam", 10)
-    assert native.takes(method, work)
+    assert cpu_c.takes(method, work)
     before = work.x.clone()
     work.memo.row[field[0]] = field[1]  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="refused"):
-        native.run(method, [work], coefficients_of(method, options_of("dadapt_adam")), False)
+        cpu_c.run(method, [work], coefficients_of(method, options_of("dadapt_adam")), False)
     assert torch.equal(work.x, before)
 
 

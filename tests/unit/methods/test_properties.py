@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dadapt_dist.engine.estimate_state import ScalarTable
 from dadapt_dist.kernels import Work
 from dadapt_dist.kernels.eager import advance, numbers
 from dadapt_dist.methods import METHODS
-from dadapt_dist.scalars import ScalarTable
 from tests.helpers.classes import CLASSES
 
 DEFAULTS: dict[str, dict[str, Any]] = {

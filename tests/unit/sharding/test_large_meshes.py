@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import dadapt_dist as dd
-from dadapt_dist.layout import ShardLayout
+from dadapt_dist.comm.communicator import ShardLayout
 
 fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg", reason="this torch has no fake process group")
 
@@ -84,7 +84,7 @@ def visit(rank: int, world_size: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.slow
 def test_512_ranks_count_every_element_once(monkeypatch: pytest.MonkeyPatch) -> None:
     # A single rank cannot see the others' counts: the check itself is made below, on the sum over all ranks.
-    monkeypatch.setattr("dadapt_dist.coverage._check_total", lambda counted, expected, counts: None)
+    monkeypatch.setattr("dadapt_dist.sharding.replicas._check_total", lambda counted, expected, counts: None)
     monkeypatch.setattr(ShardLayout, "all_reduce", record)
     world_size = MESH[0] * MESH[1] * MESH[2]
     counted, sums = torch.zeros(1, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 import gc
 
-from dadapt_dist.adapters.living import living
+from dadapt_dist.sharding.live_objects import living
 
 
 class Thing:
