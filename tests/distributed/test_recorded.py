@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from .replay import recorded
+from tests.replay import recorded
 
-FOLDER = Path(__file__).parent / "recorded"
+FOLDER = Path(recorded.__file__).parent.parent / "recorded"
 EXPECTED: dict[str, Any] = json.loads((FOLDER / recorded.EXPECTED).read_text())
 # Bits depend on the CPU: how wide its vectors are orders the sums. A bfloat16 that is rounded the other way moves d more.
 EXACT, BFLOAT16 = 1e-12, 2e-2
