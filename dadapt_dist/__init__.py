@@ -1,12 +1,12 @@
 """Learning-rate-free optimizers that stay correct, and cost nothing extra, when training is sharded."""
 
-from . import entry
-from .api import DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion, DAdaptSGD, Prodigy
-from .layout import PlacementError
+from .comm.communicator import PlacementError
+from .engine.optimizer import LearningRateFree
+from .engine.step_size import StepSize
+from .engine.step_window import NonFiniteError
+from .integrations.deepspeed import registration
 from .monitor.log_values import base_optimizer, log_values
-from .optimizer import LearningRateFree
-from .step_size import StepSize
-from .window import NonFiniteError
+from .optimizers import DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion, DAdaptSGD, Prodigy
 
 __version__ = "0.1.0"
 
@@ -26,4 +26,4 @@ __all__ = [
     "log_values",
 ]
 
-entry.register()
+registration.register()

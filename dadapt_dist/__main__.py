@@ -2,14 +2,14 @@
 
 import sys
 
-from . import run
+from .integrations.deepspeed import run_script
 
 
 def main() -> None:
     """Run a command of cli.py; but `run` without it: it needs no typer, and nothing may stand between it and the script."""
     if sys.argv[1:2] == ["run"]:
-        run.main(sys.argv[2:])
-    from .cli import app
+        run_script.main(sys.argv[2:])
+    from .tools.cli import app
 
     app(prog_name="dadapt-dist")
 

@@ -1,146 +1,15 @@
-"""How does a DeepSpeed run go on with another number of ranks? `convert` its checkpoint, then `load` it.
+"""Convert and load universal checkpoints of DeepSpeed: `python -m dadapt_dist.universal IN OUT`, and `load` in a script."""
 
-python -m dadapt_dist.universal checkpoints checkpoints/resharded
-"""
-
-import inspect
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from . import restored
-from .adapters import deepspeed
-from .optimizer import LearningRateFree
-from .options import listed
-from .restored import MARK
-from .to_universal import convert, reading_everything
-from .trust import check_pickles
-from .zero_checkpoint import read_file, tag_folder
+from .integrations.deepspeed.universal_load import convert, load
 
 __all__ = ["convert", "load"]
-STAGE_3 = "DeepSpeedZeroOptimizer_Stage3"
-Dict = dict[str, Any]
-
-
-def load(
-    engine: Any, folder: str | Path, tag: str | None = None, *, trust: bool = False, **options: Any
-) -> tuple[str, Dict]:
-    """`engine.load_checkpoint` for a universal checkpoint, with what DeepSpeed's loader of ZeRO-3 leaves out.
-
-    engine: with {"checkpoint": {"load_universal": true}} in its config. folder: the one in which `latest_universal` and
-    the tags lie. options: load_module_strict, load_lr_scheduler_states, custom_load_fn, as DeepSpeed's. Returns what
-    engine.load_checkpoint returns. At stages 1 and 2 engine.load_checkpoint itself does as well.
-
-    DeepSpeed unpickles the files whole, which runs code that is in them. So files that another user than you or root owns, or
-    that others may write, are refused. trust: True takes them all the same.
-
-    Raises ValueError, with nothing changed, for a checkpoint of another method, stage or model, or one that lacks buffers.
-    """
-    optimizer, kind = _checked(engine, options)
-    found = tag_folder(Path(folder), tag, "latest_universal")
-    path = found / "zero" / "optimizer_state.pt"
-    if not path.is_file():
-        raise ValueError(f"{found} is no universal checkpoint: make one, dadapt-dist universal IN OUT.")
-    if not trust:
-        check_pickles(found, cure="give trust=True")
-    saved: Dict = read_file(path)
-    _check_fits(engine, optimizer, kind, saved, found)
-    with reading_everything():
-        result: tuple[str, Dict] = engine.load_checkpoint(str(found.parent), found.name, **options)
-    if kind == STAGE_3:
-        _fill(engine, optimizer, found, saved["param_groups"][0][MARK])
-    else:
-        _link_again(engine)
-    for live, group in zip(optimizer.groups, saved["param_groups"], strict=True):
-        live.update({key: value for key, value in group.items() if key not in ("params", MARK)})
-    restored.complete(optimizer, saved["param_groups"])
-    return result
-
-
-def _checked(engine: Any, options: Dict) -> tuple[LearningRateFree, str]:
-    """The engine's optimizer and the class of what DeepSpeed put around it; ValueError for what cannot load."""
-    known = {"load_module_strict", "load_lr_scheduler_states", "custom_load_fn"}
-    if set(options) - known:
-        raise ValueError(f"load has no option {listed(set(options) - known)}; it has {listed(known)}.")
-    optimizer = engine.basic_optimizer
-    if not isinstance(optimizer, LearningRateFree):
-        raise ValueError(f"the engine's optimizer is {type(optimizer).__name__}, not one of dadapt_dist.")
-    if not engine.load_universal_checkpoint():
-        raise ValueError(
-            'the engine reads no universal checkpoints: put "checkpoint": {"load_universal": true} in its config.'
-        )
-    kind, _ = deepspeed.wrapper_of(engine)
-    if kind not in ("DeepSpeedZeroOptimizer", "BF16_Optimizer", STAGE_3):
-        raise ValueError(
-            "the engine has ZeRO stage 0, whose checkpoints are not cut: load one that was saved at stage 0 with "
-            "engine.load_checkpoint, at any number of ranks."
-        )
-    if getattr(engine.optimizer, "swap_optimizer", False):
-        raise ValueError(
-            "with NVMe offload the optimizer's tensors are not in memory together. Load with offload to the CPU, save that "
-            "with engine.save_checkpoint, and load it with NVMe offload at the same number of ranks."
-        )
-    return optimizer, kind
-
-
-def _check_fits(engine: Any, optimizer: LearningRateFree, kind: str, saved: Dict, found: Path) -> None:
-    """Raise ValueError, before DeepSpeed changes anything, for a checkpoint that does not fit."""
-    groups, here = saved["param_groups"], optimizer.groups
-    if (saved.get("zero_stage", 1) == 3) != (kind == STAGE_3):
-        raise ValueError(
-            f"{found} was saved at ZeRO stage {int(saved.get('zero_stage', 1))}; DeepSpeed loads universal checkpoints of stage "
-            "3 at stage 3 only, those of 1 and 2 at 1 and 2. Use such a stage."
-        )
-    if len(groups) != len(here):
-        raise ValueError(f"{found} has {len(groups)} parameter groups, the optimizer {len(here)}: build it with those.")
-    for index, group in enumerate(groups):
-        restored.check_method(optimizer, group, f"group {index} of {found}")
-        restored.check_names(optimizer, group)
-    names = engine.optimizer.param_names
-    absent = [
-        names[share.param] for share in deepspeed.shares(engine) if not (found / "zero" / names[share.param]).is_dir()
-    ]
-    if absent:
-        raise ValueError(f"{found} has no parameters {listed(absent[:5])}: it is of another model.")
-
-
-def _fill(engine: Any, optimizer: LearningRateFree, found: Path, buffers: list[str]) -> None:
-    """Read this rank's part of every buffer of ZeRO-3's flat tensors."""
-    for group, p in optimizer.all_params():
-        specs = {name: spec for name, spec in optimizer.method.buffers(group).items() if name in buffers}
-        dtypes = {name: optimizer.dtypes.of(p, spec) for name, spec in specs.items()}
-        optimizer.state[p] = {name: torch.zeros_like(p.detach(), dtype=dtype) for name, dtype in dtypes.items()}
-    for share in deepspeed.shares(engine):
-        if share.length:
-            for name, part in _parts(engine, share, found, list(optimizer.state[share.tensor])):
-                optimizer.state[share.tensor][name][share.start : share.start + share.length] = part[: share.length]
-
-
-def _link_again(engine: Any) -> None:
-    """DeepSpeed before 0.19 leaves the links from parameters to their weights pointing to some buffer after such a load."""
-    for share in deepspeed.shares(engine):
-        link: Any = share.param._hp_mapping  # type: ignore[attr-defined]
-        if link is not None:
-            link.hp_fragment = share.tensor.narrow(0, share.start, share.length)
-
-
-def _parts(engine: Any, share: deepspeed.Share, found: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """(name, this rank's part of it) of one parameter's buffers."""
-    read = engine.optimizer.load_hp_checkpoint_state
-    given = {"param": share.param} if "param" in inspect.signature(read).parameters else {}  # since 0.18.9
-    folder = str(found / "zero" / engine.optimizer.param_names[share.param])
-    with reading_everything():
-        for name in names:
-            yield name, read(folder, name, **given)
 
 
 def main() -> None:
-    """The command line: python -m dadapt_dist.universal IN OUT is dadapt-dist universal IN OUT."""
-    from .cli import app
+    """Run `dadapt-dist universal` with the arguments of this process."""
+    from .tools.cli import app
 
     app(["universal", *sys.argv[1:]], prog_name="dadapt-dist")
 

@@ -2,19 +2,19 @@
 
     python -m docs.measure_deepspeed
 
-Every row trains the tiny model of tests/deepspeed_runs.py through `deepspeed.initialize`, in each of the configurations
-that its tests train, and compares with the one-process float64 oracle of tests/deepspeed_reference.py on the same global
-batches. The deviation of d is max |d/d1 - 1| over steps, ranks and configurations, that of the parameters max
+Every row trains the tiny model of tests/helpers/deepspeed_runs.py through `deepspeed.initialize`, in each of the
+configurations that its tests train, and compares with the one-process float64 oracle of tests/helpers/deepspeed_reference.py
+on the same global batches. The deviation of d is max |d/d1 - 1| over steps, ranks and configurations, that of the parameters max
 ‖x - x1‖/‖x1‖ over tensors, ranks and configurations; the parameters are the float32 weights that the optimizer moves.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
 
-from tests.deepspeed_reference import deviation, deviation_of_d, reference
-from tests.deepspeed_runs import OPTIONS, SUB_GROUP, Case, Run, train_all
-from tests.pool import WorkerPool
-from tests.test_deepspeed_stages import CLIP, HPZ, OFFLOADED, ROUND_ROBIN, matrix, overflows
+from tests.helpers.deepspeed_reference import deviation, deviation_of_d, reference
+from tests.helpers.deepspeed_runs import OPTIONS, SUB_GROUP, Case, Run, train_all
+from tests.helpers.pool import WorkerPool
+from tests.integrations.deepspeed.test_stages import CLIP, HPZ, OFFLOADED, ROUND_ROBIN, matrix, overflows
 
 HEAD = "| configuration | wrapper | ranks | d | parameters | d equal on ranks | calls of step() | collectives a step |"
 

@@ -2,7 +2,7 @@
 
     python -m docs.measure_deviations
 
-Both sides run the noisy quadratic of tests/oracles/released.py in float64 for 200 steps, unless a function says
+Both sides run the noisy quadratic of tests/helpers/oracles/released.py in float64 for 200 steps, unless a function says
 otherwise. Sizes are the largest relative difference of d over the steps, and of the way from the start, as the tests
 measure them.
 """
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 import dadapt_dist
-from dadapt_dist.checkpoint import convert
-from tests.oracles.cases import HALF_AT_LR_ZERO, PAPER_EPS, ZERO_LR_PART
-from tests.oracles.released import (
+from dadapt_dist.checkpoint.from_released import convert
+from tests.helpers.oracles.cases import HALF_AT_LR_ZERO, PAPER_EPS, ZERO_LR_PART
+from tests.helpers.oracles.released import (
     RELEASED,
     Problem,
     Trace,
@@ -32,8 +32,8 @@ from tests.oracles.released import (
     released_step,
     with_gaps,
 )
-from tests.runs import CLASSES, run_ours
-from tests.test_methods import run_released
+from tests.helpers.runs import CLASSES, run_ours
+from tests.unit.methods.test_methods import run_released
 
 Size = tuple[float, float]
 TWO_GROUPS = ({"indices": [0, 3]}, {"indices": [1, 2]})

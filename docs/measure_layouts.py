@@ -2,10 +2,10 @@
 
     python -m docs.measure_layouts
 
-Every layout of tests/layouts.py trains the float64 model of tests/models.py for 10 steps with each of the six methods,
-on the global batch that one process sees. The deviation of d is max |d/d1 - 1| over steps and ranks, that of the
-parameters max ‖x - x1‖/‖x1‖ over tensors and ranks; d1, x1: the one-process float64 oracles of tests/oracles. Last come
-two low-precision runs of Prodigy under FSDP2 against the same float64 oracle.
+Every layout of tests/helpers/layouts.py trains the float64 model of tests/helpers/models.py for 10 steps with each of the
+six methods, on the global batch that one process sees. The deviation of d is max |d/d1 - 1| over steps and ranks, that of the
+parameters max ‖x - x1‖/‖x1‖ over tensors and ranks; d1, x1: the one-process float64 oracles of tests/helpers/oracles. Last
+come two low-precision runs of Prodigy under FSDP2 against the same float64 oracle.
 """
 
 import sys
@@ -14,9 +14,9 @@ from typing import Any
 
 from torch.distributed.tensor.debug import CommDebugMode
 
-from tests.layouts import LAYOUTS
-from tests.pool import WorkerPool
-from tests.test_layouts import CLASSES, OPTIONS, reference, train, train_low_precision
+from tests.distributed.test_layouts import CLASSES, OPTIONS, reference, train, train_low_precision
+from tests.helpers.layouts import LAYOUTS
+from tests.helpers.pool import WorkerPool
 
 HEAD = "| layout | ranks | d | parameters | d equal on ranks | first step | later steps |"
 FROZEN = frozenset({"blocks.0.norm.weight", "blocks.0.norm.bias", "inp.bias"})

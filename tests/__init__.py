@@ -1,1 +1,1 @@
-"""Where do helpers shared by tests live? Here: `tests` is a package, so test modules write `from .pool import ...`."""
+"""Tests, in folders that mirror the package; what they share is in `tests.helpers`."""

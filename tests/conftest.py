@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from .pool import WorkerPool
+from tests.helpers.pool import WorkerPool
 
 torch.set_num_threads(1)
 

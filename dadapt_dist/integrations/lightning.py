@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..engine.optimizer import LearningRateFree
 from ..monitor.log_values import base_optimizer
-from ..optimizer import LearningRateFree
-from .logged import logged
-from .settings import mistakes
+from ..monitor.merged_log import logged
+from .advice import mistakes
 
 _OLDER = not sys.modules.get("lightning.pytorch") and (
     "pytorch_lightning" in sys.modules or importlib.util.find_spec("lightning") is None

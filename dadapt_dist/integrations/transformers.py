@@ -11,8 +11,8 @@ except ImportError as error:
     raise ImportError("the Trainer's callback needs transformers: pip install dadapt-dist[trainer]") from error
 
 from ..monitor.log_values import base_optimizer
-from .logged import logged
-from .settings import mistakes
+from ..monitor.merged_log import logged
+from .advice import mistakes
 
 __all__ = ["DAdaptCallback"]
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Coefficients, Method
-from . import eager, gpu, native
-from .memory import Crowd, Seen, UnfitError, check, check_apart, is_plain
-from .protected import check_versions, check_writable
-from .work import Work
+from . import cpu_c, eager, triton_launch
+from .memory_checks import Crowd, Seen, UnfitError, check, check_apart, is_plain
+from .tensor_task import Work
+from .write_protection import check_versions, check_writable
 
 ByDevice = Callable[[torch.device], Coefficients]
 Share = tuple[list[Work], ByDevice, Any]  # the works of a group, their coefficients, and what keeps their `crowd`
@@ -33,8 +33,13 @@ class Kernel(Protocol):
         """
 
 
-KERNELS: dict[str, Any] = {"c": native, "triton": gpu}
-CHAINS: dict[str, tuple[Any, ...]] = {"auto": (native, gpu), "c": (native,), "triton": (gpu,), "eager": ()}
+KERNELS: dict[str, Any] = {"c": cpu_c, "triton": triton_launch}
+CHAINS: dict[str, tuple[Any, ...]] = {
+    "auto": (cpu_c, triton_launch),
+    "c": (cpu_c,),
+    "triton": (triton_launch,),
+    "eager": (),
+}
 CURES = {
     "c": "Install a C compiler (cc, gcc or clang; CC names another), or use backend='auto', which takes the plain loop here",
     "triton": "Install triton and run on a GPU, or use backend='auto'",
@@ -51,7 +56,7 @@ def check_backend(backend: str) -> None:
 
 def present(device: torch.device) -> tuple[str, bool]:
     """What must be equal on all ranks: replicas that round differently would drift apart."""
-    return device.type, native.available() if device.type == "cpu" else gpu.available()
+    return device.type, cpu_c.available() if device.type == "cpu" else triton_launch.available()
 
 
 def prepare(method: Method, groups: Iterable[Share], backend: str) -> None:
@@ -63,7 +68,7 @@ def prepare(method: Method, groups: Iterable[Share], backend: str) -> None:
     groups = list(groups)
     for works, coefficients, keeper in groups:
         crowd = keeper.crowd
-        if crowd is not None and crowd.still(works) and (crowd.kernel is not native or native.point(works)):
+        if crowd is not None and crowd.still(works) and (crowd.kernel is not cpu_c or cpu_c.point(works)):
             continue
         for work in works:
             kernel = work.kernel
@@ -102,15 +107,15 @@ def run(
     the gradient elements that are not finite, or with which the step would overflow, which take part as if they were zero.
     """
     works = list(works)
-    if works and all(work.kernel is native for work in works):
-        return [native.run(method, works, coefficients(works[0].x.device), dry, skip)]
+    if works and all(work.kernel is cpu_c for work in works):
+        return [cpu_c.run(method, works, coefficients(works[0].x.device), dry, skip)]
     shares: dict[Any, list[Work]] = {}
     for work in works:
         kernel = work.kernel
-        shares.setdefault(kernel if kernel is native else (kernel, work.x.device), []).append(work)
+        shares.setdefault(kernel if kernel is cpu_c else (kernel, work.x.device), []).append(work)
     results = []
     for key, share in shares.items():
-        kernel = native if key is native else key[0]
+        kernel = cpu_c if key is cpu_c else key[0]
         results.append(kernel.run(method, share, coefficients(share[0].x.device), dry, skip))
     return results
 

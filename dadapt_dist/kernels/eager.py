@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Buffers, Coefficients, Method
-from .memory import Seen, UnfitError, is_dense_alike
-from .rounding import store_stochastic
-from .taming import bounded, kept_within, tamed
-from .work import Work
+from .memory_checks import Seen, UnfitError, is_dense_alike
+from .overflow_guard import bounded, kept_within, tamed
+from .stochastic_rounding import store_stochastic
+from .tensor_task import Work
 
 # Elements of a block. On the CPU a block of every tensor of a step and its temporaries fit a core's cache together;
 # elsewhere a block only bounds the temporaries.

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .scratch import scratch
+from .scratch_memory import scratch
 
 Options = Mapping[str, Any]  # the options of one parameter group: plain numbers
 Scalars = dict[str, Tensor]  # float64; 0-dim for one estimate, [n_estimates] inside `rule`

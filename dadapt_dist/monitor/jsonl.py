@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
-from ..reading import read_bytes
+from ..files.bounded_read import read_bytes
 
 __all__ = ["JsonlWriter", "read_jsonl"]
 MOST_BYTES = 1 << 30

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..optimizer import LearningRateFree
+from ..engine.optimizer import LearningRateFree
 from .record import record
 
 __all__ = ["base_optimizer", "log_values"]

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ..pool import WorkerPool
+from tests.helpers.pool import WorkerPool
+
 from .config import FEATURES, PENDING, Config, described, draw
 from .judge import expect, judge
 from .ranks import run

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..oracles import ORACLES, Oracle
+from tests.helpers.oracles import ORACLES, Oracle
+
 from .config import Config
 from .problem import Problem
 from .ranks import SCALE, Seen

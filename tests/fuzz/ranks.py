@@ -25,9 +25,9 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
+from tests.helpers.classes import CLASSES
+from tests.helpers.collectives import reduces
 
-from ..classes import CLASSES
-from ..collectives import reduces
 from .config import FSDP1, Config, Group, draw, some_names
 from .placing import Job, forget_meshes, local
 from .problem import Problem

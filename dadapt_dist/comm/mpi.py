@@ -1,0 +1,163 @@
+"""How does the one reduction of a step run over MPI, where there is no torch.distributed? `MPILayout`."""
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..launch import detect
+from ..launch.by_mpi import check_size, load
+from .communicator import ShardLayout
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.001  # seconds between two looks at a reduction under way
+
+
+class MPILayout(ShardLayout):
+    """The ranks of an MPI communicator: `Prodigy(params, process_group=MPILayout())`.
+
+    Every step starts one nonblocking Iallreduce of a few float64 numbers, which is waited for at the next step. MPI moves
+    a message only inside its own calls, so a thread of the library looks at it every millisecond, where MPI was started
+    with MPI_THREAD_MULTIPLE (mpi4py asks for it); otherwise all of it happens when it is waited for, which is logged once.
+
+    comm: an mpi4py communicator, of which a duplicate is used, so that no message of yours is taken for one of these;
+    None is COMM_WORLD. Making the layout is a call of all its ranks. copies: see `ShardLayout`; give `lambda p: 1` where
+    each rank holds other elements, as in a model that was cut up by hand.
+
+    Raises LaunchError without mpi4py or an MPI, and when MPI sees another number of processes than the launcher started.
+    """
+
+    def __init__(self, comm: Any = None, copies: Callable[[Tensor], int | None] | None = None) -> None:
+        world = detect(os.environ)
+        mpi = load()
+        if comm is None:
+            check_size(mpi, world)
+        own = (mpi.COMM_WORLD if comm is None else comm).Dup()
+        super().__init__(own, copies)
+        self._set(own.size, own.rank, _Progress.of(mpi))
+
+    def _set(self, size: int, rank: int, progress: "_Progress | None") -> None:
+        for name, value in (("_size", size), ("_rank", rank), ("_progress", progress)):
+            object.__setattr__(self, name, value)  # a layout never changes afterwards
+
+    def with_copies(self, copies: Callable[[Tensor], int | None] | None) -> "MPILayout":
+        """The same communicator, with parameters that are said to have so many copies."""
+        other = object.__new__(MPILayout)
+        ShardLayout.__init__(other, self.process_group, copies)
+        other._set(self._size, self._rank, self._progress)
+        return other
+
+    _size: int
+    _rank: int
+    _progress: "_Progress | None"
+
+    @property
+    def is_distributed(self) -> bool:
+        return self._size > 1
+
+    @property
+    def world_size(self) -> int:
+        return self._size
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def parent(self) -> Any:
+        return None  # a communicator lives as long as MPI does
+
+    def meet(self) -> None:
+        """Nothing to do: the communicator is a duplicate of its own."""
+
+    def count_launch(self) -> None:
+        """Nothing to note."""
+
+    def all_reduce(self, sums: Tensor) -> "MPISum":
+        return MPISum(self.process_group, sums, self._progress)
+
+    def all_gather(self, row: Tensor) -> Tensor:
+        return torch.tensor(self.process_group.allgather(row.tolist()), dtype=row.dtype, device=row.device)
+
+    def all_gather_object(self, item: Any) -> list[Any]:
+        return list(self.process_group.allgather(item))
+
+    def reduce_device(self, home: torch.device) -> torch.device:
+        return torch.device("cpu")
+
+
+class MPISum:
+    """A sum over all ranks that is under way. The tensor is not to be touched until `wait` has returned."""
+
+    def __init__(self, comm: Any, sums: Tensor, progress: "_Progress | None") -> None:
+        self._sums, self._sent = sums, sums.clone()
+        self._received = torch.empty_like(sums)
+        self._request = comm.Iallreduce(self._sent, self._received)
+        self._watched = None if progress is None else progress.watch(self._request)
+
+    def is_completed(self) -> bool:
+        return bool(self._request.Test()) if self._watched is None else self._watched.done.is_set()
+
+    def wait(self) -> None:
+        """Wait for the others' numbers, and put the total into the tensor that was given. Raises MPI's error, if any."""
+        if self._watched is None:
+            self._request.Wait()
+        else:
+            self._watched.done.wait()
+            if self._watched.error is not None:
+                raise self._watched.error
+        self._sums.copy_(self._received)
+
+
+class _Watched:
+    def __init__(self, request: Any) -> None:
+        self.request, self.done = request, threading.Event()
+        self.error: BaseException | None = None
+
+
+class _Progress:
+    """One thread of the process that keeps every reduction moving."""
+
+    _only: "_Progress | None" = None
+    _told = False
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[_Watched] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="dadapt-dist MPI", daemon=True).start()
+
+    @classmethod
+    def of(cls, mpi: Any) -> "_Progress | None":
+        """The process's own; None, with one line in the log, where MPI allows calls from one thread only."""
+        if mpi.Query_thread() < mpi.THREAD_MULTIPLE:
+            if not cls._told:
+                cls._told = True
+                logger.warning(
+                    "MPI was started without MPI_THREAD_MULTIPLE: the reduction of a step hides behind nothing. Leave "
+                    "mpi4py.rc.thread_level at 'multiple'."
+                )
+            return None
+        if cls._only is None:
+            cls._only = cls()
+        return cls._only
+
+    def watch(self, request: Any) -> _Watched:
+        watched = _Watched(request)
+        self._queue.put(watched)
+        return watched
+
+    def _work(self) -> None:
+        while True:
+            watched = self._queue.get()
+            try:
+                while not watched.request.Test():
+                    time.sleep(TICK)
+            except BaseException as error:  # noqa: BLE001 - raised where the sum is waited for
+                watched.error = error
+            watched.done.set()

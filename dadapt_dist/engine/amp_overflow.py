@@ -1,0 +1,90 @@
+"""What does a step leave behind whose gradients a GradScaler found to overflow? Nothing, on any rank."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..comm.async_all_reduce import Reduce
+from ..kernels import eager
+from .amp import Finding
+
+logger = logging.getLogger(__name__)
+
+
+class Overflows:
+    """Lets all ranks leave out a step in which the scaler of one of them found an overflow. Never waits for a device."""
+
+    def __init__(self) -> None:
+        self._apart = torch.zeros((), dtype=torch.bool)  # on the host: did only another rank's scaler find one?
+        self._said = False
+
+    def agree(self, finding: Finding, reduce: Reduce, device: torch.device) -> Tensor:
+        """Did a scaler find an overflow, on any rank? A collective call of all ranks, if there are several; 0-dim bool.
+
+        The scalers of all ranks then go by that. Where the ranks are in different steps, which is reported elsewhere, each
+        goes by its own.
+        """
+        own = torch.as_tensor(finding.found).detach().to(device) > 0
+        if reduce.layout.world_size == 1:
+            return own
+        self._say()
+        total = reduce.now(own.to(torch.float64).view(1)).view(())
+        overflow = torch.where(total.isnan(), own, total > 0)
+        if finding.spread(overflow):
+            return overflow
+        if device.type == "cuda" and not self._apart.is_pinned():  # only a copy to pinned memory does not wait
+            self._apart = self._apart.pin_memory()
+        self._apart.copy_(overflow & ~own, non_blocking=True)
+        return overflow
+
+    def _say(self) -> None:
+        if not self._said and bool(self._apart):
+            self._said = True
+            logger.warning(
+                "another rank's GradScaler found an overflow that this rank's did not. The step was left out on all ranks, "
+                "but their loss scales are no longer the same, and gradients that are averaged over the ranks are wrong by "
+                "that. With FSDP1 use torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler."
+            )
+
+
+class StepCount:
+    """The number of steps taken, without those that overflowed, which are counted on their device."""
+
+    def __init__(self, count: int = 0) -> None:
+        self.count = self._least = count  # count: with those that overflowed since `read`
+        self._overflowed: Tensor | None = None
+
+    def add(self, moves: bool, overflow: Tensor | None) -> None:
+        """Count a step that moves something, if it did not overflow (None: nobody looked)."""
+        if not moves:
+            return
+        if overflow is not None and eager.readable(overflow.device):
+            self.count += not bool(overflow)
+            return
+        self.count += 1
+        if overflow is not None:
+            self._overflowed = overflow.to(torch.int64) + (0 if self._overflowed is None else self._overflowed)
+
+    def read(self) -> int:
+        """The number; waits for the device when a scaler has looked at a step since the last call."""
+        if self._overflowed is not None:
+            self.count -= int(self._overflowed)
+            self._overflowed = None
+        self._least = self.count
+        return self.count
+
+    def reached(self, limit: int) -> bool:
+        """Is the number at least so high? Waits for the device in no more than as many steps as overflowed, and one."""
+        return self._least >= limit or (self.count >= limit and self.read() >= limit)
+
+
+def check_scales(members: Iterable[Any]) -> None:
+    """Raise RuntimeError where gradients of all optimizers are needed, and only of some it is known how they are scaled."""
+    if len({getattr(member, "grad_scale", None) is None for member in members}) > 1:
+        raise RuntimeError(
+            "the sums of all optimizers that share this StepSize are needed before the first of them steps, and a GradScaler "
+            "unscales each one's gradients in its own step. Call scaler.unscale_(optimizer) for every one of them first."
+        )

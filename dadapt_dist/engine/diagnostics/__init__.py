@@ -1,0 +1,1 @@
+"""Messages about runs that are likely to go wrong; each is logged once."""

@@ -1,0 +1,298 @@
+"""How do method, layout and step size make one torch optimizer? One pass over the parameters a step."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..integrations.deepspeed import registration, universal_restore
+from ..kernels import check_backend
+from ..methods import METHODS, Buffer
+from ..options.checks import check_options
+from ..sharding import registry
+from ..sharding.registry import Delivery
+from . import log_every, torch_compile
+from .amp import Finding, question, told
+from .local_step import sweep, sweep_early
+from .option_sets import Lots
+from .param_groups import LiveGroup
+from .state import buffers, param_state, replaced_groups
+from .state import state_dict as saved_state
+from .state.validation import FORMAT
+from .step_size import StepSize
+from .task_cache import KeptWorks
+from .uneven_inputs import MayJoin
+
+
+class LearningRateFree(Optimizer, MayJoin):
+    """A learning-rate-free optimizer. Use its subclasses (`Prodigy`, `DAdaptAdam`, ...), which name their options.
+
+    params: tensors, (name, tensor) pairs or group dicts, as for every torch optimizer. method: a name in METHODS.
+    options: the defaults of the groups. step_size: the estimate of D, possibly shared with other optimizers.
+    dtypes: those of the buffers.
+    backend: "auto" takes the fastest kernel for each tensor; "c", "triton" and "eager" that one, and the plain loop for
+    tensors that it cannot take.
+
+    Nothing about a parameter is kept from the construction: frameworks wrap, shard and swap parameters afterwards.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        method: str,
+        options: dict[str, Any],
+        step_size: StepSize,
+        dtypes: param_state.Dtypes = param_state.Dtypes(),  # noqa: B008 - immutable
+        backend: str = "auto",
+    ) -> None:
+        registry.check_builder()
+        param_state.check_dtypes(dtypes)
+        self.method = METHODS[method]()
+        known = options | {"betas": (0.0,) * self.method.n_betas}
+        options = check_options(options, known, type(self).__name__, type(self))
+        self.step_size = step_size
+        check_backend(backend)
+        self.dtypes, self.backend = dtypes, backend
+        self.unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
+        self._bound = False
+        self._delivery: Delivery | None = None  # None: to be asked for
+        self._groups: list[dict[str, Any]] = []
+        super().__init__(params, dict(options))
+        step_size.join(self.method, options, self.param_groups)
+        self._join()
+        registration.accept(type(self))
+
+    def _join(self) -> None:
+        MayJoin.__init__(self)
+        self._bound = True
+        self.number = torch_compile.enroll(self)
+        self.kept: dict[int, KeptWorks] = {}
+        self._seen: tuple[list[int], list[bool], int] | None = None  # the parameters that all had their buffers
+        self._lots, self._shown = (Lots(self.defaults, type(self).__name__) for _ in range(2))
+        self._looked = False  # at all options, in this call of step()
+        self._delivery, self._groups = None, self.param_groups
+        self.step_size.roster.add(self)
+        self.bind_groups()
+
+    # ---------------------------------------------------------------- groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as torch's optimizers do. Raises ValueError for an option that cannot be right; nothing is added."""
+        if self._bound:
+            replaced_groups.adopt(self)
+        if isinstance(param_group, dict):
+            where = f"{type(self).__name__} group {len(self.param_groups)}"
+            param_group = check_options(param_group, self.defaults, where, type(self))
+        super().add_param_group(param_group)
+        try:
+            param_state.check_params(self.param_groups[-1]["params"], self.dtypes.state)
+            if self._bound:
+                self.step_size.settle()
+                self.step_size.register(self.param_groups[-1])
+        except Exception:
+            self.param_groups.pop()
+            raise
+        if self._bound:
+            self.bind_groups()
+
+    def bind_groups(self) -> None:
+        """Let the groups' scalars be views of the step size's, and reading them wait for the reduce. In place."""
+        scalars, groups = self.step_size.scalars, self.groups
+        live = frozenset((*scalars.values, "steps"))
+        for index, group in enumerate(groups):
+            views = scalars.of(scalars.row(dict.__getitem__(group, "estimate"))) | {"steps": 0}
+            if not (isinstance(group, LiveGroup) and group.is_of(self.step_size)):
+                group |= {"method": self.method.name, "format": FORMAT}
+                groups[index] = group = LiveGroup(group, self.step_size, live, self.defaults)
+            group.rebind(views, live)
+        self.bound = [*groups]
+        self.traced = torch_compile.traceable([p for group in groups for p in group["params"]])
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All groups, also while a framework shows step() only some of them as `param_groups`."""
+        shown, known = self.param_groups, self._groups
+        if shown is not known:
+            new = any(all(group is not other for other in known) for group in shown)
+            if new or not self.delivery.in_pieces:  # else ZeRO-1 or 2 shows one of them
+                self._groups = shown
+        return self._groups
+
+    def lots(self) -> Lots:
+        """The lots of all groups, by their options as they are now."""
+        if not self._looked:
+            self._lots.look(self.groups)
+        return self._lots
+
+    def params(self) -> Iterable[Tensor]:
+        return chain.from_iterable(self.delivery.params(self.groups))
+
+    def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
+        """(position, name or None, parameter) of every parameter."""
+        for index, named in enumerate(self.delivery.tensors(self.groups)):
+            for place, (name, p) in enumerate(named):
+                yield f"{index}:{place}", name, p
+
+    # ---------------------------------------------------------------- how a step arrives
+
+    @property
+    def delivery(self) -> Delivery:
+        """How the framework that holds this optimizer brings it a step."""
+        if self._delivery is None or self._delivery.is_over():
+            self._delivery = registry.delivery(self)
+        return self._delivery
+
+    def look_up_delivery(self) -> None:
+        self._delivery = None
+
+    # ---------------------------------------------------------------- what users read
+
+    @property
+    def d(self) -> float | dict[str, float]:
+        """The current estimate of D: a float, or name -> float with several estimates. Waits for the reduce under way."""
+        return self.step_size.d
+
+    @property
+    def effective_lr(self) -> list[float]:
+        """d·lr of each group: what the learning rate of the underlying method would be."""
+        replaced_groups.adopt(self)
+        return [group["d"] * float(group["lr"]) for group in self.groups]
+
+    # ---------------------------------------------------------------- one step
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; returns the closure's loss, if there is a closure.
+
+        The update uses d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if torch.compiler.is_compiling() and self.traced:
+            torch_compile.step(self)
+        else:
+            self.take()
+        return loss
+
+    # torch's compiler rewrites the groups of an optimizer that it traces, and cannot rewrite live ones.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def take(self) -> None:
+        """One call of step(), with the gradients that are there."""
+        try:
+            with told(self) as found:
+                replaced_groups.adopt(self)
+                self._take(found)
+        finally:
+            self._looked = False
+
+    def _take(self, found: Finding | None) -> None:
+        groups = self.param_groups
+        lots = self._lots if groups is self.groups else self._shown
+        lots.look(groups)
+        if self.delivery.starting():
+            self._delivery = None  # what the framework is building is not there yet
+            buffers.create_shown(self)
+            return
+        self.announce()
+        shown = [(group, dict.__getitem__(group, "params")) for group in groups]
+        self._looked = lots is self._lots
+        with self.step_size.piece(self, found) as window:
+            if not (window.arrived and self.delivery.in_pieces):
+                log_every.log(self)
+            window.moves |= lots.moves
+            if window.deferred:
+                window.kept.keep(p for _, params in shown for p in params)
+            elif not window.skipped:
+                window.sums += sweep(self, shown, lots, skip=window.overflow)
+            elif found is not None:
+                found.spread(torch.tensor(True))
+
+    def measure(self) -> Tensor:
+        """Early sums of the gradients, weighted by 1/copies: float64 [n_estimates, n_early_sums]."""
+        return sweep_early(self, self._all(), self.lots())
+
+    def rehearse(self) -> Tensor:
+        """The sums of the coming step, with nothing moved: float64 [n_estimates, n_sums + 1]."""
+        return sweep(self, self._all(), self.lots(), dry=True)
+
+    def catch_up(self) -> Tensor:
+        """Carry out a step that arrived in pieces, now that all are there: float64 [n_estimates, n_sums + 1]."""
+        sums = sweep(self, self._all(), self.lots())
+        self.delivery.publish()
+        return sums
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Does a GradScaler leave unscaling to us, and what an overflow does?"""
+        self.asked = question(sys._getframe(1))
+        return self.asked.ours
+
+    # ---------------------------------------------------------------- buffers
+
+    def _all(self) -> list[tuple[dict[str, Any], Sequence[Tensor]]]:
+        """Every group with all of its tensors."""
+        return list(zip(self.groups, self.delivery.params(self.groups), strict=True))
+
+    def all_params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """Every parameter with its group."""
+        return ((group, p) for group, params in self._all() for p in params)
+
+    def buffers(self, group: dict[str, Any]) -> dict[str, Buffer]:
+        """The buffers of a group's parameters, without those that a frozen estimate no longer needs."""
+        named = self.method.buffers(group)
+        return {n: b for n, b in named.items() if not (self.step_size.frozen and b.statistic)}
+
+    def is_prepared(self) -> bool:
+        """Has every trainable parameter its buffers? False after one was unfrozen."""
+        params = [*self.params()]
+        seen = [*map(id, params)], [p.requires_grad for p in params], len(self.state)
+        if seen != self._seen or self.delivery.replaces_parameters:
+            if any(buffers.lacks_buffers(self, p, group) for group, p in self.all_params()):
+                return False
+            self._seen = seen
+        return True
+
+    @property
+    def had_buffers(self) -> set[int]:
+        """Ids of the parameters that had their buffers when they were last looked at."""
+        return set() if self._seen is None else {i for i, trains in zip(*self._seen[:2], strict=True) if trains}
+
+    def prepare(self) -> None:
+        buffers.prepare(self)
+
+    def release_statistics(self) -> None:
+        buffers.release_statistics(self)
+
+    # ---------------------------------------------------------------- saving and loading
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's. Waits for the reduce under way and calls no collective: one rank alone may save."""
+        return saved_state.save(self, super().state_dict)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but buffers keep their dtype. ValueError, before anything changes, for a checkpoint that does not fit."""
+        saved_state.load(self, state_dict)
+
+    def accept_restored(self) -> None:
+        universal_restore.accept(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.step_size.finish()
+        own = ("method", "step_size", "dtypes", "backend", "unmoved", "_bound")
+        return super().__getstate__() | {name: self.__dict__[name] for name in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        adopted = "step_size" not in state  # by somebody who puts a checkpoint together by himself
+        super().__setstate__({name: value for name, value in state.items() if name != "anchored"})
+        self.__dict__.setdefault("unmoved", set())
+        if adopted:
+            replaced_groups.adopt(self)
+        self._join()

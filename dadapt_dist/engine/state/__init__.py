@@ -1,0 +1,1 @@
+"""Per-parameter buffers and parameter groups: made, checked, saved and loaded."""

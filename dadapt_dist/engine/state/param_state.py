@@ -1,0 +1,230 @@
+"""What are a parameter's buffers, and which of its elements do they keep?"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from ...kernels.tensor_task import Work
+from ...methods import Buffer, Method
+from ...options.checks import TRAINABLE
+from ...sharding.shard import Placement
+
+Groups = Sequence[Mapping[str, Any]]
+
+
+class GradientError(ValueError, RuntimeError):
+    """A gradient that a method cannot use: a wrong value, and a RuntimeError as with torch's own optimizers."""
+
+
+def check_params(params: Iterable[Tensor], dtype: torch.dtype | None, groups: Groups = ()) -> None:
+    """Raise ValueError for a parameter that no method here can train with buffers of this dtype.
+
+    Frozen ones of a model may be anything, such as weights quantized to 4 bits; each is looked at when it is to train.
+    groups: where the errors find the parameter's name.
+    """
+    for p in (p for p in params if p.requires_grad or p.grad is not None or not isinstance(p, Parameter)):
+        if dtype is not None and p.dtype in TRAINABLE and torch.promote_types(p.dtype, dtype) != dtype:
+            raise ValueError(
+                f"state_dtype={dtype} is narrower than the {p.dtype} of {described(p, groups)}: x0 would not "
+                f"hold the parameter, and d would stay at d0. Use {p.dtype} or None."
+            )
+        if p.is_nested:
+            raise ValueError("a parameter is a nested tensor, which has no elements of its own: train its values().")
+        if p.dtype not in TRAINABLE:
+            raise ValueError(
+                f"{described(p, groups)} has dtype {p.dtype}; it must be a real floating dtype (float64, float32, "
+                "bfloat16, float16). Give complex parameters as torch.view_as_real(p)."
+            )
+
+
+def check_gradient(
+    p: Tensor, gradient: Tensor, local: Tensor, method: Method, options: Mapping[str, Any], groups: Groups
+) -> None:
+    """Raise for a gradient that the method cannot use, before anything of the step has happened.
+
+    options: of its group. groups: where the errors find the parameter's name.
+    """
+    if gradient.is_sparse:
+        if not method.sparse:
+            raise GradientError(
+                f"{described(p, groups)} has a sparse gradient, which {method.name} cannot use. Train it with "
+                "DAdaptAdaGrad, or make the gradient dense (nn.Embedding(sparse=False))."
+            )
+        if options["weight_decay"] != 0 or options["momentum"] != 0:
+            raise ValueError(
+                f"weight_decay={options['weight_decay']} and momentum={options['momentum']} must be 0 for a sparse gradient "
+                f"({described(p, groups)}): either would move rows that are not in it. Give it a group of its own."
+            )
+    if gradient.shape != local.shape:
+        why = (
+            "one was resized after backward(). Take the gradient anew (p.grad = None)"
+            if local.shape == p.shape
+            else "gradient and parameter are sharded differently"
+        )
+        raise GradientError(
+            f"{described(p, groups)}: its gradient has the local shape {tuple(gradient.shape)}, the parameter "
+            f"{tuple(local.shape)}: {why}."
+        )
+
+
+def described(p: Tensor | None, groups: Groups) -> str:
+    """A parameter as a user knows it: by its name, where it has one, else by its place and shape."""
+    for index, group in enumerate(groups):
+        for place, other in enumerate(group["params"]):
+            if p is not None and other is p:
+                names = group.get("param_names")
+                said = repr(names[place]) if names else f"{place} of group {index}"
+                return f"parameter {said} of shape {tuple(other.shape)}"
+    return "a parameter" if p is None else f"the parameter of shape {tuple(p.shape)}"
+
+
+def check_state(
+    p: Tensor, state: Mapping[str, Any] | None, options: Mapping[str, Any], place: Placement, groups: Groups
+) -> None:
+    """Raise ValueError for buffers that are no tensors, or not of their parameter's shape, before one is written."""
+    for name, t in (state or {}).items():
+        if not isinstance(t, Tensor) or t.is_nested or t.layout is not torch.strided or not t.is_floating_point():
+            kind = f"{t.layout}, {t.dtype}" if isinstance(t, Tensor) else type(t).__name__
+            raise ValueError(
+                f"{described(p, groups)}: its buffer {name} is no strided tensor of a real floating dtype ({kind}). Rebuild the "
+                "state of a parameter that was changed: optimizer.state.pop(p)."
+            )
+    if place.run is not None or options.get("slice_p", 1) != 1:
+        return  # flat, and looked at piece by piece
+    for name, t in (state or {}).items():
+        if t.shape != p.shape:
+            raise ValueError(
+                f"{described(p, groups)}: its buffer {name} has the shape {tuple(t.shape)}, the parameter {tuple(p.shape)}: "
+                "one was resized without the other. Rebuild the state of a parameter that was changed: optimizer.state.pop(p)."
+            )
+
+
+def cut_of(place: Placement, options: Mapping[str, Any]) -> slice | None:
+    """Which local entries the sliced buffers keep: those whose index in the whole flattened tensor is a multiple of slice_p.
+
+    None keeps all. Raises ValueError where no global index belongs to a local entry.
+    """
+    step = options.get("slice_p", 1)
+    if step == 1:
+        return None
+    if place.start is None:
+        raise ValueError(
+            f"slice_p={step} needs parameters whose local part is one run of the whole tensor, which {place.signature} is not. "
+            "Use slice_p=1, or shard by rows (FSDP2, HSDP, FSDP1 with use_orig_params=True)."
+        )
+    return slice(-place.start % step, None, step)
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """The dtypes of buffers. state: of all; None is float32, or the parameter's where that is wider. statistics: of s alone.
+
+    With `statistics` x0 takes the parameter's own dtype, in which it is exact.
+    """
+
+    state: torch.dtype | None = None
+    statistics: torch.dtype | None = None
+
+    def of(self, p: Tensor, buffer: Buffer) -> torch.dtype:
+        """The dtype of a new buffer."""
+        if self.statistics is not None and buffer.statistic:
+            return p.dtype if buffer.init == "param" else self.statistics
+        return self.state or torch.promote_types(p.dtype, torch.float32)
+
+    def restored(self, p: Tensor, buffer: Buffer, saved: torch.dtype) -> torch.dtype:
+        """The dtype of a buffer from a checkpoint: no narrower than it was saved, but for an s that is asked to be."""
+        dtype = self.of(p, buffer)
+        asked = self.statistics is not None and buffer.statistic and buffer.init != "param"
+        return dtype if asked else torch.promote_types(saved, dtype)
+
+
+def dtype_named(value: Any) -> Any:
+    """The dtype that a config names ("bfloat16"), or numpy's of that name; anything else as it is."""
+    name = value if isinstance(value, str) else getattr(value, "name", None) or getattr(value, "__name__", "")
+    found = getattr(torch, str(name).removeprefix("torch."), None)
+    return found if isinstance(found, torch.dtype) else value
+
+
+def check_dtypes(dtypes: Dtypes) -> None:
+    """Raise ValueError for dtypes that no buffer may have."""
+    if dtypes.state not in (None, torch.float64, torch.float32, torch.bfloat16):
+        raise ValueError(f"state_dtype={dtypes.state} must be torch.float64, torch.float32, torch.bfloat16 or None")
+    if dtypes.statistics not in (None, torch.float64, torch.float32, torch.bfloat16):
+        raise ValueError(
+            f"statistics_dtype={dtypes.statistics} must be torch.float64, torch.float32, torch.bfloat16 or None: in float16 s "
+            "overflows or vanishes. torch.bfloat16 halves it."
+        )
+
+
+def create(
+    p: Tensor, place: Placement, buffers: dict[str, Buffer], dtypes: Dtypes, cut: slice | None
+) -> dict[str, Tensor]:
+    """The buffers of one parameter, placed like it: a DTensor's are DTensors, so that checkpoints reshard."""
+    source = p.detach()
+    made = {}
+    for name, buffer in buffers.items():
+        dtype = dtypes.of(p, buffer)
+        like = place.local(source).reshape(-1)[cut] if buffer.sliced and cut is not None else source
+        if buffer.init == "param":
+            made[name] = like.to(dtype=dtype, copy=True)
+        else:
+            made[name] = torch.full_like(like, buffer.init, dtype=dtype)
+    return made
+
+
+def anchor(
+    p: Tensor, state: dict[str, Tensor], place: Placement, buffers: dict[str, Buffer], cut: slice | None
+) -> None:
+    """Copy the parameter into its x0, in place: for a parameter that this optimizer has not moved yet.
+
+    Checkpoint tools create state by a dummy step and load the weights afterwards; an x0 of before would hold d at d0.
+    """
+    for name, buffer in buffers.items():
+        if buffer.init == "param":
+            source = place.local(p.detach())
+            place.local(state[name]).copy_(source.reshape(-1)[cut] if buffer.sliced and cut is not None else source)
+
+
+def early_sums(method: Method, work: Work, options: Mapping[str, Any]) -> Tensor:
+    """Partial early sums of one tensor, float64.
+
+    A gradient that is not finite, or whose square does not fit the dtype of the step, makes them non-finite, and they are not
+    used.
+    """
+    g = work.g.to(torch.float64)
+    g = g if work.scale is None else g / work.scale
+    g = g.neg() if work.maximize else g
+    g = g.add(work.x, alpha=work.decay)
+    largest = math.sqrt(torch.finfo(work.math_dtype()).max)
+    return torch.stack(method.measure(torch.where(g.abs() <= largest, g, math.inf), options))
+
+
+def expand(p: Tensor, t: Tensor, place: Placement, cut: slice) -> Tensor:
+    """A sliced buffer in the shape and placement of its parameter, zero elsewhere: the form in which it is saved."""
+    full = torch.zeros_like(p.detach(), dtype=t.dtype)
+    local = place.local(full)
+    flat = local.flatten()  # a copy when the parameter is not contiguous, such as channels_last
+    if flat[cut].shape != t.shape:
+        raise ValueError(
+            f"a buffer of the parameter of shape {tuple(p.shape)} has {t.numel()} of its elements, and {flat[cut].numel()} are "
+            "needed: the parameter was resized. Rebuild its state: optimizer.state.pop(p)."
+        )
+    flat[cut] = t
+    local.copy_(flat.view(local.shape))
+    return full
+
+
+def is_whole(p: Tensor, t: Tensor, place: Placement, cut: slice) -> bool:
+    """Is a sliced buffer in the form in which it is saved?"""
+    kept = len(range(place.local(p).numel())[cut])
+    return t.shape == p.shape and (t.dim() != 1 or place.local(t).numel() != kept)
+
+
+def compress(t: Tensor, place: Placement, cut: slice) -> Tensor:
+    """The kept entries of a saved buffer."""
+    return place.local(t).reshape(-1)[cut].clone()

@@ -1,0 +1,96 @@
+"""What if somebody has put dicts of his own in the place of the parameter groups? Their scalars become ours, or are refused.
+
+Trainers and wrappers replace groups (`optimizer.param_groups = new`, `param_groups[:] = new`, `optimizer.__setstate__`). What
+such a group says of d would neither be used nor kept up to date.
+"""
+
+import logging
+from operator import is_
+from typing import TYPE_CHECKING, Any
+
+from ...options.checks import check_options
+from ..param_groups import LiveGroup
+from .validation import check_format, check_order, numbers_of
+
+if TYPE_CHECKING:
+    from ..optimizer import LearningRateFree
+
+logger = logging.getLogger(__name__)
+
+
+def adopt(optimizer: "LearningRateFree") -> None:
+    """Make every group live. In place.
+
+    Where all groups of an estimate are new, the scalars that they hold are taken: they are a checkpoint's, or the present
+    ones. One that joins live groups takes their scalars. Raises ValueError, with nothing changed, for what cannot be right.
+    """
+    shown, bound = optimizer.param_groups, optimizer.bound
+    if len(shown) == len(bound) and all(map(is_, shown, bound)):
+        return
+    groups = optimizer.groups
+    new = [(index, group) for index, group in enumerate(groups) if not _is_ours(optimizer, group)]
+    if not new:
+        return
+    found = [_checked(optimizer, group, f"parameter group {index}") for index, group in new]
+    live = {group["estimate"] for group in groups if _is_ours(optimizer, group)}
+    given: dict[str, dict[str, Any]] = {}
+    for options, scalars in found:
+        if options["estimate"] not in live:
+            _check_agree(given.setdefault(options["estimate"], scalars), scalars, options["estimate"])
+    for (index, _), (options, _) in zip(new, found, strict=True):
+        groups[index] = options
+    optimizer.bind_groups()
+    for estimate, scalars in given.items():
+        _take(next(group for group in groups if group["estimate"] == estimate), scalars)
+
+
+def _is_ours(optimizer: "LearningRateFree", group: dict[str, Any]) -> bool:
+    return isinstance(group, LiveGroup) and group.is_of(optimizer.step_size)
+
+
+def _checked(optimizer: "LearningRateFree", group: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the group with the defaults of what it lacks, the scalars that it holds)."""
+    if not isinstance(group, dict) or "params" not in group:
+        raise ValueError(f"{where} must be a dict with params: add groups with optimizer.add_param_group.")
+    defaults = {
+        name: value for name, value in optimizer.defaults.items() if name != "differentiable"
+    }  # torch puts it there
+    options = {**defaults, **group}
+    method = options.get("method", optimizer.method.name)
+    if not isinstance(method, str) or method != optimizer.method.name:
+        raise ValueError(
+            f"{where} is of the method {options['method']!r}, the optimizer {optimizer.method.name!r}: take a checkpoint of it."
+        )
+    check_format(options, where)
+    check_options({name: options[name] for name in defaults}, defaults, where)
+    optimizer.step_size.scalars.row(options["estimate"])  # raises for an estimate that does not exist
+    names = [name for name in (*optimizer.step_size.scalars.values, "steps") if name in options]
+    scalars = numbers_of(options, names, where)
+    check_order(scalars, where)
+    return options, scalars
+
+
+def _check_agree(first: dict[str, Any], scalars: dict[str, Any], estimate: str) -> None:
+    differ = [name for name in first.keys() & scalars.keys() if first[name] != scalars[name]]
+    if differ:
+        name = sorted(differ)[0]
+        raise ValueError(
+            f"the new parameter groups of the estimate {estimate!r} differ in {name}: {first[name]!r} and {scalars[name]!r}. One "
+            "d has one value of each: give all groups the same."
+        )
+
+
+def _take(group: dict[str, Any], scalars: dict[str, Any]) -> None:
+    before = {name: group[name] for name in scalars}
+    changed = {name for name, value in scalars.items() if value != before[name]}
+    for name in sorted(changed):
+        group[name] = scalars[name]
+    if changed & {"d", "steps"}:
+        logger.warning(
+            "the parameter groups were replaced by others: d goes on at %g, as they say, instead of %g, and steps at %d instead "
+            "of %d",
+            group["d"],
+            before.get("d", group["d"]),
+            group["steps"],
+            before.get("steps", group["steps"]),
+        )

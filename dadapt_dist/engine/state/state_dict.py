@@ -1,0 +1,268 @@
+"""What is saved, and how is it loaded again without losing anything?
+
+Scalars lie in the groups as python numbers under a key set that is fixed at construction, equal on all ranks. Buffers
+lie in `state` as tensors in the shape and placement of their parameter, so torch.distributed.checkpoint and FSDP1
+reshard them.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from ...comm.communicator import resolve
+from ...methods import Buffer
+from ...options.checks import check_options, listed
+from ...sharding.shard import Placement
+from ..estimate_state import OF_ESTIMATE
+from . import foreign_entries, param_state, replaced_groups
+from .buffers import note_loaded
+from .validation import check_elements, check_entries, check_format, check_kind, check_order, numbers_of, parts_of
+
+if TYPE_CHECKING:
+    from ..optimizer import LearningRateFree
+
+Dict = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+
+def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
+    """The state dict. Waits for the reduce under way and calls no collective."""
+    optimizer.step_size.settle()
+    optimizer.step_size.roster.accept_restored()
+    replaced_groups.adopt(optimizer)
+    foreign_entries.check_keys(optimizer.state, [p for group in optimizer.param_groups for p in group["params"]])
+    packed = pack()
+    for group, live in zip(packed["param_groups"], optimizer.groups, strict=True):
+        group.update((key, value) for key, value in live.copy().items() if key in group and key != "params")
+        group["lr"] = float(group["lr"])  # a tensor that its owner goes on changing
+    entries = [(p, group) for group in optimizer.groups for p in group["params"]]
+    sliced = [i for i, (_, group) in enumerate(entries) if i in packed["state"] and group.get("slice_p", 1) > 1]
+    for index, places in zip(sliced, resolve([entries[index][0] for index in sliced]), strict=True):
+        p, group = entries[index]
+        packed["state"][index] = _expanded(optimizer, p, group, packed["state"][index], places[0])
+    return packed
+
+
+def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Dict, place: Placement) -> Dict:
+    cut = param_state.cut_of(place, group)
+    if cut is None:
+        return buffers
+    sliced = {name for name, spec in optimizer.method.buffers(group).items() if spec.sliced}
+    return {
+        name: param_state.expand(p, t, place, cut)
+        if name in sliced and not param_state.is_whole(p, t, place, cut)
+        else t
+        for name, t in buffers.items()
+    }
+
+
+def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
+    """Check everything, then replace state and groups. Raises ValueError with nothing changed."""
+    groups, saved = parts_of(_after_pre_hooks(optimizer, state_dict))
+    optimizer.step_size.check_settled()
+    replaced_groups.adopt(optimizer)
+    groups = _checked_groups(optimizer, groups)
+    check_entries(groups, saved, {name for group in groups for name in optimizer.method.buffers(group)})
+    pairs = _pairs(optimizer, groups, saved)
+    _check_buffers(optimizer, groups, pairs, _frozen_then(groups, saved))
+    places = resolve([p for p, _, _ in pairs])
+    for (p, buffers, group), parts in zip(pairs, places, strict=True):
+        _check_values(optimizer.method.buffers(group), buffers, p, parts)
+    state = {
+        p: _restored(optimizer, p, buffers, group, place[0])
+        for (p, buffers, group), place in zip(pairs, places, strict=True)
+    }
+    others = foreign_entries.of_nobody(saved, {index for group in groups for index in group["params"]})
+    merged = [_merged(live, group) for live, group in zip(optimizer.groups, groups, strict=True)]
+    fresh: Any = type(optimizer.state)(dict)
+    fresh.update(state | others)
+    for estimate, group in {group["estimate"]: group for group in groups}.items():
+        optimizer.step_size.load(estimate, group)
+    optimizer.__setstate__({"state": fresh, "param_groups": merged})
+    note_loaded(optimizer)
+    for post in optimizer._optimizer_load_state_dict_post_hooks.values():
+        post(optimizer)
+
+
+def _after_pre_hooks(optimizer: "LearningRateFree", state_dict: Any) -> Any:
+    state_dict = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
+    for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
+        replaced = hook(optimizer, state_dict)
+        state_dict = state_dict if replaced is None else replaced
+    return state_dict
+
+
+def _merged(live: Dict, saved: Dict) -> Dict:
+    merged = {key: deepcopy(value) for key, value in saved.items() if key != "params"}
+    merged["params"] = live["params"]
+    if "param_names" in live:
+        merged.setdefault("param_names", live["param_names"])
+    return merged
+
+
+def _checked_groups(optimizer: "LearningRateFree", groups: list[Dict]) -> list[Dict]:
+    """The groups with their scalars as python numbers, and their options as they are read."""
+    _check_counts([len(group["params"]) for group in groups], [len(group["params"]) for group in optimizer.groups])
+    names = (*optimizer.step_size.scalars.values, "steps")
+    checked: list[Dict] = []
+    first: dict[str, Dict] = {}  # of each estimate
+    for index, group in enumerate(groups):
+        where = f"group {index} of the checkpoint"
+        options = _check_group(optimizer, group, where)
+        checked.append(group | options | numbers_of(group, names, where))
+        _check_agree(first.setdefault(group["estimate"], checked[-1]), checked[-1], names)
+        check_order(checked[-1], where)
+    return checked
+
+
+def _check_counts(there: list[int], here: list[int]) -> None:
+    if there == here:
+        return
+    what = f"the checkpoint has parameter groups of {there} parameters, the optimizer of {here}"
+    if len(here) > len(there) and here[: len(there)] == there:
+        cure = (
+            f"Groups were added since it was saved: build the optimizer with the first {len(there)}, load, and give it the "
+            "others with optimizer.add_param_group, where they take the d of their estimate."
+        )
+    elif len(here) == len(there) and all(new >= old for new, old in zip(here, there, strict=True)):
+        cure = (
+            "Parameters were added to a group since it was saved: build the optimizer without them, load, and give it the new "
+            "ones as a group of their own with optimizer.add_param_group, where they take the d of their estimate."
+        )
+    else:
+        cure = "Build the optimizer with the groups it was saved with."
+    raise ValueError(f"{what}. {cure}")
+
+
+def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> Dict:
+    """The options of a saved group, as plain python."""
+    if set(group) == {"params"}:  # what torch makes of a group whose parameters it finds in no group of the checkpoint
+        raise ValueError(
+            f"{where} has parameters and no options: the checkpoint has the groups of other parameters, such as those of another "
+            "pipeline stage, whose list of groups took the place of this one's. Save and load with "
+            "StateDictOptions(flatten_optimizer_state_dict=True)."
+        )
+    name, found, scalars = optimizer.method.name, group.get("method"), optimizer.step_size.scalars
+    if not isinstance(found, str) or found != name:
+        what = "of another optimizer" if found is None else f"of the method {found!r}"
+        raise ValueError(
+            f"the checkpoint is {what}, this optimizer is {name!r}. A checkpoint of prodigyopt or dadaptation is made "
+            "loadable by dadapt_dist.checkpoint.convert(state_dict, method)."
+        )
+    check_format(group, where)
+    missing = {*optimizer.defaults, *scalars.values, "steps"} - set(group) - {"differentiable"}
+    if missing:
+        raise ValueError(
+            f"{where} lacks {listed(missing)}; {name} cannot continue without them. Load a checkpoint that this "
+            "optimizer saved whole."
+        )
+    options = check_options({key: group[key] for key in optimizer.defaults if key in group}, optimizer.defaults, where)
+    scalars.row(options["estimate"])  # raises for an estimate that does not exist
+    return options
+
+
+def _check_agree(first: Dict, group: Dict, names: Iterable[str]) -> None:
+    """One estimate has one value of each scalar and constant, in whichever of its groups it is read."""
+    shared = {*names} | set(OF_ESTIMATE) & set(first)
+    differ = {key for key in shared if group[key] != first[key]}
+    if differ:
+        raise ValueError(
+            f"groups of the estimate {group['estimate']!r} differ in {listed(differ)} in the checkpoint: one d has one "
+            "value of each."
+        )
+
+
+def _pairs(
+    optimizer: "LearningRateFree", groups: list[Dict], state: Mapping[Any, Any]
+) -> list[tuple[Tensor, Dict, Dict]]:
+    """(parameter, saved buffers, saved group) of every parameter that has saved state."""
+    pairs = []
+    for live, group in zip(optimizer.groups, groups, strict=True):
+        for p, index in zip(live["params"], group["params"], strict=True):
+            if state.get(index):
+                pairs.append((p, state[index], group))
+    return pairs
+
+
+def _frozen_then(groups: list[Dict], state: Mapping[Any, Any]) -> bool:
+    """Was nothing trainable when this was saved? `buffers.prepare` leaves an empty entry then."""
+    entries = [state[index] for group in groups for index in group["params"] if index in state]
+    return bool(entries) and not any(entries)
+
+
+def _check_buffers(
+    optimizer: "LearningRateFree", groups: list[Dict], pairs: list[tuple[Tensor, Dict, Dict]], frozen_then: bool
+) -> None:
+    steps = max(int(group["steps"]) for group in groups)
+    trainable = [p for group in optimizer.groups for p in group["params"] if p.requires_grad]
+    ours = [
+        (p, buffers, group)
+        for p, buffers, group in pairs
+        if not optimizer.method.buffers(group).keys().isdisjoint(buffers)
+    ]
+    if steps > 0 and trainable and not ours and not frozen_then:
+        raise ValueError(
+            f"the checkpoint was saved after {steps} steps but holds no buffers of any parameter; d alone cannot "
+            "continue it. (FSDP1 with sharded state dicts drops them under some wrappers: save with "
+            "torch.distributed.checkpoint.)"
+        )
+    known = {p for p, _, _ in ours}
+    fresh = sum(p not in known and p.numel() > 0 for p in trainable)
+    if steps > 0 and fresh:  # right for parameters that were frozen or not there, so no error
+        logger.warning("the checkpoint holds no buffers of %d trainable parameters: they start afresh", fresh)
+    for p, buffers, group in ours:
+        specs = optimizer.method.buffers(group)
+        frozen = _frozen(optimizer, group)
+        missing = {n for n, spec in specs.items() if n not in buffers and not (frozen and spec.statistic)}
+        if missing:
+            dropped = all(specs[n].statistic for n in missing)
+            hint = " It was saved frozen: pass the same freeze_after." if dropped else ""
+            raise ValueError(
+                f"the checkpoint lacks the buffers {listed(missing)} of a parameter of shape {tuple(p.shape)}.{hint}"
+            )
+        for name in set(specs) & set(buffers):
+            check_kind(name, buffers[name], p.shape)
+            _check_place(name, buffers[name], p)
+
+
+def _check_values(specs: dict[str, Buffer], buffers: Dict, p: Tensor, parts: list[Placement]) -> None:
+    """Padding, in which a framework may leave anything, belongs to no part."""
+    for name in set(specs) & set(buffers):
+        for part in parts:
+            check_elements(name, specs[name], part.part(buffers[name].detach()), p.shape, p.dtype)
+
+
+def _check_place(name: str, t: Tensor, p: Tensor) -> None:
+    if tuple(t.shape) != tuple(p.shape):
+        raise ValueError(
+            f"the checkpoint's {name} has shape {tuple(t.shape)}, its parameter {tuple(p.shape)}: the model or its "
+            "sharding is another one. Reshard with torch.distributed.checkpoint."
+        )
+    there, here = ((x.device_mesh, x.placements) if isinstance(x, DTensor) else "whole" for x in (t, p))
+    if there != here:
+        raise ValueError(
+            f"the checkpoint's {name} of a parameter of shape {tuple(p.shape)} is placed as {there}, the parameter as "
+            f"{here}. Load it with torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
+        )
+
+
+def _frozen(optimizer: "LearningRateFree", group: Dict) -> bool:
+    limit = optimizer.step_size.freeze_after
+    return limit is not None and int(group["steps"]) >= limit
+
+
+def _restored(optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Dict, place: Placement) -> Dict:
+    """The buffers as this optimizer keeps them: on the parameter's device, in no lower precision than saved, copied."""
+    cut, specs = param_state.cut_of(place, group), optimizer.method.buffers(group)
+    restored = foreign_entries.entries(buffers, specs, p.device)
+    for name, spec in specs.items():
+        if name not in buffers or (_frozen(optimizer, group) and spec.statistic):
+            continue
+        t = buffers[name].detach()
+        t = t.to(device=p.device, dtype=optimizer.dtypes.restored(p, spec, t.dtype), copy=True)
+        restored[name] = param_state.compress(t, place, cut) if spec.sliced and cut is not None else t
+    return restored

@@ -1,0 +1,183 @@
+"""Can this be what an optimizer saved? Structure, numbers and tensors of a checkpoint, looked at before anything changes."""
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...methods import Buffer
+from ...options.checks import listed
+
+Dict = dict[str, Any]
+FORMAT = 1
+"""The form of our state dicts, in every group under "format". Checkpoints without it are of the form before it had a number."""
+
+WHERE_FROM = "pass what optimizer.state_dict() returned."
+GO_BACK = "Go back to an earlier checkpoint."
+COUNTS = ("k", "held", "steps")
+DISTANCES = ("d", "d_max")
+NORMS = ("g0_norm", "gsq_weighted")
+LARGEST_COUNT = 2**53  # counts are kept in float64
+LARGEST_DISTANCE = torch.finfo(torch.float32).max
+LARGEST_SUM = 1e154  # its square is a float64
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+# ---------------------------------------------------------------- structure
+
+
+def check_format(group: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError for a group of a form that only a newer version knows."""
+    number = group.get("format", FORMAT)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"{where}: format={number!r} must be an integer >= 1. {GO_BACK}")
+    if number > FORMAT:
+        raise ValueError(
+            f"{where} has the format {number}, made by a newer dadapt-dist; this one reads up to {FORMAT}: update dadapt-dist."
+        )
+
+
+def parts_of(checkpoint: Any) -> tuple[list[Dict], Mapping[Any, Any]]:
+    """(groups, state) of a state dict, the groups copied; ValueError, naming what is broken, where it is none."""
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"the checkpoint is of the type {type(checkpoint).__name__}, not a dict: {WHERE_FROM}")
+    flat = any(isinstance(key, str) and key.startswith(("param_groups.", "state.")) for key in checkpoint)
+    missing = {"state", "param_groups"} - set(checkpoint)
+    if missing:
+        cure = (
+            "it is flattened: load it with torch.distributed.checkpoint.state_dict.set_optimizer_state_dict, with "
+            "flatten_optimizer_state_dict=True."
+        )
+        raise ValueError(f"the checkpoint lacks {listed(missing)}: {cure if flat else WHERE_FROM}")
+    groups, state = checkpoint["param_groups"], checkpoint["state"]
+    if not isinstance(groups, (list, tuple)) or not all(isinstance(group, Mapping) for group in groups):
+        raise ValueError(f"param_groups of the checkpoint must be a list of dicts: {WHERE_FROM}")
+    if not isinstance(state, Mapping):
+        raise ValueError(f"state of the checkpoint is of the type {type(state).__name__}, not a dict: {WHERE_FROM}")
+    _check_indices(groups)
+    return [dict(group) for group in groups], state
+
+
+def _check_indices(groups: Iterable[Mapping[str, Any]]) -> None:
+    indices: Counter[Any] = Counter()
+    for number, group in enumerate(groups):
+        params = group.get("params")
+        if not isinstance(params, (list, tuple)) or not all(isinstance(index, (int, str)) for index in params):
+            raise ValueError(
+                f"group {number} of the checkpoint: params={params!r} must be a list of indices: {WHERE_FROM}"
+            )
+        indices.update(params)
+    repeated = [index for index, count in indices.items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"the groups of the checkpoint name the parameter {listed(repeated)} more than once. {GO_BACK}"
+        )
+
+
+def check_entries(groups: Iterable[Mapping[str, Any]], state: Mapping[Any, Any], buffers: Collection[str]) -> None:
+    """Raise ValueError for state that is no dict, and for buffers of a parameter that no group has."""
+    known = {index for group in groups for index in group["params"]}
+    for key, entry in state.items():
+        if key in known and entry is not None and not isinstance(entry, Mapping):
+            raise ValueError(
+                f"the checkpoint's state of parameter {key!r} is of the type {type(entry).__name__}, not a dict. {GO_BACK}"
+            )
+        if key not in known and isinstance(entry, Mapping) and not set(buffers).isdisjoint(entry):
+            raise ValueError(
+                f"the checkpoint has state of a parameter {key!r} that is in none of its groups. {GO_BACK}"
+            )
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def numbers_of(group: Mapping[str, Any], names: Iterable[str], where: str) -> Dict:
+    """These scalars of a saved group as python numbers; ValueError for one that cannot be right."""
+    return {name: scalar(name, group[name], where) for name in names}
+
+
+def check_order(values: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError for a d above the largest estimate so far."""
+    if {"d", "d_max"} <= set(values) and values["d_max"] < values["d"]:
+        raise ValueError(
+            f"{where}: d_max={values['d_max']!r} is less than d={values['d']!r}; it is the largest estimate so far. {GO_BACK}"
+        )
+
+
+def scalar(name: str, value: Any, where: str) -> float | int:
+    """A scalar of an estimate as a python number: d > 0, counts whole and >= 0, sums finite. ValueError for another."""
+    number = _plain(value)
+    if name in COUNTS:
+        right, allowed = number is not None and 0 <= number <= LARGEST_COUNT and number % 1 == 0, "a whole number >= 0"
+    elif name in DISTANCES:
+        right = number is not None and 0 < number <= LARGEST_DISTANCE
+        allowed = f"finite, > 0 and at most {LARGEST_DISTANCE:.1e}"
+    else:
+        lowest = 0 if name in NORMS else -LARGEST_SUM
+        right = number is not None and lowest <= number <= LARGEST_SUM
+        allowed = f"finite, >= {lowest:g} and <= {LARGEST_SUM:g}"
+    if number is None or not right:
+        raise ValueError(f"{where}: {name}={value!r} is out of range; it must be {allowed}. {GO_BACK}")
+    return int(number) if name in COUNTS else float(number)
+
+
+def _plain(value: Any) -> Any:  # Any: numpy's numbers are real ones by registration
+    """A real number, also one in a tensor or array of one element; None for anything else."""
+    if getattr(value, "ndim", None) is not None and hasattr(value, "item"):  # a tensor, or numpy's
+        if (value.numel() if isinstance(value, Tensor) else value.size) != 1:
+            return None
+        try:
+            value = value.item()
+        except RuntimeError:  # a tensor without data
+            return None
+    return None if isinstance(value, bool) or not isinstance(value, Real) else value
+
+
+# ---------------------------------------------------------------- tensors
+
+
+def check_kind(name: str, t: Any, shape: torch.Size) -> None:
+    """Raise ValueError for a buffer that is not a strided real tensor with data."""
+    found = None
+    if not isinstance(t, Tensor):
+        found = f"of the type {type(t).__name__}"
+    elif t.is_nested or t.layout is not torch.strided:
+        found = "nested" if t.is_nested else f"sparse ({t.layout})"
+    elif t.dtype not in DTYPES:
+        found = f"of the dtype {t.dtype}"
+    elif t.is_meta:
+        found = "on the meta device, without data"
+    if found:
+        raise ValueError(
+            f"the checkpoint's {name} of a parameter of shape {tuple(shape)} is {found}; it must be a dense tensor of "
+            f"{listed(map(str, DTYPES))}. {GO_BACK}"
+        )
+
+
+def check_elements(name: str, spec: Buffer, local: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
+    """Raise ValueError for a buffer with elements that no step can have left there; waits for its device.
+
+    They are finite, not below 0 where they are squares, and not beyond what the parameter's arithmetic can hold. A buffer that
+    starts as NaN ("nothing seen yet") may hold that.
+    """
+    if local.numel() == 0:
+        return
+    if spec.init != "param" and spec.init != spec.init:  # NaN
+        local = local.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
+    low, high = (float(end) for end in torch.aminmax(local))  # NaN is both ends
+    largest = torch.finfo(torch.promote_types(dtype, torch.float32)).max
+    found = None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        found = "that are not finite"
+    elif spec.squares and low < 0:
+        found = f"below 0 ({low:g}), and is made of squares"
+    elif max(-low, high) > (largest * largest if spec.squares else largest):
+        found = f"as large as {max(-low, high):g}, which a parameter of {dtype} cannot have had"
+    if found:
+        raise ValueError(
+            f"the checkpoint's {name} of a parameter of shape {tuple(shape)} has elements {found}. {GO_BACK}"
+        )

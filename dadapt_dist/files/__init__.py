@@ -1,0 +1,1 @@
+"""Safe reading of files that somebody else may have written."""

@@ -1,0 +1,93 @@
+"""Which settings of a trainer work against an optimizer that finds its own step size? Each as a sentence with its cure."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..engine.diagnostics import advice_texts
+from ..engine.optimizer import LearningRateFree
+from ..sharding import fsdp1
+
+__all__ = ["mistakes"]
+
+LOW = 0.9  # of the peak: a schedule that begins below warms up
+ADAGRAD_START = 1e-6  # of DAdaptAdaGrad's α, in units of a squared gradient
+
+
+def mistakes(optimizer: LearningRateFree, scheduler: Any, *, clip: float, params: Iterable[Tensor]) -> Iterator[str]:
+    """What is wrong before the first step. Nothing is changed.
+
+    scheduler: of torch or DeepSpeed, wrapped or not; None without one. clip: the norm that gradients are clipped to, 0
+    without clipping. params: those of the model, as its framework has left them; no collective is called for their size.
+    """
+    peaks = _peaks(optimizer, scheduler)
+    yield from _wrong_lr(optimizer, peaks)
+    yield from _unguarded_warmup(optimizer, peaks)
+    yield from _small_clip(optimizer, clip, params)
+
+
+def _wrong_lr(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
+    trains = [peak for peak in peaks if peak != 0.0] or peaks  # a group with lr 0 is one that shall not train
+    wrong = [peak for peak in trains if peak != 1.0]
+    if wrong:
+        for what in ("lr", "groups"):
+            optimizer.step_size.advice.heard(what)
+        yield advice_texts.lr(wrong[0])
+
+
+def _unguarded_warmup(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
+    for group, peak in zip(optimizer.groups, peaks, strict=True):
+        if float(group["lr"]) < LOW * peak and group.get("safeguard_warmup") is False:
+            optimizer.step_size.advice.heard("warm-up")
+            yield advice_texts.warm_up(float(group["lr"]), peak)
+            return
+
+
+def _small_clip(optimizer: LearningRateFree, clip: float, params: Iterable[Tensor]) -> Iterator[str]:
+    if optimizer.method.name != "dadapt_adagrad" or clip <= 0:
+        return
+    n_elements = count_elements([p for p in params if p.requires_grad])
+    if clip**2 >= ADAGRAD_START * n_elements:
+        return
+    yield (
+        f"gradients are clipped to a norm of {clip:g} over {n_elements} elements, {clip / math.sqrt(n_elements):.1e} an element: "
+        f"DAdaptAdaGrad starts its squares at {ADAGRAD_START:g}, beside which such gradients vanish, and d may never leave d0. "
+        f"Do not clip (max_grad_norm=0), clip to {math.sqrt(ADAGRAD_START * n_elements):.2g} or more, or take another method"
+    )
+
+
+def _peaks(optimizer: LearningRateFree, scheduler: Any) -> list[float]:
+    """The largest lr of each group, as far as the schedule says it."""
+    groups = optimizer.groups
+    while (inner := getattr(scheduler, "scheduler", None)) is not None:
+        scheduler = inner
+    for name in ("max_lrs", "org_lrs"):  # DeepSpeed's schedules, whose groups begin with the smallest lr
+        said = getattr(scheduler, name, None)
+        if isinstance(said, list) and len(said) == len(groups):
+            return [float(lr) for lr in said]
+    lrs = [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in groups]
+    factors = getattr(scheduler, "lr_lambdas", None)  # torch's LambdaLR
+    if isinstance(factors, list) and len(factors) == len(groups):
+        return [lr * _constant(factor) for lr, factor in zip(lrs, factors, strict=True)]
+    return lrs
+
+
+def _constant(factor: Callable[[int], float]) -> float:
+    """The factor of a schedule that never changes; 1, its usual peak, of one that does or cannot be told."""
+    try:
+        found = {float(factor(step)) for step in (0, 1, 10, 100, 1000)}
+    except Exception:  # noqa: BLE001 - the user's function, for steps that may lie beyond its end
+        return 1.0
+    return found.pop() if len(found) == 1 else 1.0
+
+
+def count_elements(params: Sequence[Tensor]) -> int:
+    """How many elements these parameters have on all ranks together, whichever way they are sharded."""
+    places = fsdp1.place(params)  # FSDP2's and whole parameters say it themselves, ZeRO-3's by ds_numel
+    sizes = [
+        getattr(p, "ds_numel", p.numel()) if place is None else place.numel
+        for p, place in zip(params, places, strict=True)
+    ]
+    return int(sum(sizes))

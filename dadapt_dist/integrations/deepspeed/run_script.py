@@ -1,0 +1,130 @@
+"""How does a script that never imports dadapt_dist get its optimizers? `python -m dadapt_dist.run train.py ARGUMENTS`.
+
+It imports dadapt_dist, which makes the names known to DeepSpeed, and runs the script as `python train.py ARGUMENTS` would:
+the same sys.argv, sys.path, `__name__`, `__file__`, traceback and exit code. It starts no processes; that is the launcher's
+work:
+
+    torchrun --nproc-per-node 8 -m dadapt_dist.run train.py --deepspeed_config zero3.json
+    deepspeed --module dadapt_dist.run train.py --deepspeed_config zero3.json
+    mpirun -n 8 python -m dadapt_dist.run train.py --deepspeed_config zero3.json
+"""
+
+import builtins
+import difflib
+import importlib.machinery
+import importlib.util
+import io
+import logging
+import os
+import re
+import runpy
+import sys
+import types
+from collections.abc import Sequence
+from typing import NoReturn
+
+from .registration import NAMES, register
+
+logger = logging.getLogger("dadapt_dist.run")
+
+USAGE = """usage: dadapt-dist run [-m] SCRIPT_OR_MODULE [ARGUMENTS...]
+
+Run a training script with dadapt_dist's optimizers known to DeepSpeed by name. All arguments after the script are the
+script's own. `python -m dadapt_dist.run` is the same, for launchers that start python themselves.
+"""
+_LOCAL_RANK = re.compile(r"--local[_-]rank=-?\d+")
+_UNKNOWN_NAME = (
+    re.compile(r"module 'torch\.optim' has no attribute '(\w+)'"),
+    re.compile(r"^(\w+) is not a supported DeepSpeed Optimizer"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the script that the command line (or `arguments`) names, and end the process as the script would.
+
+    Raises SystemExit with 2 when there is no such script, and whatever the script raises.
+    """
+    line = list(sys.argv[1:] if arguments is None else arguments)
+    local_rank = []
+    while line and _LOCAL_RANK.fullmatch(line[0]):  # some launchers put it before the script's arguments, which is here
+        local_rank.append(line.pop(0))
+    if line[:1] in (["-h"], ["--help"]):
+        sys.stdout.write(USAGE)
+        sys.exit(0)
+    as_module = line[:1] == ["-m"]
+    if as_module:
+        line.pop(0)
+    if not line or line[0].startswith("-"):
+        got = f"not {line[0]}" if line else "and there is none"
+        _stop(f"the first argument must be the script, or -m and a module, {got}\n{USAGE.splitlines()[0]}")
+    register()
+    try:
+        (_run_module if as_module else _run_script)(line[0], local_rank + line[1:])
+    except (AttributeError, AssertionError) as error:
+        _hint(error)
+        raise
+    sys.exit(0)
+
+
+def _run_script(script: str, arguments: list[str]) -> None:
+    if not os.path.exists(script):
+        _stop(f"{script} does not exist in {os.getcwd()}: name the script first, its arguments after it")
+    sys.argv = [script, *arguments]
+    path = os.path.abspath(script)
+    if os.path.isdir(path) or not _is_text(path):  # a folder or an archive with a __main__.py
+        _first_on_path(None)
+        runpy.run_path(script, run_name="__main__")
+        return
+    _first_on_path(os.path.dirname(os.path.realpath(path)))
+    with io.open_code(path) as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    # Not runpy.run_path: it makes sys.argv[0] or __file__ other than python's, and its __main__ ends with the call, before
+    # threads and exit handlers of the script.
+    module = types.ModuleType("__main__")
+    loader = importlib.machinery.SourceFileLoader("__main__", path)
+    module.__dict__.update(__file__=path, __builtins__=builtins, __loader__=loader, __cached__=None)
+    sys.modules["__main__"] = module
+    exec(code, module.__dict__)
+
+
+def _run_module(name: str, arguments: list[str]) -> None:
+    _first_on_path(os.getcwd())
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise
+        found = None
+    if found is None:
+        _stop(
+            f"there is no module {name} on sys.path, nor in {os.getcwd()}: check its name, or run a script by its path"
+        )
+    sys.argv = [found.origin or name, *arguments]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def _first_on_path(folder: str | None) -> None:
+    """Put the script's folder where python put the one of `dadapt-dist` (or of -m), unless told to put none. In place."""
+    if sys.flags.isolated or getattr(sys.flags, "safe_path", False):  # the latter: since Python 3.11
+        return
+    sys.path[:1] = [] if folder is None else [folder]
+
+
+def _is_text(path: str) -> bool:
+    with open(path, "rb") as file:
+        return b"\0" not in file.read(1024)
+
+
+def _hint(error: BaseException) -> None:
+    """Log which of our names was meant, if DeepSpeed did not find a name near one of them."""
+    for pattern in _UNKNOWN_NAME:
+        for asked in pattern.findall(str(error)):
+            lower = {name.lower(): name for name in NAMES}
+            near = difflib.get_close_matches(asked.lower(), lower, n=1, cutoff=0.7)
+            if near and lower[near[0]] != asked:
+                logger.error("the optimizer type %r is unknown; did you mean %r? Case counts.", asked, lower[near[0]])
+
+
+def _stop(message: str) -> NoReturn:
+    sys.stderr.write(f"dadapt-dist run: {message}\n")
+    sys.exit(2)

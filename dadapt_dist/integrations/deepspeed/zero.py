@@ -1,0 +1,131 @@
+"""Where do the elements of DeepSpeed's parameters live, and in which calls does a ZeRO step arrive?
+
+ZeRO flattens the parameters of a group, or sub-group, into one float32 tensor and keeps one partition of it on each
+rank. The optimizer is given the partitions. Padding belongs to no parameter here, so that it is neither read nor written:
+in ZeRO-3 it is uninitialised memory.
+"""
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ...sharding.shard import Delivery, Groups, NamedTensors, Placement
+from .internals import Share, changed, engines, is_supported, model_parallel, names, shares, tied, wrapper_of
+from .unsupported import refuse, warn
+
+
+def place(params: Sequence[Tensor]) -> list[list[Placement] | None]:
+    """The parts of every tensor that a live DeepSpeed engine has given to its optimizer; ValueError for one it changed."""
+    wanted = {id(p) for p in params}
+    found: dict[int, list[Placement]] = {}
+    for engine in engines():
+        if engine.optimizer is None or not is_supported(engine):  # still being built, or another optimizer's
+            continue
+        known, shared = names(engine), tied(engine) or set()
+        its: dict[int, list[Placement]] = {}
+        for share in shares(engine, wanted):
+            if id(share.tensor) in wanted:
+                placement = _placement(engine, share, known.get(id(share.param)), id(share.param) in shared)
+                its.setdefault(id(share.tensor), []).append(placement)
+        found = its | found  # two engines may train one model: a tensor counts once
+        for p in (p for group in engine.basic_optimizer.param_groups for p in group["params"]):
+            if id(p) in wanted and id(p) not in found:
+                raise changed(
+                    f"it is not known which parameters the optimizer's tensor of shape {tuple(p.shape)} holds"
+                )
+        if len(found) == len(wanted):
+            break
+    return [found.get(id(p)) for p in params]
+
+
+def _placement(engine: Any, share: Share, name: str | None, shared: bool) -> Placement:
+    """shared: several pipeline stages have it, each cut elsewhere; else the ranks with one list of parameters cut alike."""
+    from deepspeed import comm
+
+    part, cut, end = model_parallel(engine, share.param), share.ranks is not None, share.first + share.length
+    piece = f"{part.index}/{part.pieces}"
+    if cut:
+        piece += f" {share.first}:{end}" if shared else f" {comm.get_rank(share.ranks)}"
+    return Placement(
+        signature=f"zero{part.numel}",
+        shards=part.pieces * (comm.get_world_size(share.ranks) if cut else 1),
+        piece=piece,
+        numel=part.numel,
+        start=None if cut or part.pieces > 1 else 0,
+        name=name,
+        run=slice(share.start, share.start + share.length) if cut else None,
+    )
+
+
+def deliver(optimizer: Optimizer) -> Delivery | None:
+    """How DeepSpeed brings a step to this optimizer, if it has it; ValueError for what DeepSpeed does that cannot work."""
+    engine = next((engine for engine in engines() if engine.basic_optimizer is optimizer), None)
+    if engine is None:
+        return None
+    refuse(engine)
+    if engine.optimizer is not None:
+        warn(engine)
+    return ZeroDelivery(engine)
+
+
+class ZeroDelivery(Delivery):
+    """ZeRO-1 and 2 call step() once for each group, ZeRO-3 once for each sub-group, the others once."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = weakref.ref(engine)
+
+    def is_over(self) -> bool:
+        return self._engine() is None
+
+    @property
+    def replaces_parameters(self) -> bool:  # type: ignore[override]
+        return self.starting() or wrapper_of(self._engine())[0] is not None
+
+    @property
+    def in_pieces(self) -> bool:  # type: ignore[override]
+        if self.starting():
+            return True
+        kind, _ = wrapper_of(self._engine())
+        return kind in ("DeepSpeedZeroOptimizer", "DeepSpeedZeroOptimizer_Stage3")
+
+    def starting(self) -> bool:
+        engine = self._engine()
+        return engine is not None and engine.optimizer is None
+
+    def tensors(self, groups: Groups) -> list[NamedTensors]:
+        kind, wrapper = wrapper_of(self._engine())
+        if kind != "DeepSpeedZeroOptimizer_Stage3":
+            return super().tensors(groups) if kind is None else [[(None, p) for p in g["params"]] for g in groups]
+        named: list[NamedTensors] = [[] for _ in groups]
+        for index, flat in enumerate(wrapper.fp32_partitioned_groups_flat):
+            named[wrapper.sub_group_to_group_id[index]].append((None, flat))
+        return named
+
+    def params(self, groups: Groups) -> list[Sequence[Tensor]]:
+        return [[p for _, p in named] for named in self.tensors(groups)]
+
+    def refuse_deferral(self) -> str | None:
+        kind, wrapper = wrapper_of(self._engine())
+        if kind != "DeepSpeedZeroOptimizer_Stage3":
+            return None
+        swapped = wrapper.swap_optimizer or any(flat is None for flat in wrapper.fp16_partitioned_groups_flat)
+        return "with NVMe offload the pieces of a step are not in memory together" if swapped else None
+
+    def publish(self) -> None:
+        from deepspeed import comm
+
+        kind, wrapper = wrapper_of(self._engine())
+        if kind == "DeepSpeedZeroOptimizer_Stage3":
+            for low, flat in zip(
+                wrapper.fp16_partitioned_groups_flat, wrapper.fp32_partitioned_groups_flat, strict=True
+            ):
+                low.data.copy_(flat.data)
+        elif kind == "DeepSpeedZeroOptimizer":
+            # Not by the links from parameters to partitions: they ignore round_robin_gradients, and DeepSpeed before 0.19 lets
+            # them point elsewhere after it has loaded a universal checkpoint.
+            flats, ranks = wrapper.single_partition_of_fp32_groups, wrapper.real_dp_process_group
+            for low, flat, group in zip(wrapper.parallel_partitioned_bit16_groups, flats, ranks, strict=True):
+                low[comm.get_rank(group)].data.copy_(flat.data)

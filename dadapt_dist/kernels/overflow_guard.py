@@ -1,0 +1,112 @@
+"""Which gradient elements must a step leave out? Those that are not finite, and those with which it would overflow.
+
+One element of 1e20 is finite, but its square is not in float32: v would be infinite for good. Such an element acts as if it
+were not finite: as 0 in this step, and counted, so that d is held. Which ones these are the method itself says, on copies; a
+quick look at the size of the gradient spares that nearly always.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..methods.base import Buffers, Coefficients, Method
+from .tensor_task import Work
+
+SAFE, COEFFICIENT = 2.0**40, 2.0**20
+WILD = 2.0**60
+HALF = 2.0**-30  # a parameter in float16 is left so much sooner
+
+Number = Tensor | float
+
+
+def safe_size(values: list[float], keep: float | None) -> float:
+    """Gradients up to this size overflow nothing, whatever the buffers hold, with these coefficients; -1 where none is safe.
+
+    A buffer at the largest float32 does not grow by adding so little to it. keep: what a decay multiplies the weights by, with
+    which they grow beyond all bounds when it is below -1.
+    """
+    largest = max(COEFFICIENT, *map(abs, values))
+    return -1.0 if largest > WILD or abs(keep or 0.0) > 1 else SAFE * COEFFICIENT / largest
+
+
+def bounded(value: Number, largest: float) -> Number:
+    """A coefficient within what the dtype of the mathematics holds: an infinite one would make 0·inf of a gradient of 0."""
+    return value.clamp(-largest, largest) if isinstance(value, Tensor) else min(max(value, -largest), largest)
+
+
+def kept_within(t: Tensor, before: Tensor, largest: float) -> None:
+    """Put back what a step has carried beyond what memory can hold, even without a gradient. In place."""
+    t.copy_(torch.where(t.abs() <= largest, t, before))
+
+
+def tamed(
+    method: Method, work: Work, x: Tensor, buf: Buffers, c: Coefficients, readable: bool
+) -> tuple[Tensor, Number]:
+    """The gradient that the method sees, and how many of its elements were left out.
+
+    x, buf: those of the work, in the dtype of the mathematics, which is that of the result. readable: whether the host may read
+    values without waiting, which spares the trial of a step with small gradients.
+    """
+    raw = _scaled(work, x)
+    g = _decayed(work, raw, x)
+    if readable and _is_quiet(g, c, work.x.dtype):
+        return g, 0.0
+    wrong = ~torch.isfinite(raw)
+    rest = _decayed(work, torch.zeros_like(raw), x)
+    g = torch.where(wrong, rest, g)
+    for _ in range(2 if work.decay else 1):
+        over = ~_fit(method, work, x, g, buf, c)
+        g = torch.where(over, torch.where(wrong, 0, rest), g)  # where the decay alone overflows, it is left out too
+        wrong |= over
+    return g, wrong.sum(dtype=torch.float64)
+
+
+def _scaled(work: Work, x: Tensor) -> Tensor:
+    g = work.g.to(x.dtype)  # before the division, in which float16 would underflow
+    return g if work.scale is None else g / work.scale
+
+
+def _decayed(work: Work, g: Tensor, x: Tensor) -> Tensor:
+    if work.maximize:
+        g = g.neg()
+    return g.add(x, alpha=work.decay) if work.decay else g
+
+
+def _is_quiet(g: Tensor, c: Coefficients, param: torch.dtype) -> bool:
+    """Is every element surely small enough? The sum of the squares is NaN or large when one is not."""
+    safe = safe_size([value for name, value in c.items() if name != "seed" and value is not None], c.get("keep"))
+    if safe < 0:
+        return False
+    safe = safe * HALF if param is torch.float16 else safe
+    flat = g.view(-1) if g.is_contiguous() else g.reshape(-1)
+    return float(torch.dot(flat, flat)) <= safe * safe
+
+
+def _fit(method: Method, work: Work, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> Tensor:
+    """bool, as x: would a step with g leave each element with what memory can hold, and with squares that do not overflow?
+
+    Where x goes on towards a point that it does not reach in one step, that point is asked for.
+    """
+    new, after = x.clone(), {name: t if name in method.read_only else t.clone() for name, t in buf.items()}
+    method.update(new, g, after, {**c, "pull": 1.0} if "pull" in c else c, work.cut)
+    fit = new.abs() <= torch.finfo(work.x.dtype).max
+    for name, t in after.items():
+        if name not in method.read_only:
+            _and(fit, t.abs() <= torch.finfo(work.buf[name].dtype).max, work.cut)
+    for t in method.squared(g, buf, after, c):
+        _and(fit, t.abs() <= math.sqrt(torch.finfo(x.dtype).max), work.cut)
+    return fit
+
+
+def _and(fit: Tensor, other: Tensor, cut: slice | None) -> None:
+    """In place; other may be of the sliced entries alone."""
+    if other.numel() == fit.numel():
+        fit &= other.reshape(fit.shape)
+    else:
+        whole = torch.ones(fit.numel(), dtype=torch.bool, device=fit.device)
+        whole[cut] = other
+        fit &= whole.view(fit.shape)
+
+
+__all__ = ["bounded", "kept_within", "safe_size", "tamed"]

@@ -1,0 +1,1 @@
+"""Options of the optimizers: plain values and their ranges."""

@@ -1,0 +1,27 @@
+"""Which DistributedDataParallel modules hold parameters of ours, and which `Join` are they in?"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.distributed.algorithms.join import Join
+from torch.nn.parallel import DistributedDataParallel
+
+from .live_objects import living
+
+
+def modules(params: Iterable[Tensor]) -> list[DistributedDataParallel]:
+    """The live modules that average the gradients of some of these parameters. A search among all objects."""
+    wanted = {id(p) for p in params}
+    return [ddp for ddp in living(DistributedDataParallel) if any(id(p) in wanted for p in _parameters(ddp))]
+
+
+def _parameters(ddp: DistributedDataParallel) -> list[Tensor]:
+    """Those of the module; none of one that is still being built."""
+    module = ddp.__dict__.get("_modules", {}).get("module")
+    return [] if module is None else list(module.parameters())
+
+
+def joins_of(joinable: Any) -> Iterator[Any]:
+    """The live `Join` contexts that this object takes part in."""
+    return (join for join in living(Join) if any(other is joinable for other in join.__dict__.get("_joinables", ())))

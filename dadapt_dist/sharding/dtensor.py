@@ -1,0 +1,73 @@
+"""Where do DTensor parameters live? FSDP2, HSDP, tensor and expert parallelism, and meshes of several axes."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from .shard import Placement
+
+
+def place(params: Sequence[Tensor]) -> list[Placement | None]:
+    """Read mesh and placements of every DTensor; raise ValueError for a Partial parameter."""
+    return [_place(p) if isinstance(p, DTensor) else None for p in params]
+
+
+def _place(p: DTensor) -> Placement:
+    if any(placement.is_partial() for placement in p.placements):
+        raise ValueError(
+            f"parameter of shape {tuple(p.shape)} has placements {p.placements}: a Partial tensor is an unfinished sum, "
+            "not a value to train. Redistribute it to Shard or Replicate before it becomes a parameter."
+        )
+    mesh = p.device_mesh
+    # _StridedShard (FSDP2 over TP) is no subclass of Shard: whatever is not replicated is cut.
+    cut = [axis for axis, placement in enumerate(p.placements) if not placement.is_replicate()]
+    coordinate = mesh.get_coordinate()
+    if coordinate is None:
+        raise ValueError(
+            f"this rank is not part of the device mesh {mesh} of the parameter of shape {tuple(p.shape)}: give the "
+            "optimizer of each rank only the parameters of which it holds a piece."
+        )
+    names = mesh.mesh_dim_names or range(mesh.ndim)
+    return Placement(
+        signature=f"dtensor{tuple(p.shape)}{p.dtype}{tuple(mesh.shape)}{p.placements}",
+        shards=math.prod(mesh.size(axis) for axis in cut),
+        piece=str([(names[axis], coordinate[axis]) for axis in cut]),
+        numel=p.numel(),
+        local=_local,
+        gradient=_gradient,
+        start=_start(p),
+    )
+
+
+def _local(t: Tensor) -> Tensor:
+    """The tensor that a DTensor holds: the same object at each call, where to_local() wraps that of a parameter anew."""
+    return t._local_tensor if isinstance(t, DTensor) else t
+
+
+def _gradient(p: Tensor) -> Tensor | None:
+    """The gradient with the placements of its parameter.
+
+    The two can differ: SequenceParallel norms deliver Partial gradients, row-wise embeddings replicated ones for a sharded
+    parameter. Local mathematics on those would be silently wrong, so they are redistributed first. That collective
+    belongs to the tensor parallelism, runs over its mesh, and happens on all its ranks alike.
+    """
+    grad = p.grad
+    if not isinstance(grad, DTensor) or not isinstance(p, DTensor):
+        return grad
+    if grad.placements != p.placements or grad.device_mesh != p.device_mesh:
+        grad = grad.redistribute(p.device_mesh, p.placements)
+    local = grad.to_local()
+    return local.wait() if isinstance(local, AsyncCollectiveTensor) else local  # the collective may be under way still
+
+
+def _start(p: DTensor) -> int | None:
+    """First global index of the local piece when it is a run of whole rows, else None."""
+    rows = [placement.is_replicate() or (type(placement) is Shard and placement.dim == 0) for placement in p.placements]
+    if not all(rows):
+        return None
+    _, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
+    return offset[0] * math.prod(p.shape[1:]) if p.dim() else 0

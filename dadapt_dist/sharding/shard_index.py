@@ -1,0 +1,269 @@
+"""Which optimizers share one d, and where do all their parameters live?"""
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, repeat
+from statistics import mode
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..comm.communicator import ShardLayout, resolve
+from ..engine.option_sets import Lots
+from ..integrations.deepspeed.universal_restore import MARK
+from . import ddp, registry
+from .rank_claims import Claims
+from .replicas import Item, find_copies, report_failure
+from .shard import Delivery, Placement
+
+Part = tuple[Placement, float]  # with the weight 1/copies
+
+
+class Member(Protocol):
+    """What a StepSize asks of an optimizer that shares it."""
+
+    defaults: dict[str, Any]  # options
+    param_groups: list[dict[str, Any]]  # those that the present call of step() shows
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All parameter groups."""
+
+    @property
+    def delivery(self) -> Delivery:
+        """How a step arrives."""
+
+    def params(self) -> Iterable[Tensor]:
+        """Every parameter."""
+
+    def lots(self) -> Lots:
+        """The lots of all groups, by their options as they are now."""
+
+    def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
+        """(position in the groups, name or None, parameter) of every parameter."""
+
+    def look_up_delivery(self) -> None:
+        """Ask the frameworks anew how they bring a step."""
+
+    def is_prepared(self) -> bool:
+        """Has every trainable parameter its buffers?"""
+
+    def prepare(self) -> None:
+        """Create the buffers of every trainable parameter."""
+
+    def release_statistics(self) -> None:
+        """Drop the buffers that serve the estimate alone."""
+
+    def measure(self) -> Tensor:
+        """Early sums of this optimizer's gradients, weighted: [n_estimates, n_early_sums]."""
+
+    def catch_up(self) -> Tensor:
+        """Carry out a whole step whose pieces have all arrived; the sums, as those of a rehearsal."""
+
+    def rehearse(self) -> Tensor:
+        """Sums that the coming step would have: [n_estimates, n_sums + 1], the last the non-finite elements."""
+
+    def bind_groups(self) -> None:
+        """Point the groups' scalars to the StepSize's."""
+
+    def accept_restored(self) -> None:
+        """Complete a checkpoint that a framework has put into state and groups; ValueError when it did not come whole."""
+
+
+class Roster:
+    """The optimizers of this process that share one StepSize, and the placements of their parameters."""
+
+    def __init__(self, layout: ShardLayout) -> None:
+        self.layout = layout
+        self.restored = False  # has a framework put a checkpoint into the groups by itself?
+        self._members: list[weakref.ref[Member]] = []
+        self._parent: weakref.ref[Any] | None = None  # the process group in which they were placed
+        self.classes = [0]  # of each rank: those of one class have equal options
+        self.is_of_largest_class = True  # of several as large, the first
+        self.modules: list[Any] = []  # DDP's that hold some of them
+        self.suspects: list[Tensor] = []  # those that are copies by their values alone
+        self.is_witnessed = False  # have all ranks such, and the same?
+        self.is_replicated = True  # does every rank hold every element?
+        self._placed: dict[Tensor, list[Part]] | None = None  # None: never, or to be placed anew
+        self._first: dict[Tensor, Placement] = {}
+        self.placing = 0  # how often parameters were placed
+        self._seen: list[int] = []  # parameters that were all placed
+        self._proven: dict[Tensor, int] = {}  # parameters whose copies were found equal, and how many they were
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter([member for ref in self._members if (member := ref()) is not None])
+
+    def groups(self) -> list[dict[str, Any]]:
+        """All groups of all optimizers."""
+        return [group for member in self for group in member.groups]
+
+    def is_cut(self) -> bool:
+        """Is some parameter in pieces, or on some ranks only? As far as it is known before they are placed."""
+        if self._placed is not None:
+            return not self.is_replicated
+        params = [p for member in self for _, _, p in member.named_params()]
+        return self.layout.world_size > 1 and any(place.shards > 1 for places in resolve(params) for place in places)
+
+    def add(self, member: Member) -> None:
+        if all(other is not member for other in self):
+            self._members.append(weakref.ref(member))
+
+    def placement(self, p: Tensor) -> Placement:
+        """Where p lives; of a flat tensor with several parameters, the first of them."""
+        return self._first[p]
+
+    def parts(self, p: Tensor) -> list[Part]:
+        """The parts of p that are summed and moved, each with the weight 1/copies of its partial sums. Most have one."""
+        assert self._placed is not None, "parameters are placed when a window opens"
+        return self._placed[p]
+
+    def place_anew(self) -> None:
+        """Place all parameters anew at the next step."""
+        self._placed = None
+
+    def forget(self) -> None:
+        """Place all parameters anew at the next step: a framework may have swapped or resharded them."""
+        self._placed, self.restored = None, False
+
+    def accept_restored(self) -> None:
+        """Let every optimizer complete what a framework has loaded by itself; ValueError when it did not come whole."""
+        if self.restored or any(any(map(dict.__contains__, member.groups, repeat(MARK))) for member in self):
+            for member in self:
+                member.accept_restored()
+            self.restored = False
+
+    def is_placed(self) -> bool:
+        """Does every parameter have a placement? Not at the first step, nor when parameters or the process group are others."""
+        placed = self._placed  # a rank without parameters has to take part in placing them all the same
+        if placed is None or not self._is_parent(self.layout.parent):
+            return False
+        params = [*chain.from_iterable(member.params() for member in self)]
+        ids = [*map(id, params)]
+        if ids != self._seen:  # those in `placed` live, so that an id belongs to one tensor alone
+            if not all(p in placed for p in params):
+                return False
+            self._seen = ids
+        return True
+
+    def _is_parent(self, parent: Any) -> bool:
+        """Is this the process group in which the parameters were placed?"""
+        return parent is None if self._parent is None else parent is not None and self._parent() is parent
+
+    def place(self, claims: Claims, check: Callable[[], None] = lambda: None) -> None:
+        """Find where all parameters live; a collective call of all ranks. Raises PlacementError on all ranks alike.
+
+        check: raises for what this rank cannot do.
+        """
+        registry.refuse([p for member in self for _, _, p in member.named_params()])
+        self.layout.meet()
+        parent = self.layout.parent
+        device = self.layout.reduce_device(torch.device("cpu"))
+        try:
+            for member in self:
+                member.look_up_delivery()
+            params = [entry for index, member in enumerate(self) for entry in self._entries(index, member)]
+            home = home_device([p for _, _, p in params])
+            device = self.layout.reduce_device(home)
+            kind = 0 if any(member.delivery.replaces_parameters for member in self) else None
+            claims = replace(claims, configuration=(claims.configuration, kernels.present(home)), kind=kind)
+            check()
+            items = self._items(params)
+            self._suspect(items)
+            claims = replace(claims, n_suspects=len(self.suspects))
+        except Exception as error:  # any failure must reach the other ranks, which are about to communicate
+            report_failure(error, self.layout, device)
+            raise
+        found = find_copies(items, claims, self.layout, device)
+        copies, self.classes, self.is_witnessed = found.copies, found.classes, found.is_witnessed
+        self.is_of_largest_class = self.classes[self.layout.rank] == mode(self.classes)
+        self._proven = {item.param: number for item, number in zip(items, copies, strict=True)}
+        self._first = {}
+        placed: dict[Tensor, list[Part]] = {}
+        for item, number in zip(items, copies, strict=True):
+            self._first.setdefault(item.param, item.place)
+            placed.setdefault(item.param, []).append((item.place, 1.0 / number))
+        self.is_replicated = all(number == self.layout.world_size for number in copies) and len({*self.classes}) == 1
+        self._parent = None if parent is None else weakref.ref(parent)
+        self.placing += 1
+        self._seen = []
+        self._placed = {p: merged(parts) for p, parts in placed.items()}
+
+    def _suspect(self, items: list[Item]) -> None:
+        """Find the parameters that are copies by their values alone: plain ones that DDP does not hold, looked at once."""
+        self.modules = ddp.modules(item.param for item in items) if self.layout.parent is not None else []
+        held = {
+            id(p)
+            for module in self.modules
+            if module.process_group.size() == self.layout.world_size
+            for p in module.module.parameters()
+        }
+        self.suspects = [
+            item.param
+            for item in items
+            if item.place.is_plain and item.copies is None and not item.proven and id(item.param) not in held
+            if item.place.shards == 1
+        ]
+
+    def prepare(self, *, release: bool) -> None:
+        """Let every optimizer have its buffers. release: drop those that serve the estimate alone."""
+        for member in self:
+            if not member.is_prepared():
+                member.prepare()
+            if release:
+                member.release_statistics()
+
+    def _entries(self, index: int, member: Member) -> Iterator[tuple[str, str | None, Tensor]]:
+        for position, name, p in member.named_params():
+            yield f"{index}:{position}", name, p
+
+    def _items(self, params: list[tuple[str, str | None, Tensor]]) -> list[Item]:
+        placements = zip(params, resolve([p for _, _, p in params]), strict=True)
+        entries = [
+            (position, place.name or name, p, place) for (position, name, p), places in placements for place in places
+        ]
+        repeated = {name for name, count in Counter(name for _, name, _, _ in entries).items() if count > 1}
+        items, same = [], self._is_parent(self.layout.parent)
+        for position, name, p, place in entries:
+            unique = f"{name} at {position}" if name is not None and name in repeated else name
+            copies = self.layout.copies(p) if self.layout.copies is not None else None
+            if copies is not None and not 1 <= copies <= self.layout.world_size:
+                raise ValueError(
+                    f"copies= gave {copies} for a parameter of shape {tuple(p.shape)}; it must be between 1 and the "
+                    f"{self.layout.world_size} ranks of the group, or None to have it found out."
+                )
+            before = self._proven.get(p) if same and unique is None else None
+            items.append(Item(p, unique, position, place, copies, p in self._proven, before))
+        return items
+
+
+def merged(parts: list[Part]) -> list[Part]:
+    """Neighbours of equal weight as one part, and none without elements: the fewer parts, the fewer kernels."""
+    if parts[0][0].run is None:
+        return parts
+    whole: list[Part] = []
+    for place, weight in parts:
+        run = place.run
+        if run is None or run.start == run.stop:
+            continue
+        before = whole[-1][0].run if whole else None
+        if before is not None and before.stop == run.start and whole[-1][1] == weight:
+            whole[-1] = replace(whole[-1][0], run=slice(before.start, run.stop)), weight
+        else:
+            whole.append((place, weight))
+    return whole
+
+
+def home_device(params: list[Tensor]) -> torch.device:
+    """Where the scalars live: the parameters' device; an accelerator when there are several devices, or no parameters.
+
+    A rank without parameters must reduce on the kind of device on which the others do.
+    """
+    devices = [p.device for p in params if not p.is_meta]
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if not devices and accelerator is not None:
+        return torch.device(accelerator.type, torch.accelerator.current_device_index())
+    return next((device for device in devices if device.type != "cpu"), devices[0] if devices else torch.device("cpu"))

@@ -1,0 +1,39 @@
+"""Over which tensors is a step measured, and how many words of memory must it move?"""
+
+import torch
+from torch import nn
+
+from ...methods import METHODS
+
+# A small transformer's tensors, a shard of FSDP1 or ZeRO, and many tensors in which only the host's work counts.
+SHAPES: dict[str, list[tuple[int, ...]]] = {
+    "tensors": [
+        *[(256, 256), (256, 256), (256, 256), (256, 256), (256,), (256,), (256,), (256,)] * 24,
+        *[(1024, 256), (256, 1024), (1024,), (256,)] * 24,
+        (16384, 256),
+        (1792, 1024),
+    ],
+    "flat": [(20_000_000,)],
+    "tiny": [(100,)] * 1000,
+}
+OPTIONS = {"betas": (0.9, 0.999), "momentum": 0.0, "decouple": True, "beta3": None, "weight_decay": 0.0}
+
+
+def parameters(shapes: list[tuple[int, ...]], dtype: torch.dtype, device: str) -> list[nn.Parameter]:
+    """Parameters with gradients, the same at every call."""
+    generator = torch.Generator(device).manual_seed(0)
+    params = []
+    for shape in shapes:
+        x, g = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(2))
+        p = nn.Parameter(x.mul_(0.02))
+        p.grad = g.mul_(0.01)
+        params.append(p)
+    return params
+
+
+def words(method: str) -> tuple[int, int, int]:
+    """(words an element that a step reads and writes, buffers, buffers that it writes): x, g and every buffer once."""
+    kind = METHODS[method]()
+    names = kind.buffers(OPTIONS)
+    written = sum(name not in kind.read_only for name in names)
+    return 2 + len(names) + 1 + written, len(names), written

@@ -1,0 +1,151 @@
+"""What can be done from the shell? `dadapt-dist demo`, `demo-grid`, `plot`, `run`, `universal`, `bench`, `doctor`."""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+try:
+    import typer
+    from rich.console import Console
+except ImportError as error:
+    raise ImportError("the command line needs typer and rich: pip install dadapt-dist[demo]") from error
+
+from .bench import cli
+from .doctor.cli import doctor
+
+app = typer.Typer(
+    help="Learning-rate-free optimizers for sharded training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(cli.app, name="bench")
+app.command()(doctor)
+console = Console(soft_wrap=True, highlight=False)
+errors = Console(stderr=True, soft_wrap=True, highlight=False)
+Hidden = typer.Option(hidden=True)
+
+
+@app.callback()
+def main(context: typer.Context) -> None:
+    """Send the library's log to the terminal."""
+    if context.invoked_subcommand != "run":  # a script sets up its own log
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+
+@app.command()
+def demo(
+    method: Annotated[
+        str | None, typer.Option(help="prodigy, dadapt-adam, -sgd, -adagrad, -adan, -lion, or adamw.")
+    ] = None,
+    sharding: Annotated[
+        str | None, typer.Option(help="none, ddp, fsdp1, fsdp2, hsdp, tp, fsdp2+tp, or zero1, zero2, zero3.")
+    ] = None,
+    nproc: Annotated[
+        int | None, typer.Option(help="Processes on this machine; unless given, 1, 2 or 4 by sharding.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="A file or folder to learn; else Python's standard library.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, metrics.jsonl and the plot.")] = Path("demo-out"),
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of the weights and of the order of the text.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Multiplier of d (1.0); for adamw its learning rate.")] = None,
+    size: Annotated[str | None, Hidden] = None,
+    save_every: Annotated[int | None, Hidden] = None,
+) -> None:
+    """Train a small byte-level language model on several processes, without a learning rate."""
+    from .demo.command import run_demo
+
+    options = _given(method=method, sharding=sharding, nproc=nproc, steps=steps, seed=seed, lr=lr, size=size)
+    options |= _given(save_every=save_every, text=text and str(text), out=str(out))
+    options |= _given(resume=resume or None, overwrite=overwrite or None)
+    raise typer.Exit(_or_2(lambda: run_demo(options, console)))
+
+
+@app.command("demo-grid")
+def demo_grid(
+    out: Annotated[Path, typer.Option(help="Where the table goes.")] = Path("adamw_grid.json"),
+    lrs: Annotated[str, typer.Option(help="Learning rates, separated by commas.")] = "3e-4,1e-3,2e-3,3e-3,6e-3,1e-2",
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of each run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the weights and of the order of the text.")] = None,
+    size: Annotated[str | None, Hidden] = None,
+) -> None:
+    """Measure AdamW over a grid of learning rates, on the demo's model, text and schedule."""
+    from .demo.grid import measure_grid
+
+    def work() -> int:
+        try:
+            values = [float(value) for value in lrs.split(",")]
+        except ValueError as error:
+            raise ValueError(f"--lrs {lrs} must be numbers separated by commas, for instance 1e-3,3e-3") from error
+        return measure_grid(values, out, _given(steps=steps, seed=seed, size=size))
+
+    raise typer.Exit(_or_2(work))
+
+
+@app.command()
+def plot(
+    log: Annotated[Path, typer.Argument(help="A JSONL log with step, loss and d, as the demo writes it.")],
+    out: Annotated[Path | None, typer.Option(help="The picture; its ending chooses the format.")] = None,
+) -> None:
+    """Draw loss and d over the steps of a run."""
+    from ..monitor.plot import plot_run
+
+    def work() -> int:
+        picture = plot_run(log, out or log.with_suffix(".png"))
+        console.print(f"plot: {picture}")
+        return 0
+
+    raise typer.Exit(_or_2(work))
+
+
+@app.command()
+def universal(
+    checkpoint: Annotated[Path, typer.Argument(help="The folder given to save_checkpoint, or one tag's.")],
+    output: Annotated[Path, typer.Argument(help="The new folder.")],
+    tag: Annotated[str | None, typer.Option(help="Unless given, the one that `latest` names.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that read and merge.")] = 1,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Take files that others own or may write, too: code in them is run.")
+    ] = False,
+) -> None:
+    """Make a universal checkpoint, for another number of ranks, of one that DeepSpeed saved under ZeRO 1, 2 or 3.
+
+    Its files are unpickled, which runs code that is in them: convert only what you trust.
+    """
+
+    def work() -> int:
+        from ..integrations.deepspeed.universal_load import convert
+
+        console.print(f"universal checkpoint: {convert(checkpoint, output, tag, workers, trust=trust)}")
+        return 0
+
+    raise typer.Exit(_or_2(work))
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
+)
+def run(context: typer.Context) -> None:
+    """Run a script with the optimizers known to DeepSpeed by name: dadapt-dist run train.py ARGUMENTS."""
+    from ..integrations.deepspeed.run_script import main as run_script
+
+    run_script(context.args)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """What the user typed: an option left out must not look like a choice, because --resume compares."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _or_2(work: Any) -> int:
+    """The exit code of `work`; bad input becomes one line and exit code 2."""
+    try:
+        return int(work())
+    except (ValueError, OSError, ImportError) as error:
+        errors.print(f"error: {error}", markup=False)
+        return 2

@@ -1,0 +1,166 @@
+"""How does one train with a learning-rate-free optimizer on several processes? A whole script, to read and to copy.
+
+    torchrun --nproc-per-node 2 -m dadapt_dist.tools.demo.train --sharding fsdp2 --method prodigy
+
+What is special to dadapt_dist: `build_optimizer`, and a base lr of 1.0 under a schedule with peak 1. The rest is any
+torch script. Under DeepSpeed (--sharding zero1, zero2, zero3) the loop is that of zero.py.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import AdamW, Optimizer
+
+import dadapt_dist
+from dadapt_dist import monitor, schedules
+
+from .checkpoint import Checkpoints
+from .elastic import exit_with_launcher
+from .model import SIZES, ByteModel
+from .parallel import Rows, spread
+from .progress import Progress
+from .settings import Settings, parse
+from .text import HELD_OUT_BATCHES, Text, load_text
+
+logger = logging.getLogger("dadapt_dist.tools.demo")
+LOG_EVERY = 5
+WARMUP = 0.05
+CLASSES: dict[str, type[Optimizer]] = {
+    "prodigy": dadapt_dist.Prodigy,
+    "dadapt-adam": dadapt_dist.DAdaptAdam,
+    "dadapt-sgd": dadapt_dist.DAdaptSGD,
+    "dadapt-adagrad": dadapt_dist.DAdaptAdaGrad,
+    "dadapt-adan": dadapt_dist.DAdaptAdan,
+    "dadapt-lion": dadapt_dist.DAdaptLion,
+}
+BITS = 1 / torch.tensor(2.0).log().item()  # the loss is in nats a byte
+
+
+def build_optimizer(method: str, model: nn.Module, lr: float | None) -> Optimizer:
+    """The optimizer of the *wrapped* model. AdamW is here to compare with: it alone needs an lr."""
+    params = model.parameters()
+    if method == "adamw":
+        return AdamW(params, lr=lr or 1e-3, weight_decay=0.0)
+
+    return CLASSES[method](params, **options(method, lr))
+
+
+def options(method: str, lr: float | None) -> dict[str, Any]:
+    """What the optimizer is told: an lr of 1.0 and, for Prodigy, the recommended options for a schedule with warm-up."""
+    return {"lr": lr or 1.0} | ({"use_bias_correction": True, "safeguard_warmup": True} if method == "prodigy" else {})
+
+
+def train(settings: Settings, text: Text) -> None:
+    """Train, log, save; ends with the held-out loss in result.json. Runs on every rank."""
+    if settings.zero_stage:
+        from .train_deepspeed import train_zero
+
+        return train_zero(settings, text)
+    rank, device = dist.get_rank(), pick_device()
+    torch.manual_seed(settings.seed)  # the same weights on every rank; batches depend on (seed, step) alone
+    model, rows = spread(ByteModel(SIZES[settings.size]).to(device), settings.sharding, device)
+    optimizer = build_optimizer(settings.method, model, settings.lr)
+    scheduler = schedules.linear_decay_with_warmup(optimizer, settings.steps, warmup=WARMUP)
+
+    checkpoints = Checkpoints(settings.folder / "checkpoints", model, optimizer, scheduler)
+    start = checkpoints.load_latest() if settings.resume else 0
+    if settings.resume:
+        logger.info("goes on from step %d", start)
+    metrics = settings.folder / "metrics.jsonl"
+    log = monitor.JsonlWriter(metrics, rank=rank, resume_step=start if settings.resume else None)
+
+    began = time.monotonic()
+    with log, Progress(settings.steps, start, visible=rank == 0) as progress:
+        for step in range(start + 1, settings.steps + 1):
+            inputs, targets = (rows.of(part).to(device) for part in text.batch(settings.seed, step))
+            loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+            loss.backward()
+            if step % LOG_EVERY == 0 or step in (1, settings.steps):
+                # Before step(), the reduce of d is long done: reading d here waits for nothing.
+                numbers = {"loss": mean(loss), **monitor.record(optimizer)}
+                log.write(step, **numbers, seconds=round(time.monotonic() - began, 3))
+                progress.show(step, numbers)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            if step % settings.save_every == 0 or step == settings.steps:
+                checkpoints.save(step)
+
+    finish(settings, held_out_bits(model, rows, text, device), optimizer, time.monotonic() - began)
+    return None
+
+
+def finish(settings: Settings, bits: float, optimizer: Optimizer, seconds: float) -> None:
+    """Rank 0 writes result.json."""
+    if dist.get_rank() == 0:
+        result = {"held_out_bits_per_byte": bits, **monitor.record(optimizer), "seconds": seconds}
+        (settings.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        logger.info("held-out loss: %.4f bits/byte", bits)
+
+
+def held_out_bits(model: nn.Module, rows: Rows, text: Text, device: torch.device) -> float:
+    """Mean loss on the held-out bytes in bits per byte, the same on every rank."""
+    total = torch.zeros((), device=device)
+    with torch.no_grad():
+        for batch in text.held_out_batches():
+            inputs, targets = (rows.of(part).to(device) for part in batch)
+            total += F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+    return mean(total) / HELD_OUT_BATCHES * BITS
+
+
+def mean(value: torch.Tensor) -> float:
+    """The mean of a number over all ranks; every rank has equally many rows."""
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value.item() / dist.get_world_size()
+
+
+def pick_device() -> torch.device:
+    """This rank's GPU where every rank of this machine has one, else the CPU."""
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if torch.cuda.is_available() and torch.cuda.device_count() >= ranks_here:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def main() -> None:
+    """Check the command line, join the other ranks, train."""
+    if "RANK" not in os.environ:  # started without torchrun: a world of one
+        os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="localhost", MASTER_PORT="0")
+    logging.basicConfig(level=logging.INFO if os.environ["RANK"] == "0" else logging.ERROR, format="%(message)s")
+    try:
+        settings = Settings.of(parse() | {"nproc": int(os.environ["WORLD_SIZE"])})
+        text = load_text(settings.text, SIZES[settings.size].context)
+    except ValueError as error:
+        if os.environ["RANK"] == "0":
+            logger.error("error: %s", error)
+        sys.exit(2)
+
+    exit_with_launcher()
+    backend = "cuda:nccl,cpu:gloo" if pick_device().type == "cuda" else "gloo"
+    # A rank that dies is noticed at once, one that hangs after the timeout.
+    dist.init_process_group(backend, timeout=timedelta(minutes=5))
+    dist.barrier()  # all ranks have looked at the folder before one writes to it
+    if dist.get_rank() == 0:
+        settings.save()
+    dist.barrier()
+    train(settings, text)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
+    # gloo's threads may still hold the last tensors; torch aborts when the interpreter shuts down under them.
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,32 @@
+"""Does a run under torchrun end with the bits of an uninterrupted one when a rank is killed while a checkpoint is written?"""
+
+import hashlib
+import random
+from typing import Any
+
+import pytest
+
+from examples.restart import LAYOUTS
+from tests.long.restarts import run
+
+STEPS = 20
+
+
+def alone(layout: str) -> dict[str, str]:
+    """On every rank: the whole run, without checkpoints."""
+    training = LAYOUTS[layout]()
+    for step in range(STEPS):
+        training.step(step)
+    weights = b"".join(w.detach().numpy().tobytes() for w in training.weights())
+    return {"d": float(training.optimizer.d).hex(), "weights": hashlib.sha256(weights).hexdigest()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_run_whose_ranks_are_killed_ends_as_one_that_was_left_alone(layout: str, pools: Any) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    killed = run(layout, 1, seed, steps=STEPS)
+    assert killed.result == pools(2).run(alone, layout)[0], (
+        f"seed {seed}, killed at {killed.kills}\n{killed.output[-3000:]}"
+    )
+    assert killed.restarts == 1

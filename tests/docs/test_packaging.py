@@ -1,0 +1,117 @@
+"""Is what gets published complete, and does it install and import in an environment of its own?"""
+
+import email
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from email.message import Message
+from pathlib import Path
+
+import pytest
+
+import dadapt_dist
+
+ROOT = Path(__file__).parents[2]
+EXTRAS = {"demo", "accelerate", "deepspeed", "trainer", "lightning", "mpi", "test", "dev", "all"}
+
+
+def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
+    """Standard output of a command; its error output is in the failure."""
+    words = [str(part) for part in command]
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=100, cwd=cwd, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution and the wheel that was built from it, not from the working tree."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    (wheel,) = dist.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return email.message_from_string(archive.read(name).decode())
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new environment that holds the wheel alone; torch is lent to it by `lent`."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, with_pip=False, symlinks=True)
+    run(sys.executable, "-m", "pip", "--python", folder, "install", "--quiet", "--no-deps", "--no-index", wheel)
+    return folder
+
+
+def lent() -> str:
+    """This environment's packages; an editable install does not show through, because .pth files are not read here."""
+    return sysconfig.get_paths()["purelib"]
+
+
+def test_the_wheel_holds_every_module_and_the_type_marker_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        texts = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
+    assert names >= {path.relative_to(ROOT).as_posix() for path in (ROOT / "dadapt_dist").rglob("*.py")}
+    assert {"dadapt_dist/py.typed", "dadapt_dist/kernels/cpu_c_step.c"} <= names
+    assert {name.split("/")[0] for name in names} == {"dadapt_dist"}
+    assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
+    assert len(texts) == 1
+
+
+def test_the_source_distribution_holds_what_its_tests_need_and_no_caches(dist: Path) -> None:
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames()}
+    wanted = {"tests/helpers/pool.py", "tests/conftest.py", "Makefile", "constraints.txt", "LICENSE", "pyproject.toml"}
+    assert names >= wanted | {"configs/deepspeed/zero3-bf16.json"}
+    assert not [name for name in names if "cache/" in name or "cache__" in name or name.startswith((".venv", "shared"))]
+
+
+def test_the_version_is_written_in_one_place(metadata: Message) -> None:
+    assert metadata["Version"] == dadapt_dist.__version__
+    written = re.escape(f'"{dadapt_dist.__version__}"')
+    assert not re.search(rf"^version\s*=\s*{written}", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+
+def test_metadata_name_license_python_extras_and_only_torch_is_required(metadata: Message) -> None:
+    assert metadata["Name"] == "dadapt-dist"
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
+    required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
+    assert sorted(re.split(r"[><=]", line)[0] for line in required) == ["torch", "typing-extensions"]
+
+
+def test_the_installed_wheel_imports_without_a_warning_and_without_optional_packages(installed: Path) -> None:
+    program = (
+        "import sys, dadapt_dist; print(dadapt_dist.__file__);"
+        "optional = 'typer rich matplotlib accelerate deepspeed transformers lightning pytorch_lightning mpi4py';"
+        "print(set(optional.split()) & set(sys.modules))"
+    )
+    # Not from the repository: `python -c` imports from the current folder first.
+    command = (installed / "bin" / "python", "-W", "error", "-c", program)
+    place, optional = run(*command, cwd=installed, PYTHONPATH=lent()).splitlines()
+    assert Path(place).is_relative_to(installed)
+    assert optional == "set()"
+
+
+def test_the_console_script_answers_help(installed: Path) -> None:
+    assert "demo" in run(installed / "bin" / "dadapt-dist", "--help", PYTHONPATH=lent(), COLUMNS="100")

@@ -1,0 +1,152 @@
+"""Does the GPU's step come to what the plain loop comes to? In triton's interpreter (test_triton) and on a GPU (test_gpu)."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from dadapt_dist.kernels import eager, triton_launch
+from dadapt_dist.methods import METHODS
+
+from .kernel_cases import check, coefficients_of, copied, on, options_of, work_of
+
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+DTYPES = [(F32, F32, F32), (BF16, BF16, F32), (F32, BF16, BF16), (F16, F16, F32)]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FIRST = [{"decay": 0.1, "maximize": True, "scale": torch.tensor(8.0)}, {"decay": 0.1}, {"scale": torch.tensor(4.0)}]
+
+
+@pytest.fixture(autouse=True)
+def _small_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several programs a tensor, though the interpreter takes only small ones in reasonable time."""
+    monkeypatch.setattr(triton_launch, "BLOCK", 256)
+    monkeypatch.setattr(triton_launch, "BLOCKS", 2)
+
+
+def step(key: str, shapes: Any, options: dict[str, Any] | None = None, **fields: Any) -> torch.Tensor:
+    """Check one step over tensors of these shapes, each with a weight of its own."""
+    options = options or options_of(key)
+    works = [
+        on(
+            work_of(key, shape, options=options, seed=index, weight=1 / (1 + index), origin=100 * index, **fields),
+            DEVICE,
+        )
+        for index, shape in enumerate(shapes)
+    ]
+    method = METHODS[key]()
+    return check(method, works, coefficients_of(method, options, DEVICE), triton_launch)
+
+
+# The interpreter takes seconds a case: there, dtypes that no method treats in a way of its own are tried with one of them.
+CASES = [
+    (key, dtypes) for key in METHODS for dtypes in DTYPES if DEVICE == "cuda" or key == "prodigy" or dtypes == DTYPES[2]
+]
+
+
+@pytest.mark.parametrize(("key", "dtypes"), CASES, ids=str)
+def test_a_step_is_that_of_the_plain_loop_in_any_dtype_and_size(key: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    param, gradient, statistics = dtypes
+    step(key, [1, 513, 1023, (33, 31), 0], param=param, gradient=gradient, statistics=statistics)
+
+
+@pytest.mark.parametrize("fields", FIRST, ids=str)
+def test_what_is_done_to_a_gradient_first(fields: dict[str, Any]) -> None:
+    step("prodigy", [2000, 5], **fields)
+
+
+def test_a_step_that_is_skipped_writes_nothing() -> None:
+    method, work = METHODS["prodigy"](), on(work_of("prodigy", 2000), DEVICE)
+    plain, c = copied(work), coefficients_of(METHODS["prodigy"](), options_of("prodigy"), DEVICE)
+    assert triton_launch.takes(method, work)
+    assert not triton_launch.run(method, [work], c, False, torch.tensor(True, device=DEVICE)).any()
+    assert all(torch.equal(t, plain.buf[name]) for name, t in work.buf.items())
+    assert torch.equal(work.x, plain.x)
+    assert triton_launch.run(method, [work], c, False, torch.tensor(False, device=DEVICE)).any()
+    assert not torch.equal(work.x, plain.x)
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_elements_that_are_not_finite_are_counted_and_taken_as_zero(key: str) -> None:
+    options, method = options_of(key), METHODS[key]()
+    work = work_of(key, 2000)
+    work.g[::7], work.g[3], work.g[1999] = float("nan"), float("inf"), float("-inf")
+    bad = int((~work.g.isfinite()).sum())
+    work = on(work, DEVICE)
+    assert check(method, [work], coefficients_of(method, options, DEVICE), triton_launch)[-1] == bad
+    assert all(t.isfinite().all() for t in (work.x, *work.buf.values()))
+
+
+def test_tensors_that_lie_at_odd_addresses_or_in_another_order() -> None:
+    method, options = METHODS["prodigy"](), options_of("prodigy")
+    c = coefficients_of(method, options, DEVICE)
+    odd, even = on(work_of("prodigy", 2003), DEVICE), on(work_of("prodigy", 2003, seed=1), DEVICE)
+    odd.g = torch.randn(2006, device=DEVICE)[3:]
+    odd.buf["s"] = torch.randn(2005, device=DEVICE)[2:]
+    check(method, [even, odd], c, triton_launch)
+    work = on(work_of("prodigy", (4, 3, 5, 7)), DEVICE)
+    work.x, work.g = (t.to(memory_format=torch.channels_last) for t in (work.x, work.g))
+    work.buf = {name: t.to(memory_format=torch.channels_last) for name, t in work.buf.items()}
+    check(method, [work], c, triton_launch)
+
+
+def test_it_leaves_to_the_plain_loop_what_it_cannot_take() -> None:
+    method = METHODS["prodigy"]()
+    gaps = on(work_of("prodigy", (40, 30)), DEVICE)
+    gaps.x = torch.randn(40, 60, device=DEVICE)[:, ::2]
+    sliced = on(work_of("prodigy", 40, cut=slice(0, None, 3)), DEVICE)
+    double = on(work_of("prodigy", 10), DEVICE)
+    double.x = double.x.double()
+    assert not any(triton_launch.takes(method, work) for work in (gaps, sliced, double))
+
+
+def test_prodigy_without_momentum_and_any_method_without_statistics() -> None:
+    step("prodigy", [500], options_of("prodigy", betas=(0.0, 0.99)))
+    for key in METHODS:
+        method, options = METHODS[key](), options_of(key)
+        work = on(work_of(key, 500), DEVICE)
+        for name in [name for name, buffer in method.buffers(options).items() if buffer.statistic]:
+            del work.buf[name]
+        plain, c = copied(work), coefficients_of(method, options, DEVICE)
+        assert triton_launch.takes(method, work)
+        triton_launch.run(method, [work], c, False)
+        eager.run(method, [plain], c, False)
+        assert torch.allclose(work.x, plain.x, rtol=1e-6, atol=1e-7)
+
+
+def test_tensors_of_several_dtypes_in_one_group() -> None:
+    method, options = METHODS["dadapt_adam"](), options_of("dadapt_adam")
+    works = [on(work_of("dadapt_adam", 300, param=dtype, seed=i), DEVICE) for i, dtype in enumerate((F32, BF16, F32))]
+    check(method, works, coefficients_of(method, options, DEVICE), triton_launch)
+
+
+def test_a_table_is_made_anew_when_a_gradient_has_moved_and_only_then() -> None:
+    method, options = METHODS["prodigy"](), options_of("prodigy")
+    c, work = coefficients_of(method, options, DEVICE), on(work_of("prodigy", 300), DEVICE)
+    assert triton_launch.takes(method, work)
+    triton_launch.run(method, [work], c, False)
+    plan = triton_launch._plan([work])
+    table = plan.distances
+    triton_launch.run(method, [work], c, False)
+    assert plan.distances is table
+    work.g = work.g.clone()
+    check(method, [work], c, triton_launch)
+    assert plan.distances is not table
+
+
+@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("fields", [{}, {"decay": 0.1, "maximize": True}], ids=str)
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, in the interpreter
+def test_gradients_that_overflow_are_those_of_the_plain_loop(key: str, fields: dict[str, Any]) -> None:
+    method, options = METHODS[key](), options_of(key)
+    work, c = work_of(key, 600, options=options, **fields), coefficients_of(method, options, DEVICE)
+    work.g[:27:3] = torch.tensor([1e15, 1e18, 1e19, 1.9e19, -1e20, 1e25, 1e30, -1e38, 3e38])
+    work.g[500] = float("nan")
+    work = on(work, DEVICE)
+    other = copied(work)
+    assert triton_launch.takes(method, work)
+    sums, right = triton_launch.run(method, [work], c, False), eager.run(method, [other], c, False)
+    assert sums[-1] == right[-1] >= 1
+    assert torch.allclose(sums, right, rtol=1e-5)
+    for t, expected in zip((work.x, *work.buf.values()), (other.x, *other.buf.values()), strict=True):
+        assert bool(t.isfinite().all())
+        assert torch.allclose(t, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,159 @@
+"""Does a finite gradient of any size leave everything finite, and d able to move? And do all backends decide alike?"""
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from dadapt_dist.kernels import cpu_c, eager
+from dadapt_dist.methods import METHODS
+from tests.helpers.classes import CLASSES
+from tests.helpers.kernel_cases import coefficients_of, copied, options_of, work_of
+
+HUGE = [1e15, 1e18, 1e19, 1.9e19, -1e20, 1e25, 1e30, -1e38, 3e38]
+BACKENDS = [
+    "eager",
+    *(["c"] if cpu_c.available() else []),
+    *(["triton"] if os.environ.get("TRITON_INTERPRET") else []),
+]
+SIZE = 300
+
+
+def gradient(p: torch.Tensor, step: int) -> torch.Tensor:
+    noise = torch.randn(p.shape, generator=torch.Generator().manual_seed(step)) * 0.1
+    return (torch.ones(p.shape) + noise).to(p.dtype)
+
+
+def run(key: str, backend: str, at: dict[int, float], dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    """Twelve steps, with a first gradient element of this size at some of them."""
+    torch.manual_seed(0)
+    p = torch.nn.Parameter(torch.randn(SIZE, dtype=dtype))
+    optimizer = CLASSES[key]([p], d0=1e-4, backend=backend, **options)
+    for step in range(12):
+        p.grad = gradient(p, step)
+        if step in at:
+            p.grad[0] = at[step]
+        optimizer.step()
+    return p.detach(), optimizer
+
+
+def everything(optimizer: Any) -> list[torch.Tensor]:
+    [state] = optimizer.state.values()
+    return [*state.values(), *optimizer.step_size.scalars.values.values()]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("key", METHODS)
+def test_everything_stays_finite_and_what_overflows_acts_as_if_it_were_not_finite(key: str, backend: str) -> None:
+    for step in (0, 4):
+        nan, of_nan = run(key, backend, {step: float("nan")})
+        for value in HUGE:
+            p, optimizer = run(key, backend, {step: value})
+            held = optimizer.step_size.held_steps
+            assert all(bool(t.isfinite().all()) for t in (p, *everything(optimizer))), (step, value)
+            assert held <= 1
+            if held:  # bit for bit a run with NaN there: this element and this step alone
+                assert torch.equal(p, nan)
+                assert optimizer.d == of_nan.d
+        assert of_nan.d > 1e-4 or key == "dadapt_adagrad"  # whose d grows later than this
+        assert held or key == "dadapt_lion", "3e38 squared overflows, and Lion alone squares nothing"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("key", METHODS)
+def test_huge_gradients_step_after_step(key: str, backend: str) -> None:
+    """AdaGrad adds squares up, and every one alone fits."""
+    at = dict(enumerate([1e19, -1.8e19, 1.8e19, 1e19, 3e38, 1e19, 1.8e19, 1e19]))
+    for dtype in (torch.float32, torch.bfloat16):
+        p, optimizer = run(key, backend, at, dtype, statistics_dtype=dtype)
+        assert all(bool(t.isfinite().all()) for t in (p, *everything(optimizer)))
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_float64_overflows_later(key: str) -> None:
+    for value in (1e150, 1e160, 1e300):
+        p, optimizer = run(key, "eager", {0: value, 4: value}, torch.float64)
+        assert all(bool(t.isfinite().all()) for t in (p, *everything(optimizer))), value
+
+
+@pytest.mark.skipif(len(BACKENDS) == 1, reason="no other backend")
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"decay": 0.1, "maximize": True},
+        {"scale": torch.tensor(8.0)},
+        {"param": torch.bfloat16, "gradient": torch.bfloat16, "statistics": torch.bfloat16},
+        {"param": torch.float16},
+    ],
+    ids=lambda fields: "-".join(fields) or "plain",
+)
+@pytest.mark.parametrize("key", METHODS)
+def test_backends_take_the_same_decision(key: str, fields: dict[str, Any], backend: str) -> None:
+    from dadapt_dist.kernels import triton_launch
+
+    kernel: Any = {"c": cpu_c, "triton": triton_launch}[backend]
+    if fields.get("param") is torch.float16 and not cpu_c.has_half():
+        pytest.skip("the compiler has no float16")
+    method, options = METHODS[key](), options_of(key)
+    work = work_of(key, 700, options=options, **fields)
+    work.g[: 3 * len(HUGE) : 3] = torch.tensor(HUGE).to(work.g.dtype)
+    work.g[500] = float("nan")
+    other, c = copied(work), coefficients_of(method, options)
+    assert kernel.takes(method, work)
+    sums, right = kernel.run(method, [work], c, False), eager.run(method, [other], c, False)
+    assert sums[-1] == right[-1] > (0 if key == "dadapt_lion" else 1)
+    assert torch.allclose(sums, right, rtol=1e-5)
+    for t, expected in zip((work.x, *work.buf.values()), (other.x, *other.buf.values()), strict=True):
+        assert bool(t.isfinite().all())
+        assert torch.allclose(t.double(), expected.double(), rtol=1e-2 if t.dtype != torch.float32 else 1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not cpu_c.available(), reason="no C compiler")
+def test_sliced_statistics_overflow_alike() -> None:
+    method, options, cut = METHODS["prodigy"](), options_of("prodigy", slice_p=3), slice(1, None, 3)
+    work = work_of("prodigy", 5000, options=options, cut=cut)
+    work.g[:90:10] = torch.tensor(HUGE)
+    work.buf["s"][0] = 3e38
+    other, c = copied(work), coefficients_of(method, options)
+    assert cpu_c.takes(method, work)
+    assert cpu_c.run(method, [work], c, False)[-1] == eager.run(method, [other], c, False)[-1]
+    assert torch.allclose(work.x, other.x, rtol=1e-4)
+
+
+def test_a_sparse_gradient_that_overflows_leaves_its_row_finite() -> None:
+    w = torch.nn.Parameter(torch.ones(4, 2))
+    optimizer = CLASSES["dadapt_adagrad"]([w], d0=1e-2)
+    for value in (1.0, 1e38, 1.0):
+        w.grad = torch.sparse_coo_tensor(
+            torch.tensor([[0, 2]]), torch.full((2, 2), value), (4, 2), check_invariants=True
+        )
+        optimizer.step()
+        assert all(bool(t.isfinite().all()) for t in (w, *everything(optimizer)))
+    assert optimizer.step_size.held_steps == 1
+
+
+def test_the_log_and_the_error_say_what_happened(library_log: pytest.LogCaptureFixture) -> None:
+    _, optimizer = run("prodigy", "auto", {4: 1e38})
+    assert optimizer.step_size.held_steps == 1
+    assert "not finite, or so large that the step would overflow" in library_log.text
+    with pytest.raises(
+        ArithmeticError, match="1 gradient elements are not finite, or so large that they would overflow"
+    ):
+        run("prodigy", "auto", {4: 1e38}, nonfinite="raise")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("key", ["prodigy", "dadapt_lion"])
+@pytest.mark.parametrize("size", [1.0, 1e18])
+def test_weights_that_run_away_stay_finite(key: str, size: float, backend: str) -> None:
+    """A gradient that never turns lets d grow until the decay alone, or a coefficient, is beyond float32."""
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = CLASSES[key]([p], d0=1e10 if key == "dadapt_lion" else 1.0, weight_decay=0.1, backend=backend)
+    for _ in range(80):
+        p.grad = torch.full((3,), size)
+        optimizer.step()
+        assert all(bool(t.isfinite().all()) for t in (p, *everything(optimizer)))
+    assert optimizer.step_size.held_steps > 0

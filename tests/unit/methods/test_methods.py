@@ -1,0 +1,104 @@
+"""Does every method, with every option, give the oracle's and the released package's numbers in one process?"""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers.oracles.cases import CASES, HALF_AT_LR_ZERO, WARMUP_COSINE, WARMUP_FROM_ZERO, with_eps
+from tests.helpers.oracles.released import Problem, Trace, assert_same, flat, make_released, released_step, with_gaps
+from tests.helpers.runs import CLASSES, run_oracle, run_ours
+
+METHODS = list(CLASSES)
+BEYOND_RELEASED: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
+    ("prodigy", {"eps": 1e-8}, [{"indices": [0, 1], "lr": 0.5, "weight_decay": 0.1}, {"indices": [2, 3], "eps": 1e-3}]),
+    ("prodigy", {"use_bias_correction": True}, [{"indices": [0, 3], "betas": (0.5, 0.9)}, {"indices": [1, 2]}]),
+    ("prodigy", {}, [{"indices": [0], "layer_scale": 0.3}, {"indices": [1, 2, 3], "lr": 0.7}]),
+    ("prodigy", {"maximize": False}, [{"indices": [0, 2], "estimate": "a"}, {"indices": [1, 3], "estimate": "b"}]),
+    ("prodigy", {"betas": (0.0, 0.999)}, [{"indices": [0, 1, 2, 3]}]),
+    ("dadapt_adam", {}, [{"indices": [0, 1], "lr": 0.5, "weight_decay": 0.1}, {"indices": [2, 3], "eps": 1e-3}]),
+    ("dadapt_adam", {}, [{"indices": [0], "layer_scale": 0.3}, {"indices": [1, 2, 3], "betas": (0.5, 0.9)}]),
+    ("dadapt_adam", {}, [{"indices": [0], "estimate": "a"}, {"indices": [1, 2, 3], "estimate": "b", "d0": 1e-4}]),
+    ("dadapt_sgd", {"momentum": 0.5}, [{"indices": [0], "layer_scale": 0.3}, {"indices": [1, 2, 3], "lr": 0.5}]),
+    (
+        "dadapt_sgd",
+        {},
+        [{"indices": [0, 1], "weight_decay": 0.1}, {"indices": [2, 3], "estimate": "b", "momentum": 0.9}],
+    ),
+    ("dadapt_adagrad", {"d0": 1e-3}, [{"indices": [0], "layer_scale": 0.3}, {"indices": [1, 2, 3], "lr": 0.5}]),
+    ("dadapt_adagrad", {"d0": 1e-3}, [{"indices": [0, 1], "eps": 1e-2}, {"indices": [2, 3], "estimate": "b"}]),
+    ("dadapt_adan", {}, [{"indices": [0], "layer_scale": 0.3}, {"indices": [1, 2, 3], "lr": 0.5}]),
+    ("dadapt_adan", {}, [{"indices": [0], "betas": (0.9, 0.8, 0.95)}, {"indices": [1, 2, 3], "estimate": "b"}]),
+    ("dadapt_lion", {}, [{"indices": [0], "layer_scale": 0.3}, {"indices": [1, 2, 3], "lr": 0.5}]),
+    ("dadapt_lion", {}, [{"indices": [0, 1], "weight_decay": 0.001}, {"indices": [2, 3], "estimate": "b"}]),
+]
+
+
+def run_released(
+    key: str, options: dict[str, Any], *, groups: Any = None, lrs: Any = None, gradients: Any = None
+) -> Trace:
+    problem = Problem()
+    optimizer, xs = make_released(key, problem, options, groups)
+    trace = Trace(flat(problem.starts))
+    for step in range(200):
+        for group in optimizer.param_groups if lrs is not None else ():
+            group["lr"] = lrs[step]
+        released_step(optimizer, xs, (gradients or problem.gradients)(step, xs))
+        trace.add(optimizer.param_groups[0]["d"], xs)
+    return trace
+
+
+@pytest.mark.parametrize(("key", "options"), CASES, ids=lambda value: str(value).replace(" ", ""))
+def test_a_method_gives_the_released_numbers_over_200_steps(key: str, options: dict[str, Any]) -> None:
+    options = with_eps(key, options)
+    assert_same(run_ours(key, options), run_released(key, options), d0=options.get("d0", 1e-6))
+
+
+@pytest.mark.parametrize(("key", "options", "groups"), BEYOND_RELEASED, ids=lambda value: str(value).replace(" ", ""))
+def test_groups_with_options_of_their_own_give_the_oracles_numbers(key: str, options: Any, groups: Any) -> None:
+    assert_same(
+        run_ours(key, options, groups=groups), run_oracle(key, options, groups=groups), d0=options.get("d0", 1e-6)
+    )
+
+
+@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("lrs", [WARMUP_COSINE, WARMUP_FROM_ZERO], ids=["warm-up and cosine", "warm-up from lr 0"])
+def test_a_schedule_gives_the_oracles_numbers(key: str, lrs: list[float]) -> None:
+    options = {"d0": 1e-3 if key == "dadapt_adagrad" else 1e-6}
+    assert_same(run_ours(key, options, lrs=lrs), run_oracle(key, options, lrs=lrs), d0=options["d0"])
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_parameters_without_a_gradient_in_some_steps_give_the_oracles_numbers(key: str) -> None:
+    gradients = with_gaps(Problem().gradients)
+    options = {"d0": 1e-3 if key == "dadapt_adagrad" else 1e-6}
+    ours = run_ours(key, options, gradients=gradients)
+    assert_same(ours, run_oracle(key, options, gradients=gradients), d0=options["d0"])
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_a_group_with_lr_zero_gives_the_oracles_numbers_and_stays_where_it_is(key: str) -> None:
+    options = {"d0": 1e-3 if key == "dadapt_adagrad" else 1e-6}
+    ours, theirs = run_ours(key, options, groups=HALF_AT_LR_ZERO), run_oracle(key, options, groups=HALF_AT_LR_ZERO)
+    assert_same(ours, theirs, d0=options["d0"])
+    assert torch.equal(ours.x[-1][12:31], ours.start[12:31])
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_maximize_is_the_method_on_negated_gradients(key: str) -> None:
+    problem = Problem()
+    down = run_ours(key, {"d0": 1e-3}, problem=problem)
+    up = run_ours(
+        key, {"d0": 1e-3, "maximize": True}, gradients=lambda step, xs: [-g for g in problem.gradients(step, xs)]
+    )
+    assert torch.equal(down.x[-1], up.x[-1])
+    assert down.d == up.d
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e12])
+@pytest.mark.parametrize("key", ["prodigy", "dadapt_adam", "dadapt_sgd", "dadapt_adan"])
+def test_tiny_and_huge_gradients_give_the_oracles_numbers(key: str, scale: float) -> None:
+    problem = Problem(scale=scale)
+    options = {} if key == "dadapt_sgd" else {"eps": 1e-8 * scale}
+    ours, theirs = run_ours(key, options, problem=problem), run_oracle(key, options, problem=problem)
+    assert_same(ours, theirs)

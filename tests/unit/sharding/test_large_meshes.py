@@ -1,0 +1,111 @@
+"""Do the sums of a 512-rank mesh add up to the whole model, with one small all-reduce a rank?
+
+One process visits every rank of a 2 x 32 x 8 mesh (replicate x shard x tensor parallel) under a fake process group, records
+what that rank would send, and adds it up. The fake group is internal to torch: where it is missing the test is skipped and
+says so.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+import dadapt_dist as dd
+from dadapt_dist.comm.communicator import ShardLayout
+
+fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg", reason="this torch has no fake process group")
+
+MESH = (2, 32, 8)
+R, S = Replicate(), Shard
+SHAPES = {
+    "even": (64, 16),
+    "uneven rows": (37, 9),
+    "few rows": (5, 3),
+    "norm": (11,),
+    "replicated": (7, 5),
+    "plain": (13,),
+}
+PLACEMENTS: dict[str, list[Any]] = {
+    "even": [R, S(0), S(1)],
+    "uneven rows": [R, S(0), S(0)],
+    "few rows": [R, S(0), S(1)],
+    "norm": [R, S(0), R],
+    "replicated": [R, R, R],
+}
+
+
+SENT: list[Tensor] = []
+
+
+class Done:
+    """The work of an all-reduce that was only written down."""
+
+    def wait(self) -> None:
+        pass
+
+
+def record(layout: ShardLayout, sums: Tensor) -> Done:
+    """Instead of an all-reduce: the sum over all visited ranks is what a real group would return."""
+    SENT.append(sums.clone())
+    return Done()
+
+
+def whole(name: str, step: int = -1) -> Tensor:
+    generator = torch.Generator().manual_seed(len(name) * 10 + step + 1)
+    return torch.randn(SHAPES[name], generator=generator, dtype=torch.float64)
+
+
+def visit(rank: int, world_size: int) -> tuple[Tensor, Tensor]:
+    """What one rank sends: its weighted element count once, and its sums of the first step."""
+    dist.init_process_group("fake", rank=rank, world_size=world_size, store=fake.FakeStore())
+    try:
+        mesh = init_device_mesh("cpu", MESH, mesh_dim_names=("replicate", "shard", "tp"))
+
+        def place(name: str, t: Tensor) -> Tensor:
+            return t if name == "plain" else distribute_tensor(t, mesh, PLACEMENTS[name], src_data_rank=None)
+
+        params = [nn.Parameter(place(name, whole(name))) for name in SHAPES]
+        optimizer = dd.DAdaptAdan(params, d0=1e-3)
+        for name, p in zip(SHAPES, params, strict=True):
+            p.grad = place(name, whole(name, 0))
+            assert isinstance(p, DTensor) == (name != "plain")
+        SENT.clear()
+        optimizer.step()
+        counted, sums = SENT
+        return counted, sums
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_512_ranks_count_every_element_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A single rank cannot see the others' counts: the check itself is made below, on the sum over all ranks.
+    monkeypatch.setattr("dadapt_dist.sharding.replicas._check_total", lambda counted, expected, counts: None)
+    monkeypatch.setattr(ShardLayout, "all_reduce", record)
+    world_size = MESH[0] * MESH[1] * MESH[2]
+    counted, sums = torch.zeros(1, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.float64)
+    for rank in range(world_size):
+        of_rank = visit(rank, world_size)
+        counted += of_rank[0]
+        sums += of_rank[1][:4].view(1, -1)  # what follows tells whether the ranks agree
+
+    alone = [nn.Parameter(whole(name)) for name in SHAPES]
+    reference = dd.DAdaptAdan(alone, d0=1e-3)
+    one = _sums_of_one_process(reference, alone)
+    assert float(counted) == pytest.approx(sum(p.numel() for p in alone), rel=1e-12)
+    torch.testing.assert_close(sums, one, rtol=1e-12, atol=0)
+
+
+def _sums_of_one_process(optimizer: dd.LearningRateFree, params: list[nn.Parameter]) -> Tensor:
+    for name, p in zip(SHAPES, params, strict=True):
+        p.grad = whole(name, 0)
+    seen: list[Tensor] = []
+    table = optimizer.step_size.scalars
+    original = table.apply
+    table.apply = lambda sums: (seen.append(sums.clone()), original(sums))[1]  # type: ignore[method-assign]
+    optimizer.step()
+    return seen[0]
