@@ -71,6 +71,7 @@ lint: $(STAMP) ## Check style, formatting and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(STAMP) ## Sort imports, apply safe fixes and format.
 	$(BIN)/ruff check --fix .

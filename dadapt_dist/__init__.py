@@ -1,9 +1,8 @@
 """Learning-rate-free optimizers that stay correct, and cost nothing extra, when training is sharded."""
 
-from .comm.communicator import PlacementError
 from .engine.optimizer import LearningRateFree
 from .engine.step_size import StepSize
-from .engine.step_window import NonFiniteError
+from .errors import NonFiniteError, PlacementError
 from .integrations.deepspeed import registration
 from .monitor.log_values import base_optimizer, log_values
 from .optimizers import DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion, DAdaptSGD, Prodigy

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .communicator import PlacementError, ShardLayout
+from ..errors import PlacementError, ReduceError
+from .communicator import ShardLayout
 from .gradient_witness import suspicious
 from .model_pace import Pace
 
@@ -23,10 +24,6 @@ EXIT_PATIENCE = 5.0  # seconds; a rank that is gone would not answer for the who
 HEAD = 7  # numbers beside the sums and the marks: does Join end, 1, n, n², 1, m, m²
 PATIENCE = 3  # reduces in a row after which ranks that seem to be in different steps are
 READING = 15.0  # seconds, and half the group's timeout at most, that reading d waits for the sums of other ranks
-
-
-class ReduceError(RuntimeError):
-    """The sums of a step did not arrive: a rank is gone, or the network."""
 
 
 @dataclass

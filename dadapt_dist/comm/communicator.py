@@ -9,15 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from ..sharding.registry import ADAPTERS
-from ..sharding.shard import Placement
+from ..errors import PlacementError
 from . import process_group
 
 ONE_ROUND_RANKS = 8  # as many as were measured; beyond, every rank sends ever more messages
-
-
-class PlacementError(RuntimeError):
-    """A parameter cannot be placed, or the placements do not add up to the model."""
 
 
 class OneRound:
@@ -190,21 +185,3 @@ class ShardLayout:
         if types[0] == "cpu":
             return torch.device("cpu")
         return torch.device(types[0], torch.accelerator.current_device_index())
-
-
-def resolve(params: Sequence[Tensor]) -> list[list[Placement]]:
-    """Ask the adapters, in order, where each parameter lives; raise PlacementError for one that cannot be placed.
-
-    A flat tensor that a framework has packed has a placement for each parameter in it, others have one.
-    """
-    found: dict[int, list[Placement]] = {}
-    for place in ADAPTERS:
-        rest = [p for p in params if id(p) not in found]
-        try:
-            placements = place(rest)
-        except ValueError as error:
-            raise PlacementError(str(error)) from error
-        for p, placement in zip(rest, placements, strict=True):
-            if placement is not None:
-                found[id(p)] = [placement] if isinstance(placement, Placement) else placement
-    return [found[id(p)] for p in params]

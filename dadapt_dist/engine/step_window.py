@@ -6,14 +6,11 @@ import torch
 from torch import Tensor
 
 from ..comm.async_all_reduce import Reduce
+from ..errors import NonFiniteError
 from ..sharding.shard_index import Roster
 from .amp_overflow import check_scales
 from .estimate_state import ScalarTable
 from .step_pieces import KeptGradients, expected
-
-
-class NonFiniteError(ArithmeticError):
-    """A gradient was not finite and the optimizer was told to raise; no parameter has moved, on any rank."""
 
 
 @dataclass

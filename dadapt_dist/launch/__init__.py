@@ -16,8 +16,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..errors import LaunchError
 from . import by_mpi
-from .environment import LaunchError, World, detect, first_host, port_in
+from .environment import World, detect, first_host, port_in
 from .network import name_interface, stay_inside
 
 __all__ = ["LaunchError", "World", "detect", "init"]

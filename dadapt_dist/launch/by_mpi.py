@@ -12,7 +12,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from .environment import LaunchError, World, port_in
+from ..errors import LaunchError
+from .environment import World, port_in
 from .network import interfaces, is_loopback, reaches
 
 logger = logging.getLogger(__name__)

@@ -4,9 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-
-class LaunchError(RuntimeError):
-    """This process cannot tell who it is, or cannot meet the others."""
+from ..errors import LaunchError
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
-from ..comm.communicator import PlacementError
+from ..errors import PlacementError
 from ..options.checks import listed
 
 MAX_OPTIONS = 16  # numbers that tell of options; the last of all of them together

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
-from ..comm.communicator import PlacementError, ShardLayout
+from ..comm.communicator import ShardLayout
+from ..errors import PlacementError
 from ..options.checks import TRAINABLE
 from .rank_claims import MAX_OPTIONS, Claims, check_configuration, check_options, digest, padded
 from .shard import Placement

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..comm.communicator import ShardLayout, resolve
+from ..comm.communicator import ShardLayout
 from ..engine.option_sets import Lots
 from ..integrations.deepspeed.universal_restore import MARK
 from . import ddp, registry
 from .rank_claims import Claims
 from .replicas import Item, find_copies, report_failure
+from .resolve import resolve
 from .shard import Delivery, Placement
 
 Part = tuple[Placement, float]  # with the weight 1/copies

@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import dadapt_dist as dd
-from dadapt_dist.comm.communicator import PlacementError
+from dadapt_dist.errors import PlacementError
 from dadapt_dist.sharding import replicated
 from tests.helpers.oracles import ORACLES
 

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import nn
 
 import dadapt_dist as dd
-from dadapt_dist.comm.async_all_reduce import ReduceError
 from dadapt_dist.comm.communicator import OneRound
+from dadapt_dist.errors import ReduceError
 from tests.helpers.oracles import ORACLES
 
 from .test_placement import tensor

@@ -9,16 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from ...errors import GradientError
 from ...kernels.tensor_task import Work
 from ...methods import Buffer, Method
 from ...options.checks import TRAINABLE
 from ...sharding.shard import Placement
 
 Groups = Sequence[Mapping[str, Any]]
-
-
-class GradientError(ValueError, RuntimeError):
-    """A gradient that a method cannot use: a wrong value, and a RuntimeError as with torch's own optimizers."""
 
 
 def check_params(params: Iterable[Tensor], dtype: torch.dtype | None, groups: Groups = ()) -> None:

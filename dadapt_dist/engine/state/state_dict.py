@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ...comm.communicator import resolve
 from ...methods import Buffer
 from ...options.checks import check_options, listed
+from ...sharding.resolve import resolve
 from ...sharding.shard import Placement
 from ..estimate_state import OF_ESTIMATE
 from . import foreign_entries, param_state, replaced_groups

@@ -7,10 +7,10 @@ use it. An x0 of before, next to a d and a numerator of the checkpoint, would tr
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...comm.communicator import resolve
 from ...engine.state.buffers import note_loaded
 from ...engine.state.validation import check_elements, check_format, check_kind, check_order, numbers_of
 from ...options.checks import check_options, listed
+from ...sharding.resolve import resolve
 
 if TYPE_CHECKING:
     from ...engine.optimizer import LearningRateFree

@@ -114,7 +114,7 @@ def test_what_is_missing_or_does_not_fit_is_an_error(
     done = run([sys.executable, "-c", PROGRAM], tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}", **env)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("dadapt_dist.launch.environment.LaunchError")
+    assert last.startswith("dadapt_dist.errors.LaunchError")
     assert re.search(said, last), last
 
 

@@ -35,7 +35,7 @@ class Calls:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.counts: list[int] = []
-        for kernel in (kernels.native, kernels.gpu, kernels.eager):
+        for kernel in (kernels.cpu_c, kernels.triton_launch, kernels.eager):
             monkeypatch.setattr(kernel, "run", self._counting(kernel.run))
 
     def _counting(self, run: Callable[..., Any]) -> Callable[..., Any]:
