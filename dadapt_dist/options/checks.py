@@ -1,4 +1,4 @@
-"""Which option values can be right? Ranges, unknown names, and what an error says about them."""
+"""Check option values and names: ranges, close misspellings, and the error that names the cure."""
 
 import difflib
 import inspect
