@@ -47,4 +47,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *map(class_name, METHODS.values())})
 
 
-__all__ = ["classes", "of_method", "register", *map(class_name, METHODS.values())]
+__all__ = [*map(class_name, METHODS.values())]

@@ -588,7 +588,4 @@ __all__ = [
     "DAdaptLion",
     "DAdaptSGD",
     "Prodigy",
-    "classes",
-    "of_method",
-    "register",
 ]

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from inspect import isabstract
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from .base import Method
 METHODS: dict[str, type[Method]] = {}
 """Every method by its name, in alphabetical order; registered ones follow."""
 _SUFFIX = "Method"
+_watchers: list[Callable[[type[Method]], None]] = []
 
 
 def register(method: type[Method]) -> type[Method]:
@@ -34,12 +36,37 @@ def register(method: type[Method]) -> type[Method]:
     """
     _check(method)
     METHODS[method.name] = method
+    for watcher in _watchers:
+        watcher(method)
     return method
+
+
+def watch(watcher: Callable[[type[Method]], None]) -> None:
+    """Call `watcher` with every method that is registered from now on. Idempotent."""
+    if watcher not in _watchers:
+        _watchers.append(watcher)
 
 
 def class_name(method: type[Method]) -> str:
     """Name of the public optimizer class: that of the method's class without "Method"."""
     return method.__name__.removesuffix(_SUFFIX)
+
+
+def class_names() -> tuple[str, ...]:
+    """Names of the public optimizer classes, which are the types in a DeepSpeed config."""
+    return tuple(map(class_name, METHODS.values()))
+
+
+def tensors_of(name: str) -> int:
+    """How many tensors a step of a public class needs for each parameter: it, its gradient and its buffers.
+
+    Raises:
+        KeyError: no class has this name.
+    """
+    method = by_class_name(name)
+    if method is None:
+        raise KeyError(name)
+    return 2 + len(method().buffers(method.options.defaults()))
 
 
 def flag_name(method: type[Method]) -> str:

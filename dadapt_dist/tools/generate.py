@@ -44,7 +44,7 @@ def main() -> None:
 
 def stub() -> str:
     """The text of optimizers.pyi."""
-    names = [*sorted(map(class_name, METHODS.values())), "classes", "of_method", "register"]
+    names = sorted(map(class_name, METHODS.values()))
     listed = "".join(f'    "{name}",\n' for name in names)
     return _HEAD + "".join(map(_stub_of, METHODS.values())) + f"\n__all__ = [\n{listed}]\n"
 
