@@ -6,7 +6,21 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, grown, root, total_abs
+from .base import (
+    Buffer,
+    Buffers,
+    Coefficients,
+    Initial,
+    Method,
+    Options,
+    Scalars,
+    Sums,
+    add_,
+    dot,
+    grown,
+    root,
+    total_abs,
+)
 
 
 class DAdaptAdanMethod(Method):
@@ -22,12 +36,11 @@ class DAdaptAdanMethod(Method):
     """
 
     name = "dadapt_adan"
-    sums = ("gsq", "sksq", "s_l1")
-    denominator = "s_l1"
+    after = Sums(("gsq", "sksq", "s_l1"), needs="s_l1")
     needs_sums_to_lower = True
     n_betas = 3
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "gsq_weighted": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
@@ -88,7 +101,7 @@ class DAdaptAdanMethod(Method):
     def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return g, _look_ahead(g, before["pre_grad"], c)[0], *([after["s"]] if "s" in after else [])
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]
         gsq_weighted = average * scalars["gsq_weighted"] + (1 - average) * sums["gsq"]
         d_hat = (sums["sksq"] / (1 - average) - gsq_weighted) / sums["s_l1"]

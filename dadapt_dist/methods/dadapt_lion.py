@@ -5,7 +5,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, sqrt_beta2, total_abs
+from .base import (
+    Buffer,
+    Buffers,
+    Coefficients,
+    Initial,
+    Method,
+    Options,
+    Scalars,
+    Sums,
+    add_,
+    dot,
+    sqrt_beta2,
+    total_abs,
+)
 
 
 class DAdaptLionMethod(Method):
@@ -17,10 +30,9 @@ class DAdaptLionMethod(Method):
     """
 
     name = "dadapt_lion"
-    sums = ("inner", "s_l1")
-    denominator = "s_l1"
+    after = Sums(("inner", "s_l1"), needs="s_l1")
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "numerator": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
@@ -54,7 +66,7 @@ class DAdaptLionMethod(Method):
     def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return ()
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]
         numerator = average * scalars["numerator"] + (1 - average) * sums["inner"]
         d_hat = numerator / ((1 - average) * sums["s_l1"])

@@ -14,6 +14,7 @@ from torch import Tensor
 from .plain_values import NOTHING, flag, integer, number, numbers, plain, text
 
 Sync = Literal["next_step", "step"]
+Before = Literal["exact", "lagged"]
 NonFinite = Literal["hold", "skip", "raise"]
 LARGEST = sys.float_info.max
 PRODIGYS = ("d_coef", "beta3")  # options of an estimate that one method alone has
