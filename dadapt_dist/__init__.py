@@ -5,16 +5,18 @@ from .engine.step_size import StepSize
 from .errors import NonFiniteError, PlacementError
 from .integrations.deepspeed import registration
 from .monitor.log_values import base_optimizer, log_values
-from .optimizers import DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion, DAdaptSGD, Prodigy
+from .optimizers import COCOB, DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion, DAdaptSGD, DoG, Prodigy
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "COCOB",
     "DAdaptAdaGrad",
     "DAdaptAdam",
     "DAdaptAdan",
     "DAdaptLion",
     "DAdaptSGD",
+    "DoG",
     "LearningRateFree",
     "NonFiniteError",
     "PlacementError",

@@ -202,3 +202,33 @@ class DAdaptLion(LearningRateFree):
             lr=lr, betas=betas, weight_decay=weight_decay, log_every=log_every, d0=d0, fsdp_in_use=fsdp_in_use
         )  # fmt: skip
         _build(self, params, "dadapt_lion", options, common)
+
+
+class DoG(LearningRateFree):
+    """DoG: SGD whose step size is distance over gradients (Ivgi, Hinder & Carmon, arXiv 2302.12022).
+
+    d = max(d, ‖x - x0‖), from reps_rel·(1 + ‖x0‖) on;  G = G + ‖g‖²;  x = x - lr·d/√(G + eps)·g. The norms are of the very
+    step: one blocking reduce a step, or with a StepSize(before="lagged") those of the step before, hidden. weight_decay is
+    added to the gradient. reps_rel: 1e-4 for networks with BatchNorm. Needs an average of the weights to be at its best.
+    Others: see `Prodigy` and `Common`.
+    """
+
+    def __init__(
+        self, params: Any, lr: float = 1.0, reps_rel: float = 1e-6, eps: float = 1e-8, weight_decay: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:  # fmt: skip
+        _build(self, params, "dog", dict(lr=lr, reps_rel=reps_rel, eps=eps, weight_decay=weight_decay), common)
+
+
+class COCOB(LearningRateFree):
+    """COCOB: every weight bets on the sign of its gradient (Orabona & Tommasi, arXiv 1705.07795).
+
+    No learning rate, no d (`optimizer.d` is NaN) and no collective. lr below 1 goes that part of each step. weight_decay is
+    added to the gradient. alpha: bets in the first steps are at most 1/alpha of the wealth. Others: see `Prodigy` and `Common`.
+    """
+
+    def __init__(
+        self, params: Any, lr: float = 1.0, alpha: float = 100.0, eps: float = 1e-8, weight_decay: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:  # fmt: skip
+        _build(self, params, "cocob", dict(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay), common)

@@ -1,11 +1,13 @@
 """Which learning-rate-free methods exist? One file each; this file only names them."""
 
 from .base import Buffer, Method
+from .cocob import COCOBMethod
 from .dadapt_adagrad import DAdaptAdaGradMethod
 from .dadapt_adam import DAdaptAdamMethod
 from .dadapt_adan import DAdaptAdanMethod
 from .dadapt_lion import DAdaptLionMethod
 from .dadapt_sgd import DAdaptSGDMethod
+from .dog import DoGMethod
 from .prodigy import ProdigyMethod
 
 METHODS: dict[str, type[Method]] = {
@@ -17,6 +19,8 @@ METHODS: dict[str, type[Method]] = {
         DAdaptAdaGradMethod,
         DAdaptAdanMethod,
         DAdaptLionMethod,
+        DoGMethod,
+        COCOBMethod,
     )
 }
 

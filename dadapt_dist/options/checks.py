@@ -85,6 +85,8 @@ CHECKS: dict[str, Check] = {
     "weight_decay": Check(number, _nonnegative, "a number >= 0", "the default is {usual}, and 0 turns decay off"),
     "momentum": Check(number, _fraction, "a number in [0, 1)", "0 turns momentum off"),
     "d0": Check(number, _positive, "a number > 0", "use the default, {usual}: d grows from there by itself"),
+    "reps_rel": Check(number, _positive, "a number > 0", "use the default, {usual}: d grows from there by itself"),
+    "alpha": Check(number, _positive, "a number > 0", "use the default, {usual}"),
     "d_coef": Check(number, _positive, "a number > 0", "1.0 is the method's own estimate; 0.5 to 2 are usual"),
     "growth_rate": Check(number, lambda v: v >= 1, "a number >= 1, or inf", "inf sets no bound; 1.02 is a slow growth"),
     "layer_scale": Check(number, _nonnegative, "a number >= 0", "1.0 leaves the group as it is"),

@@ -7,7 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 logger = logging.getLogger(__name__)
-NAMES = ("DAdaptAdaGrad", "DAdaptAdam", "DAdaptAdan", "DAdaptLion", "DAdaptSGD", "Prodigy")
+NAMES = ("COCOB", "DAdaptAdaGrad", "DAdaptAdam", "DAdaptAdan", "DAdaptLion", "DAdaptSGD", "DoG", "Prodigy")
 
 
 def register() -> None:
