@@ -1,5 +1,6 @@
 """Who takes part in the estimates of a StepSize, and what is read of them?"""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
@@ -107,8 +108,11 @@ class Estimates(ABC):
     def d(self) -> float | dict[str, float]:
         """The current d: a float, or name -> float when there are several estimates.
 
-        Waits for the reduce under way, but not for ever: where another rank has left out the step, it is the d of before.
+        Waits for the reduce under way, but not for ever: where another rank has left out the step, it is the d of before. NaN
+        for a method without d.
         """
+        if "d" not in self.scalars.values:
+            return math.nan
         values = {name: self.value(name, "d") for name in self.scalars.names}
         return next(iter(values.values())) if len(values) == 1 else values
 
