@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from .live_objects import living
-from .shard import Placement
+from .shard import LocalShard
 
 
-def place(params: Sequence[Tensor]) -> list[Placement | None]:
+def place(params: Sequence[Tensor]) -> list[LocalShard | None]:
     """Read the handle of every FSDP1 parameter; raise ValueError for one whose handle cannot be found."""
     if not any(hasattr(p, "_fsdp_flattened") for p in params):
         return [None] * len(params)
@@ -50,7 +50,7 @@ def _owners() -> dict[int, tuple[Any, int | None]]:
     return owners
 
 
-def _place(p: Tensor, owners: dict[int, tuple[Any, int | None]]) -> Placement:
+def _place(p: Tensor, owners: dict[int, tuple[Any, int | None]]) -> LocalShard:
     if id(p) not in owners:
         raise ValueError(
             f"parameter of shape {tuple(p.shape)} is marked as flattened by FSDP1, but no live FSDP1 module owns it. Build "
@@ -65,12 +65,14 @@ def _place(p: Tensor, owners: dict[int, tuple[Any, int | None]]) -> Placement:
         names = ",".join(flat._fqns)
         numel = flat._sharded_size.numel() * shards  # with the padding, which holds zeros and adds nothing
         # Entries of several tensors follow each other, so no global index belongs to a local one.
-        return Placement(signature=f"fsdp1flat{names}", shards=shards, piece=piece, numel=numel, start=None)
+        return LocalShard(
+            tensor_key=f"fsdp1flat{names}", num_shards=shards, shard_id=piece, global_numel=numel, global_offset=None
+        )
     info = flat._shard_param_infos[index]
-    return Placement(
-        signature=f"fsdp1{flat._fqns[index]}{tuple(flat._shapes[index])}",
-        shards=shards,
-        piece=piece,
-        numel=flat._numels[index],
-        start=(info.intra_param_start_idx or 0) if info.in_shard else 0,
+    return LocalShard(
+        tensor_key=f"fsdp1{flat._fqns[index]}{tuple(flat._shapes[index])}",
+        num_shards=shards,
+        shard_id=piece,
+        global_numel=flat._numels[index],
+        global_offset=(info.intra_param_start_idx or 0) if info.in_shard else 0,
     )

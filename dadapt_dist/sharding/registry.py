@@ -8,9 +8,9 @@ from torch.optim import Optimizer
 from ..integrations import accelerate
 from ..integrations.deepspeed import unsupported, zero
 from . import dtensor, fsdp1, replicated
-from .shard import Delivery, Placement
+from .shard import Delivery, LocalShard
 
-ADAPTERS: tuple[Callable[[Sequence[Tensor]], Sequence[Placement | list[Placement] | None]], ...] = (
+ADAPTERS: tuple[Callable[[Sequence[Tensor]], Sequence[LocalShard | list[LocalShard] | None]], ...] = (
     dtensor.place,
     fsdp1.place,
     zero.place,
@@ -41,4 +41,4 @@ def refuse(params: Sequence[Tensor]) -> None:
     fsdp1.refuse_in_backward(params)
 
 
-__all__ = ["ADAPTERS", "DELIVERIES", "Delivery", "Placement", "check_builder", "delivery", "refuse"]
+__all__ = ["ADAPTERS", "DELIVERIES", "Delivery", "LocalShard", "check_builder", "delivery", "refuse"]

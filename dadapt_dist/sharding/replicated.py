@@ -5,14 +5,18 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from .shard import Placement
+from .shard import LocalShard
 
 
-def place(params: Sequence[Tensor]) -> list[Placement | None]:
+def place(params: Sequence[Tensor]) -> list[LocalShard | None]:
     """Every parameter that no other adapter took. That the ranks really hold equal values is checked later."""
     return [
-        Placement(
-            signature=f"plain{tuple(p.shape)}{p.dtype}", shards=1, piece="all", numel=p.numel(), gradient=_gradient
+        LocalShard(
+            tensor_key=f"plain{tuple(p.shape)}{p.dtype}",
+            num_shards=1,
+            shard_id="all",
+            global_numel=p.numel(),
+            gradient=_gradient,
         )
         for p in params
     ]

@@ -342,12 +342,14 @@ def uneven() -> str:
     """On 3 ranks: two share a 2-way sharded tensor with a third that should not have it."""
     rank = dist.get_rank()
     params = {f"own{rank}": nn.Parameter(tensor("own", 3)), "shared": nn.Parameter(tensor("shared", 4))}
-    original = replicated.Placement
-    replicated.Placement = lambda **o: original(**{**o, "shards": 2 if o["numel"] == 4 else 1, "piece": str(rank)})  # type: ignore[misc]
+    original = replicated.LocalShard
+    replicated.LocalShard = lambda **o: original(
+        **{**o, "num_shards": 2 if o["global_numel"] == 4 else 1, "shard_id": str(rank)}
+    )  # type: ignore[misc]
     try:
         return message(train, params, lambda name, step: tensor(name, *params[name].shape, step=step), named=True)
     finally:
-        replicated.Placement = original  # type: ignore[misc]
+        replicated.LocalShard = original  # type: ignore[misc]
 
 
 def test_copies_that_do_not_come_out_even_raise_on_all_ranks(pools: Any) -> None:

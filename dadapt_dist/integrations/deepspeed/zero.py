@@ -12,20 +12,20 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...sharding.shard import Delivery, Groups, NamedTensors, Placement
+from ...sharding.shard import Delivery, Groups, LocalShard, NamedTensors
 from .internals import Share, changed, engines, is_supported, model_parallel, names, shares, tied, wrapper_of
 from .unsupported import refuse, warn
 
 
-def place(params: Sequence[Tensor]) -> list[list[Placement] | None]:
+def place(params: Sequence[Tensor]) -> list[list[LocalShard] | None]:
     """The parts of every tensor that a live DeepSpeed engine has given to its optimizer; ValueError for one it changed."""
     wanted = {id(p) for p in params}
-    found: dict[int, list[Placement]] = {}
+    found: dict[int, list[LocalShard]] = {}
     for engine in engines():
         if engine.optimizer is None or not is_supported(engine):  # still being built, or another optimizer's
             continue
         known, shared = names(engine), tied(engine) or set()
-        its: dict[int, list[Placement]] = {}
+        its: dict[int, list[LocalShard]] = {}
         for share in shares(engine, wanted):
             if id(share.tensor) in wanted:
                 placement = _placement(engine, share, known.get(id(share.param)), id(share.param) in shared)
@@ -41,7 +41,7 @@ def place(params: Sequence[Tensor]) -> list[list[Placement] | None]:
     return [found.get(id(p)) for p in params]
 
 
-def _placement(engine: Any, share: Share, name: str | None, shared: bool) -> Placement:
+def _placement(engine: Any, share: Share, name: str | None, shared: bool) -> LocalShard:
     """shared: several pipeline stages have it, each cut elsewhere; else the ranks with one list of parameters cut alike."""
     from deepspeed import comm
 
@@ -49,14 +49,14 @@ def _placement(engine: Any, share: Share, name: str | None, shared: bool) -> Pla
     piece = f"{part.index}/{part.pieces}"
     if cut:
         piece += f" {share.first}:{end}" if shared else f" {comm.get_rank(share.ranks)}"
-    return Placement(
-        signature=f"zero{part.numel}",
-        shards=part.pieces * (comm.get_world_size(share.ranks) if cut else 1),
-        piece=piece,
-        numel=part.numel,
-        start=None if cut or part.pieces > 1 else 0,
-        name=name,
-        run=slice(share.start, share.start + share.length) if cut else None,
+    return LocalShard(
+        tensor_key=f"zero{part.numel}",
+        num_shards=part.pieces * (comm.get_world_size(share.ranks) if cut else 1),
+        shard_id=piece,
+        global_numel=part.numel,
+        global_offset=None if cut or part.pieces > 1 else 0,
+        fqn=name,
+        flat_slice=slice(share.start, share.start + share.length) if cut else None,
     )
 
 
