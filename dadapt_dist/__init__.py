@@ -3,9 +3,10 @@
 from .engine.optimizer import LearningRateFree
 from .engine.step_size import StepSize
 from .errors import NonFiniteError, PlacementError
-from .integrations.deepspeed import registration
+from .integrations.builtin import register_builtin
 from .monitor.log_values import base_optimizer, log_values
 from .optimizers import DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion, DAdaptSGD, Prodigy
+from .sharding.attaching import attach
 
 __version__ = "0.1.0"
 
@@ -21,8 +22,9 @@ __all__ = [
     "Prodigy",
     "StepSize",
     "__version__",
+    "attach",
     "base_optimizer",
     "log_values",
 ]
 
-registration.register()
+register_builtin()

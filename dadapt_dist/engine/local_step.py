@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels import Work
-from ..sharding.registry import LocalShard
+from ..sharding.shard import LocalShard
 from .option_sets import STAYS, Lots
 from .state import param_state
 from .state.buffers import is_unmoved, make_ready, note_moved

@@ -53,9 +53,8 @@ def check(roster: Roster, method: Method, nonfinite: str | None) -> None:
             )
         if nonfinite in ("skip", "raise"):
             raise ValueError(
-                f"nonfinite={nonfinite!r} needs all gradients before anything moves, and the framework brings a step in "
-                'pieces (ZeRO: groups or sub-groups). Use nonfinite="hold"; DeepSpeed itself skips fp16 overflows, and '
-                'bf16 ones with {"bf16": {"check_grad_overflow": true}}.'
+                f"nonfinite={nonfinite!r} needs all gradients before anything moves, and the framework brings a step in pieces, "
+                f"of groups or sub-groups. {member.delivery.nonfinite_advice}"
             )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import Crowd, Work
-from ..sharding.registry import LocalShard
+from ..sharding.shard import LocalShard
 
 Options = tuple[Any, ...]
 NOTHING = torch.empty(0)

@@ -1,4 +1,4 @@
-"""Where do DTensor parameters live? FSDP2, HSDP, tensor and expert parallelism, and meshes of several axes."""
+"""Places DTensor parameters: FSDP2, HSDP, tensor and expert parallelism, and meshes of several axes."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,18 @@ from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from .framework import FrameworkAdapter
 from .shard import LocalShard
 
 
-def place(params: Sequence[Tensor]) -> list[LocalShard | None]:
-    """Read mesh and placements of every DTensor; raise ValueError for a Partial parameter."""
-    return [_place(p) if isinstance(p, DTensor) else None for p in params]
+class DTensorAdapter(FrameworkAdapter):
+    """Reads mesh and placements of every DTensor."""
+
+    name = "dtensor"
+
+    def place(self, params: Sequence[Tensor]) -> list[LocalShard | None]:
+        """As the base class; raises ValueError for a Partial parameter."""
+        return [_place(p) if isinstance(p, DTensor) else None for p in params]
 
 
 def _place(p: DTensor) -> LocalShard:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..errors import PlacementError
-from .registry import ADAPTERS
+from .registry import adapters
 from .shard import LocalShard
 
 
@@ -15,10 +15,10 @@ def resolve(params: Sequence[Tensor]) -> list[list[LocalShard]]:
     A flat tensor that a framework has packed has a placement for each parameter in it, others have one.
     """
     found: dict[int, list[LocalShard]] = {}
-    for place in ADAPTERS:
+    for adapter in adapters():
         rest = [p for p in params if id(p) not in found]
         try:
-            placements = place(rest)
+            placements = adapter.place(rest)
         except ValueError as error:
             raise PlacementError(str(error)) from error
         for p, placement in zip(rest, placements, strict=True):

@@ -1,13 +1,9 @@
-"""What does an adapter say about a parameter, and about the way a step arrives?"""
+"""The elements of one parameter that this rank holds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
-
-Groups = Sequence[dict[str, Any]]
-NamedTensors = list[tuple[str | None, Tensor]]
 
 
 def whole(t: Tensor) -> Tensor:
@@ -65,43 +61,3 @@ class LocalShard:
     def is_in_memory(self, p: Tensor) -> bool:
         """Are the elements there? A framework may have swapped them out, and then brings them back for its call of step()."""
         return self.flat_slice is None or self.flat_slice.stop <= self.local(p).numel()
-
-
-class Delivery:
-    """How a framework brings one step to an optimizer. This one: in one call, with the parameters of the groups.
-
-    in_pieces: step() is called several times for one step, each time with some of the tensors.
-    """
-
-    in_pieces = False
-    replaces_parameters = False
-    """Does the framework give the optimizer tensors of its own, made from the model's parameters?"""
-
-    def is_over(self) -> bool:
-        """Is what brought the steps gone?"""
-        return False
-
-    def tensors(self, groups: Groups) -> list[NamedTensors]:
-        """For each group, (name or None, tensor) of all that a step moves, also of what the present call does not show."""
-        named = []
-        for group in groups:
-            names = group.get("param_names") or ()
-            if len(names) != len(group["params"]):  # none were given, or parameters were added without
-                names = [None] * len(group["params"])
-            named.append(list(zip(names, group["params"], strict=True)))
-        return named
-
-    def params(self, groups: Groups) -> list[Sequence[Tensor]]:
-        """`tensors` without the names."""
-        return [dict.__getitem__(group, "params") for group in groups]
-
-    def starting(self) -> bool:
-        """Is the framework still setting up? It then calls step() with zero gradients, and nothing may move."""
-        return False
-
-    def refuse_deferral(self) -> str | None:
-        """Why a step cannot be carried out after its last piece has arrived; None where it can."""
-        return None
-
-    def publish(self) -> None:
-        """Copy all of the optimizer's tensors to the model's, for a step that came to the optimizer's tensors late."""

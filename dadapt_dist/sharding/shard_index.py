@@ -2,24 +2,22 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
-from itertools import chain, repeat
+from itertools import chain
 from statistics import mode
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .. import kernels
 from ..comm.communicator import ShardLayout
-from ..engine.option_sets import Lots
-from ..integrations.deepspeed.universal_restore import MARK
 from . import ddp, registry
+from .framework import FrameworkAdapter
 from .rank_claims import Claims
 from .replicas import Item, find_copies, report_failure
 from .resolve import resolve
-from .shard import Delivery, LocalShard
+from .shard import LocalShard
 
 Part = tuple[LocalShard, float]  # with the weight 1/copies
 
@@ -35,13 +33,13 @@ class Member(Protocol):
         """All parameter groups."""
 
     @property
-    def delivery(self) -> Delivery:
+    def delivery(self) -> FrameworkAdapter:
         """How a step arrives."""
 
     def params(self) -> Iterable[Tensor]:
         """Every parameter."""
 
-    def lots(self) -> Lots:
+    def lots(self) -> Any:
         """The lots of all groups, by their options as they are now."""
 
     def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
@@ -134,7 +132,7 @@ class Roster:
 
     def accept_restored(self) -> None:
         """Let every optimizer complete what a framework has loaded by itself; ValueError when it did not come whole."""
-        if self.restored or any(any(map(dict.__contains__, member.groups, repeat(MARK))) for member in self):
+        if self.restored or any(member.delivery.was_loaded(member.groups) for member in self):
             for member in self:
                 member.accept_restored()
             self.restored = False
@@ -156,10 +154,15 @@ class Roster:
         """Is this the process group in which the parameters were placed?"""
         return parent is None if self._parent is None else parent is not None and self._parent() is parent
 
-    def place(self, claims: Claims, check: Callable[[], None] = lambda: None) -> None:
+    def place(
+        self,
+        claims: Claims,
+        check: Callable[[], None] = lambda: None,
+        kernels_of: Callable[[torch.device], Hashable] = lambda device: None,
+    ) -> None:
         """Find where all parameters live; a collective call of all ranks. Raises PlacementError on all ranks alike.
 
-        check: raises for what this rank cannot do.
+        check: raises for what this rank cannot do. kernels_of: what all ranks need alike to step on a device.
         """
         registry.refuse([p for member in self for _, _, p in member.named_params()])
         self.layout.meet()
@@ -172,7 +175,7 @@ class Roster:
             home = home_device([p for _, _, p in params])
             device = self.layout.reduce_device(home)
             kind = 0 if any(member.delivery.replaces_parameters for member in self) else None
-            claims = replace(claims, configuration=(claims.configuration, kernels.present(home)), kind=kind)
+            claims = replace(claims, configuration=(claims.configuration, kernels_of(home)), kind=kind)
             check()
             items = self._items(params)
             self._suspect(items)

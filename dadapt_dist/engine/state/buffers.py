@@ -9,7 +9,7 @@ from torch import Tensor
 from ...kernels.memory_checks import unwritable
 from ...methods import Buffer
 from ...options.checks import listed
-from ...sharding.registry import LocalShard
+from ...sharding.shard import LocalShard
 from . import param_state
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ def _create(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], pla
     if optimizer.step_size.steps > 0 and optimizer.delivery.replaces_parameters:
         raise ValueError(
             f"this optimizer had taken {optimizer.step_size.steps} steps before the framework put its own tensors in the place "
-            "of its parameters: d is there, but x0 and the other buffers are lost. Give DeepSpeed a new optimizer, and load a "
-            "checkpoint with engine.load_checkpoint."
+            f"of its parameters: d is there, but x0 and the other buffers are lost. {optimizer.delivery.rebuild_advice}"
         )
     if why := unwritable(place.local(p)):
         raise ValueError(f"{param_state.described(p, optimizer.param_groups)} {why}.")
