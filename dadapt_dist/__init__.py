@@ -4,9 +4,10 @@ from . import optimizers
 from .engine.optimizer import LearningRateFree
 from .engine.step_size import StepSize
 from .errors import NonFiniteError, PlacementError
-from .integrations.deepspeed import registration
+from .integrations.builtin import register_builtin
 from .monitor.log_values import base_optimizer, log_values
 from .optimizers import *  # noqa: F403 - the classes of all methods
+from .sharding.attaching import attach
 
 __version__ = "0.1.0"
 
@@ -16,9 +17,10 @@ __all__ = [
     "PlacementError",
     "StepSize",
     "__version__",
+    "attach",
     "base_optimizer",
     "log_values",
 ]
 __all__ += optimizers.__all__
 
-registration.register()
+register_builtin()

@@ -1,4 +1,4 @@
-"""Where do DTensor parameters live? FSDP2, HSDP, tensor and expert parallelism, and meshes of several axes."""
+"""Places DTensor parameters: FSDP2, HSDP, tensor and expert parallelism, and meshes of several axes."""
 
 import math
 from collections.abc import Sequence
@@ -8,15 +8,21 @@ from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from .shard import Placement
+from .framework import FrameworkAdapter
+from .shard import LocalShard
 
 
-def place(params: Sequence[Tensor]) -> list[Placement | None]:
-    """Read mesh and placements of every DTensor; raise ValueError for a Partial parameter."""
-    return [_place(p) if isinstance(p, DTensor) else None for p in params]
+class DTensorAdapter(FrameworkAdapter):
+    """Reads mesh and placements of every DTensor."""
+
+    name = "dtensor"
+
+    def place(self, params: Sequence[Tensor]) -> list[LocalShard | None]:
+        """As the base class; raises ValueError for a Partial parameter."""
+        return [_place(p) if isinstance(p, DTensor) else None for p in params]
 
 
-def _place(p: DTensor) -> Placement:
+def _place(p: DTensor) -> LocalShard:
     if any(placement.is_partial() for placement in p.placements):
         raise ValueError(
             f"parameter of shape {tuple(p.shape)} has placements {p.placements}: a Partial tensor is an unfinished sum, "
@@ -32,14 +38,14 @@ def _place(p: DTensor) -> Placement:
             "optimizer of each rank only the parameters of which it holds a piece."
         )
     names = mesh.mesh_dim_names or range(mesh.ndim)
-    return Placement(
-        signature=f"dtensor{tuple(p.shape)}{p.dtype}{tuple(mesh.shape)}{p.placements}",
-        shards=math.prod(mesh.size(axis) for axis in cut),
-        piece=str([(names[axis], coordinate[axis]) for axis in cut]),
-        numel=p.numel(),
+    return LocalShard(
+        tensor_key=f"dtensor{tuple(p.shape)}{p.dtype}{tuple(mesh.shape)}{p.placements}",
+        num_shards=math.prod(mesh.size(axis) for axis in cut),
+        shard_id=str([(names[axis], coordinate[axis]) for axis in cut]),
+        global_numel=p.numel(),
         local=_local,
         gradient=_gradient,
-        start=_start(p),
+        global_offset=_start(p),
     )
 
 
