@@ -1,5 +1,6 @@
 """Learning-rate-free optimizers that stay correct, and cost nothing extra, when training is sharded."""
 
+from . import _moved_paths
 from .engine.optimizer import LearningRateFree
 from .engine.step_size import StepSize
 from .errors import NonFiniteError, PlacementError
@@ -25,4 +26,5 @@ __all__ = [
     "log_values",
 ]
 
+_moved_paths.install()
 registration.register()
