@@ -65,7 +65,7 @@ class ScalarTable:
         for estimate, group in first.items():
             row, constants = self.row(estimate), self.method.constants(group)
             if constants != self._constants[row]:
-                check_options(_of_estimate(group), group, f"estimate {estimate!r}")
+                check_options(_of_estimate(group), self.method.options.checks(), f"estimate {estimate!r}")
                 self._constants[row], self._given[estimate] = constants, _of_estimate(group)
                 self._constant_tensors = None
 

@@ -53,8 +53,8 @@ class LearningRateFree(Optimizer, MayJoin):
         registry.check_builder()
         param_state.check_dtypes(dtypes)
         self.method = METHODS[method]()
-        known = options | {"betas": (0.0,) * self.method.n_betas}
-        options = check_options(options, known, type(self).__name__, type(self))
+        options = self.method.options.defaults() | options
+        options = check_options(options, self.method.options.checks(), type(self).__name__, type(self))
         self.step_size = step_size
         check_backend(backend)
         self.dtypes, self.backend = dtypes, backend
@@ -87,7 +87,7 @@ class LearningRateFree(Optimizer, MayJoin):
             replaced_groups.adopt(self)
         if isinstance(param_group, dict):
             where = f"{type(self).__name__} group {len(self.param_groups)}"
-            param_group = check_options(param_group, self.defaults, where, type(self))
+            param_group = check_options(param_group, self.method.options.checks(), where, type(self))
         super().add_param_group(param_group)
         try:
             param_state.check_params(self.param_groups[-1]["params"], self.dtypes.state)
@@ -103,12 +103,12 @@ class LearningRateFree(Optimizer, MayJoin):
     def bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's, and reading them wait for the reduce. In place."""
         scalars, groups = self.step_size.scalars, self.groups
-        live = frozenset((*scalars.values, "steps"))
+        live, checks = frozenset((*scalars.values, "steps")), self.method.options.checks()
         for index, group in enumerate(groups):
             views = scalars.of(scalars.row(dict.__getitem__(group, "estimate"))) | {"steps": 0}
             if not (isinstance(group, LiveGroup) and group.is_of(self.step_size)):
                 group |= {"method": self.method.name, "format": FORMAT}
-                groups[index] = group = LiveGroup(group, self.step_size, live, self.defaults)
+                groups[index] = group = LiveGroup(group, self.step_size, live, checks)
             group.rebind(views, live)
         self.bound = [*groups]
         self.traced = torch_compile.traceable([p for group in groups for p in group["params"]])

@@ -9,6 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..options.method_options import MethodOptions
+from .documentation import Documentation
+from .kernel_signature import KernelSignature
 from .scratch_memory import scratch
 
 Options = Mapping[str, Any]  # the options of one parameter group: plain numbers
@@ -39,6 +42,13 @@ class Method(ABC):
     that any splitting of the tensors gives the same result.
     """
 
+    options: ClassVar[type[MethodOptions]]
+    """The options of a parameter group: a frozen dataclass, in the order of the public constructor."""
+    documentation: ClassVar[Documentation]
+    """What docstrings and docs say of the method."""
+    signature: ClassVar[KernelSignature | None] = None
+    """The arguments of the compiled kernels; None: the method runs as plain torch operations."""
+
     name: ClassVar[str]
     sums: ClassVar[tuple[str, ...]]
     """Names of the partial sums that `update` returns, in order."""
@@ -46,8 +56,6 @@ class Method(ABC):
     """The sum that `rule` divides by; when it is 0 there was no gradient yet, and no scalar moves."""
     early_sums: ClassVar[tuple[str, ...]] = ()
     """Sums needed before the first update, by a blocking reduce; `measure` computes and `absorb` stores them."""
-    n_betas: ClassVar[int] = 2
-    """How many betas the method has, where it has betas."""
     read_only: ClassVar[tuple[str, ...]] = ("p0", "x0")
     """Buffers that `update` never writes."""
     sparse: ClassVar[bool] = False

@@ -1,11 +1,30 @@
 """D-Adapt SGD: what is one step, and what is the next d? (Defazio & Mishchenko, arXiv 2301.07733)"""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..options.fields import D0, FSDP_IN_USE, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY
+from ..options.method_options import MethodOptions
 from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, grown, total
+from .documentation import Documentation
+from .kernel_signature import KernelSignature
+
+
+@dataclass(frozen=True)
+class DAdaptSGDOptions(MethodOptions):
+    """Options of `DAdaptSGD`."""
+
+    lr: float = LR(1.0)
+    momentum: float = MOMENTUM(0.0)
+    weight_decay: float = WEIGHT_DECAY(0, doc="decay, added to the gradient as weight_decay·x")
+    log_every: int = LOG_EVERY(0)
+    d0: float = D0(1e-6)
+    growth_rate: float = GROWTH_RATE(math.inf)
+    fsdp_in_use: bool = FSDP_IN_USE(False)
 
 
 class DAdaptSGDMethod(Method):
@@ -17,6 +36,30 @@ class DAdaptSGDMethod(Method):
     ‖g0‖² = Σ r·g² of the first step whose gradient is not zero. It is needed before that step's update: the one blocking
     reduce. The released code divides by zero there when the first gradient is zero, and leaves weight decay out of ‖g0‖.
     """
+
+    options = DAdaptSGDOptions
+    documentation = Documentation(
+        summary="SGD with D-Adaptation and momentum.",
+        when="what SGD trains well, such as convolutional networks",
+        reference="Defazio and Mishchenko, Learning-Rate-Free Learning by D-Adaptation, arXiv 2301.07733",
+        equations="""
+            update  γ = d·lr/‖g0‖;  s = s + γ·g;  x = momentum·x + (1-momentum)·(x0 - r·s)
+            sums    inner = Σ r·γ·g·s with s of before the step,  s_sq = Σ r·s²
+            rule    num = num + inner;  d_hat = 2·num/√s_sq;  d = max(d, min(d_hat, d·growth_rate))
+        """,
+        notes="""
+            ‖g0‖² = Σ r·g² of the first step whose gradients are not all zero. It is needed before that step's
+            update: one blocking reduce, once. Until then nothing moves.
+        """,
+    )
+    signature = KernelSignature(
+        index=2,
+        fields=("s", "x0"),
+        coefficients=("gamma", "r", "pull"),
+        factors=lambda c: (c["gamma"] * c["r"], c["r"]),
+        statistic="s",
+        read_only=1,
+    )
 
     name = "dadapt_sgd"
     sums = ("inner", "s_sq")

@@ -264,7 +264,7 @@ def home_device(params: list[Tensor]) -> torch.device:
     A rank without parameters must reduce on the kind of device on which the others do.
     """
     devices = [p.device for p in params if not p.is_meta]
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if not devices and accelerator is not None:
         return torch.device(accelerator.type, torch.accelerator.current_device_index())
     return next((device for device in devices if device.type != "cpu"), devices[0] if devices else torch.device("cpu"))

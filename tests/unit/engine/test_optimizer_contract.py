@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 
 import dadapt_dist as dd
 from dadapt_dist import optimizers
-from tests.distributed.test_layouts import CLASSES
+from tests.helpers.classes import CLASSES
 from tests.helpers.layouts import LAYOUTS
 from tests.helpers.models import Tiny, gradients
 from tests.helpers.oracles import ORACLES

@@ -13,7 +13,7 @@ from dadapt_dist.engine.estimate_state import ScalarTable
 from dadapt_dist.kernels import Work
 from dadapt_dist.kernels.eager import advance, numbers
 from dadapt_dist.methods import METHODS
-from tests.helpers.runs import CLASSES
+from tests.helpers.classes import CLASSES
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     key: dict(cls([torch.nn.Parameter(torch.zeros(1))]).defaults) for key, cls in CLASSES.items()
