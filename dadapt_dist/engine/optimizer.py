@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from ..integrations.deepspeed import registration, universal_restore
@@ -182,7 +183,8 @@ class LearningRateFree(Optimizer, MayJoin):
         return loss
 
     # torch's compiler rewrites the groups of an optimizer that it traces, and cannot rewrite live ones.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    # torch.compiler.disable would import the compiler, for a second, when the class is made; this waits for the first call.
+    @_disable_dynamo
     @torch.no_grad()
     def take(self) -> None:
         """One call of step(), with the gradients that are there."""

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
+from .dtensor_type import is_dtensor
 from .shard import Placement
 
 
@@ -20,4 +20,6 @@ def place(params: Sequence[Tensor]) -> list[Placement | None]:
 
 def _gradient(p: Tensor) -> Tensor | None:
     grad = p.grad
-    return grad.full_tensor() if isinstance(grad, DTensor) else grad
+    if grad is None or type(grad) is Tensor or not is_dtensor(grad):
+        return grad
+    return grad.full_tensor()

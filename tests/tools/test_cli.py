@@ -52,3 +52,13 @@ def test_under_the_console_script_the_public_names_are_there_when_asked_for() ->
 
 def test_a_script_that_imports_the_package_has_the_names_in_torch_optim() -> None:
     child("import dadapt_dist, torch\nassert torch.optim.Prodigy is dadapt_dist.Prodigy\n")
+
+
+def test_importing_the_package_leaves_the_compiler_dtensors_and_plots_alone() -> None:
+    heavy = ("torch._dynamo", "torch.distributed.tensor", "torch.distributed.fsdp", "sympy", "matplotlib")
+    child(
+        "import sys, torch\n"
+        f"heavy = [name for name in {heavy!r} if name not in sys.modules]\n"
+        "import dadapt_dist\n"
+        "assert not [name for name in heavy if name in sys.modules], [n for n in heavy if n in sys.modules]\n"
+    )
