@@ -85,7 +85,8 @@ lint: $(STAMP) ## Check style, formatting and types.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(STAMP) ## Sort imports, apply safe fixes and format.
+format: $(STAMP) ## Write what follows from the methods' files, sort imports, apply safe fixes and format.
+	$(BIN)/python -m dadapt_dist.tools.generate
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
