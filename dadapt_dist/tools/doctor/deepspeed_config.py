@@ -1,4 +1,4 @@
-"""What in a DeepSpeed config makes learning-rate-free training wrong?"""
+"""Find settings of a DeepSpeed config that are wrong for learning-rate-free training."""
 
 import torch
 
@@ -17,7 +17,7 @@ SCHEDULES = {
 
 
 def is_one(config: Config) -> bool:
-    """Does this look like DeepSpeed's JSON?"""
+    """Return whether this looks like a DeepSpeed config."""
     return any(mark in config for mark in MARKS)
 
 
@@ -34,8 +34,8 @@ def check(config: Config) -> Findings:
     if "gradient_clipping" not in config:
         yield Finding(
             "gradient_clipping",
-            "it is not said: 1.0 since DeepSpeed 0.19.3, none before",
-            "say it: 0.0 for none",
+            "not set; the default is 1.0 since DeepSpeed 0.19.3 and no clipping before",
+            "set it explicitly, 0.0 disables clipping",
             is_error=False,
         )
 
@@ -75,8 +75,8 @@ def _schedule(config: Config) -> Findings:
         yield Finding("scheduler.type", f"{name!r} is no scheduler of DeepSpeed", cure)
     key = SCHEDULES.get(name)
     if name == "WarmupLR" and key not in params:
-        said = "left out, it is the optimizer's lr in newer releases of DeepSpeed and 0.001 in older ones"
-        yield Finding(f"scheduler.params.{key}", said, "say it: 1.0", is_error=False)
+        said = "not set; the default is the optimizer's lr in newer releases of DeepSpeed and 0.001 in older ones"
+        yield Finding(f"scheduler.params.{key}", said, "set it to 1.0", is_error=False)
     elif key:
         yield from check_multiplier(f"scheduler.params.{key}", params.get(key, 0.001), "the largest learning rate")
     if name == "LRRangeTest":

@@ -1,4 +1,4 @@
-"""What in a DeepSpeed config's stage, precision and offload makes learning-rate-free training wrong?"""
+"""Find wrong combinations of ZeRO stage, precision and offload in a DeepSpeed config."""
 
 import importlib.metadata
 import re
