@@ -2,6 +2,7 @@
 
 import torch
 
+from ...integrations.known_issues import APEX_AMP
 from ...methods.registry import class_names
 from .deepspeed_zero import check_offload, check_zero
 from .findings import Config, Finding, Findings, check_multiplier, check_warm_up, is_on, section, suggested
@@ -28,9 +29,7 @@ def check(config: Config) -> Findings:
     yield from check_offload(config)
     yield from check_zero(config)
     if is_on(section(config, "amp").get("enabled")):
-        yield Finding(
-            "amp.enabled", "Apex AMP rewrites step() and the parameters", "use bf16 or torch_autocast instead"
-        )
+        yield Finding("amp.enabled", f"{APEX_AMP.title} {APEX_AMP.problem}", APEX_AMP.cure)
     if "gradient_clipping" not in config:
         yield Finding(
             "gradient_clipping",
