@@ -17,6 +17,7 @@ from dadapt_dist import monitor, schedules
 from dadapt_dist.methods import METHODS
 from tests.helpers.classes import CLASSES
 from tests.helpers.layouts import LAYOUTS
+from tests.helpers.registered import registrations_undone
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,13 +70,14 @@ def test_the_code_of_a_page_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "page"}
-    for block in blocks(page):
-        if block.info.startswith("no-run"):
-            continue
-        if block.ranks:
-            assert pools(block.ranks).run(execute_on_a_rank, block, str(tmp_path)) == [True] * block.ranks
-        else:
-            execute(block, namespace)
+    with registrations_undone():
+        for block in blocks(page):
+            if block.info.startswith("no-run"):
+                continue
+            if block.ranks:
+                assert pools(block.ranks).run(execute_on_a_rank, block, str(tmp_path)) == [True] * block.ranks
+            else:
+                execute(block, namespace)
     assert [
         record.getMessage() for record in library_log.records if record.name == "dadapt_dist.engine.diagnostics.advice"
     ] == []
