@@ -13,6 +13,87 @@ def of_method(name: str) -> type[LearningRateFree]: ...
 def classes() -> dict[str, type[LearningRateFree]]: ...
 def register(method: type[Method]) -> type[LearningRateFree]: ...
 
+class COCOB(LearningRateFree):
+    """Coin betting: every weight bets on the sign of its gradient.
+
+        update  L = max(L, |g|);  G = G + |g|;  R = max(R - g·(x - x0), 0);  C = C - g
+                z = x0 + r·C/(L·max(G + L, alpha·L))·(L + R);  x = x + lr·(z - x)
+
+    Each weight has its own bet, so there are no sums: `optimizer.d` is NaN.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: part of each step that is taken; 1.0 is the method, a schedule may shape it. A number >= 0;
+            default 1.0.
+        alpha: bets of the first steps are at most 1/alpha of the wealth. A number > 0; default 100.0.
+        eps: first value of the largest gradient L. A number > 0; default 1e-08.
+        weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, which then holds the five options before
+            this one, or a name: all optimizers of the process that give it share one. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.COCOB(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Orabona and Tommasi, Training Deep Networks without Learning Rates, arXiv 1705.07795, Algorithm
+        2.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        alpha: float = 100.0,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
 class DAdaptAdaGrad(LearningRateFree):
     """AdaGrad with D-Adaptation, for dense and sparse gradients.
 
@@ -469,6 +550,89 @@ class DAdaptSGD(LearningRateFree):
         step_size: StepSize | str | None = None,
     ) -> None: ...
 
+class DoG(LearningRateFree):
+    """SGD whose step size is distance over gradients.
+
+        start   d = reps_rel·(1 + ‖x0‖)
+        before  d = max(d, ‖x - x0‖);  G = G + ‖g‖²
+        update  x = x - r·lr·d/√(G + eps)·g
+
+    Both norms are those of the very step: one blocking reduce a step, or, with StepSize(before="lagged"), those of
+    the step before, hidden. It is at its best with an average of the weights.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
+            A number >= 0; default 1.0.
+        reps_rel: first distance, relative to 1 + ‖x0‖; 1e-4 for networks with BatchNorm. A number > 0;
+            default 1e-06.
+        eps: added to G under the root, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, which then holds the five options before
+            this one, or a name: all optimizers of the process that give it share one. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.DoG(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Ivgi, Hinder and Carmon, DoG is SGD's Best Friend, arXiv 2302.12022, equations 1 and 2.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        reps_rel: float = 1e-6,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
 class Prodigy(LearningRateFree):
     """Adam whose step size is found, not tuned.
 
@@ -582,10 +746,12 @@ class Prodigy(LearningRateFree):
     ) -> None: ...
 
 __all__ = [
+    "COCOB",
     "DAdaptAdaGrad",
     "DAdaptAdam",
     "DAdaptAdan",
     "DAdaptLion",
     "DAdaptSGD",
+    "DoG",
     "Prodigy",
 ]

@@ -8,7 +8,22 @@ from torch import Tensor
 
 from ..options.fields import D0, EPS, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY
 from ..options.method_options import MethodOptions
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, grown, root, total, total_abs
+from .base import (
+    Buffer,
+    Buffers,
+    Coefficients,
+    Initial,
+    Method,
+    Options,
+    Scalars,
+    Sums,
+    add_,
+    dot,
+    grown,
+    root,
+    total,
+    total_abs,
+)
 from .documentation import Documentation
 from .kernel_signature import KernelSignature
 
@@ -60,12 +75,11 @@ class DAdaptAdaGradMethod(Method):
     )
 
     name = "dadapt_adagrad"
-    sums = ("gsq", "sksq", "s_l1")
-    denominator = "s_l1"
+    after = Sums(("gsq", "sksq", "s_l1"), needs="s_l1")
     needs_sums_to_lower = True
     sparse = True
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "gsq_weighted": 0.0}
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
@@ -120,7 +134,7 @@ class DAdaptAdaGradMethod(Method):
     def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return g, after["s"]
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         gsq_weighted = scalars["gsq_weighted"] + sums["gsq"]
         d_hat = (sums["sksq"] - gsq_weighted) / sums["s_l1"]
         return {"d": grown(scalars, d_hat, constants), "gsq_weighted": gsq_weighted}

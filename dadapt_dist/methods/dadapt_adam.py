@@ -12,9 +12,11 @@ from .base import (
     Buffer,
     Buffers,
     Coefficients,
+    Initial,
     Method,
     Options,
     Scalars,
+    Sums,
     add_,
     bias_correction,
     dot,
@@ -72,10 +74,9 @@ class DAdaptAdamMethod(Method):
     )
 
     name = "dadapt_adam"
-    sums = ("inner", "s_l1")
-    denominator = "s_l1"
+    after = Sums(("inner", "s_l1"), needs="s_l1")
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "numerator": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
@@ -114,7 +115,7 @@ class DAdaptAdamMethod(Method):
         add_(s.mul_(c["b3"]), g, c["to_s"])
         return inner, total_abs(s) * c["r"]
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]
         numerator = average * scalars["numerator"] + (1 - average) * sums["inner"]
         d_hat = numerator / ((1 - average) * sums["s_l1"])

@@ -9,7 +9,21 @@ from torch import Tensor
 
 from ..options.fields import BETAS, D0, EPS, GROWTH_RATE, LOG_EVERY, LR, WEIGHT_DECAY, switch
 from ..options.method_options import MethodOptions
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, grown, root, total_abs
+from .base import (
+    Buffer,
+    Buffers,
+    Coefficients,
+    Initial,
+    Method,
+    Options,
+    Scalars,
+    Sums,
+    add_,
+    dot,
+    grown,
+    root,
+    total_abs,
+)
 from .documentation import Documentation
 from .kernel_signature import KernelSignature
 
@@ -67,11 +81,10 @@ class DAdaptAdanMethod(Method):
     )  # fmt: skip
 
     name = "dadapt_adan"
-    sums = ("gsq", "sksq", "s_l1")
-    denominator = "s_l1"
+    after = Sums(("gsq", "sksq", "s_l1"), needs="s_l1")
     needs_sums_to_lower = True
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "gsq_weighted": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
@@ -132,7 +145,7 @@ class DAdaptAdanMethod(Method):
     def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return g, _look_ahead(g, before["pre_grad"], c)[0], *([after["s"]] if "s" in after else [])
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]
         gsq_weighted = average * scalars["gsq_weighted"] + (1 - average) * sums["gsq"]
         d_hat = (sums["sksq"] / (1 - average) - gsq_weighted) / sums["s_l1"]

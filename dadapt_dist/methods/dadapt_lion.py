@@ -8,7 +8,20 @@ from torch import Tensor
 
 from ..options.fields import BETAS, D0, FSDP_IN_USE, LOG_EVERY, LR, WEIGHT_DECAY
 from ..options.method_options import MethodOptions
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, sqrt_beta2, total_abs
+from .base import (
+    Buffer,
+    Buffers,
+    Coefficients,
+    Initial,
+    Method,
+    Options,
+    Scalars,
+    Sums,
+    add_,
+    dot,
+    sqrt_beta2,
+    total_abs,
+)
 from .documentation import Documentation
 from .kernel_signature import KernelSignature
 
@@ -53,10 +66,9 @@ class DAdaptLionMethod(Method):
     )
 
     name = "dadapt_lion"
-    sums = ("inner", "s_l1")
-    denominator = "s_l1"
+    after = Sums(("inner", "s_l1"), needs="s_l1")
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "numerator": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
@@ -90,7 +102,7 @@ class DAdaptLionMethod(Method):
     def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return ()
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]
         numerator = average * scalars["numerator"] + (1 - average) * sums["inner"]
         d_hat = numerator / ((1 - average) * sums["s_l1"])

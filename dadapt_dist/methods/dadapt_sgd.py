@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..options.fields import D0, FSDP_IN_USE, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY
 from ..options.method_options import MethodOptions
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, grown, total
+from .base import Buffer, Buffers, Coefficients, Initial, Method, Options, Scalars, Sums, add_, dot, grown, total
 from .documentation import Documentation
 from .kernel_signature import KernelSignature
 
@@ -34,7 +34,8 @@ class DAdaptSGDMethod(Method):
     num = num + inner;  d_hat = 2·num/√s_sq;  d = max(d, min(d_hat, d·growth_rate))
 
     ‖g0‖² = Σ r·g² of the first step whose gradient is not zero. It is needed before that step's update: the one blocking
-    reduce. The released code divides by zero there when the first gradient is zero, and leaves weight decay out of ‖g0‖.
+    reduce, or one step that only measures where the gradients of a step are never there together. The released code divides
+    by zero there when the first gradient is zero, and leaves weight decay out of ‖g0‖.
     """
 
     options = DAdaptSGDOptions
@@ -62,11 +63,10 @@ class DAdaptSGDMethod(Method):
     )
 
     name = "dadapt_sgd"
-    sums = ("inner", "s_sq")
-    denominator = "s_sq"
-    early_sums = ("g_sq",)
+    before = Sums(("g_sq",), needs="g_sq")
+    after = Sums(("inner", "s_sq"), needs="s_sq")
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "numerator": 0.0, "g0_norm": 0.0}
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
@@ -95,18 +95,20 @@ class DAdaptSGDMethod(Method):
         product = (g * before["s"]).abs_().sqrt_()  # inner has products, which must not overflow either
         return after["s"], product, g * (c["gamma"] == 0)  # g while ‖g0‖, in which it is squared, is not known yet
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         numerator = scalars["numerator"] + sums["inner"]
         d_hat = 2 * numerator / torch.sqrt(sums["s_sq"])
-        return {"d": grown(scalars, d_hat, constants), "numerator": numerator, "g0_norm": scalars["g0_norm"]}
+        return {"d": grown(scalars, d_hat, constants), "numerator": numerator}
 
-    def measure(self, g: Tensor, options: Options) -> tuple[Tensor, ...]:
-        return (total(g.double().square()) * options["layer_scale"],)
+    def measure_before(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        return (total(g.square()) * c["r"],)
 
-    def absorb(self, sums: Scalars, scalars: Scalars) -> Scalars:
-        norm = torch.sqrt(sums["g_sq"])
-        usable = self.needs_early_sums(scalars) & torch.isfinite(norm) & (norm > 0)
-        return scalars | {"g0_norm": torch.where(usable, norm, scalars["g0_norm"])}
+    def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        return {"g0_norm": torch.sqrt(sums["g_sq"])}
 
-    def needs_early_sums(self, scalars: Scalars) -> Tensor:
+    def wants_before(self, scalars: Scalars) -> Tensor:
         return scalars["g0_norm"] == 0
+
+    def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
+        norm = scalars["g0_norm"]
+        return torch.where(norm > 0, super().learning_rate(options, scalars) / torch.where(norm > 0, norm, 1.0), 0.0)

@@ -27,9 +27,11 @@ from .base import (
     Buffer,
     Buffers,
     Coefficients,
+    Initial,
     Method,
     Options,
     Scalars,
+    Sums,
     add_,
     add_product_,
     add_ratio_,
@@ -126,10 +128,9 @@ class ProdigyMethod(Method):
     )
 
     name = "prodigy"
-    sums = ("inner", "s_l1")
-    denominator = "s_l1"
+    after = Sums(("inner", "s_l1"), needs="s_l1")
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "d_max": options["d0"], "numerator": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
@@ -182,7 +183,7 @@ class ProdigyMethod(Method):
         s = add_(buf["s"].mul_(c["b3"]), g, c["to_s"])
         return inner, total_abs(s) * c["r"]
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         numerator = constants["average"] * scalars["numerator"] + sums["inner"]
         d_hat = constants["d_coef"] * numerator / sums["s_l1"]
         d, d_max = scalars["d"], torch.maximum(scalars["d_max"], d_hat)

@@ -13,6 +13,7 @@ from .fields import LR, Check, rate
 from .plain_values import NOTHING, integer, number, plain, text
 
 Sync = Literal["next_step", "step"]
+Before = Literal["exact", "lagged"]
 NonFinite = Literal["hold", "skip", "raise"]
 LARGEST = sys.float_info.max
 PRODIGYS = ("d_coef", "beta3")  # options of an estimate that one method alone has

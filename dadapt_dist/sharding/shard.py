@@ -98,10 +98,3 @@ class Delivery:
     def starting(self) -> bool:
         """Is the framework still setting up? It then calls step() with zero gradients, and nothing may move."""
         return False
-
-    def refuse_deferral(self) -> str | None:
-        """Why a step cannot be carried out after its last piece has arrived; None where it can."""
-        return None
-
-    def publish(self) -> None:
-        """Copy all of the optimizer's tensors to the model's, for a step that came to the optimizer's tensors late."""
