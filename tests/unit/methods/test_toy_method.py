@@ -14,7 +14,7 @@ from torch import Tensor
 import dadapt_dist as dd
 from dadapt_dist import optimizers
 from dadapt_dist.methods import METHODS, Buffer, Documentation, Method, registry
-from dadapt_dist.methods.base import Buffers, Coefficients, Options, Scalars, grown, total
+from dadapt_dist.methods.base import Buffers, Coefficients, Initial, Options, Scalars, Sums, grown, total
 from dadapt_dist.options.fields import D0, GROWTH_RATE, LR, WEIGHT_DECAY, is_positive, option
 from dadapt_dist.options.method_options import MethodOptions
 from dadapt_dist.options.plain_values import number
@@ -54,10 +54,9 @@ class ToyMethod(Method):
             rule    num = num + inner;  d_hat = boost·num/s_l1;  d = max(d, min(d_hat, d·growth_rate))
         """,
     )
-    sums = ("inner", "s_l1")
-    denominator = "s_l1"
+    after = Sums(("inner", "s_l1"), needs="s_l1")
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "numerator": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
@@ -78,7 +77,7 @@ class ToyMethod(Method):
         inner = total(u * buf["s"]) * c["r"]
         return inner, total(buf["s"].add_(u).abs()) * c["r"]
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Any) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Any) -> Scalars:
         numerator = scalars["numerator"] + sums["inner"]
         d_hat = constants["boost"] * numerator / sums["s_l1"]
         return {"d": grown(scalars, d_hat, constants), "numerator": numerator}
