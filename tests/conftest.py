@@ -5,7 +5,6 @@ import os
 # Before torch is imported anywhere: its thread pools read this once. Workers inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import gc
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,13 +82,6 @@ def pool2(pools: Callable[[int], WorkerPool]) -> WorkerPool:
 def pool4(pools: Callable[[int], WorkerPool]) -> WorkerPool:
     """Four ranks, shared by the tests of a module."""
     return pools(4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _nothing_stays_frozen() -> Iterator[None]:
-    """A search for DeepSpeed's engines goes through everything twice where gc.freeze() was called."""
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels import Work
-from ..sharding.registry import Placement
+from ..sharding.shard import LocalShard
 from .option_sets import STAYS, Lots
 from .state import param_state
 from .state.buffers import is_unmoved, make_ready, note_moved
@@ -184,7 +184,7 @@ def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], k
                 param_state.check_state(p, _own_buffers(optimizer, p, group), group, place, optimizer.param_groups)
                 make_ready(optimizer, p, group)
             works.append(_work(optimizer, p, gradient, group, place, weight))
-    if len(works) == 1 and parts[0][0].run is None and not is_unmoved(optimizer, p):
+    if len(works) == 1 and parts[0][0].flat_slice is None and not is_unmoved(optimizer, p):
         kept[id(p)] = Kept(p, optimizer.state[p], works[0], parts[0][0])
     return works
 
@@ -210,7 +210,7 @@ def _kept_of(optimizer: "LearningRateFree", group: dict[str, Any], placing: int)
 
 
 def _work(
-    optimizer: "LearningRateFree", p: Tensor, gradient: Tensor, group: dict[str, Any], place: Placement, weight: float
+    optimizer: "LearningRateFree", p: Tensor, gradient: Tensor, group: dict[str, Any], place: LocalShard, weight: float
 ) -> Work:
     """The share of the step of one part of a parameter: plain local tensors."""
     return Work(
@@ -222,7 +222,7 @@ def _work(
         maximize=group["maximize"],
         scale=getattr(optimizer, "grad_scale", None),  # set by a GradScaler around step()
         cut=param_state.cut_of(place, group),
-        origin=place.start or 0,
+        origin=place.global_offset or 0,
         param=p,
     )
 

@@ -1,22 +1,21 @@
 """How do method, layout and step size make one torch optimizer? One pass over the parameters a step."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
-from ..integrations.deepspeed import registration, universal_restore
 from ..kernels import check_backend
 from ..methods import METHODS, Buffer
 from ..options.checks import check_options
 from ..sharding import registry
-from ..sharding.registry import Delivery
-from . import log_every, torch_compile
-from .amp import Finding, question, told
+from ..sharding.framework import FrameworkAdapter
+from . import amp, log_every, torch_compile
+from .amp import Finding, told
 from .local_step import Entries, measure, sweep
 from .option_sets import Lots
 from .param_groups import LiveGroup
@@ -41,6 +40,9 @@ class LearningRateFree(Optimizer, MayJoin):
     Nothing about a parameter is kept from the construction: frameworks wrap, shard and swap parameters afterwards.
     """
 
+    amp_scaling: Literal["internal", "external"] | None = None
+    """Who unscales gradients under a GradScaler: this optimizer in step(), the scaler before it, or (None) as is found out."""
+
     def __init__(
         self,
         params: Any,
@@ -51,7 +53,7 @@ class LearningRateFree(Optimizer, MayJoin):
         dtypes: param_state.Dtypes = param_state.Dtypes(),  # noqa: B008 - immutable
         backend: str = "auto",
     ) -> None:
-        registry.check_builder()
+        registry.on_optimizer_building()
         param_state.check_dtypes(dtypes)
         self.method = METHODS[method]()
         options = self.method.options.defaults() | options
@@ -61,12 +63,12 @@ class LearningRateFree(Optimizer, MayJoin):
         self.dtypes, self.backend = dtypes, backend
         self.unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
         self._bound = False
-        self._delivery: Delivery | None = None  # None: to be asked for
+        self._delivery: FrameworkAdapter | None = None  # None: to be asked for
         self._groups: list[dict[str, Any]] = []
         super().__init__(params, dict(options))
         step_size.join(self.method, options, self.param_groups)
         self._join()
-        registration.accept(type(self))
+        registry.on_optimizer_built(type(self))
 
     def _join(self) -> None:
         MayJoin.__init__(self)
@@ -120,7 +122,7 @@ class LearningRateFree(Optimizer, MayJoin):
         shown, known = self.param_groups, self._groups
         if shown is not known:
             new = any(all(group is not other for other in known) for group in shown)
-            if new or not self.delivery.in_pieces:  # else ZeRO-1 or 2 shows one of them
+            if new or not self.delivery.in_pieces:  # else the framework shows one of them
                 self._groups = shown
         return self._groups
 
@@ -142,10 +144,10 @@ class LearningRateFree(Optimizer, MayJoin):
     # ---------------------------------------------------------------- how a step arrives
 
     @property
-    def delivery(self) -> Delivery:
+    def delivery(self) -> FrameworkAdapter:
         """How the framework that holds this optimizer brings it a step."""
         if self._delivery is None or self._delivery.is_over():
-            self._delivery = registry.delivery(self)
+            self._delivery = registry.bind(self)
         return self._delivery
 
     def look_up_delivery(self) -> None:
@@ -190,7 +192,8 @@ class LearningRateFree(Optimizer, MayJoin):
         return loss
 
     # torch's compiler rewrites the groups of an optimizer that it traces, and cannot rewrite live ones.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    # torch.compiler.disable would import the compiler, for a second, when the class is made; this waits for the first call.
+    @_disable_dynamo
     @torch.no_grad()
     def take(self) -> None:
         """One call of step(), with the gradients that are there."""
@@ -205,7 +208,7 @@ class LearningRateFree(Optimizer, MayJoin):
         groups = self.param_groups
         lots = self._lots if groups is self.groups else self._shown
         lots.look(groups)
-        if self.delivery.starting():
+        if self.delivery.is_initialising():
             self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)
             return
@@ -234,9 +237,8 @@ class LearningRateFree(Optimizer, MayJoin):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Does a GradScaler leave unscaling to us, and what an overflow does?"""
-        self.asked = question(sys._getframe(1))
-        return self.asked.ours
+        """Whether a GradScaler leaves unscaling, and what an overflow does, to this optimizer."""
+        return amp.is_internal(self)
 
     # ---------------------------------------------------------------- buffers
 
@@ -285,7 +287,7 @@ class LearningRateFree(Optimizer, MayJoin):
         saved_state.load(self, state_dict)
 
     def accept_restored(self) -> None:
-        universal_restore.accept(self)
+        self.delivery.after_external_load(self)
 
     def __getstate__(self) -> dict[str, Any]:
         self.step_size.finish()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .. import kernels
 from ..sharding.rank_claims import Claims
 from ..sharding.shard_index import home_device
 from .step_window import check_pieces
@@ -25,7 +26,7 @@ def place(step_size: "StepSize") -> None:
         table.fingerprint(),
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )
-    roster.place(claims, partial(check_pieces, roster, step_size.nonfinite))
+    roster.place(claims, partial(check_pieces, roster, step_size.nonfinite), kernels.present)
     agreement.settle(
         roster.classes,
         step_size.layout.rank,

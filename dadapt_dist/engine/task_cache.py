@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import Crowd, Work
-from ..sharding.registry import Placement
+from ..sharding.shard import LocalShard
 
 Options = tuple[Any, ...]
 NOTHING = torch.empty(0)
@@ -21,7 +21,7 @@ class Kept:
 
     __slots__ = ("buffers", "local", "p", "place", "state", "work")
 
-    def __init__(self, p: Tensor, state: dict[str, Any], work: Work, place: Placement) -> None:
+    def __init__(self, p: Tensor, state: dict[str, Any], work: Work, place: LocalShard) -> None:
         self.p, self.state, self.work, self.place = p, state, work, place
         self.buffers = [*map(id, state.values())]
         self.local = [] if place.is_plain else [*map(place.local, (p, *state.values()))]

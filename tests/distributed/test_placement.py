@@ -190,15 +190,15 @@ def test_different_options_on_different_ranks_raise_on_all_ranks(pools: Any) -> 
 
 def wrong_adapter() -> None:
     """An adapter that takes a replicated tensor for one of two halves."""
-    original, replicated.Placement = (
-        replicated.Placement,
-        lambda **options: original_placement(**{**options, "shards": 2}),
+    original, replicated.LocalShard = (
+        replicated.LocalShard,
+        lambda **options: original_placement(**{**options, "num_shards": 2}),
     )  # type: ignore[misc]
     original_placement = original
     try:
         train({"w": nn.Parameter(tensor("w", 4))}, lambda name, step: tensor(name, 4, step=step))
     finally:
-        replicated.Placement = original  # type: ignore[misc]
+        replicated.LocalShard = original  # type: ignore[misc]
 
 
 def test_elements_that_do_not_add_up_to_the_model_raise(pools: Any) -> None:

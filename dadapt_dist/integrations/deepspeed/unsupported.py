@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 from typing import Any
 
 from .internals import version, wrapper_of
@@ -45,21 +44,6 @@ def _ask(engine: Any, name: str, absent: Any) -> Any:
     """What the engine's method of that name says of its config; `absent` in a DeepSpeed that has not got the feature."""
     said = getattr(engine, name, lambda: absent)()
     return absent if said is None else said
-
-
-def refuse_builder() -> None:
-    """Refuse what the engine is told to do that is calling the constructor of an optimizer just now, if there is one.
-
-    So a config is refused before DeepSpeed acts on it; for optimizers that come to it as objects, in their first step.
-    """
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if frame.f_globals.get("__name__") == "deepspeed.runtime.engine":
-            builder = frame.f_locals.get("self")
-            if hasattr(builder, "zero_optimization_stage"):
-                refuse(builder)
-                return
 
 
 def warn(engine: Any) -> None:
