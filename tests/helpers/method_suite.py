@@ -18,7 +18,6 @@ from torch import Tensor, nn
 import dadapt_dist as dd
 from dadapt_dist import optimizers
 from dadapt_dist.methods import METHODS
-from dadapt_dist.options.plain_values import NOTHING
 
 from .oracles import ORACLES, Oracle
 from .oracles.released import Problem, flat, grouped
@@ -253,7 +252,7 @@ def effective_lr_is_proportional_to_lr(row: Row) -> None:
     assert 0 < whole < math.inf
 
 
-BAD: list[Any] = [{}, math.nan, -1.0, (), "", (2.0, 2.0), object()]
+BAD: list[Any] = [{}, math.nan, -1.0, (), object()]  # no option of any method can be one of these
 
 
 @check
@@ -263,9 +262,7 @@ def refuses_every_bad_option_with_value_range_and_cure(row: Row) -> None:
     optimizer = row.build([nn.Parameter(torch.ones(2))])
     before = copy.copy(optimizer.param_groups[0])
     for name, known in options.checks().items():
-        bad = [value for value in BAD if (read := known.read(value)) is NOTHING or not known.right(read)]
-        assert len(bad) >= 3, f"{name} takes nearly anything"
-        for value in bad:
+        for value in BAD:
             tries: list[Callable[[], Any]] = [lambda: options(**{name: value})]  # noqa: B023 - called below
             tries.append(lambda: optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], name: value}))  # noqa: B023
             if name != "estimate":

@@ -33,7 +33,7 @@ from tests.helpers.oracles.released import (
     with_gaps,
 )
 
-METHODS = list(ORACLES)
+METHODS = list(RELEASED)
 
 
 @pytest.mark.parametrize(("key", "options"), CASES, ids=lambda value: str(value).replace(" ", ""))

@@ -23,9 +23,9 @@ from dadapt_dist.kernels.signatures import SPECS
 from dadapt_dist.methods import METHODS, Method, registry
 from dadapt_dist.tools import generate
 from dadapt_dist.tools.method_names import method_names
-from tests.helpers.classes import CLASSES
 from tests.helpers.registered import registrations_undone
 
+PUBLIC = optimizers.classes()
 COMMON = ["layer_scale", "maximize", *(option.name for option in fields(Common))]
 
 
@@ -34,29 +34,29 @@ def weights() -> list[nn.Parameter]:
 
 
 RELEASED = {"prodigy": prodigyopt.Prodigy} | {
-    name: getattr(dadaptation, cls.__name__) for name, cls in CLASSES.items() if name.startswith("dadapt_")
+    name: getattr(dadaptation, cls.__name__) for name, cls in PUBLIC.items() if name.startswith("dadapt_")
 }
 
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_call_by_position_means_what_it_means_in_the_released_packages(name: str) -> None:
-    ours, theirs = (list(inspect.signature(cls).parameters.values()) for cls in (CLASSES[name], RELEASED[name]))
+    ours, theirs = (list(inspect.signature(cls).parameters.values()) for cls in (PUBLIC[name], RELEASED[name]))
     by_position = [(p.name, p.default) for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert by_position[: len(theirs)] == [(p.name, p.default) for p in theirs if p.name != "layer_scale"]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_signature_and_help_show_every_option(name: str) -> None:
-    parameters = list(inspect.signature(CLASSES[name]).parameters.values())
+    parameters = list(inspect.signature(PUBLIC[name]).parameters.values())
     assert [p.name for p in parameters if p.kind is p.KEYWORD_ONLY] == COMMON
     assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
-    shown = pydoc.render_doc(CLASSES[name], renderer=pydoc.plaintext)
+    shown = pydoc.render_doc(PUBLIC[name], renderer=pydoc.plaintext)
     assert all(f"{p.name}: " in shown for p in parameters)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_options_by_position_arrive_where_they_belong(name: str) -> None:
-    cls, parameters = CLASSES[name], inspect.signature(CLASSES[name]).parameters
+    cls, parameters = PUBLIC[name], inspect.signature(PUBLIC[name]).parameters
     options = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "params"]
     assert cls(weights(), 0.5).defaults["lr"] == 0.5
     assert cls(params=weights(), lr=0.5).defaults["lr"] == 0.5
@@ -72,10 +72,10 @@ def test_options_by_position_arrive_where_they_belong(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_docstring_has_every_section_and_its_example_runs(name: str) -> None:
-    text = inspect.getdoc(CLASSES[name]) or ""
+    text = inspect.getdoc(PUBLIC[name]) or ""
     order = [text.index(f"\n{section}:\n") for section in ("Args", "Raises", "Example", "References")]
     assert order == sorted(order)
-    assert all(f"\n    {option}: " in text for option in inspect.signature(CLASSES[name]).parameters)
+    assert all(f"\n    {option}: " in text for option in inspect.signature(PUBLIC[name]).parameters)
     assert "arXiv" in text.split("References:")[1]
     assert max(map(len, text.splitlines())) <= 120
     parsed = doctest.DocTestParser().get_doctest(text, {}, name, None, None)
@@ -93,7 +93,7 @@ class Mine(dd.Prodigy):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_classes_and_optimizers_pickle_and_are_found_where_they_say(name: str) -> None:
-    cls = CLASSES[name]
+    cls = PUBLIC[name]
     assert (cls.__module__, cls.__qualname__) == ("dadapt_dist.optimizers", cls.__name__)
     assert pickle.loads(pickle.dumps(cls)) is cls is getattr(dd, cls.__name__) is getattr(optimizers, cls.__name__)
     optimizer = pickle.loads(pickle.dumps(cls(weights(), lr=0.5)))
@@ -164,7 +164,7 @@ def test_what_is_no_method_is_refused() -> None:
         ):
             with pytest.raises(error, match=why):
                 registry.register(wrong)
-        assert list(METHODS) == list(CLASSES)
+        assert list(METHODS) == list(PUBLIC)
     assert registry.register(prodigy) is prodigy
     with pytest.raises(AttributeError, match="no attribute 'Zebra'"):
         _ = optimizers.Zebra  # type: ignore[attr-defined]
