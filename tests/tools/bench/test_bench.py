@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import dadapt_dist as dd
 from dadapt_dist.kernels import cpu_c
+from dadapt_dist.kernels.signatures import SPECS
 from dadapt_dist.methods import METHODS
 from dadapt_dist.tools.bench import memory, overlap, shapes
 from dadapt_dist.tools.bench.peers import OURS, Peer, peers_of
@@ -120,7 +121,7 @@ def test_memory_tells_state_and_peak_of_every_option(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("method", CLASSES)
+@pytest.mark.parametrize("method", SPECS)
 def test_a_step_has_no_temporary_as_large_as_a_parameter(
     method: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +170,7 @@ def test_sync_without_an_emulated_network_says_so(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("step", "--method", "prodgy"), "--method prodgy is not one of prodigy"),
+        (("step", "--method", "prodgy"), "--method prodgy is not one of dadapt_adagrad"),
         (("step", "--shape", "big"), "--shape big is neither a number of parameters nor one of tensors, flat, tiny"),
         (("step", "--dtype", "int8"), "--dtype int8 is not one of float32"),
         (("step", "--shape", "10", "--backend", "cuda"), "backend='cuda' is not one of 'auto', 'c', 'triton', 'eager'"),
