@@ -1,30 +1,26 @@
 """Learning-rate-free optimizers that stay correct, and cost nothing extra, when training is sharded."""
 
+from . import optimizers
 from .engine.optimizer import LearningRateFree
 from .engine.step_size import StepSize
 from .errors import NonFiniteError, PlacementError
 from .integrations.builtin import register_builtin
 from .monitor.log_values import base_optimizer, log_values
-from .optimizers import DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion, DAdaptSGD, Prodigy
+from .optimizers import *  # noqa: F403 - the classes of all methods
 from .sharding.attaching import attach
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DAdaptAdaGrad",
-    "DAdaptAdam",
-    "DAdaptAdan",
-    "DAdaptLion",
-    "DAdaptSGD",
     "LearningRateFree",
     "NonFiniteError",
     "PlacementError",
-    "Prodigy",
     "StepSize",
     "__version__",
     "attach",
     "base_optimizer",
     "log_values",
 ]
+__all__ += optimizers.__all__
 
 register_builtin()

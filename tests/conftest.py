@@ -1,4 +1,4 @@
-"""What does every test get? One thread per process, worker pools of 2 and 4 ranks, the library's log, and seeds."""
+"""Fixtures of all tests: worker pools of 2 and 4 ranks, the library's log, seeds; and the marks that a folder gives."""
 
 import os
 
@@ -7,6 +7,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +26,41 @@ settings.register_profile(
 )
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+FOLDER = Path(__file__).parent
+# The mark of each test in a folder; the first folder that holds a file counts.
+MARKS = {
+    "unit": "unit",
+    "helpers": "unit",
+    "distributed": "distributed",
+    "integrations/deepspeed": "deepspeed",
+    "integrations/accelerate": "huggingface",
+    "integrations/transformers": "huggingface",
+    "integrations/lightning": "lightning",
+    "integrations/mpi": "mpi",
+    "tools": "tools",
+    "docs": "docs",
+    "gpu": "gpu",
+}
+POOLS = {"pools", "pool2", "pool4"}
+
+
+def mark_of(path: Path, fixtures: set[str]) -> str:
+    """The mark of a test by its file; a test that starts ranks is no unit test, wherever it stands.
+
+    Raises:
+        KeyError: the file is in a folder that has no mark.
+    """
+    parents = [folder.as_posix() for folder in path.relative_to(FOLDER).parents]
+    mark = next((MARKS[folder] for folder in MARKS if folder in parents), None)
+    if mark is None:
+        raise KeyError(f"{path} is in a folder that has no mark: give it one in MARKS of {__file__}")
+    return "distributed" if mark == "unit" and fixtures & POOLS else mark
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(mark_of(item.path, set(getattr(item, "fixturenames", ()))))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
-"""How does one pass over all parameters of an optimizer run, and what does it add up?"""
+"""One pass over the local tensors of an optimizer: the kernels that move them, and the sums of what they return."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,61 +15,122 @@ from .option_sets import STAYS, Lots
 from .state import param_state
 from .state.buffers import is_unmoved, make_ready, note_moved
 from .task_cache import Kept, KeptWorks, let_go, renewed
-from .weighted_sums import Share, gather
 
 if TYPE_CHECKING:
     from .optimizer import LearningRateFree
 
+Phases = Sequence[str]
 Works = list[Work]
 Lot = tuple[dict[str, Any], Works]  # a group, and the works of all groups with its options
 Entries = Sequence[tuple[dict[str, Any], Sequence[Tensor]]]  # groups with their tensors
 
 
 def sweep(
-    optimizer: "LearningRateFree", entries: Entries, lots: Lots, *, dry: bool = False, skip: Tensor | None = None
+    optimizer: "LearningRateFree",
+    entries: Entries,
+    lots: Lots,
+    *,
+    phases: Phases = ("after",),
+    dry: bool = False,
+    skip: Tensor | None = None,
 ) -> Tensor:
-    """Take one step with every tensor that has a gradient; return the weighted sums, float64 [n_estimates, n_sums + 1].
+    """Take one step with every tensor that has a gradient; return the weighted sums, float64 [n_estimates, width(phases)].
 
-    Every gradient is checked before any parameter moves. lots: of the groups of the entries. dry: compute the sums, and
-    leave all tensors as they are. skip: 0-dim bool; true: leave all tensors as they are, with sums of 0.
+    Every gradient is checked before any parameter moves. lots: of the groups of the entries. phases: those whose sums are
+    taken; all but "after" before anything moves. dry: compute the sums, and leave all tensors as they are. skip: 0-dim bool;
+    true: leave all tensors as they are, with sums of 0.
     """
-    width, frozen = len(optimizer.method.sums) + 1, optimizer.step_size.frozen
+    table = optimizer.step_size.scalars
+    total = table.no_sums(phases)
     if skip is not None and kernels.eager.readable(skip.device) and bool(skip):
-        return optimizer.step_size.scalars.no_sums()
+        return total
+    after = total if phases == ("after",) else total[:, -1 - len(optimizer.method.sums) :]
     new: list[Tensor] = []
     found = _works(optimizer, entries, lots, new)
     try:
         _prepare(optimizer, found)
-        shares = [_run(optimizer, group, works, dry, skip) for group, works in found]
+        if after is not total:
+            _measure(optimizer, entries, found, phases, total)
+        for group, works in found:
+            row = table.row(group["estimate"])
+            for sums in _run(optimizer, group, works, dry, skip):
+                after[row] += sums.to(table.device, non_blocking=True)
     finally:
         for _, works in found:
             let_go(works)
     if not dry:
         _note_moved(optimizer, new, skip)
-    total = gather(shares, len(optimizer.step_size.scalars.names), width, optimizer.step_size.scalars.device)
-    if frozen:  # d stays: only the count of non-finite elements is of use
-        total[:, :-1] = 0
+    if optimizer.step_size.frozen:  # d stays: only the count of non-finite elements is of use
+        after[:, :-1] = 0
     return total
+
+
+def measure(optimizer: "LearningRateFree", entries: Entries, lots: Lots, phases: Phases) -> Tensor:
+    """The weighted sums of phases before the weights move: float64 [n_estimates, width(phases)]. Nothing moves."""
+    total = optimizer.step_size.scalars.no_sums(phases)
+    found = _works(optimizer, entries, lots, [])
+    try:
+        _prepare(optimizer, found)
+        total[:, -1] += _measure(optimizer, entries, found, phases, total)
+    finally:
+        for _, works in found:
+            let_go(works)
+    return total
+
+
+def _measure(
+    optimizer: "LearningRateFree", entries: Entries, found: list[Lot], phases: Phases, total: Tensor
+) -> Tensor:
+    """Add the sums of the phases before the weights move to the total; the count of bad elements, [n_estimates]."""
+    table, at = optimizer.step_size.scalars, 0
+    bad = torch.zeros(len(table.names), dtype=torch.float64, device=table.device)
+    if "start" in phases:
+        at = len(table.names_of("start"))
+        total[:, at - 1] = 1.0  # taken
+        for group, params in entries:
+            for p in (p for p in params if p.requires_grad):
+                for place, weight in optimizer.step_size.roster.parts(p):
+                    terms = torch.stack(optimizer.method.measure_start(place.part(p).detach().to(torch.float64)))
+                    total[table.row(group["estimate"]), : at - 1] += (terms * weight).to(
+                        table.device, non_blocking=True
+                    )
+    if "before" in phases:
+        for group, works in found:
+            row, device = table.row(group["estimate"]), None
+            for work in works:
+                if work.x.device != device:
+                    device = work.x.device
+                    c = kernels.eager.numbers(_coefficients(optimizer, group, device), device)
+                terms = _before_of(optimizer, work, c).to(table.device, non_blocking=True)
+                total[row, at : at + len(terms) - 1] += terms[:-1] * work.weight
+                bad[row] += terms[-1] * work.weight
+    return bad
+
+
+def _before_of(optimizer: "LearningRateFree", work: Work, c: dict[str, Any]) -> Tensor:
+    """The `before` terms of one tensor, and its count of elements that are not finite or whose square would not be.
+
+    One block at a time, for the temporaries are float64; not ‖g0‖ of D-Adapt SGD, which is taken once.
+    """
+    method, largest = optimizer.method, math.sqrt(torch.finfo(work.math_dtype()).max)
+    blocks = kernels.eager.blocks(work) if optimizer.step_size.scalars.always_before else [work]
+    rows = []
+    for block in blocks:
+        x, buf = block.x.to(torch.float64), {name: t.to(torch.float64) for name, t in block.buf.items()}
+        g = block.g.to(torch.float64)
+        g = g if block.scale is None else g / block.scale
+        g = g.neg() if block.maximize else g
+        g = g.add(x, alpha=block.decay)
+        fit = g.abs() <= largest
+        terms = method.measure_before(x, torch.where(fit, g, 0.0), buf, c)
+        rows.append(torch.stack([*terms, (~fit).sum(dtype=torch.float64)]))
+    return rows[0] if len(rows) == 1 else torch.stack(rows).sum(0)
 
 
 def _note_moved(optimizer: "LearningRateFree", new: list[Tensor], skip: Tensor | None) -> None:
     """These may have moved. Waits for the device when one moves for the first time under a GradScaler."""
     if skip is None or not any(is_unmoved(optimizer, p) for p in new) or not bool(skip):
         note_moved(optimizer, new)
-
-
-def sweep_early(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> Tensor:
-    """Early sums of the gradients, weighted: float64 [n_estimates, n_early_sums]."""
-    method, table = optimizer.method, optimizer.step_size.scalars
-    found = _works(optimizer, entries, lots, [])
-    _prepare(optimizer, found)
-    shares = [
-        Share(
-            table.row(group["estimate"]), [param_state.early_sums(method, work, group) * work.weight for work in works]
-        )
-        for group, works in found
-    ]
-    return gather(shares, len(table.names), len(method.early_sums), table.device)
 
 
 def _prepare(optimizer: "LearningRateFree", lots: list[Lot]) -> None:
@@ -86,10 +148,10 @@ def _coefficients(optimizer: "LearningRateFree", group: dict[str, Any], device: 
     return optimizer.method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
 
 
-def _run(optimizer: "LearningRateFree", group: dict[str, Any], works: Works, dry: bool, skip: Tensor | None) -> Share:
-    row = optimizer.step_size.scalars.row(group["estimate"])
-    coefficients = partial(_coefficients, optimizer, group)
-    return Share(row, kernels.run(optimizer.method, works, coefficients, dry, skip))
+def _run(
+    optimizer: "LearningRateFree", group: dict[str, Any], works: Works, dry: bool, skip: Tensor | None
+) -> list[Tensor]:
+    return kernels.run(optimizer.method, works, partial(_coefficients, optimizer, group), dry, skip)
 
 
 def _works(optimizer: "LearningRateFree", entries: Entries, lots: Lots, new: list[Tensor]) -> list[Lot]:

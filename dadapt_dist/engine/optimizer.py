@@ -15,13 +15,14 @@ from ..sharding import registry
 from ..sharding.framework import FrameworkAdapter
 from . import amp, log_every, torch_compile
 from .amp import Finding, told
-from .local_step import sweep, sweep_early
+from .local_step import Entries, measure, sweep
 from .option_sets import Lots
 from .param_groups import LiveGroup
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
 from .state.validation import FORMAT
 from .step_size import StepSize
+from .step_window import Window
 from .task_cache import KeptWorks
 from .uneven_inputs import MayJoin
 
@@ -54,8 +55,8 @@ class LearningRateFree(Optimizer, MayJoin):
         registry.on_optimizer_building()
         param_state.check_dtypes(dtypes)
         self.method = METHODS[method]()
-        known = options | {"betas": (0.0,) * self.method.n_betas}
-        options = check_options(options, known, type(self).__name__, type(self))
+        options = self.method.options.defaults() | options
+        options = check_options(options, self.method.options.checks(), type(self).__name__, type(self))
         self.step_size = step_size
         check_backend(backend)
         self.dtypes, self.backend = dtypes, backend
@@ -88,7 +89,7 @@ class LearningRateFree(Optimizer, MayJoin):
             replaced_groups.adopt(self)
         if isinstance(param_group, dict):
             where = f"{type(self).__name__} group {len(self.param_groups)}"
-            param_group = check_options(param_group, self.defaults, where, type(self))
+            param_group = check_options(param_group, self.method.options.checks(), where, type(self))
         super().add_param_group(param_group)
         try:
             param_state.check_params(self.param_groups[-1]["params"], self.dtypes.state)
@@ -104,12 +105,12 @@ class LearningRateFree(Optimizer, MayJoin):
     def bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's, and reading them wait for the reduce. In place."""
         scalars, groups = self.step_size.scalars, self.groups
-        live = frozenset((*scalars.values, "steps"))
+        live, checks = frozenset((*scalars.values, "steps")), self.method.options.checks()
         for index, group in enumerate(groups):
             views = scalars.of(scalars.row(dict.__getitem__(group, "estimate"))) | {"steps": 0}
             if not (isinstance(group, LiveGroup) and group.is_of(self.step_size)):
                 group |= {"method": self.method.name, "format": FORMAT}
-                groups[index] = group = LiveGroup(group, self.step_size, live, self.defaults)
+                groups[index] = group = LiveGroup(group, self.step_size, live, checks)
             group.rebind(views, live)
         self.bound = [*groups]
         self.traced = torch_compile.traceable([p for group in groups for p in group["params"]])
@@ -160,9 +161,16 @@ class LearningRateFree(Optimizer, MayJoin):
 
     @property
     def effective_lr(self) -> list[float]:
-        """d·lr of each group: what the learning rate of the underlying method would be."""
+        """The learning rate of the underlying method (Adam, SGD, ...) in the coming step, for each group: mostly d·lr.
+
+        Waits for the reduce under way.
+        """
         replaced_groups.adopt(self)
-        return [group["d"] * float(group["lr"]) for group in self.groups]
+        return [self._rate(group) for group in self.groups]
+
+    def _rate(self, group: dict[str, Any]) -> float:
+        table = self.step_size.current()
+        return float(self.method.learning_rate(group, table.of(table.row(group["estimate"]))))
 
     # ---------------------------------------------------------------- one step
 
@@ -205,30 +213,25 @@ class LearningRateFree(Optimizer, MayJoin):
         self.announce()
         shown = [(group, dict.__getitem__(group, "params")) for group in groups]
         self._looked = lots is self._lots
-        with self.step_size.piece(self, found) as window:
-            if not (window.arrived and self.delivery.in_pieces):
-                log_every.log(self)
-            window.moves |= lots.moves
-            if window.deferred:
-                window.kept.keep(p for _, params in shown for p in params)
-            elif not window.skipped:
-                window.sums += sweep(self, shown, lots, skip=window.overflow)
-            elif found is not None:
-                found.spread(torch.tensor(True))
+        self.step_size.step(self, found, lambda window: self._run(window, shown, lots, found))
 
-    def measure(self) -> Tensor:
-        """Early sums of the gradients, weighted by 1/copies: float64 [n_estimates, n_early_sums]."""
-        return sweep_early(self, self._all(), self.lots())
+    def _run(self, window: Window, shown: Entries, lots: Lots, found: Finding | None) -> None:
+        """Take this call's part of a step, and add its sums to the window's."""
+        if "log_every" in self.defaults and not (window.arrived and self.delivery.in_pieces):
+            log_every.log(self)
+        window.moves |= lots.moves
+        if not window.skipped:
+            window.sums += sweep(self, shown, lots, phases=window.phases, skip=window.overflow)
+        elif found is not None:
+            found.spread(torch.tensor(True))
 
-    def rehearse(self) -> Tensor:
-        """The sums of the coming step, with nothing moved: float64 [n_estimates, n_sums + 1]."""
-        return sweep(self, self._all(), self.lots(), dry=True)
+    def measure(self, phases: Sequence[str]) -> Tensor:
+        """The weighted sums of phases before the weights move: float64 [n_estimates, width]."""
+        return measure(self, self._all(), self.lots(), phases)
 
-    def catch_up(self) -> Tensor:
-        """Carry out a step that arrived in pieces, now that all are there: float64 [n_estimates, n_sums + 1]."""
-        sums = sweep(self, self._all(), self.lots())
-        self.delivery.masters_to_model()
-        return sums
+    def rehearse(self, phases: Sequence[str] = ("after",)) -> Tensor:
+        """The sums of the coming step, with nothing moved: float64 [n_estimates, width]."""
+        return sweep(self, self._all(), self.lots(), phases=phases, dry=True)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:

@@ -31,7 +31,12 @@ def traceable(params: list[Tensor]) -> list[Tensor]:
     return [] if any(isinstance(p, DTensor) for p in params) else params
 
 
-@torch.library.custom_op("dadapt_dist::step", mutates_args=("params",))
+# Written out, since torch before 2.7 infers no schema from list[...].
+@torch.library.custom_op(
+    "dadapt_dist::step",
+    mutates_args=("params",),
+    schema="(SymInt number, SymInt[] positions, Tensor(a2!)[] params, Tensor[] gradients) -> ()",
+)
 def _step(number: int, positions: list[int], params: list[Tensor], gradients: list[Tensor]) -> None:
     """Take a step with these gradients. positions: which of the optimizer's parameters they belong to.
 

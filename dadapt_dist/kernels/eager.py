@@ -70,7 +70,7 @@ def advance(method: Method, work: Work, c: Coefficients, dry: bool = False) -> l
     Elements whose gradient is not finite take part as if it were zero, so that they poison neither the buffers nor x.
     dry: compute the sums alone, from copies of a block at a time.
     """
-    rows = [_advance(method, _copied(block) if dry else block, c) for block in _blocks(work)]
+    rows = [_advance(method, _copied(block) if dry else block, c) for block in blocks(work)]
     if readable(work.x.device):  # python adds numbers up faster than torch does
         rows = [[float(number) for number in row] for row in rows]
     return _added_up(rows)
@@ -89,7 +89,7 @@ def _copied(work: Work) -> Work:
     return replace(work, x=work.x.clone(), buf={name: t.clone() for name, t in work.buf.items()})
 
 
-def _blocks(work: Work) -> list[Work]:
+def blocks(work: Work) -> list[Work]:
     """The work itself, or views of blocks of it where it is large and all its tensors lie in memory alike."""
     size = CPU_BLOCK if work.x.device.type == "cpu" else BLOCK
     numel = work.x.numel()

@@ -31,8 +31,12 @@ PLANS = 8  # tables that a group keeps: tensors may go without a gradient in one
 def _kernel() -> Any:
     """The compiled kernel's module, or None where triton is not installed or does not load."""
     try:
-        return importlib.import_module(".triton_step", __package__)
+        return importlib.import_module(".triton_kernel", __package__)
     except ImportError as error:
+        if (error.name or "").startswith(
+            __package__
+        ):  # a file of this package: an installation that lacks it is broken
+            raise
         logger.debug("no triton: %s", error)
         return None
 

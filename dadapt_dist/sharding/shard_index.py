@@ -2,7 +2,7 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from statistics import mode
@@ -57,14 +57,14 @@ class Member(Protocol):
     def release_statistics(self) -> None:
         """Drop the buffers that serve the estimate alone."""
 
-    def measure(self) -> Tensor:
-        """Early sums of this optimizer's gradients, weighted: [n_estimates, n_early_sums]."""
+    def measure(self, phases: Sequence[str]) -> Tensor:
+        """Weighted sums of phases before the weights move: [n_estimates, width(phases)]."""
 
-    def catch_up(self) -> Tensor:
-        """Carry out a whole step whose pieces have all arrived; the sums, as those of a rehearsal."""
+    def rehearse(self, phases: Sequence[str]) -> Tensor:
+        """Sums that the coming step would have, with nothing moved: [n_estimates, width(phases)]."""
 
-    def rehearse(self) -> Tensor:
-        """Sums that the coming step would have: [n_estimates, n_sums + 1], the last the non-finite elements."""
+    def run(self, window: Any) -> None:
+        """Take this optimizer's part of the step, and add its sums to the window's."""
 
     def bind_groups(self) -> None:
         """Point the groups' scalars to the StepSize's."""
@@ -269,7 +269,7 @@ def home_device(params: list[Tensor]) -> torch.device:
     A rank without parameters must reduce on the kind of device on which the others do.
     """
     devices = [p.device for p in params if not p.is_meta]
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if not devices and accelerator is not None:
         return torch.device(accelerator.type, torch.accelerator.current_device_index())
     return next((device for device in devices if device.type != "cpu"), devices[0] if devices else torch.device("cpu"))

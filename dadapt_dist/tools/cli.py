@@ -12,6 +12,7 @@ except ImportError as error:
 
 from .bench import cli
 from .doctor.cli import doctor
+from .method_names import method_flags
 
 app = typer.Typer(
     help="Learning-rate-free optimizers for sharded training.",
@@ -35,9 +36,7 @@ def main(context: typer.Context) -> None:
 
 @app.command()
 def demo(
-    method: Annotated[
-        str | None, typer.Option(help="prodigy, dadapt-adam, -sgd, -adagrad, -adan, -lion, or adamw.")
-    ] = None,
+    method: Annotated[str | None, typer.Option(help=f"{', '.join(method_flags())}, or adamw.")] = None,
     sharding: Annotated[
         str | None, typer.Option(help="none, ddp, fsdp1, fsdp2, hsdp, tp, fsdp2+tp, or zero1, zero2, zero3.")
     ] = None,

@@ -18,11 +18,12 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
 from dadapt_dist.sharding import live_objects
+from tests.helpers.classes import CLASSES
 from tests.helpers.collectives import reduces
+from tests.helpers.layout_runs import OPTIONS
 from tests.helpers.layouts import LAYOUTS, Job
 from tests.helpers.models import batch, loss_of, part
-
-from .test_layouts import CLASSES, OPTIONS
+from tests.helpers.wrapper import Wrapper
 
 SCALERS: dict[str, Any] = {"plain": GradScaler, "sharded": ShardedGradScaler}
 STEPS = 6
@@ -229,16 +230,6 @@ def test_a_disabled_scaler_leaves_no_trace() -> None:
     scaler.update()
     assert optimizer.step_size.steps == 1
     assert not hasattr(optimizer, "found_inf")
-
-
-class Wrapper:
-    """Passes on what it has not got itself, as wrappers of optimizers do."""
-
-    def __init__(self, optimizer: Any) -> None:
-        self.optimizer = optimizer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.optimizer, name)
 
 
 def asked(optimizer: Any) -> bool:

@@ -20,14 +20,14 @@ from dadapt_dist.engine import amp
 from dadapt_dist.engine.amp_overflow import StepCount
 from dadapt_dist.kernels import eager
 from dadapt_dist.methods import METHODS
+from tests.helpers.classes import CLASSES
 from tests.helpers.collectives import reduces
 from tests.helpers.kernel_cases import coefficients_of, copied, options_of, work_of
+from tests.helpers.layout_runs import OPTIONS
 from tests.helpers.layouts import LAYOUTS, Job
 from tests.helpers.models import Tiny, batch, loss_of, part
-
-from .test_amp import Wrapper
-from .test_layouts import CLASSES, OPTIONS
-from .test_nonfinite import Messages
+from tests.helpers.said import Messages
+from tests.helpers.wrapper import Wrapper
 
 SCALE = 2.0**16
 STEPS = 7

@@ -19,8 +19,7 @@ from dadapt_dist.comm import async_all_reduce
 from dadapt_dist.sharding import replicated
 from tests.helpers.layouts import fsdp1
 from tests.helpers.oracles import ORACLES
-
-from .test_placement import expected, message, tensor, train
+from tests.helpers.placed import expected, message, tensor, train
 
 
 def one_sided(*, frozen: bool) -> list[Any]:

@@ -14,9 +14,9 @@ import torch.distributed as dist
 
 import dadapt_dist as dd
 from dadapt_dist import monitor, schedules
-from dadapt_dist.optimizers import Common
+from dadapt_dist.methods import METHODS
+from tests.helpers.classes import CLASSES
 from tests.helpers.layouts import LAYOUTS
-from tests.helpers.runs import CLASSES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -147,11 +147,12 @@ def test_every_public_name_is_on_a_page(module: Any) -> None:
 @pytest.mark.parametrize("key", CLASSES)
 def test_every_option_and_default_is_on_the_methods_page(key: str) -> None:
     page, parameters = TEXTS["docs/methods.md"], signature(CLASSES[key]).parameters.values()
+    names = {p.name for p in parameters} - {"params"}
     section = page.split(f"### {CLASSES[key].__name__}\n")[1].split("\n## ")[0].split("\n### ")[0]
     said = eval(f"dict({re.sub(r'`', '', section.split('Defaults: ')[1].split('`')[1])})", {"inf": float("inf")})
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "fsdp_in_use"}
-    assert said == defaults
-    for name in (*defaults, *Common.__annotations__, "estimate", "fsdp_in_use"):
+    own = {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+    assert said == {name: value for name, value in own.items() if name in METHODS[key].options.checks()}
+    for name in (*names, "estimate", "fsdp_in_use"):
         assert re.search(rf"`{name}\b|[(\s]{name}=", page), name
 
 

@@ -1,12 +1,6 @@
-"""Which class is each method's optimizer?"""
+"""The optimizer class of each method of the package."""
 
 import dadapt_dist as dd
+from dadapt_dist import optimizers
 
-CLASSES: dict[str, type[dd.LearningRateFree]] = {
-    "prodigy": dd.Prodigy,
-    "dadapt_adam": dd.DAdaptAdam,
-    "dadapt_sgd": dd.DAdaptSGD,
-    "dadapt_adagrad": dd.DAdaptAdaGrad,
-    "dadapt_adan": dd.DAdaptAdan,
-    "dadapt_lion": dd.DAdaptLion,
-}
+CLASSES: dict[str, type[dd.LearningRateFree]] = optimizers.classes()

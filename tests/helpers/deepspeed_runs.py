@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import dadapt_dist as dd
 from dadapt_dist.comm.communicator import ShardLayout
 
-from .runs import CLASSES
+from .classes import CLASSES
 
 BATCH, STEPS, SUB_GROUP = 12, 6, 15
 # Elements of a group are cut by whole parameters into sub-groups of at least SUB_GROUP elements a rank: groups -> sub-groups.

@@ -88,16 +88,16 @@ SEEDED = """
 import torch
 import tests.long.sanitized
 from tests.helpers.kernel_cases import coefficients_of, options_of, work_of
-from dadapt_dist.kernels import native
+from dadapt_dist.kernels import cpu_c
 from dadapt_dist.methods import METHODS
 torch.set_num_threads(4)
 works = [work_of("prodigy", 1 << 17) for _ in range(2)]
 method, c = METHODS["prodigy"](), coefficients_of(METHODS["prodigy"](), options_of("prodigy"))
-assert all(native.takes(method, work) for work in works)
-native.run(method, works, c, False)
+assert all(cpu_c.takes(method, work) for work in works)
+cpu_c.run(method, works, c, False)
 print("clean", flush=True)
 {fault}
-native.run(method, works, c, False)
+cpu_c.run(method, works, c, False)
 print("unseen", flush=True)
 """
 FAULTS = {"address": "works[0].memo.row[0] += 1", "thread": "works[1].memo.row[1:8] = works[0].memo.row[1:8]"}

@@ -1,6 +1,5 @@
 """What are a parameter's buffers, and which of its elements do they keep?"""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ...errors import GradientError
-from ...kernels.tensor_task import Work
 from ...methods import Buffer, Method
 from ...options.checks import TRAINABLE
 from ...sharding.shard import LocalShard
@@ -185,20 +183,6 @@ def anchor(
         if buffer.init == "param":
             source = place.local(p.detach())
             place.local(state[name]).copy_(source.reshape(-1)[cut] if buffer.sliced and cut is not None else source)
-
-
-def early_sums(method: Method, work: Work, options: Mapping[str, Any]) -> Tensor:
-    """Partial early sums of one tensor, float64.
-
-    A gradient that is not finite, or whose square does not fit the dtype of the step, makes them non-finite, and they are not
-    used.
-    """
-    g = work.g.to(torch.float64)
-    g = g if work.scale is None else g / work.scale
-    g = g.neg() if work.maximize else g
-    g = g.add(work.x, alpha=work.decay)
-    largest = math.sqrt(torch.finfo(work.math_dtype()).max)
-    return torch.stack(method.measure(torch.where(g.abs() <= largest, g, math.inf), options))
 
 
 def expand(p: Tensor, t: Tensor, place: LocalShard, cut: slice) -> Tensor:

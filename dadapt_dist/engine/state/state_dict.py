@@ -160,7 +160,9 @@ def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> Dict
             f"{where} lacks {listed(missing)}; {name} cannot continue without them. Load a checkpoint that this "
             "optimizer saved whole."
         )
-    options = check_options({key: group[key] for key in optimizer.defaults if key in group}, optimizer.defaults, where)
+    options = check_options(
+        {key: group[key] for key in optimizer.defaults if key in group}, optimizer.method.options.checks(), where
+    )
     scalars.row(options["estimate"])  # raises for an estimate that does not exist
     return options
 

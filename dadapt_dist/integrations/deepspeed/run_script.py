@@ -23,7 +23,8 @@ import types
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .registration import NAMES, register
+from ...methods.registry import class_names
+from .registration import register
 
 logger = logging.getLogger("dadapt_dist.run")
 
@@ -119,7 +120,7 @@ def _hint(error: BaseException) -> None:
     """Log which of our names was meant, if DeepSpeed did not find a name near one of them."""
     for pattern in _UNKNOWN_NAME:
         for asked in pattern.findall(str(error)):
-            lower = {name.lower(): name for name in NAMES}
+            lower = {name.lower(): name for name in class_names()}
             near = difflib.get_close_matches(asked.lower(), lower, n=1, cutoff=0.7)
             if near and lower[near[0]] != asked:
                 logger.error("the optimizer type %r is unknown; did you mean %r? Case counts.", asked, lower[near[0]])

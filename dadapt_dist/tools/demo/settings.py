@@ -12,10 +12,10 @@ from typing import Any
 
 from ...files.bounded_read import read_json_object
 from ...files.ownership import check_pickles
+from ..method_names import method_flags
 from .model import SIZES
 from .text import BATCH
 
-METHODS = ("prodigy", "dadapt-adam", "dadapt-sgd", "dadapt-adagrad", "dadapt-adan", "dadapt-lion", "adamw")
 # sharding -> (ranks unless told, which numbers of ranks are possible)
 SHARDINGS: dict[str, tuple[int, str]] = {
     "none": (1, "1"),
@@ -120,7 +120,11 @@ class Settings:
         return stored | {"resume": True, "overwrite": False, "out": self.out}
 
     def _check(self) -> None:
-        for name, known in (("method", METHODS), ("sharding", tuple(SHARDINGS)), ("size", tuple(SIZES))):
+        for name, known in (
+            ("method", (*method_flags(), "adamw")),
+            ("sharding", tuple(SHARDINGS)),
+            ("size", tuple(SIZES)),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"--{name} {getattr(self, name)} is unknown: choose one of {', '.join(known)}")
         for name, least, below in (("steps", 1, 10**9), ("save_every", 1, 10**9), ("seed", 0, 2**31)):

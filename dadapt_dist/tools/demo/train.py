@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -20,8 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-import dadapt_dist
-from dadapt_dist import monitor, schedules
+from dadapt_dist import monitor, optimizers, schedules
 
 from .checkpoint import Checkpoints
 from .elastic import exit_with_launcher
@@ -34,14 +34,6 @@ from .text import HELD_OUT_BATCHES, Text, load_text
 logger = logging.getLogger("dadapt_dist.tools.demo")
 LOG_EVERY = 5
 WARMUP = 0.05
-CLASSES: dict[str, type[Optimizer]] = {
-    "prodigy": dadapt_dist.Prodigy,
-    "dadapt-adam": dadapt_dist.DAdaptAdam,
-    "dadapt-sgd": dadapt_dist.DAdaptSGD,
-    "dadapt-adagrad": dadapt_dist.DAdaptAdaGrad,
-    "dadapt-adan": dadapt_dist.DAdaptAdan,
-    "dadapt-lion": dadapt_dist.DAdaptLion,
-}
 BITS = 1 / torch.tensor(2.0).log().item()  # the loss is in nats a byte
 
 
@@ -51,7 +43,12 @@ def build_optimizer(method: str, model: nn.Module, lr: float | None) -> Optimize
     if method == "adamw":
         return AdamW(params, lr=lr or 1e-3, weight_decay=0.0)
 
-    return CLASSES[method](params, **options(method, lr))
+    return class_of(method)(params, **options(method, lr))
+
+
+def class_of(method: str) -> Callable[..., Optimizer]:
+    """The optimizer class of a method, which is named as on the command line."""
+    return optimizers.of_method(method.replace("-", "_"))
 
 
 def options(method: str, lr: float | None) -> dict[str, Any]:

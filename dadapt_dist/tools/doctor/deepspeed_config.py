@@ -2,7 +2,7 @@
 
 import torch
 
-from ...integrations.deepspeed.registration import NAMES
+from ...methods.registry import class_names
 from .deepspeed_zero import check_offload, check_zero
 from .findings import Config, Finding, Findings, check_multiplier, check_warm_up, is_on, section, suggested
 
@@ -45,8 +45,8 @@ def _optimizer(config: Config) -> Findings:
     if not entry:
         return
     name, params = str(entry.get("type")), section(entry, "params")
-    if name not in NAMES:
-        cure = f"{suggested(name, NAMES)}It has {', '.join(NAMES)}"
+    if name not in (known := class_names()):
+        cure = f"{suggested(name, known)}It has {', '.join(known)}"
         yield Finding("optimizer.type", f"{name!r} is no method of dadapt_dist", cure)
     else:
         yield from _keywords(name, params)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ...integrations.deepspeed.registration import NAMES
+from ...methods.registry import class_names
 from .findings import Config, Finding, Findings, check_multiplier, check_warm_up, is_off, nearest, number, section
 
 
@@ -58,7 +58,7 @@ def _optim(name: str) -> Findings:
     except ImportError:
         return
     if name not in {str(one.value) for one in OptimizerNames}:
-        method = nearest(name, NAMES) or "Prodigy"
+        method = nearest(name, class_names()) or "Prodigy"
         yield Finding(
             "optim",
             f"{name!r} is no optimizer of the Trainer",

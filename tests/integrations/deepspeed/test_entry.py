@@ -13,8 +13,9 @@ from torch import nn
 
 import dadapt_dist as dd
 from dadapt_dist.integrations.deepspeed import registration
+from dadapt_dist.methods.registry import class_names
+from tests.helpers.classes import CLASSES
 from tests.helpers.pool import WorkerPool
-from tests.helpers.runs import CLASSES
 
 NAMES = [cls.__name__ for cls in CLASSES.values()]
 
@@ -41,7 +42,7 @@ def torch_optim(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 def test_every_public_optimizer_is_registered() -> None:
     public = {name for name in dd.__all__ if isinstance(getattr(dd, name), type)}
     optimizers = {n for n in public if issubclass(getattr(dd, n), dd.LearningRateFree)} - {"LearningRateFree"}
-    assert set(registration.NAMES) == optimizers == set(NAMES)
+    assert set(class_names()) == optimizers == set(NAMES)
     assert all(getattr(torch.optim, name) is getattr(dd, name) for name in NAMES)
 
 

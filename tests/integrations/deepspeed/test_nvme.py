@@ -9,9 +9,8 @@ from torch import nn
 
 from dadapt_dist import PlacementError
 from tests.helpers.deepspeed_runs import Case, Trainer
+from tests.helpers.nvme import why_no_nvme
 from tests.helpers.pool import WorkerPool
-
-from .test_configs import why_no_nvme
 
 STEPS = 4
 PATIENCE = 100.0  # seconds; what is read from and written to is a disk

@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import dadapt_dist as dd
 from dadapt_dist.integrations.deepspeed.internals import shares
+from tests.helpers.deepspeed_checks import ROUND_ROBIN, bounds, check, run, run_and_check
 from tests.helpers.deepspeed_reference import (
     clipped,
     deviation,
@@ -22,8 +23,6 @@ from tests.helpers.deepspeed_reference import (
 )
 from tests.helpers.deepspeed_runs import NAMES, SUB_GROUP, Case, Odd, Trainer, train
 from tests.helpers.pool import WorkerPool
-
-from .test_stages import ROUND_ROBIN, bounds, check, run, run_and_check
 
 PIECES = [Case(stage=stage, groups=3, sub_group=SUB_GROUP) for stage in (1, 2, 3)]  # three or five calls a step
 # So told, stages 1 and 2 let gradients through that are not finite; stage 3 always skips such steps (DeepSpeed 0.19.8).

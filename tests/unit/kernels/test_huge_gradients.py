@@ -1,6 +1,5 @@
 """Does a finite gradient of any size leave everything finite, and d able to move? And do all backends decide alike?"""
 
-import os
 from typing import Any
 
 import pytest
@@ -8,15 +7,11 @@ import torch
 
 from dadapt_dist.kernels import cpu_c, eager
 from dadapt_dist.methods import METHODS
+from tests.helpers.backends import BACKENDS
 from tests.helpers.classes import CLASSES
 from tests.helpers.kernel_cases import coefficients_of, copied, options_of, work_of
 
 HUGE = [1e15, 1e18, 1e19, 1.9e19, -1e20, 1e25, 1e30, -1e38, 3e38]
-BACKENDS = [
-    "eager",
-    *(["c"] if cpu_c.available() else []),
-    *(["triton"] if os.environ.get("TRITON_INTERPRET") else []),
-]
 SIZE = 300
 
 

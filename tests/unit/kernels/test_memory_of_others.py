@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from dadapt_dist.methods import METHODS
+from tests.helpers.backends import BACKENDS
 from tests.helpers.classes import CLASSES
-
-from .test_huge_gradients import BACKENDS
 
 
 def stepped(backend: str, steps: int) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.classes import CLASSES
 from tests.helpers.oracles.cases import CASES, HALF_AT_LR_ZERO, WARMUP_COSINE, WARMUP_FROM_ZERO, with_eps
-from tests.helpers.oracles.released import Problem, Trace, assert_same, flat, make_released, released_step, with_gaps
-from tests.helpers.runs import CLASSES, run_oracle, run_ours
+from tests.helpers.oracles.released import Problem, assert_same, with_gaps
+from tests.helpers.runs import run_oracle, run_ours, run_released
 
 METHODS = list(CLASSES)
 BEYOND_RELEASED: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
@@ -32,20 +33,6 @@ BEYOND_RELEASED: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     ("dadapt_lion", {}, [{"indices": [0], "layer_scale": 0.3}, {"indices": [1, 2, 3], "lr": 0.5}]),
     ("dadapt_lion", {}, [{"indices": [0, 1], "weight_decay": 0.001}, {"indices": [2, 3], "estimate": "b"}]),
 ]
-
-
-def run_released(
-    key: str, options: dict[str, Any], *, groups: Any = None, lrs: Any = None, gradients: Any = None
-) -> Trace:
-    problem = Problem()
-    optimizer, xs = make_released(key, problem, options, groups)
-    trace = Trace(flat(problem.starts))
-    for step in range(200):
-        for group in optimizer.param_groups if lrs is not None else ():
-            group["lr"] = lrs[step]
-        released_step(optimizer, xs, (gradients or problem.gradients)(step, xs))
-        trace.add(optimizer.param_groups[0]["d"], xs)
-    return trace
 
 
 @pytest.mark.parametrize(("key", "options"), CASES, ids=lambda value: str(value).replace(" ", ""))

@@ -13,7 +13,7 @@ from dadapt_dist.engine.estimate_state import ScalarTable
 from dadapt_dist.kernels import Work
 from dadapt_dist.kernels.eager import advance, numbers
 from dadapt_dist.methods import METHODS
-from tests.helpers.runs import CLASSES
+from tests.helpers.classes import CLASSES
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     key: dict(cls([torch.nn.Parameter(torch.zeros(1))]).defaults) for key, cls in CLASSES.items()
@@ -107,7 +107,7 @@ def test_scalars_stay_finite_and_d_never_falls_whatever_the_sums(key: str, data:
             assert all(math.isfinite(float(value[row])) for value in table.values.values())
             assert table.values["d"][row] >= before["d"][row] > 0
             unusable = not all(map(math.isfinite, sums[row])) or sums[row][-1] != 0
-            if unusable or sums[row][table.method.sums.index(table.method.denominator)] <= 0:
+            if unusable or sums[row][table.method.sums.index(table.method.after.needs)] <= 0:
                 for name in set(before) - {"held"}:
                     assert table.values[name][row] == before[name][row], name
                 assert table.values["held"][row] - before["held"][row] == unusable
