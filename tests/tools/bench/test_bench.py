@@ -73,7 +73,7 @@ def test_the_words_are_those_of_the_kernels() -> None:
         "dadapt_adan": 13,
         "dadapt_lion": 7,
     }
-    assert {method: shapes.words(method)[0] for method in METHODS} == expected
+    assert {method: shapes.words(method)[0] for method in SPECS} == expected
 
 
 def test_the_shapes_are_what_the_documents_say() -> None:
