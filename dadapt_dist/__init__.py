@@ -10,13 +10,15 @@ __version__ = "0.1.0"
 _moved_paths.install()
 
 # The console script answers --help and --version without torch: under it names are loaded when they are asked for.
-if TYPE_CHECKING or "dadapt_dist_cli" not in sys.modules:
+if TYPE_CHECKING:
+    from ._public import *  # noqa: F403
+    from .optimizers import *  # noqa: F403
+elif "dadapt_dist_cli" not in sys.modules:
     from . import _public
-    from ._public import *  # noqa: F403 - its __all__ is the list
+    from ._public import *  # noqa: F403
     from .integrations.builtin import register_builtin
 
-    __all__ = ["__version__"]
-    __all__ += _public.__all__
+    __all__ = ["__version__", *_public.__all__]
     register_builtin()
 else:
 

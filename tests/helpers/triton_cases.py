@@ -9,6 +9,7 @@ from dadapt_dist.kernels import eager, triton_launch
 from dadapt_dist.methods import METHODS
 from tests.helpers.classes import CLASSES
 
+from .classes import CLASSES
 from .kernel_cases import check, coefficients_of, copied, on, options_of, work_of
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
