@@ -17,7 +17,6 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
     "flat": [(20_000_000,)],
     "tiny": [(100,)] * 1000,
 }
-OPTIONS = {"betas": (0.9, 0.999), "momentum": 0.0, "decouple": True, "beta3": None, "weight_decay": 0.0}
 
 
 def parameters(shapes: list[tuple[int, ...]], dtype: "torch.dtype", device: str) -> "list[nn.Parameter]":
@@ -40,6 +39,6 @@ def words(method: str) -> tuple[int, int, int]:
     from ...methods import METHODS
 
     kind = METHODS[method]()
-    names = kind.buffers(OPTIONS)
+    names = kind.buffers(kind.options.defaults())
     written = sum(name not in kind.read_only for name in names)
     return 2 + len(names) + 1 + written, len(names), written
