@@ -82,7 +82,7 @@ class ScalarTable:
 
     def read(self, row: int, name: str) -> Any:
         """A scalar of an estimate: a float, or a tuple of floats for a vector. Waits for the device."""
-        value = self.values[name][row].tolist()
+        value: Any = self.values[name][row].tolist()
         return tuple(value) if isinstance(value, list) else float(value)
 
     def set(self, estimate: str, name: str, value: float) -> None:

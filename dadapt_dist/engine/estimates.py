@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 from ..comm.async_all_reduce import Reduce
 from ..methods.base import Method, Options
@@ -127,7 +128,7 @@ class Estimates(ABC):
         """Steps in which some estimate was held because a gradient was not finite."""
         return int(self.current().values["held"].max())
 
-    def value(self, estimate: str, name: str) -> float | int:
+    def value(self, estimate: str, name: str) -> Any:
         """One scalar of one estimate as a python number."""
         if name == "steps":
             return self.steps

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from ..kernels import check_backend
@@ -191,7 +192,8 @@ class LearningRateFree(Optimizer, MayJoin):
         return loss
 
     # torch's compiler rewrites the groups of an optimizer that it traces, and cannot rewrite live ones.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    # torch.compiler.disable would import the compiler, for a second, when the class is made; this waits for the first call.
+    @_disable_dynamo
     @torch.no_grad()
     def take(self) -> None:
         """One call of step(), with the gradients that are there."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..options.fields import EPS, LR, WEIGHT_DECAY, is_positive, number, option
+from ..options.fields import EPS, LR, WEIGHT_DECAY, is_positive, option
 from ..options.method_options import MethodOptions
+from ..options.plain_values import number
 from .base import Buffer, Buffers, Coefficients, Initial, Method, Options, Scalars, Sums, add_, total
 from .documentation import Documentation
 

@@ -63,9 +63,6 @@ class Member(Protocol):
     def rehearse(self, phases: Sequence[str]) -> Tensor:
         """Sums that the coming step would have, with nothing moved: [n_estimates, width(phases)]."""
 
-    def run(self, window: Any) -> None:
-        """Take this optimizer's part of the step, and add its sums to the window's."""
-
     def bind_groups(self) -> None:
         """Point the groups' scalars to the StepSize's."""
 

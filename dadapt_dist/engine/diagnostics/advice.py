@@ -78,7 +78,7 @@ class Advice:
     def _examine(self, step_size: "StepSize") -> None:
         if self._checks is None:
             self._first_lr = self._last_lr = max(rates(step_size), default=0.0)
-            begun = [(1, _check_start), (10, _check_lr), (PATIENCE, _check_d)]
+            begun: list[tuple[int, Check]] = [(1, _check_start), (10, _check_lr), (PATIENCE, _check_d)]
             if bool(starts(step_size).isnan().any()):  # a method without d0
                 self._checks, self._due = begun[:2] if self._steps == 0 else [], 1
                 return
