@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 import dadapt_dist as dd
+from dadapt_dist import optimizers
 from dadapt_dist.integrations.deepspeed import registration
 from dadapt_dist.methods.registry import class_names
-from tests.helpers.classes import CLASSES
 from tests.helpers.pool import WorkerPool
 
-NAMES = [cls.__name__ for cls in CLASSES.values()]
+NAMES = [cls.__name__ for cls in optimizers.classes().values()]
 
 
 class Theirs(torch.optim.SGD):
