@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 elif "dadapt_dist_cli" not in sys.modules:
     from . import _public
     from ._public import *  # noqa: F403
-    from .integrations.builtin import register_builtin
 
     __all__ = ["__version__", *_public.__all__]
-    register_builtin()
 else:
 
     def __getattr__(name: str) -> Any:

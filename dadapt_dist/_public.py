@@ -4,6 +4,7 @@ from . import optimizers
 from .engine.optimizer import LearningRateFree
 from .engine.step_size import StepSize
 from .errors import NonFiniteError, PlacementError
+from .integrations.builtin import register_builtin
 from .monitor.log_values import base_optimizer, log_values
 from .optimizers import *  # noqa: F403 - the classes of all methods
 from .sharding.attaching import attach
@@ -18,3 +19,5 @@ __all__ = [
     "log_values",
 ]
 __all__ += optimizers.__all__
+
+register_builtin()

@@ -33,7 +33,7 @@ def register() -> None:
     there = vars(torch.optim).get("__getattr__")
     if there is not _look_up:
         _before[:] = [] if there is None else [there]
-        torch.optim.__getattr__ = _look_up  # type: ignore[method-assign]
+        vars(torch.optim)["__getattr__"] = _look_up
     for name in class_names():
         if name in vars(torch.optim):
             _warn(name, vars(torch.optim)[name])
