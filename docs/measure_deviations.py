@@ -89,6 +89,16 @@ def decay_before_any_gradient(key: str) -> Size:
     return changes[0], changes[1]
 
 
+def sgd_lagged(*, last: bool = False) -> Size:
+    """DAdaptSGD whose first step only measures its gradient: differences of d and of the way; last: after 200 steps."""
+    ours = run_ours("dadapt_sgd", {"step_size": dadapt_dist.StepSize(before="lagged")})
+    theirs = run_released("dadapt_sgd", {})
+    if not last:
+        return largest_errors(ours, theirs)
+    way = (theirs.x[-1] - theirs.start).abs().max()
+    return abs(ours.d[-1] / theirs.d[-1] - 1), float((ours.x[-1] - theirs.x[-1]).abs().max() / way)
+
+
 def sparse_adagrad() -> Size:
     """AdaGrad on sparse gradients at the default eps 1e-6: differences of d and of the parameters after 200 steps."""
     problem = Problem()
@@ -206,6 +216,8 @@ MEASURED: dict[str, Callable[[], Size]] = {
     ),
     "sgd: weight_decay 0.01 (d, way)": lambda: both("dadapt_sgd", {"weight_decay": 0.01}),
     "sgd: weight_decay 0.1 (d, way)": lambda: both("dadapt_sgd", {"weight_decay": 0.1}),
+    "sgd: the first norm one step late (d, way)": sgd_lagged,
+    "sgd: the same, after the last step (d, way)": lambda: sgd_lagged(last=True),
     "adagrad: every parameter has a gradient (d, way)": lambda: both("dadapt_adagrad", {}),
     "adagrad: some have none in some steps (d, way)": lambda: both("dadapt_adagrad", {}, gaps=True),
     "adagrad: sparse, eps at its default (d, way)": sparse_adagrad,
