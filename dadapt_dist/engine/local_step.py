@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..kernels import Work
+from ..kernels import TensorTask
 from ..sharding.registry import Placement
 from .option_sets import STAYS, Lots
 from .state import param_state
@@ -19,8 +19,8 @@ from .weighted_sums import Share, gather
 if TYPE_CHECKING:
     from .optimizer import LearningRateFree
 
-Works = list[Work]
-Lot = tuple[dict[str, Any], Works]  # a group, and the works of all groups with its options
+Tasks = list[TensorTask]
+Lot = tuple[dict[str, Any], Tasks]  # a group, and the tasks of all groups with its options
 Entries = Sequence[tuple[dict[str, Any], Sequence[Tensor]]]  # groups with their tensors
 
 
@@ -39,10 +39,10 @@ def sweep(
     found = _works(optimizer, entries, lots, new)
     try:
         _prepare(optimizer, found)
-        shares = [_run(optimizer, group, works, dry, skip) for group, works in found]
+        shares = [_run(optimizer, group, tasks, dry, skip) for group, tasks in found]
     finally:
-        for _, works in found:
-            let_go(works)
+        for _, tasks in found:
+            let_go(tasks)
     if not dry:
         _note_moved(optimizer, new, skip)
     total = gather(shares, len(optimizer.step_size.scalars.names), width, optimizer.step_size.scalars.device)
@@ -64,20 +64,20 @@ def sweep_early(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> 
     _prepare(optimizer, found)
     shares = [
         Share(
-            table.row(group["estimate"]), [param_state.early_sums(method, work, group) * work.weight for work in works]
+            table.row(group["estimate"]), [param_state.early_sums(method, task, group) * task.weight for task in tasks]
         )
-        for group, works in found
+        for group, tasks in found
     ]
     return gather(shares, len(table.names), len(method.early_sums), table.device)
 
 
 def _prepare(optimizer: "LearningRateFree", lots: list[Lot]) -> None:
     """Have every tensor looked at before anything moves. ValueError or TypeError names the parameter that cannot be used."""
-    shares = [(works, partial(_coefficients, optimizer, group), optimizer.kept[id(group)]) for group, works in lots]
+    shares = [(tasks, partial(_coefficients, optimizer, group), optimizer.kept[id(group)]) for group, tasks in lots]
     try:
         kernels.prepare(optimizer.method, shares, optimizer.backend)
     except kernels.UnfitError as error:
-        raise error.kind(f"{param_state.described(error.work.param, optimizer.param_groups)}: {error}") from error
+        raise error.kind(f"{param_state.described(error.task.param, optimizer.param_groups)}: {error}") from error
 
 
 def _coefficients(optimizer: "LearningRateFree", group: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -86,49 +86,49 @@ def _coefficients(optimizer: "LearningRateFree", group: dict[str, Any], device: 
     return optimizer.method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
 
 
-def _run(optimizer: "LearningRateFree", group: dict[str, Any], works: Works, dry: bool, skip: Tensor | None) -> Share:
+def _run(optimizer: "LearningRateFree", group: dict[str, Any], tasks: Tasks, dry: bool, skip: Tensor | None) -> Share:
     row = optimizer.step_size.scalars.row(group["estimate"])
     coefficients = partial(_coefficients, optimizer, group)
-    return Share(row, kernels.run(optimizer.method, works, coefficients, dry, skip))
+    return Share(row, kernels.run(optimizer.method, tasks, coefficients, dry, skip))
 
 
 def _works(optimizer: "LearningRateFree", entries: Entries, lots: Lots, new: list[Tensor]) -> list[Lot]:
-    """Each lot that moves, with the work of its tensors that have a gradient. new: gets those whose work was not kept."""
+    """Each lot that moves, with the task of its tensors that have a gradient. new: gets those whose task was not kept."""
     found: dict[int, Lot] = {}
     scale, state = getattr(optimizer, "grad_scale", None), optimizer.state
     for (group, params), lot, kept in zip(entries, lots.of, _kept(optimizer, lots, entries), strict=True):
         if lot == STAYS:
             continue
-        works = found.setdefault(lot, (group, []))[1]
+        tasks = found.setdefault(lot, (group, []))[1]
         for p in params:
             again = renewed(kept, p, state, scale)
             if again is not None:
                 if again.x is not p:
                     param_state.check_gradient(p, again.g, again.x, optimizer.method, group, optimizer.param_groups)
-                works.append(again)
+                tasks.append(again)
             elif p.grad is not None:
                 new.append(p)
-                works += _works_of(optimizer, p, group, kept)
+                tasks += _works_of(optimizer, p, group, kept)
     return list(found.values())
 
 
-def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], kept: dict[int, Kept]) -> Works:
+def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], kept: dict[int, Kept]) -> Tasks:
     parts = [(place, weight, place.part_gradient(p)) for place, weight in optimizer.step_size.roster.parts(p)]
-    works: Works = []
+    tasks: Tasks = []
     for place, weight, gradient in parts:
         if gradient is not None:
             param_state.check_gradient(p, gradient, place.part(p), optimizer.method, group, optimizer.param_groups)
-            if not works:
+            if not tasks:
                 param_state.check_state(p, _own_buffers(optimizer, p, group), group, place, optimizer.param_groups)
                 make_ready(optimizer, p, group)
-            works.append(_work(optimizer, p, gradient, group, place, weight))
-    if len(works) == 1 and parts[0][0].run is None and not is_unmoved(optimizer, p):
-        kept[id(p)] = Kept(p, optimizer.state[p], works[0], parts[0][0])
-    return works
+            tasks.append(_work(optimizer, p, gradient, group, place, weight))
+    if len(tasks) == 1 and parts[0][0].run is None and not is_unmoved(optimizer, p):
+        kept[id(p)] = Kept(p, optimizer.state[p], tasks[0], parts[0][0])
+    return tasks
 
 
 def _kept(optimizer: "LearningRateFree", lots: Lots, entries: Entries) -> list[dict[int, Kept]]:
-    """What is kept of each group's works from the step before."""
+    """What is kept of each group's tasks from the step before."""
     placing = optimizer.step_size.roster.placing
     if lots.kept_for[0] is not optimizer.kept or lots.kept_for[1:] != (lots.version, placing, optimizer.backend):
         lots.kept_for = optimizer.kept, lots.version, placing, optimizer.backend
@@ -149,9 +149,9 @@ def _kept_of(optimizer: "LearningRateFree", group: dict[str, Any], placing: int)
 
 def _work(
     optimizer: "LearningRateFree", p: Tensor, gradient: Tensor, group: dict[str, Any], place: Placement, weight: float
-) -> Work:
+) -> TensorTask:
     """The share of the step of one part of a parameter: plain local tensors."""
-    return Work(
+    return TensorTask(
         x=place.part(p),
         g=gradient,
         buf={name: place.part(t) for name, t in _own_buffers(optimizer, p, group).items()},

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels import Crowd, Work
+from ..kernels import Crowd, TensorTask
 from ..sharding.registry import Placement
 
 Options = tuple[Any, ...]
@@ -19,10 +19,10 @@ class Kept:
     local: the plain tensors of the parameter and its buffers on this rank; empty where they are these themselves.
     """
 
-    __slots__ = ("buffers", "local", "p", "place", "state", "work")
+    __slots__ = ("buffers", "local", "p", "place", "state", "task")
 
-    def __init__(self, p: Tensor, state: dict[str, Any], work: Work, place: Placement) -> None:
-        self.p, self.state, self.work, self.place = p, state, work, place
+    def __init__(self, p: Tensor, state: dict[str, Any], task: TensorTask, place: Placement) -> None:
+        self.p, self.state, self.task, self.place = p, state, task, place
         self.buffers = [*map(id, state.values())]
         self.local = [] if place.is_plain else [*map(place.local, (p, *state.values()))]
 
@@ -64,7 +64,7 @@ class KeptWorks:
         return self._kept
 
 
-def renewed(kept: "dict[int, Kept]", p: Tensor, states: Any, scale: Tensor | None) -> Work | None:
+def renewed(kept: "dict[int, Kept]", p: Tensor, states: Any, scale: Tensor | None) -> TensorTask | None:
     """The kept work of a parameter with its present gradient and scale; None when there is none to be used again."""
     known = kept.get(id(p))
     if known is None or known.p is not p or not known.is_current(states.get(p)):
@@ -72,11 +72,11 @@ def renewed(kept: "dict[int, Kept]", p: Tensor, states: Any, scale: Tensor | Non
     gradient = known.gradient()
     if gradient is None:
         return None
-    known.work.g, known.work.scale = gradient, scale
-    return known.work
+    known.task.g, known.task.scale = gradient, scale
+    return known.task
 
 
-def let_go(works: Iterable[Work]) -> None:
+def let_go(tasks: Iterable[TensorTask]) -> None:
     """Forget the gradients, whose memory is the user's to free."""
-    for work in works:
-        work.g = NOTHING
+    for task in tasks:
+        task.g = NOTHING

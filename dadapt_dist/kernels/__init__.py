@@ -9,24 +9,26 @@ from torch import Tensor
 from ..methods.base import Coefficients, Method
 from . import cpu_c, eager, triton_launch
 from .memory_checks import Crowd, Seen, UnfitError, check, check_apart, is_plain
-from .tensor_task import Work
+from .tensor_task import TensorTask
 from .write_protection import check_versions, check_writable
 
 ByDevice = Callable[[torch.device], Coefficients]
-Share = tuple[list[Work], ByDevice, Any]  # the works of a group, their coefficients, and what keeps their `crowd`
+Share = tuple[list[TensorTask], ByDevice, Any]  # the tasks of a group, their coefficients, and what keeps their `crowd`
 Backend = Literal["auto", "c", "triton", "eager"]
 
 
 class Kernel(Protocol):
-    """One way to run a step. `run` takes works of one device, of groups with equal options, that `takes` has accepted."""
+    """One way to run a step. `run` takes tasks of one device, of groups with equal options, that `supports` has accepted."""
 
     def available(self) -> bool:
         """Can it run anything here?"""
 
-    def takes(self, method: Method, work: Work) -> bool:
+    def supports(self, method: Method, task: TensorTask) -> bool:
         """Can it take this tensor?"""
 
-    def run(self, method: Method, works: list[Work], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
+    def run(
+        self, method: Method, tasks: list[TensorTask], c: Coefficients, dry: bool, skip: Tensor | None = None
+    ) -> Tensor:
         """Advance; float64 [n_sums + 1]: Σ weight·sum of each of `method.sums`, then of the non-finite gradient elements.
 
         skip: 0-dim bool; where it is true nothing is written, and the sums are 0.
@@ -54,7 +56,7 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend={backend!r} cannot be had here. {CURES[backend]}.")
 
 
-def present(device: torch.device) -> tuple[str, bool]:
+def rank_fingerprint(device: torch.device) -> tuple[str, bool]:
     """What must be equal on all ranks: replicas that round differently would drift apart."""
     return device.type, cpu_c.available() if device.type == "cpu" else triton_launch.available()
 
@@ -66,38 +68,38 @@ def prepare(method: Method, groups: Iterable[Share], backend: str) -> None:
     """
     chain, new = CHAINS[backend], False
     groups = list(groups)
-    for works, coefficients, keeper in groups:
+    for tasks, coefficients, keeper in groups:
         crowd = keeper.crowd
-        if crowd is not None and crowd.still(works) and (crowd.kernel is not cpu_c or cpu_c.point(works)):
+        if crowd is not None and crowd.still(tasks) and (crowd.kernel is not cpu_c or cpu_c.point(tasks)):
             continue
-        for work in works:
-            kernel = work.kernel
-            if kernel is None or work.memo is None or not kernel.takes(method, work):
-                new |= work.memo is not None or kernel is None
-                _look(method, work, coefficients, chain)
-        keeper.crowd = Crowd.of(works)
+        for task in tasks:
+            kernel = task.kernel
+            if kernel is None or task.memo is None or not kernel.supports(method, task):
+                new |= task.memo is not None or kernel is None
+                _look(method, task, coefficients, chain)
+        keeper.crowd = Crowd.of(tasks)
     if new:
-        check_apart(work for works, _, _ in groups for work in works)
-        check_writable(work for works, _, _ in groups for work in works)
+        check_apart(task for tasks, _, _ in groups for task in tasks)
+        check_writable(task for tasks, _, _ in groups for task in tasks)
 
 
-def _look(method: Method, work: Work, coefficients: ByDevice, chain: tuple[Any, ...]) -> None:
-    work.memo = None
-    if work.g.is_neg():  # stored with its sign reversed, of which no address tells
-        work.g = work.g.resolve_neg()
-    check(work)
-    work.kernel = next((kernel for kernel in chain if kernel.takes(method, work)), eager)
-    if work.kernel is not eager:
+def _look(method: Method, task: TensorTask, coefficients: ByDevice, chain: tuple[Any, ...]) -> None:
+    task.memo = None
+    if task.g.is_neg():  # stored with its sign reversed, of which no address tells
+        task.g = task.g.resolve_neg()
+    check(task)
+    task.kernel = next((kernel for kernel in chain if kernel.supports(method, task)), eager)
+    if task.kernel is not eager:
         return
-    if not all(map(is_plain, (work.x, work.g, *work.buf.values()))):
-        eager.rehearse(method, work, coefficients(work.x.device))
+    if not all(map(is_plain, (task.x, task.g, *task.buf.values()))):
+        eager.rehearse(method, task, coefficients(task.x.device))
     else:
-        check_versions(work)
-        work.memo = None if work.g.is_sparse else Seen(work)
+        check_versions(task)
+        task.memo = None if task.g.is_sparse else Seen(task)
 
 
 def run(
-    method: Method, works: Iterable[Work], coefficients: ByDevice, dry: bool, skip: Tensor | None = None
+    method: Method, tasks: Iterable[TensorTask], coefficients: ByDevice, dry: bool, skip: Tensor | None = None
 ) -> list[Tensor]:
     """Run one step over the tensors of groups with equal options, which `prepare` has seen.
 
@@ -106,13 +108,13 @@ def run(
     Returns float64 [n_sums + 1] for each device and kernel, to be added up: Σ weight·sum of each of `method.sums`, and last of
     the gradient elements that are not finite, or with which the step would overflow, which take part as if they were zero.
     """
-    works = list(works)
-    if works and all(work.kernel is cpu_c for work in works):
-        return [cpu_c.run(method, works, coefficients(works[0].x.device), dry, skip)]
-    shares: dict[Any, list[Work]] = {}
-    for work in works:
-        kernel = work.kernel
-        shares.setdefault(kernel if kernel is cpu_c else (kernel, work.x.device), []).append(work)
+    tasks = list(tasks)
+    if tasks and all(task.kernel is cpu_c for task in tasks):
+        return [cpu_c.run(method, tasks, coefficients(tasks[0].x.device), dry, skip)]
+    shares: dict[Any, list[TensorTask]] = {}
+    for task in tasks:
+        kernel = task.kernel
+        shares.setdefault(kernel if kernel is cpu_c else (kernel, task.x.device), []).append(task)
     results = []
     for key, share in shares.items():
         kernel = cpu_c if key is cpu_c else key[0]
@@ -120,4 +122,4 @@ def run(
     return results
 
 
-__all__ = ["Backend", "Crowd", "UnfitError", "Work", "check_backend", "prepare", "present", "run"]
+__all__ = ["Backend", "Crowd", "TensorTask", "UnfitError", "check_backend", "prepare", "rank_fingerprint", "run"]

@@ -12,7 +12,7 @@ from . import cpu_c_library
 from .memory_checks import Seen, is_dense_alike, is_plain
 from .overflow_guard import bounded, safe_size
 from .signatures import SPECS, Spec, ordered
-from .tensor_task import Work
+from .tensor_task import TensorTask
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the codes of cpu_c_step.c
 LARGEST = torch.finfo(torch.float32).max
@@ -38,19 +38,19 @@ class Job(ctypes.Structure):
 
 
 class Memo(Seen):
-    """What stays the same while a Work keeps its tensors: its row of cpu_c_step.c, but for the gradient."""
+    """What stays the same while a TensorTask keeps its tensors: its row of cpu_c_step.c, but for the gradient."""
 
     __slots__ = ("odd", "place", "row")
 
-    def __init__(self, work: Work, spec: Spec) -> None:
-        super().__init__(work)
-        fields = [work.buf.get(name) for name in spec.fields]
+    def __init__(self, task: TensorTask, spec: Spec) -> None:
+        super().__init__(task)
+        fields = [task.buf.get(name) for name in spec.fields]
         addresses = [0 if t is None else t.data_ptr() for t in fields]
-        kinds = [KINDS[work.x.dtype], KINDS[work.g.dtype], *(0 if t is None else KINDS[t.dtype] for t in fields)]
+        kinds = [KINDS[task.x.dtype], KINDS[task.g.dtype], *(0 if t is None else KINDS[t.dtype] for t in fields)]
         kind = sum(kind << 4 * place for place, kind in enumerate(kinds))
-        first, step = (work.cut.start, work.cut.step) if work.cut is not None and "s" in work.buf else (0, 0)
+        first, step = (task.cut.start, task.cut.step) if task.cut is not None and "s" in task.buf else (0, 0)
         addresses += [0] * (BUFFERS - len(addresses))
-        self.row = array("q", [work.x.numel(), work.x.data_ptr(), 0, *addresses, kind, work.origin, first, step])
+        self.row = array("q", [task.x.numel(), task.x.data_ptr(), 0, *addresses, kind, task.origin, first, step])
         self.odd = (
             self.width - 1
         )  # a gradient that lies elsewhere in the next step may lie at an address that no float has
@@ -68,66 +68,66 @@ def has_half() -> bool:
     return loaded is not None and bool(loaded.dadapt_abilities() & 1)
 
 
-def takes(method: Method, work: Work) -> bool:
+def supports(method: Method, task: TensorTask) -> bool:
     """Can the compiled step take this tensor? Its buffers must be float32 or bfloat16, and all tensors lie in memory alike."""
-    memo = work.memo
+    memo = task.memo
     if type(memo) is not Memo:
-        if not work.x.is_cpu or not _fits(method, work):
+        if not task.x.is_cpu or not _fits(method, task):
             return False
-        work.memo = memo = Memo(work, SPECS[method.name])
-    elif not memo.still(work):  # `check` must see it first
+        task.memo = memo = Memo(task, SPECS[method.name])
+    elif not memo.still(task):  # `check` must see it first
         return False
-    memo.row[2] = address = work.g.data_ptr()
+    memo.row[2] = address = task.g.data_ptr()
     return not address & memo.odd
 
 
-def point(works: Sequence[Work]) -> bool:
-    """Take the present gradients of works that are what they were; False where one lies at an address that no float has."""
+def point(tasks: Sequence[TensorTask]) -> bool:
+    """Take the present gradients of tasks that are what they were; False where one lies at an address that no float has."""
     odd = 0
-    for work in works:
-        work.memo.row[2] = address = work.g.data_ptr()  # type: ignore[attr-defined]
-        odd |= address & work.memo.odd  # type: ignore[attr-defined]
+    for task in tasks:
+        task.memo.row[2] = address = task.g.data_ptr()  # type: ignore[attr-defined]
+        odd |= address & task.memo.odd  # type: ignore[attr-defined]
     return not odd
 
 
-def _fits(method: Method, work: Work) -> bool:
+def _fits(method: Method, task: TensorTask) -> bool:
     spec = SPECS.get(method.name)
-    if spec is None or work.g.layout is not torch.strided or not available():
+    if spec is None or task.g.layout is not torch.strided or not available():
         return False
-    tensors = [work.x, work.g, *work.buf.values()]
+    tensors = [task.x, task.g, *task.buf.values()]
     if not all(is_plain(t) and t.is_cpu and t.dtype in KINDS and t.data_ptr() % t.itemsize == 0 for t in tensors):
         return False
     if any(t.dtype is torch.float16 for t in tensors) and not has_half():
         return False
-    if any(t.dtype is torch.float16 for t in work.buf.values()):
+    if any(t.dtype is torch.float16 for t in task.buf.values()):
         return False
-    if work.scale is not None and not work.scale.is_cpu:
+    if task.scale is not None and not task.scale.is_cpu:
         return False
-    if work.cut is None:
+    if task.cut is None:
         return is_dense_alike(tensors)
     return (
         spec.sliced
         and all(t.is_contiguous() for t in tensors)
-        and is_dense_alike([t for t in tensors if t.shape == work.x.shape])
+        and is_dense_alike([t for t in tensors if t.shape == task.x.shape])
     )
 
 
-def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
-    """Run one step over tensors that `takes` has accepted: see `kernels.run`. Raises MemoryError before anything moves."""
+def run(method: Method, tasks: Sequence[TensorTask], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
+    """Run one step over tensors that `supports` has accepted: see `kernels.run`. Raises MemoryError before anything moves."""
     if skip is not None and bool(skip):
         return torch.zeros(len(method.sums) + 1, dtype=torch.float64)
     spec, loaded = SPECS[method.name], cpu_c_library.load()
     assert loaded is not None, "takes() accepts nothing without a library"
-    rows = array("q", [work.memo.place for work in works])  # type: ignore[attr-defined]
-    weights = array("d", [work.weight for work in works])
-    job = _job(spec, works[0], c, dry)
+    rows = array("q", [task.memo.place for task in tasks])  # type: ignore[attr-defined]
+    weights = array("d", [task.weight for task in tasks])
+    job = _job(spec, tasks[0], c, dry)
     out = (ctypes.c_double * SUMS)()
     failed = loaded.dadapt_step(
-        len(works), rows.buffer_info()[0], weights.buffer_info()[0], ctypes.addressof(job), ctypes.addressof(out)
+        len(tasks), rows.buffer_info()[0], weights.buffer_info()[0], ctypes.addressof(job), ctypes.addressof(out)
     )
-    _check_result(failed, len(works))
+    _check_result(failed, len(tasks))
     if not dry:
-        torch.autograd.graph.increment_version([work.x for work in works])  # the writes went behind autograd's back
+        torch.autograd.graph.increment_version([task.x for task in tasks])  # the writes went behind autograd's back
     factors = [float(factor) for factor in spec.factors(c)]
     sums = [value * factor for value, factor in zip(out, factors, strict=False)]
     return torch.tensor([*sums, out[SUMS - 1]], dtype=torch.float64)
@@ -142,15 +142,15 @@ def _check_result(failed: int, count: int) -> None:
         raise MemoryError(f"no memory for the partial sums of {count} tensors; nothing of the step has moved")
 
 
-def _job(spec: Spec, work: Work, c: Coefficients, dry: bool) -> Job:
+def _job(spec: Spec, task: TensorTask, c: Coefficients, dry: bool) -> Job:
     values = [float(bounded(float(value), LARGEST)) for value in ordered(spec, c)]
     return Job(
         coefficient=(ctypes.c_double * COEFFICIENTS)(*values),
-        scale=1.0 if work.scale is None else float(work.scale),
-        decay=work.decay,
+        scale=1.0 if task.scale is None else float(task.scale),
+        decay=task.decay,
         safe=safe_size(values, c.get("keep")),
         method=spec.index,
-        maximize=work.maximize,
+        maximize=task.maximize,
         dry=dry,
         threads=torch.get_num_threads(),
         seed=int(c["seed"]) & 0xFFFFFFFF,

@@ -1,7 +1,7 @@
 """How do tensors lie in memory, and may a kernel walk through them side by side?
 
 A kernel gets addresses: nothing below it can see that a parameter was resized under its buffers, that its storage was freed,
-or that a tensor has no elements of its own. All that is seen here: in full when a Work is new or something has changed, and
+or that a tensor has no elements of its own. All that is seen here: in full when a TensorTask is new or something has changed, and
 otherwise by one comparison.
 """
 
@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .tensor_task import Work
+from .tensor_task import TensorTask
 
 REBUILD = "Rebuild the state of a parameter that was changed: optimizer.state.pop(p)"
 
 
 class UnfitError(ValueError):
-    """A tensor of a step cannot be used as it is. work: the one whose it is."""
+    """A tensor of a step cannot be used as it is. task: the one whose it is."""
 
-    def __init__(self, work: Work, said: str, kind: type[Exception] = ValueError) -> None:
+    def __init__(self, task: TensorTask, said: str, kind: type[Exception] = ValueError) -> None:
         super().__init__(said)
-        self.work, self.kind = work, kind
+        self.task, self.kind = task, kind
 
 
 def is_dense_alike(tensors: Sequence[Tensor]) -> bool:
@@ -71,60 +71,60 @@ def _looks(t: Tensor) -> tuple[object, ...]:
 
 
 class Seen:
-    """What the tensors of a Work were when `check` saw them.
+    """What the tensors of a TensorTask were when `check` saw them.
 
     Addresses alone do not tell: a storage that was freed may be allocated anew, smaller, in the same place.
     """
 
     __slots__ = ("addresses", "bytes", "found", "needed", "same", "scale", "sizes", "tensors", "width")
 
-    def __init__(self, work: Work) -> None:
-        self.tensors = [work.x, *work.buf.values()]
+    def __init__(self, task: TensorTask) -> None:
+        self.tensors = [task.x, *task.buf.values()]
         self.addresses = [t.data_ptr for t in self.tensors]
         self.found = [address() for address in self.addresses]
         self.sizes = [_size_of(t) for t in self.tensors]
         self.bytes = [size() for size in self.sizes]
-        self.needed, self.width = _span(work.g) * work.g.itemsize, work.g.itemsize
-        self.same = _compared([work.g, *self.tensors])
-        self.scale = None if work.scale is None else work.scale.device
+        self.needed, self.width = _span(task.g) * task.g.itemsize, task.g.itemsize
+        self.same = _compared([task.g, *self.tensors])
+        self.scale = None if task.scale is None else task.scale.device
 
-    def still(self, work: Work) -> bool:
+    def still(self, task: TensorTask) -> bool:
         """Are they where and what they were? The gradient may be another one that looks the same."""
-        if work.scale is not None and work.scale.device != self.scale:
+        if task.scale is not None and task.scale.device != self.scale:
             return False
         if [address() for address in self.addresses] != self.found or [size() for size in self.sizes] != self.bytes:
             return False
-        return self.same(work.g, *self.tensors) and _room(work.g, self.width) >= self.needed
+        return self.same(task.g, *self.tensors) and _room(task.g, self.width) >= self.needed
 
 
 class Crowd:
-    """What `Seen` is of one Work, of all works of a group that come together step after step: one comparison for all."""
+    """What `Seen` is of one TensorTask, of all tasks of a group that come together step after step: one comparison for all."""
 
-    def __init__(self, works: Sequence[Work]) -> None:
-        self.kernel, self.seen = works[0].kernel, [work.memo for work in works]
+    def __init__(self, tasks: Sequence[TensorTask]) -> None:
+        self.kernel, self.seen = tasks[0].kernel, [task.memo for task in tasks]
         seen = [memo for memo in self.seen if isinstance(memo, Seen)]
         self.tensors = [t for one in seen for t in one.tensors]
         self.addresses = [address for one in seen for address in one.addresses]
         self.sizes = [size for one in seen for size in one.sizes]
         self.found, self.bytes = [n for one in seen for n in one.found], [n for one in seen for n in one.bytes]
         self.needed, self.widths = [one.needed for one in seen], [one.width for one in seen]
-        self.same, self.scale = _compared([*[work.g for work in works], *self.tensors]), seen[0].scale
+        self.same, self.scale = _compared([*[task.g for task in tasks], *self.tensors]), seen[0].scale
 
     @staticmethod
-    def of(works: Sequence[Work]) -> "Crowd | None":
-        """None for works of which some are unseen, or are not all for one kernel."""
-        alike = bool(works) and all(isinstance(work.memo, Seen) and work.kernel is works[0].kernel for work in works)
-        return Crowd(works) if alike else None
+    def of(tasks: Sequence[TensorTask]) -> "Crowd | None":
+        """None for tasks of which some are unseen, or are not all for one kernel."""
+        alike = bool(tasks) and all(isinstance(task.memo, Seen) and task.kernel is tasks[0].kernel for task in tasks)
+        return Crowd(tasks) if alike else None
 
-    def still(self, works: Sequence[Work]) -> bool:
+    def still(self, tasks: Sequence[TensorTask]) -> bool:
         """As `Seen.still`, for all of them. All have one scale."""
-        if [work.memo for work in works] != self.seen:
+        if [task.memo for task in tasks] != self.seen:
             return False
-        if works[0].scale is not None and works[0].scale.device != self.scale:
+        if tasks[0].scale is not None and tasks[0].scale.device != self.scale:
             return False
         if [address() for address in self.addresses] != self.found or [size() for size in self.sizes] != self.bytes:
             return False
-        gradients = [work.g for work in works]
+        gradients = [task.g for task in tasks]
         if not self.same(*gradients, *self.tensors):
             return False
         return all(map(operator.ge, map(_room, gradients, self.widths), self.needed))
@@ -143,57 +143,57 @@ def _size_of(t: Tensor) -> Callable[[], int]:
 # ---------------------------------------------------------------- one look at everything
 
 
-def check(work: Work) -> None:
-    """Raise UnfitError unless x, g and the buffers of a Work belong together and have the memory that they say they have."""
-    x, g = work.x, work.g
-    named = [("it", x), ("its gradient", g), *((f"its buffer {name}", t) for name, t in work.buf.items())]
+def check(task: TensorTask) -> None:
+    """Raise UnfitError unless x, g and the buffers of a TensorTask belong together and have the memory that they say they have."""
+    x, g = task.x, task.g
+    named = [("it", x), ("its gradient", g), *((f"its buffer {name}", t) for name, t in task.buf.items())]
     for name, t in named:
-        _check_kind(work, name, t)
+        _check_kind(task, name, t)
     for name, t in named:
         if t.device != x.device:
-            raise UnfitError(work, f"{name} is on {t.device}, the parameter on {x.device}. {REBUILD}.")
+            raise UnfitError(task, f"{name} is on {t.device}, the parameter on {x.device}. {REBUILD}.")
     if g.shape != x.shape:
         raise UnfitError(
-            work,
+            task,
             f"its gradient has the shape {tuple(g.shape)}, the parameter {tuple(x.shape)}: it was resized after backward(). Set "
             "p.grad = None, or take the gradient anew.",
         )
-    sliced = -1 if work.cut is None else len(range(x.numel())[work.cut])
+    sliced = -1 if task.cut is None else len(range(x.numel())[task.cut])
     for name, t in named[2:]:
         if t.shape != x.shape and t.shape != (sliced,):
             raise UnfitError(
-                work,
+                task,
                 f"{name} has the shape {tuple(t.shape)}, the parameter {tuple(x.shape)}: one was resized without the other. "
                 f"{REBUILD}.",
             )
     for name, t in named:
         if not t.is_sparse:
-            _check_memory(work, name, t, written=t is not g)
+            _check_memory(task, name, t, written=t is not g)
     if g.is_sparse:
-        _check_indices(work, g)
+        _check_indices(task, g)
 
 
-def _check_kind(work: Work, name: str, t: Tensor) -> None:
+def _check_kind(task: TensorTask, name: str, t: Tensor) -> None:
     if not isinstance(t, Tensor):
-        raise UnfitError(work, f"{name} is of type {type(t).__name__}, and no tensor. {REBUILD}.", TypeError)
+        raise UnfitError(task, f"{name} is of type {type(t).__name__}, and no tensor. {REBUILD}.", TypeError)
     if t.is_nested:
-        raise UnfitError(work, f"{name} is a nested tensor: train its values(), a plain tensor.", TypeError)
+        raise UnfitError(task, f"{name} is a nested tensor: train its values(), a plain tensor.", TypeError)
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor(t) or torch._is_functional_tensor(t)
-    layouts = (torch.strided, torch.sparse_coo) if t is work.g else (torch.strided,)
+    layouts = (torch.strided, torch.sparse_coo) if t is task.g else (torch.strided,)
     if t.device.type == "meta" or wrapped:
         what = (
             "is a tensor of a functional transform (vmap, grad, functionalize)" if wrapped else "is on the meta device"
         )
-        raise UnfitError(work, f"{name} {what}, and has no elements to train. Step with ordinary tensors.", TypeError)
+        raise UnfitError(task, f"{name} {what}, and has no elements to train. Step with ordinary tensors.", TypeError)
     if t.layout not in layouts:
         raise UnfitError(
-            work, f"{name} has the layout {t.layout}: train it as a strided tensor (to_dense()).", TypeError
+            task, f"{name} has the layout {t.layout}: train it as a strided tensor (to_dense()).", TypeError
         )
     if t.is_neg():  # the gradient's was resolved
-        raise UnfitError(work, f"{name} is stored with its sign reversed (a view of imag?): clone() it.", TypeError)
+        raise UnfitError(task, f"{name} is stored with its sign reversed (a view of imag?): clone() it.", TypeError)
     if not t.is_floating_point():
         raise UnfitError(
-            work, f"{name} has the dtype {t.dtype}, which is no real floating dtype. {REBUILD}.", TypeError
+            task, f"{name} has the dtype {t.dtype}, which is no real floating dtype. {REBUILD}.", TypeError
         )
 
 
@@ -235,20 +235,20 @@ def lacking(t: Tensor) -> str:
     return f"needs {needed} bytes for the shape {tuple(t.shape)}, and its storage has {there}: it was freed or resized"
 
 
-def _check_memory(work: Work, name: str, t: Tensor, *, written: bool) -> None:
+def _check_memory(task: TensorTask, name: str, t: Tensor, *, written: bool) -> None:
     if t.numel() == 0 or not is_plain(t):
         return
     if written and _shares_with_itself(t):
-        raise UnfitError(work, f"{name} has elements that share memory (expand()?): clone() it.")
+        raise UnfitError(task, f"{name} has elements that share memory (expand()?): clone() it.")
     if lack := lacking(t):
-        raise UnfitError(work, f"{name} {lack}. Step while the memory is there. {REBUILD}.")
+        raise UnfitError(task, f"{name} {lack}. Step while the memory is there. {REBUILD}.")
 
 
-def _check_indices(work: Work, g: Tensor) -> None:
+def _check_indices(task: TensorTask, g: Tensor) -> None:
     """Of a sparse gradient; on a GPU only what the host knows."""
     indices, values = g._indices(), g._values()
     if lack := lacking(indices) or lacking(values):
-        raise UnfitError(work, f"its sparse gradient {lack}. Step while the memory is there.")
+        raise UnfitError(task, f"its sparse gradient {lack}. Step while the memory is there.")
     rows = g.shape[: g.sparse_dim()]
     right = values.shape == (indices.shape[1], *g.shape[g.sparse_dim() :]) and indices.shape[0] == len(rows)
     if right and indices.device.type == "cpu" and indices.numel():
@@ -256,27 +256,27 @@ def _check_indices(work: Work, g: Tensor) -> None:
         right = bool((indices >= 0).all()) and bool((indices < largest).all())
     if not right:
         raise UnfitError(
-            work,
+            task,
             f"its sparse gradient of shape {tuple(g.shape)} has indices or values that do not fit that shape: make it with "
             "torch.sparse_coo_tensor(..., check_invariants=True) to see where.",
         )
 
 
-def check_apart(works: Iterable[Work]) -> None:
+def check_apart(tasks: Iterable[TensorTask]) -> None:
     """Raise UnfitError when two of the parameters and buffers of a step share memory; tensors with gaps are not looked at."""
-    ranges: list[tuple[object, int, int, str, Work]] = []
-    for work in works:
-        for name, t in (("it", work.x), *((f"its buffer {name}", t) for name, t in work.buf.items())):
+    ranges: list[tuple[object, int, int, str, TensorTask]] = []
+    for task in tasks:
+        for name, t in (("it", task.x), *((f"its buffer {name}", t) for name, t in task.buf.items())):
             if is_plain(t) and t.numel() and (t.is_contiguous() or _is_dense(t)):
                 start = t.data_ptr()
-                ranges.append((t.device, start, start + t.numel() * t.itemsize, name, work))
+                ranges.append((t.device, start, start + t.numel() * t.itemsize, name, task))
     ranges.sort(key=_place)
     for before, after in itertools.pairwise(ranges):
         if before[0] == after[0] and after[1] < before[2]:
-            work, other = after[4], before[4]
-            whose = before[3] if other is work else f"the parameter of shape {tuple(other.x.shape)} or a buffer of it"
+            task, other = after[4], before[4]
+            whose = before[3] if other is task else f"the parameter of shape {tuple(other.x.shape)} or a buffer of it"
             raise UnfitError(
-                work,
+                task,
                 f"{after[3]} shares memory with {whose}, and a step would write it twice. Give the optimizer a tied "
                 "parameter once, as one object, and let clone() make copies.",
             )

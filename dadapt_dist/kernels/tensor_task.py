@@ -10,7 +10,7 @@ from ..methods.base import Buffers
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Work:
+class TensorTask:
     """One tensor's share of a step: plain local tensors of this rank, all of one shape but for sliced buffers.
 
     weight: 1/copies, which multiplies the tensor's sums. decay: coupled weight decay, added to the gradient as decay·x.
@@ -37,7 +37,7 @@ class Work:
     memo: object = None
 
     @property
-    def kept_origin(self) -> int:
+    def slice_origin(self) -> int:
         """`origin` for the elements of sliced buffers, which count among themselves."""
         return self.origin if self.cut_origin is None else self.cut_origin
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..methods.base import Coefficients, Method
 from .memory_checks import Seen, is_dense_alike, is_plain
 from .signatures import SPECS, Spec, ordered
-from .tensor_task import Work
+from .tensor_task import TensorTask
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,9 @@ def _kernel() -> Any:
     try:
         return importlib.import_module(".triton_kernel", __package__)
     except ImportError as error:
-        if (error.name or "").startswith(__package__):  # a file of this package: an installation that lacks it is broken
+        if (error.name or "").startswith(
+            __package__
+        ):  # a file of this package: an installation that lacks it is broken
             raise
         logger.debug("no triton: %s", error)
         return None
@@ -50,7 +52,7 @@ def _interpreted() -> bool:
 
 
 class Fit(Seen):
-    """That a Work's tensors fit the kernel, and where they are: for as long as it keeps them, all but the gradient.
+    """That a TensorTask's tensors fit the kernel, and where they are: for as long as it keeps them, all but the gradient.
 
     serial: never given twice, unlike an id. dtypes: of x and the buffers in the kernel's order, None where there is none.
     plans: those of the launches in which this tensor is the first; they live as long as it does.
@@ -59,13 +61,13 @@ class Fit(Seen):
     __slots__ = ("buffers", "dtypes", "plans", "serial")
     count = itertools.count()
 
-    def __init__(self, work: Work, spec: Spec) -> None:
-        super().__init__(work)
+    def __init__(self, task: TensorTask, spec: Spec) -> None:
+        super().__init__(task)
         self.serial = next(self.count)
         self.plans: dict[tuple[object, ...], Plan] = {}
-        fields = [work.buf.get(name) for name in spec.fields]
-        self.dtypes = (work.x.dtype, *(None if t is None else t.dtype for t in fields))
-        tensors = [work.x if t is None else t for t in fields] + [work.x] * (BUFFERS - len(fields))
+        fields = [task.buf.get(name) for name in spec.fields]
+        self.dtypes = (task.x.dtype, *(None if t is None else t.dtype for t in fields))
+        tensors = [task.x if t is None else t for t in fields] + [task.x] * (BUFFERS - len(fields))
         self.buffers = [t.data_ptr() for t in tensors]
 
     def where(self, g: Tensor) -> list[int]:
@@ -73,35 +75,35 @@ class Fit(Seen):
         return [self.found[0], g.data_ptr(), *self.buffers]
 
 
-def takes(method: Method, work: Work) -> bool:
+def supports(method: Method, task: TensorTask) -> bool:
     """Can the kernel take this tensor? On a GPU, buffers float32 or bfloat16, all tensors alike in memory, nothing sliced."""
-    if type(work.memo) is Fit:
-        return work.memo.still(work) and work.g.data_ptr() % work.memo.width == 0  # if not, `check` must see it first
-    fits = (work.x.is_cuda or (work.x.is_cpu and _interpreted())) and _fits(method, work)
+    if type(task.memo) is Fit:
+        return task.memo.still(task) and task.g.data_ptr() % task.memo.width == 0  # if not, `check` must see it first
+    fits = (task.x.is_cuda or (task.x.is_cpu and _interpreted())) and _fits(method, task)
     if fits:
-        work.memo = Fit(work, SPECS[method.name])
+        task.memo = Fit(task, SPECS[method.name])
     return fits
 
 
-def _fits(method: Method, work: Work) -> bool:
-    x, g, buffers = work.x, work.g, work.buf.values()
-    if _kernel() is None or method.name not in SPECS or work.cut is not None or g.layout is not torch.strided:
+def _fits(method: Method, task: TensorTask) -> bool:
+    x, g, buffers = task.x, task.g, task.buf.values()
+    if _kernel() is None or method.name not in SPECS or task.cut is not None or g.layout is not torch.strided:
         return False
     if x.dtype not in KINDS or g.dtype not in KINDS or any(t.dtype not in KINDS[:2] for t in buffers):
         return False
-    others = [g, *buffers] if work.scale is None else [g, work.scale, *buffers]
+    others = [g, *buffers] if task.scale is None else [g, task.scale, *buffers]
     if not all(is_plain(t) and t.device == x.device for t in (x, *others)) or not is_dense_alike([x, g, *buffers]):
         return False
     return all(t.data_ptr() % t.itemsize == 0 for t in (x, g, *buffers))
 
 
-def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
-    """Run one step over tensors that `takes` has accepted: see `kernels.run`. Float64, on their device; nobody waits."""
-    spec, device = SPECS[method.name], works[0].x.device
-    kinds: dict[Any, list[Work]] = {}
-    for work in works:
-        kinds.setdefault((work.g.dtype, work.memo.dtypes), []).append(work)  # type: ignore[attr-defined]
-    first = works[0]
+def run(method: Method, tasks: Sequence[TensorTask], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
+    """Run one step over tensors that `supports` has accepted: see `kernels.run`. Float64, on their device; nobody waits."""
+    spec, device = SPECS[method.name], tasks[0].x.device
+    kinds: dict[Any, list[TensorTask]] = {}
+    for task in tasks:
+        kinds.setdefault((task.g.dtype, task.memo.dtypes), []).append(task)  # type: ignore[attr-defined]
+    first = tasks[0]
     values = ordered(spec, c)
     values += [1.0] * (COEFFICIENTS - len(values))
     scale, skipped = 1.0 if first.scale is None else first.scale, 0.0 if skip is None else skip.to(device)
@@ -110,15 +112,15 @@ def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool, skip:
     for (_, (_, *dtypes)), same in kinds.items():
         sums = _launch(method, spec, same, dtypes, h, dry)
         total = sums if total is None else total + sums
-    assert total is not None, "there is a work at least"
+    assert total is not None, "there is a task at least"
     return total * _vector([*spec.factors(c), 1.0], device)
 
 
 def _launch(
-    method: Method, spec: Spec, works: list[Work], dtypes: Sequence[torch.dtype | None], h: Tensor, dry: bool
+    method: Method, spec: Spec, tasks: list[TensorTask], dtypes: Sequence[torch.dtype | None], h: Tensor, dry: bool
 ) -> Tensor:
-    plan = _plan(works)
-    plan.follow(works)
+    plan = _plan(tasks)
+    plan.follow(tasks)
     fields = range(len(spec.fields))
     has = sum(1 << k for k in fields if dtypes[k] is not None)
     rounded = sum(1 << k for k in fields if dtypes[k] is torch.bfloat16)
@@ -126,7 +128,7 @@ def _launch(
     sums = len(method.sums)
     partial = torch.empty(plan.programs, sums + 1, dtype=torch.float64, device=h.device)
     if plan.programs:
-        first = works[0]
+        first = tasks[0]
         bases = [first.x, first.g, *(first.buf.get(name, first.x) for name in spec.fields)]
         bases += [first.x] * (2 + BUFFERS - len(bases))
         with torch.cuda.device(h.device) if h.is_cuda else torch.no_grad():
@@ -137,7 +139,7 @@ def _launch(
                 *plan.units, BLOCK, BLOCKS, num_warps=WARPS, enable_fp_fusion=False,
             )  # fmt: skip
     if not dry:
-        torch.autograd.graph.increment_version([work.x for work in works])  # the writes went behind autograd's back
+        torch.autograd.graph.increment_version([task.x for task in tasks])  # the writes went behind autograd's back
     return (partial * plan.weights).sum(0)
 
 
@@ -148,9 +150,9 @@ class Plan:
     the first tensor's x, g and buffers, in units of `units` elements.
     """
 
-    def __init__(self, works: list[Work]) -> None:
-        self.device = works[0].x.device
-        sizes = [work.x.numel() for work in works]
+    def __init__(self, tasks: list[TensorTask]) -> None:
+        self.device = tasks[0].x.device
+        sizes = [task.x.numel() for task in tasks]
         programs = [-(-size // (BLOCK * BLOCKS)) for size in sizes]
         self.programs = sum(programs)
         tensors = [t for t, number in enumerate(programs) for _ in range(number)]
@@ -158,20 +160,20 @@ class Plan:
         chunks = [chunk for number in programs for chunk in range(number)]
         self.chunks = _sent(torch.tensor(chunks, dtype=torch.int32), self.device)
         self.numels = _sent(torch.tensor(sizes, dtype=torch.int64), self.device)
-        self.origins = _sent(torch.tensor([work.origin for work in works], dtype=torch.int64), self.device)
-        weights = [works[t].weight for t in tensors]
+        self.origins = _sent(torch.tensor([task.origin for task in tasks], dtype=torch.int64), self.device)
+        weights = [tasks[t].weight for t in tensors]
         self.weights = _sent(torch.tensor(weights, dtype=torch.float64).unsqueeze(1), self.device)
         self.distances = torch.empty(0)
         self.units: list[int] = []
         self._found: list[list[int]] = []
 
-    def follow(self, works: list[Work]) -> None:
+    def follow(self, tasks: list[TensorTask]) -> None:
         """Send the addresses to the device when one has changed."""
-        found = [work.memo.where(work.g) for work in works]  # type: ignore[attr-defined]
+        found = [task.memo.where(task.g) for task in tasks]  # type: ignore[attr-defined]
         if found == self._found:
             return
         self._found = found
-        first = works[0]
+        first = tasks[0]
         dtypes = first.memo.dtypes  # type: ignore[attr-defined]
         widths = [t.itemsize for t in (first.x.dtype, first.g.dtype, *(t or first.x.dtype for t in dtypes[1:]))]
         widths += widths[:1] * (2 + BUFFERS - len(widths))
@@ -185,11 +187,11 @@ class Plan:
         self.distances = _sent(torch.tensor(list(zip(*columns, strict=True)), dtype=torch.int64), self.device)
 
 
-def _plan(works: list[Work]) -> Plan:
-    """The plan of a launch over these works: the one of the step before, or a new one."""
-    plans: dict[tuple[object, ...], Plan] = works[0].memo.plans  # type: ignore[attr-defined]
-    key = (works[0].g.dtype, *[work.memo.serial for work in works])  # type: ignore[attr-defined]
-    plan = plans.pop(key, None) or Plan(works)
+def _plan(tasks: list[TensorTask]) -> Plan:
+    """The plan of a launch over these tasks: the one of the step before, or a new one."""
+    plans: dict[tuple[object, ...], Plan] = tasks[0].memo.plans  # type: ignore[attr-defined]
+    key = (tasks[0].g.dtype, *[task.memo.serial for task in tasks])  # type: ignore[attr-defined]
+    plan = plans.pop(key, None) or Plan(tasks)
     plans[key] = plan  # the last used comes last
     if len(plans) > PLANS:
         del plans[next(iter(plans))]

@@ -170,7 +170,7 @@ class Roster:
             home = home_device([p for _, _, p in params])
             device = self.layout.reduce_device(home)
             kind = 0 if any(member.delivery.replaces_parameters for member in self) else None
-            claims = replace(claims, configuration=(claims.configuration, kernels.present(home)), kind=kind)
+            claims = replace(claims, configuration=(claims.configuration, kernels.rank_fingerprint(home)), kind=kind)
             check()
             items = self._items(params)
             self._suspect(items)

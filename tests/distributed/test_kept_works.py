@@ -120,7 +120,7 @@ def test_the_work_is_kept(pool2: WorkerPool) -> None:
 
 def kept_works() -> tuple[int, bool]:
     run = Run().steps(2)
-    (works,) = run.optimizer.kept.values()
-    known = works._kept[id(run.p)]
+    (tasks,) = run.optimizer.kept.values()
+    known = tasks._kept[id(run.p)]
     run.step(2)
-    return len(works._kept), works._kept[id(run.p)] is known
+    return len(tasks._kept), tasks._kept[id(run.p)] is known

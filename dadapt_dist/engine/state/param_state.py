@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ...errors import GradientError
-from ...kernels.tensor_task import Work
+from ...kernels.tensor_task import TensorTask
 from ...methods import Buffer, Method
 from ...options.checks import TRAINABLE
 from ...sharding.shard import Placement
@@ -187,17 +187,17 @@ def anchor(
             place.local(state[name]).copy_(source.reshape(-1)[cut] if buffer.sliced and cut is not None else source)
 
 
-def early_sums(method: Method, work: Work, options: Mapping[str, Any]) -> Tensor:
+def early_sums(method: Method, task: TensorTask, options: Mapping[str, Any]) -> Tensor:
     """Partial early sums of one tensor, float64.
 
     A gradient that is not finite, or whose square does not fit the dtype of the step, makes them non-finite, and they are not
     used.
     """
-    g = work.g.to(torch.float64)
-    g = g if work.scale is None else g / work.scale
-    g = g.neg() if work.maximize else g
-    g = g.add(work.x, alpha=work.decay)
-    largest = math.sqrt(torch.finfo(work.math_dtype()).max)
+    g = task.g.to(torch.float64)
+    g = g if task.scale is None else g / task.scale
+    g = g.neg() if task.maximize else g
+    g = g.add(task.x, alpha=task.decay)
+    largest = math.sqrt(torch.finfo(task.math_dtype()).max)
     return torch.stack(method.measure(torch.where(g.abs() <= largest, g, math.inf), options))
 
 
