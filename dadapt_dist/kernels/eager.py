@@ -1,4 +1,4 @@
-"""How does one step run on a tensor of any device and dtype? One pass of plain torch operations, block by block."""
+"""Run a step as plain torch operations, block by block, on tensors of any device and dtype."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Buffers, Coefficients, Method
-from .memory_checks import Seen, UnfitError, is_dense_alike
+from .memory_checks import UnfitError, is_dense_alike
 from .overflow_guard import bounded, kept_within, tamed
 from .stochastic_rounding import store_stochastic
 from .tensor_task import TensorTask
@@ -21,8 +21,19 @@ BLOCK = 1 << 24
 Number = Tensor | float  # 0-dim float64, or a float where the host may read
 
 
-def run(method: Method, tasks: Sequence[TensorTask], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
-    """Run one step over any tensors of one device: see `kernels.run`."""
+def derive(method: Method, tasks: Sequence[TensorTask]) -> None:
+    """Nothing: plain operations take the tensors themselves."""
+
+
+def run(
+    method: Method,
+    tasks: Sequence[TensorTask],
+    c: Coefficients,
+    dry: bool,
+    skip: Tensor | None = None,
+    derived: None = None,
+) -> Tensor:
+    """Run one step over any tensors of one device: see `Kernel.run`."""
     device = tasks[0].x.device
     if skip is not None and readable(device):
         if bool(skip):
@@ -47,11 +58,6 @@ def _undone_where(skip: Tensor | None, method: Method, task: TensorTask) -> Iter
     for t, was in zip(written, before, strict=False):
         assert skip is not None, "there is nothing to put back without it"
         t.copy_(torch.where(skip.to(t.device), was, t))
-
-
-def supports(method: Method, task: TensorTask) -> bool:
-    """Are its tensors what they were when they were last looked at? There is none that the plain loop does not try."""
-    return type(task.memo) is Seen and task.memo.still(task)
 
 
 def rehearse(method: Method, task: TensorTask, c: Coefficients) -> None:

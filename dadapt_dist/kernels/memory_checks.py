@@ -1,13 +1,12 @@
-"""How do tensors lie in memory, and may a kernel walk through them side by side?
+"""Checks of the tensors of a step before a kernel gets their addresses.
 
-A kernel gets addresses: nothing below it can see that a parameter was resized under its buffers, that its storage was freed,
-or that a tensor has no elements of its own. All that is seen here: in full when a TensorTask is new or something has changed, and
-otherwise by one comparison.
+Nothing below the addresses can see that a parameter was resized under its buffers, that its storage was freed, or that a
+tensor has no elements of its own. All of that is checked here, once for every task; the step plan's fingerprint then tells
+whether anything has changed since.
 """
 
 import itertools
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ REBUILD = "Rebuild the state of a parameter that was changed: optimizer.state.po
 
 
 class UnfitError(ValueError):
-    """A tensor of a step cannot be used as it is. task: the one whose it is."""
+    """A tensor of a step cannot be used as it is. task: the task that it belongs to."""
 
     def __init__(self, task: TensorTask, said: str, kind: type[Exception] = ValueError) -> None:
         super().__init__(said)
@@ -27,7 +26,7 @@ class UnfitError(ValueError):
 
 
 def is_dense_alike(tensors: Sequence[Tensor]) -> bool:
-    """Do equal places in memory hold equal elements? All contiguous, or all dense in the same order (channels_last)."""
+    """Whether equal places in memory hold equal elements: all contiguous, or all dense in the same order (channels_last)."""
     first = tensors[0]
     if any(t.shape != first.shape for t in tensors):
         return False
@@ -45,106 +44,11 @@ def _is_dense(t: Tensor) -> bool:
     return True
 
 
-# ---------------------------------------------------------------- what stays the same
-
-
-def _compared(tensors: Sequence[Tensor]) -> Callable[..., bool]:
-    """A function of as many tensors: are they of the types, dtypes, devices, sizes and strides that these are now?"""
-    try:  # what torch.compile guards its code with: one call for all, at the price of one attribute of each
-        from torch._C._dynamo.guards import TensorGuards
-
-        sizes: list[Any] = [[*t.shape] for t in tensors]
-        strides: list[Any] = [[*t.stride()] for t in tensors]
-        check: Callable[..., bool] = TensorGuards(
-            *tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides
-        ).check
-        if check(*tensors):
-            return check
-    except (ImportError, AttributeError, TypeError, RuntimeError):  # it is no public name: another torch may lack it
-        pass
-    before = [*map(_looks, tensors)]
-    return lambda *now: [*map(_looks, now)] == before
-
-
-def _looks(t: Tensor) -> tuple[object, ...]:
-    return type(t), t.dtype, t.device, t.layout, t.shape, t.stride(), t.is_neg()
-
-
-class Seen:
-    """What the tensors of a TensorTask were when `check` saw them.
-
-    Addresses alone do not tell: a storage that was freed may be allocated anew, smaller, in the same place.
-    """
-
-    __slots__ = ("addresses", "bytes", "found", "needed", "same", "scale", "sizes", "tensors", "width")
-
-    def __init__(self, task: TensorTask) -> None:
-        self.tensors = [task.x, *task.buf.values()]
-        self.addresses = [t.data_ptr for t in self.tensors]
-        self.found = [address() for address in self.addresses]
-        self.sizes = [_size_of(t) for t in self.tensors]
-        self.bytes = [size() for size in self.sizes]
-        self.needed, self.width = _span(task.g) * task.g.itemsize, task.g.itemsize
-        self.same = _compared([task.g, *self.tensors])
-        self.scale = None if task.scale is None else task.scale.device
-
-    def still(self, task: TensorTask) -> bool:
-        """Are they where and what they were? The gradient may be another one that looks the same."""
-        if task.scale is not None and task.scale.device != self.scale:
-            return False
-        if [address() for address in self.addresses] != self.found or [size() for size in self.sizes] != self.bytes:
-            return False
-        return self.same(task.g, *self.tensors) and _room(task.g, self.width) >= self.needed
-
-
-class Crowd:
-    """What `Seen` is of one TensorTask, of all tasks of a group that come together step after step: one comparison for all."""
-
-    def __init__(self, tasks: Sequence[TensorTask]) -> None:
-        self.kernel, self.seen = tasks[0].kernel, [task.memo for task in tasks]
-        seen = [memo for memo in self.seen if isinstance(memo, Seen)]
-        self.tensors = [t for one in seen for t in one.tensors]
-        self.addresses = [address for one in seen for address in one.addresses]
-        self.sizes = [size for one in seen for size in one.sizes]
-        self.found, self.bytes = [n for one in seen for n in one.found], [n for one in seen for n in one.bytes]
-        self.needed, self.widths = [one.needed for one in seen], [one.width for one in seen]
-        self.same, self.scale = _compared([*[task.g for task in tasks], *self.tensors]), seen[0].scale
-
-    @staticmethod
-    def of(tasks: Sequence[TensorTask]) -> "Crowd | None":
-        """None for tasks of which some are unseen, or are not all for one kernel."""
-        alike = bool(tasks) and all(isinstance(task.memo, Seen) and task.kernel is tasks[0].kernel for task in tasks)
-        return Crowd(tasks) if alike else None
-
-    def still(self, tasks: Sequence[TensorTask]) -> bool:
-        """As `Seen.still`, for all of them. All have one scale."""
-        if [task.memo for task in tasks] != self.seen:
-            return False
-        if tasks[0].scale is not None and tasks[0].scale.device != self.scale:
-            return False
-        if [address() for address in self.addresses] != self.found or [size() for size in self.sizes] != self.bytes:
-            return False
-        gradients = [task.g for task in tasks]
-        if not self.same(*gradients, *self.tensors):
-            return False
-        return all(map(operator.ge, map(_room, gradients, self.widths), self.needed))
-
-
-def _room(g: Tensor, width: int) -> int:
-    """Bytes from a gradient's first element, of that width, to the end of its storage."""
-    return g.untyped_storage().nbytes() - width * int(g.storage_offset())
-
-
-def _size_of(t: Tensor) -> Callable[[], int]:
-    """What gives the bytes of the storage. Memory of a GPU, that others may want, is not kept alive for that."""
-    return t.untyped_storage().nbytes if t.device.type == "cpu" else lambda: t.untyped_storage().nbytes()
-
-
 # ---------------------------------------------------------------- one look at everything
 
 
 def check(task: TensorTask) -> None:
-    """Raise UnfitError unless x, g and the buffers of a TensorTask belong together and have the memory that they say they have."""
+    """Raise UnfitError unless x, g and the buffers of a task belong together and have the memory that they claim."""
     x, g = task.x, task.g
     named = [("it", x), ("its gradient", g), *((f"its buffer {name}", t) for name, t in task.buf.items())]
     for name, t in named:
@@ -198,19 +102,24 @@ def _check_kind(task: TensorTask, name: str, t: Tensor) -> None:
 
 
 def is_plain(t: Tensor) -> bool:
-    """Are its elements in memory of its own? Not those of a subclass that carries out operations itself."""
+    """Whether the elements are in memory of the tensor's own: not those of a subclass that carries out operations itself."""
     return type(t) is Tensor or type(t).__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
-def _span(t: Tensor) -> int:
-    """From the first element of a strided tensor to behind its last."""
+def is_fixed(task: TensorTask) -> bool:
+    """Whether a comparison of addresses, sizes and strides can tell that the task's tensors are unchanged."""
+    return not task.g.is_sparse and all(map(is_plain, (task.x, task.g, *task.buf.values())))
+
+
+def span(t: Tensor) -> int:
+    """Number of elements from the first of a strided tensor to behind its last."""
     if t.layout is not torch.strided or t.numel() == 0:
         return 0
     return 1 + sum(stride * (size - 1) for stride, size in zip(t.stride(), t.shape, strict=True))
 
 
 def unwritable(t: Tensor) -> str:
-    """Why a step cannot write a tensor: it has not the memory that its shape asks for, or has some twice. "" when it can."""
+    """The reason why a step cannot write a tensor (too little memory for its shape, or elements that share it), or ""."""
     if t.numel() and is_plain(t) and t.layout is torch.strided and _shares_with_itself(t):
         return "has elements that share memory (expand()?): clone() it"
     return lack if not (lack := lacking(t)) else f"{lack}. Step while the memory is there"
@@ -226,10 +135,10 @@ def _shares_with_itself(t: Tensor) -> bool:
 
 
 def lacking(t: Tensor) -> str:
-    """Why a tensor has not the memory that its shape asks for; "" when it has."""
+    """The reason why a tensor lacks the memory that its shape asks for, or ""."""
     if t.numel() == 0 or not is_plain(t) or t.layout is not torch.strided or t.device.type == "meta":
         return ""
-    needed, there = (t.storage_offset() + _span(t)) * t.itemsize, t.untyped_storage().nbytes()
+    needed, there = (t.storage_offset() + span(t)) * t.itemsize, t.untyped_storage().nbytes()
     if needed <= there and t.data_ptr() != 0:
         return ""
     return f"needs {needed} bytes for the shape {tuple(t.shape)}, and its storage has {there}: it was freed or resized"

@@ -1,10 +1,10 @@
-"""In which order do the compiled kernels take a method's buffers and coefficients? A method without a line here runs eagerly."""
+"""The order of buffers and coefficients in which the compiled kernels take a method. One without a signature runs eagerly."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..methods.base import Coefficients
+from ..methods.base import Coefficients, Method
 
 
 @dataclass(frozen=True)
@@ -12,8 +12,9 @@ class Spec:
     """What a compiled kernel needs to know of a method.
 
     index: number of the method in cpu_c_step.c. fields: buffers in the kernel's order, those that it never writes last.
-    coefficients: keys of `Method.coefficients`, in order; None there (no decay) is 1. factors: what the raw sums of the
-    kernel are multiplied by, in the order of `Method.sums`. sliced: does the kernel know `slice_p`?
+    coefficients: keys of `Method.coefficients`, in order; where the value is None (no decay) kernels take 1. factors: what
+    the raw sums of the kernel are multiplied by, in the order of `Method.sums`. read_only: how many fields it never writes.
+    sliced: whether the kernel knows `slice_p`. statistic: the buffer without which d is frozen, and the one that slices cut.
     """
 
     index: int
@@ -22,6 +23,7 @@ class Spec:
     factors: Callable[[Coefficients], tuple[Any, ...]]
     read_only: int = 0
     sliced: bool = False
+    statistic: str = "s"
 
 
 SPECS: dict[str, Spec] = {
@@ -68,6 +70,6 @@ SPECS: dict[str, Spec] = {
 }
 
 
-def ordered(spec: Spec, c: Coefficients) -> list[Any]:
-    """The coefficients in the kernel's order; a decay that the group has not got multiplies by 1."""
-    return [1.0 if c[name] is None else c[name] for name in spec.coefficients]
+def signature_of(method: Method) -> Spec | None:
+    """The signature of a method; None where it has none, and runs as plain torch operations."""
+    return SPECS.get(method.name)

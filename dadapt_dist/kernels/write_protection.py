@@ -1,4 +1,4 @@
-"""Which tensors may nobody write?
+"""Refuse tensors that nobody may write.
 
 torch takes arrays of numpy that are mapped read-only (`np.memmap(mode="r")`), and knows nothing of that: writing them ends the
 process. Linux tells. What was made in inference mode torch refuses to write, in the middle of a step.
@@ -18,7 +18,7 @@ Run = tuple[int, int]  # first address, and the one behind the last
 
 
 def check_writable(tasks: Iterable[TensorTask]) -> None:
-    """Raise UnfitError where x or a buffer of a TensorTask cannot be written. Only memory that torch did not allocate is looked up."""
+    """Raise UnfitError where x or a buffer of a task cannot be written. Only memory that torch did not allocate is looked up."""
     found = [
         (task, name, t)
         for task in tasks

@@ -65,18 +65,18 @@ def in_float64(task: TensorTask) -> TensorTask:
     """The same, exact, in float64."""
     scale = None if task.scale is None else task.scale.double()
     buf = {name: t.double() for name, t in task.buf.items()}
-    return replace(task, x=task.x.double(), g=task.g.double(), buf=buf, scale=scale, memo=None)
+    return replace(task, x=task.x.double(), g=task.g.double(), buf=buf, scale=scale)
 
 
 def on(task: TensorTask, device: str) -> TensorTask:
     """The same on another device."""
     scale = None if task.scale is None else task.scale.to(device)
     buf = {name: t.to(device) for name, t in task.buf.items()}
-    return replace(task, x=task.x.to(device), g=task.g.to(device), buf=buf, scale=scale, memo=None)
+    return replace(task, x=task.x.to(device), g=task.g.to(device), buf=buf, scale=scale)
 
 
 def copied(task: TensorTask) -> TensorTask:
-    return replace(task, x=task.x.clone(), buf={n: t.clone() for n, t in task.buf.items()}, memo=None)
+    return replace(task, x=task.x.clone(), buf={n: t.clone() for n, t in task.buf.items()})
 
 
 def rounded_at(x: torch.Tensor) -> float:

@@ -123,14 +123,17 @@ def test_a_table_is_made_anew_when_a_gradient_has_moved_and_only_then() -> None:
     method, options = METHODS["prodigy"](), options_of("prodigy")
     c, task = coefficients_of(method, options, DEVICE), on(task_of("prodigy", 300), DEVICE)
     assert triton_launch.supports(method, task)
-    triton_launch.run(method, [task], c, False)
-    plan = triton_launch._plan([task])
-    table = plan.distances
-    triton_launch.run(method, [task], c, False)
-    assert plan.distances is table
+    tables = triton_launch.derive(method, [task])
+    triton_launch.run(method, [task], c, False, None, tables)
+    sent = tables[0].distances
+    triton_launch.run(method, [task], c, False, None, tables)
+    assert tables[0].distances is sent
     task.g = task.g.clone()
-    check(method, [task], c, triton_launch)
-    assert plan.distances is not table
+    other = copied(task)
+    triton_launch.run(method, [task], c, False, None, tables)
+    assert tables[0].distances is not sent
+    triton_launch.run(method, [other], c, False)
+    assert torch.equal(task.x, other.x)
 
 
 @pytest.mark.parametrize("key", METHODS)

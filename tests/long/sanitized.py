@@ -94,13 +94,17 @@ torch.set_num_threads(4)
 tasks = [task_of("prodigy", 1 << 17) for _ in range(2)]
 method, c = METHODS["prodigy"](), coefficients_of(METHODS["prodigy"](), options_of("prodigy"))
 assert all(cpu_c.supports(method, task) for task in tasks)
-cpu_c.run(method, tasks, c, False)
+rows = cpu_c.derive(method, tasks)
+cpu_c.run(method, tasks, c, False, None, rows)
 print("clean", flush=True)
 {fault}
-cpu_c.run(method, tasks, c, False)
+cpu_c.run(method, tasks, c, False, None, rows)
 print("unseen", flush=True)
 """
-FAULTS = {"address": "tasks[0].memo.row[0] += 1", "thread": "tasks[1].memo.row[1:8] = tasks[0].memo.row[1:8]"}
+FAULTS = {
+    "address": "rows.numbers[0] += 1",
+    "thread": "tasks[1].g = tasks[0].g; rows.numbers[13:20] = rows.numbers[1:8]",
+}
 
 
 def sees(kind: str) -> str:

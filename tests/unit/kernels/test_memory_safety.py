@@ -237,9 +237,10 @@ def test_step_c_refuses_rows_that_cannot_be(field: tuple[int, int]) -> None:
     method, task = METHODS["dadapt_adam"](), task_of("dadapt_adam", 10)
     assert cpu_c.supports(method, task)
     before = task.x.clone()
-    task.memo.row[field[0]] = field[1]  # type: ignore[attr-defined]
+    rows = cpu_c.derive(method, [task])
+    rows.numbers[field[0]] = field[1]
     with pytest.raises(ValueError, match="refused"):
-        cpu_c.run(method, [task], coefficients_of(method, options_of("dadapt_adam")), False)
+        cpu_c.run(method, [task], coefficients_of(method, options_of("dadapt_adam")), False, None, rows)
     assert torch.equal(task.x, before)
 
 
