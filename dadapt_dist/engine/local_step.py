@@ -100,7 +100,10 @@ def _plan(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> StepPl
         return plans.plan(key, moving, optimizer.state, scale) or build_plan(
             optimizer, entries, key, scale, _coefficients
         )
-    except kernels.UnfitError as error:
+    except Exception as error:
+        plans.abandon_step()
+        if not isinstance(error, kernels.UnfitError):
+            raise
         raise error.kind(f"{param_state.described(error.task.param, optimizer.param_groups)}: {error}") from error
     finally:
         plans.drop_gradients()

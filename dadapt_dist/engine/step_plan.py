@@ -242,3 +242,8 @@ class PlanCache:
     def drop_gradients(self) -> None:
         """Let go of the gradients, whose memory is the user's to free."""
         self._gradients = {}
+
+    def abandon_step(self) -> None:
+        """Let go of the gradients that tasks have taken for a step that failed."""
+        for one in self._tasks.values():
+            one.task.g = NOTHING
