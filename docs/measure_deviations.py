@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import dadapt_dist
 from dadapt_dist.checkpoint.from_released import convert
+from tests.helpers.classes import CLASSES
 from tests.helpers.oracles.cases import HALF_AT_LR_ZERO, PAPER_EPS, ZERO_LR_PART
 from tests.helpers.oracles.released import (
     RELEASED,
@@ -32,8 +33,7 @@ from tests.helpers.oracles.released import (
     released_step,
     with_gaps,
 )
-from tests.helpers.runs import CLASSES, run_ours
-from tests.unit.methods.test_methods import run_released
+from tests.helpers.runs import run_ours, run_released
 
 Size = tuple[float, float]
 TWO_GROUPS = ({"indices": [0, 3]}, {"indices": [1, 2]})

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch.distributed.tensor.debug import CommDebugMode
 
-from tests.distributed.test_layouts import CLASSES, OPTIONS, reference, train, train_low_precision
+from tests.helpers.classes import CLASSES
+from tests.helpers.layout_runs import OPTIONS, reference, train, train_low_precision
 from tests.helpers.layouts import LAYOUTS
 from tests.helpers.pool import WorkerPool
 

@@ -1,13 +1,13 @@
-"""What does every test get? One thread per process, worker pools of 2 and 4 ranks, the library's log, and seeds."""
+"""Fixtures of all tests: worker pools of 2 and 4 ranks, the library's log, seeds; and the marks that a folder gives."""
 
 import os
 
 # Before torch is imported anywhere: its thread pools read this once. Workers inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import gc
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +26,41 @@ settings.register_profile(
 )
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+FOLDER = Path(__file__).parent
+# The mark of each test in a folder; the first folder that holds a file counts.
+MARKS = {
+    "unit": "unit",
+    "helpers": "unit",
+    "distributed": "distributed",
+    "integrations/deepspeed": "deepspeed",
+    "integrations/accelerate": "huggingface",
+    "integrations/transformers": "huggingface",
+    "integrations/lightning": "lightning",
+    "integrations/mpi": "mpi",
+    "tools": "tools",
+    "docs": "docs",
+    "gpu": "gpu",
+}
+POOLS = {"pools", "pool2", "pool4"}
+
+
+def mark_of(path: Path, fixtures: set[str]) -> str:
+    """The mark of a test by its file; a test that starts ranks is no unit test, wherever it stands.
+
+    Raises:
+        KeyError: the file is in a folder that has no mark.
+    """
+    parents = [folder.as_posix() for folder in path.relative_to(FOLDER).parents]
+    mark = next((MARKS[folder] for folder in MARKS if folder in parents), None)
+    if mark is None:
+        raise KeyError(f"{path} is in a folder that has no mark: give it one in MARKS of {__file__}")
+    return "distributed" if mark == "unit" and fixtures & POOLS else mark
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(mark_of(item.path, set(getattr(item, "fixturenames", ()))))
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +82,6 @@ def pool2(pools: Callable[[int], WorkerPool]) -> WorkerPool:
 def pool4(pools: Callable[[int], WorkerPool]) -> WorkerPool:
     """Four ranks, shared by the tests of a module."""
     return pools(4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _nothing_stays_frozen() -> Iterator[None]:
-    """A search for DeepSpeed's engines goes through everything twice where gc.freeze() was called."""
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

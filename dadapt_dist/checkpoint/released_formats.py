@@ -1,12 +1,10 @@
-"""What do the optimizers of prodigyopt (1.0 to 1.1.2) and dadaptation (3.0 to 3.2) save, and under which names?"""
+"""Contents of the state dicts of prodigyopt (1.0 to 1.1.2) and dadaptation (3.0 to 3.2), by name."""
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..methods import METHODS
-from ..optimizers import DAdaptAdaGrad, DAdaptAdam, DAdaptAdan, DAdaptLion, DAdaptSGD, Prodigy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +17,6 @@ class Released:
     """
 
     title: str
-    build: Callable[..., Any]
     leads: tuple[str, ...]
     scalars: Mapping[str, str]
     buffers: Mapping[str, str]
@@ -31,29 +28,29 @@ class Released:
 _WEIGHTED = {"numerator": "numerator_weighted"}
 RELEASED: dict[str, Released] = {
     "prodigy": Released(
-        title="prodigyopt.Prodigy", build=Prodigy, scalars={"numerator": "d_numerator"}, buffers={}, sums_ranks=True,
+        title="prodigyopt.Prodigy", scalars={"numerator": "d_numerator"}, buffers={}, sums_ranks=True,
         leads=("betas", "beta3", "d_coef", "growth_rate", "decouple", "use_bias_correction"),
         extra=frozenset({"d_denom", "d_hat", "fsdp_in_use"}), later=frozenset({"slice_p"}),
     ),
     "dadapt_adam": Released(
-        title="dadaptation.DAdaptAdam", build=DAdaptAdam, scalars=_WEIGHTED, buffers={}, sums_ranks=False,
+        title="dadaptation.DAdaptAdam", scalars=_WEIGHTED, buffers={}, sums_ranks=False,
         leads=("betas", "growth_rate", "decouple", "use_bias_correction"),
         extra=frozenset({"fsdp_in_use"}), later=frozenset({"layer_scale"}),
     ),
     "dadapt_sgd": Released(
-        title="dadaptation.DAdaptSGD", build=DAdaptSGD, scalars=_WEIGHTED, buffers={}, sums_ranks=False,
+        title="dadaptation.DAdaptSGD", scalars=_WEIGHTED, buffers={}, sums_ranks=False,
         leads=("momentum", "weight_decay", "growth_rate"), extra=frozenset({"g0_norm", "fsdp_in_use"}),
     ),
     "dadapt_adagrad": Released(
-        title="dadaptation.DAdaptAdaGrad", build=DAdaptAdaGrad, scalars={}, buffers={"s": "sk"}, sums_ranks=True,
+        title="dadaptation.DAdaptAdaGrad", scalars={}, buffers={"s": "sk"}, sums_ranks=True,
         leads=("lr", "momentum", "growth_rate"), extra=frozenset({"sksq_weighted", "skl1"}),
     ),
     "dadapt_adan": Released(
-        title="dadaptation.DAdaptAdan", build=DAdaptAdan, scalars={}, buffers={}, sums_ranks=True,
+        title="dadaptation.DAdaptAdan", scalars={}, buffers={}, sums_ranks=True,
         leads=("lr", "betas", "no_prox", "growth_rate"), extra=frozenset(),
     ),
     "dadapt_lion": Released(
-        title="dadaptation.DAdaptLion", build=DAdaptLion, scalars=_WEIGHTED, buffers={}, sums_ranks=False,
+        title="dadaptation.DAdaptLion", scalars=_WEIGHTED, buffers={}, sums_ranks=False,
         leads=("betas",), extra=frozenset({"fsdp_in_use"}),
     ),
 }  # fmt: skip
@@ -61,9 +58,7 @@ RELEASED: dict[str, Released] = {
 
 def our_options(method: str) -> dict[str, Any]:
     """Options of our optimizer and their defaults."""
-    parameters = inspect.signature(RELEASED[method].build).parameters.values()
-    named = {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "fsdp_in_use"}
-    return named | {"layer_scale": 1.0, "maximize": False, "estimate": "default"}
+    return METHODS[method].options.defaults()
 
 
 def their_scalars(method: str) -> dict[str, str]:

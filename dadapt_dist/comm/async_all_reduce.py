@@ -1,4 +1,4 @@
-"""How do this rank's sums become the sums of all ranks, and when does anybody wait for them?"""
+"""The one asynchronous all-reduce of a step: start it, wait for it, and check that all ranks are in the same step."""
 
 import atexit
 import contextlib

@@ -1,4 +1,4 @@
-"""Where do the elements of a parameter live, and over which ranks do the sums run?"""
+"""The ranks that train one model together, and the collectives of the optimizer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Are what several ranks hold of a plain tensor really copies? Equal values at the start do not prove it, gradients do.
+"""Verify by gradients that plain tensors held by several ranks are copies; equal initial values do not prove it.
 
 Norm weights of ones and biases of zeros, cut by hand into plain tensors, start equal on all ranks, and so do layers that every
 rank makes from one seed. Copies get equal gradients, up to roundings. DDP's are copies; of the others each rank sends, once, a
@@ -62,6 +62,6 @@ class Witness:
 
 
 def suspicious(triples: Tensor) -> Tensor:
-    """Do the ranks' numbers differ by more than roundings? triples [n, 3] of all ranks together; bool [n]."""
+    """Return where the ranks' numbers differ by more than rounding: bool [n], from the summed triples [n, 3]."""
     active, total, squares = triples.unbind(1)
     return active * squares - total * total > TOLERANCE * active * squares

@@ -1,4 +1,4 @@
-"""Has this rank been through a training step that it did not bring here? Its model's collectives tell.
+"""Count the model's training steps from its collectives, to notice a rank that left out `step()`.
 
 A rank that leaves out step() still takes part in forward and backward, or the others could not go on. torch counts the
 collectives of each process group. Most steps have equally many, D; a step with 2·D is two of the model's for one of ours, and

@@ -1,4 +1,4 @@
-"""How does the one reduction of a step run over MPI, where there is no torch.distributed? `MPILayout`."""
+"""Run the one reduction of a step over MPI, without torch.distributed: `MPILayout`."""
 
 import logging
 import os
@@ -21,17 +21,24 @@ TICK = 0.001  # seconds between two looks at a reduction under way
 
 
 class MPILayout(ShardLayout):
-    """The ranks of an MPI communicator: `Prodigy(params, process_group=MPILayout())`.
+    """The ranks of an MPI communicator, for training without torch.distributed.
 
-    Every step starts one nonblocking Iallreduce of a few float64 numbers, which is waited for at the next step. MPI moves
-    a message only inside its own calls, so a thread of the library looks at it every millisecond, where MPI was started
-    with MPI_THREAD_MULTIPLE (mpi4py asks for it); otherwise all of it happens when it is waited for, which is logged once.
+    Each step starts one nonblocking Iallreduce of a few float64 numbers and waits for it at the next step. MPI makes
+    progress only inside its own calls. If MPI was initialised with MPI_THREAD_MULTIPLE (mpi4py's default), a thread polls
+    every millisecond, so that the reduction overlaps with the computation; otherwise it runs inside the wait, which is
+    logged once. All ranks of the communicator must construct the layout together.
 
-    comm: an mpi4py communicator, of which a duplicate is used, so that no message of yours is taken for one of these;
-    None is COMM_WORLD. Making the layout is a call of all its ranks. copies: see `ShardLayout`; give `lambda p: 1` where
-    each rank holds other elements, as in a model that was cut up by hand.
+    Args:
+        comm: An mpi4py communicator; a duplicate of it is used. None is COMM_WORLD.
+        copies: As for `ShardLayout`. Pass `lambda p: 1` if every rank holds different elements, as in a model sharded by
+            hand.
 
-    Raises LaunchError without mpi4py or an MPI, and when MPI sees another number of processes than the launcher started.
+    Raises:
+        LaunchError: mpi4py or an MPI library is missing, or MPI sees another number of processes than the launcher started.
+
+    Example:
+        >>> from dadapt_dist.mpi import MPILayout  # doctest: +SKIP
+        >>> optimizer = Prodigy(model.parameters(), process_group=MPILayout())  # doctest: +SKIP
     """
 
     def __init__(self, comm: Any = None, copies: Callable[[Tensor], int | None] | None = None) -> None:
@@ -48,7 +55,7 @@ class MPILayout(ShardLayout):
             object.__setattr__(self, name, value)  # a layout never changes afterwards
 
     def with_copies(self, copies: Callable[[Tensor], int | None] | None) -> "MPILayout":
-        """The same communicator, with parameters that are said to have so many copies."""
+        """Return a layout of the same communicator with another `copies`."""
         other = object.__new__(MPILayout)
         ShardLayout.__init__(other, self.process_group, copies)
         other._set(self._size, self._rank, self._progress)

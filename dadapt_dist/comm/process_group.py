@@ -1,7 +1,7 @@
-"""Over which process group do the sums travel? One of our own with the same ranks, so that none is taken for the model's.
+"""A process group of our own for the sums, so that none of its collectives is mistaken for the model's.
 
-A rank that leaves out a step() leaves out one collective of ours. In the model's own group the others would then add up
-what it sends next, a piece of a gradient, or hang.
+A rank that leaves out a step() leaves out one of our collectives. In the model's own group, the other ranks would then hang
+or add up whatever that rank sends next, such as part of a gradient.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def open_channel(parent: Any) -> None:
 
 
 def is_alive(parent: Any) -> bool:
-    """Does torch.distributed still know this group? Not after destroy_process_group()."""
+    """Return whether torch.distributed still knows this group, which it does not after destroy_process_group()."""
     return parent in c10d._world.pg_map
 
 
@@ -133,7 +133,7 @@ def timeout_of(parent: Any) -> timedelta:
 
 
 def _meet(parent: Any, place: str, launches: int) -> bool:
-    """Wait, through the store, until all ranks of a group are here; have they all started equally many reduces?"""
+    """Wait through the store until all ranks of a group arrive; return whether all have started equally many reduces."""
     store, ranks = c10d._world.pg_map[parent][1], parent.size()
     key = f"dadapt_dist/{parent.group_name}/{place}"
     store.add(f"{key}/sum", launches)

@@ -1,50 +1,54 @@
-"""Who asks whether an optimizer unscales its gradients by itself, and what does a GradScaler tell it then?"""
+"""Decide whether a GradScaler leaves unscaling, and what an overflow does, to the optimizer.
+
+A scaler reads the attribute `_step_supports_amp_scaling` of the optimizer that it steps. With True it passes its scale and
+whether it found an overflow, and all ranks leave an overflowed step out together. With False it unscales by itself and, after an
+overflow, does not call step(), on this rank. Trainers read the attribute, too: told True, they would clip scaled gradients, or
+refuse to clip.
+"""
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from ..options.checks import check_choice
+from ..sharding import registry
+from ..sharding.live_objects import Finder, warn_if_hidden
 
 TOLD = ("grad_scale", "found_inf")
+_finders: "weakref.WeakKeyDictionary[Optimizer, Finder]" = weakref.WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
-class Question:
-    """Who asked. ours: was it a GradScaler that may leave unscaling and skipping to us?
+def is_internal(optimizer: Any) -> bool:
+    """Whether a GradScaler is to leave unscaling to this optimizer: `amp_scaling`, else what is found out.
 
-    scaler, wrapper: weak references to it, and to what it takes for the optimizer where that is another object.
+    Found out: True while a live `torch.amp.GradScaler` handles this very object, with two exceptions. A ShardedGradScaler makes
+    the ranks agree by itself, but only where it unscales. Lightning's Trainer unscales before it clips, and refuses to clip where
+    the optimizer would do it. A scaler that was given a wrapper does not handle this object, and unscales by itself.
     """
-
-    ours: bool
-    scaler: "weakref.ref[Any] | None"
-    wrapper: "weakref.ref[Any] | None"
-
-
-def question(frame: FrameType) -> Question:
-    """Who asks in this frame: a GradScaler, or somebody who will clip the gradients?
-
-    With a GradScaler no rank misses a step that the others take. Not so with a ShardedGradScaler: it makes the ranks agree by
-    itself, but only where it unscales, and one rank's scale would drift from the others' for good. Nor with trainers, which
-    unscale before they clip. torch asks by an attribute, which does not say who asks; a wrapper passes the question on by
-    `__getattr__`.
-    """
-    wrapper = None
-    while frame.f_code.co_name == "__getattr__" and frame.f_back is not None:
-        wrapper, frame = frame.f_locals.get("self"), frame.f_back
-    who = frame.f_locals.get("self")
-    names = {cls.__name__ for cls in type(who).__mro__}
-    return Question("GradScaler" in names and "ShardedGradScaler" not in names, _weak(who), _weak(wrapper))
+    check_choice("amp_scaling", optimizer.amp_scaling, (None, "internal", "external"))
+    if optimizer.amp_scaling is not None:
+        return bool(optimizer.amp_scaling == "internal")
+    if registry.unscales_itself(optimizer):
+        return False
+    scaler = scaler_of(optimizer)
+    if scaler is None:
+        warn_if_hidden("scaler")
+    return scaler is not None and all(cls.__name__ != "ShardedGradScaler" for cls in type(scaler).__mro__)
 
 
-def _weak(item: Any) -> "weakref.ref[Any] | None":
-    with suppress(TypeError):  # not every object can be referred to weakly; None cannot
-        return weakref.ref(item)
-    return None
+def scaler_of(optimizer: Any) -> Any:
+    """The live scaler that handles this optimizer now, or None. Searched for once, or known by `dadapt_dist.attach`."""
+    finder = _finders.get(optimizer)
+    if finder is None:
+        finder = _finders[optimizer] = Finder()
+    return finder.find(GradScaler, lambda scaler: id(optimizer) in getattr(scaler, "_per_optimizer_states", ()))
 
 
 @dataclass(frozen=True)
@@ -70,27 +74,19 @@ class Finding:
 
 @contextmanager
 def told(optimizer: Any) -> Iterator[Finding | None]:
-    """What a GradScaler has told of this step, or None; its `grad_scale` is the optimizer's inside.
+    """What a GradScaler has told of this step, or None.
 
     The scaler takes both back itself after a step that returns, and multiplies what it finds left of an earlier one: after
     an error they are dropped here.
     """
-    asked: Question | None = getattr(optimizer, "asked", None)
-    refs = (None, None) if asked is None else (asked.scaler, asked.wrapper)
-    scaler, wrapper = (None if ref is None else ref() for ref in refs)
-    own, theirs = vars(optimizer), getattr(wrapper, "__dict__", {})
-    borrowed = {name: theirs[name] for name in TOLD if name in theirs and name not in own}
-    own |= borrowed
+    own = vars(optimizer)
     found = own.get("found_inf")
     try:
-        yield None if found is None else Finding(found, _flags(scaler, optimizer if wrapper is None else wrapper))
+        yield None if found is None else Finding(found, _flags(scaler_of(optimizer), optimizer))
     except BaseException:
         for name in TOLD:
             own.pop(name, None)
-            theirs.pop(name, None)
         raise
-    for name in borrowed:
-        own.pop(name, None)
 
 
 def _flags(scaler: Any, optimizer: Any) -> dict[torch.device, Tensor] | None:

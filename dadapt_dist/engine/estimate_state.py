@@ -1,21 +1,25 @@
-"""What are d and the other scalars of an estimate, and how do global sums move them?"""
+"""Scalars of the estimates (d and others), and how global sums move them."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..methods.base import Method, Options, Scalars
+from ..methods.base import PHASES, Initial, Method, Options, Scalars, Sums
 from ..options.checks import check_options
 
-OF_ESTIMATE = ("d0", "d_coef", "growth_rate", "beta3")  # options that all groups of one estimate must share
+OF_ESTIMATE = Method.estimate_options  # options that all groups of one estimate must share
 KEPT_HERE = ("k", "held")  # steps in which the estimate moved; steps held because a gradient was not finite
+STARTED = "started"  # kept too, of methods with sums at the start: 1 when they were taken
 
 
 class ScalarTable:
-    """The scalars of all estimates of one method: name -> float64 [n_estimates], the same bits on every rank."""
+    """The scalars of all estimates of one method, the same bits on every rank.
+
+    values: name -> float64 [n_estimates], or [n_estimates, ...] for a scalar that is a vector.
+    """
 
     def __init__(self, method: Method) -> None:
         self.method = method
@@ -40,7 +44,7 @@ class ScalarTable:
         """
         constants = self.method.constants(options)
         if estimate in self._given:
-            _check_same(self._given[estimate], options)
+            _check_same(self._given[estimate], options, self.method.estimate_options)
         elif estimate in self.names:
             self._constants[self.row(estimate)] = constants
             self._start(self.row(estimate), options)
@@ -49,7 +53,7 @@ class ScalarTable:
             self._constants.append(constants)
             self._grow(options)
         if given:
-            self._given.setdefault(estimate, _of_estimate(options))
+            self._given.setdefault(estimate, self._of_estimate(options))
         self._constant_tensors = None
 
     def follow(self, groups: Iterable[Options]) -> None:
@@ -61,12 +65,12 @@ class ScalarTable:
         for group in groups:
             estimate = group["estimate"]
             if first.setdefault(estimate, group) is not group:
-                _check_same(first[estimate], group)
+                _check_same(first[estimate], group, self.method.estimate_options)
         for estimate, group in first.items():
             row, constants = self.row(estimate), self.method.constants(group)
             if constants != self._constants[row]:
-                check_options(_of_estimate(group), group, f"estimate {estimate!r}")
-                self._constants[row], self._given[estimate] = constants, _of_estimate(group)
+                check_options(self._of_estimate(group), self.method.options.checks(), f"estimate {estimate!r}")
+                self._constants[row], self._given[estimate] = constants, self._of_estimate(group)
                 self._constant_tensors = None
 
     def load(self, estimate: str, saved: Options) -> None:
@@ -74,17 +78,22 @@ class ScalarTable:
         self._sums = None
         row = self.row(estimate)
         for name, value in self.values.items():
-            value[row] = saved[name]
+            value[row] = _tensor(saved[name])
+
+    def read(self, row: int, name: str) -> Any:
+        """A scalar of an estimate: a float, or a tuple of floats for a vector. Waits for the device."""
+        value: Any = self.values[name][row].tolist()
+        return tuple(value) if self.values[name].dim() > 1 else float(value)
 
     def set(self, estimate: str, name: str, value: float) -> None:
         """Set a scalar, in place. With d go those that would move it back; ValueError for a d that cannot be."""
         row = self.row(estimate)
         if name != "d":
-            self.values[name][row] = value
+            self.values[name][row] = _tensor(value)
             return
         if not 0 < value < math.inf:
             raise ValueError(f"d={value!r} must be a number > 0. To start from another d, pass d0 to the optimizer.")
-        own = {key: float(values[row]) for key, values in self.values.items()}
+        own = {key: self.read(row, key) for key in self.values}
         if value == own["d"]:
             return
         sums = self._last_sums(row)
@@ -101,20 +110,26 @@ class ScalarTable:
         if self._sums is None or row >= len(self._sums):
             return None
         *found, bad = map(float, self._sums[row])
-        sums = dict(zip(self.method.sums, found, strict=True))
-        return sums if bad == 0 and all(map(math.isfinite, found)) and sums[self.method.denominator] > 0 else None
+        sums, after = dict(zip(self.names_of("after"), found, strict=True)), self.method.after
+        usable = bad == 0 and all(map(math.isfinite, found))
+        return sums if usable and after is not None and (after.needs is None or sums[after.needs] > 0) else None
 
-    def _initial(self, options: Options) -> dict[str, float]:
-        return dict(self.method.scalars(options)) | dict.fromkeys(KEPT_HERE, 0.0)
+    def _initial(self, options: Options) -> dict[str, Initial]:
+        kept = KEPT_HERE if self.method.start is None else (*KEPT_HERE, STARTED)
+        return dict(self.method.scalars(options)) | dict.fromkeys(kept, 0.0)
 
     def _grow(self, options: Options) -> None:
         for name, value in self._initial(options).items():
-            new = torch.tensor([value], dtype=torch.float64, device=self.device)
+            new = _tensor(value).unsqueeze(0).to(self.device)
             self.values[name] = torch.cat([self.values[name], new]) if name in self.values else new
 
     def _start(self, row: int, options: Options) -> None:
         for name, value in self._initial(options).items():
-            self.values[name][row] = value
+            self.values[name][row] = _tensor(value)
+
+    def _of_estimate(self, options: Options) -> Options:
+        """The options that all groups of an estimate share; not the group itself, which holds the parameters."""
+        return {name: options[name] for name in ("estimate", *self.method.estimate_options) if name in options}
 
     def to(self, device: torch.device) -> None:
         if device != self.device:
@@ -145,40 +160,99 @@ class ScalarTable:
             }
         return self._constant_tensors
 
-    def apply(self, sums: Tensor) -> None:
-        """Move the scalars by the global sums [n_estimates, n_sums + 1] (the last: non-finite gradient elements), in place.
+    # ---------------------------------------------------------------- sums
 
-        An estimate stays where it is when a gradient element was not finite, when there was no gradient yet (its
-        denominator is 0), or when the arithmetic overflows. Only functions of the reduced bits decide, so that all ranks
-        do the same.
+    def names_of(self, phase: str) -> tuple[str, ...]:
+        """Names of the sums of a phase: the method's own, "taken" (above 0) at the start, and the loss where it is used."""
+        spec: Sums | None = getattr(self.method, phase)
+        if spec is None:
+            return ()
+        carries_loss = self.method.uses_loss and phase == ("after" if self.method.before is None else "before")
+        extra = ("taken",) if phase == "start" else ("loss",) if carries_loss else ()
+        return (*spec.names, *extra)
+
+    def width(self, phases: Iterable[str]) -> int:
+        """How many numbers a step with these phases has for each estimate: its sums, and the count of bad elements."""
+        return sum(len(self.names_of(phase)) for phase in phases) + 1
+
+    def no_sums(self, phases: Iterable[str] = ("after",)) -> Tensor:
+        """Sums of no gradient at all: zeros [n_estimates, width]."""
+        return torch.zeros(len(self.names), self.width(phases), dtype=torch.float64, device=self.device)
+
+    @property
+    def is_sumless(self) -> bool:
+        """Has the method no sums at all, and so no collective?"""
+        return not any(self.names_of(phase) for phase in PHASES)
+
+    @property
+    def always_before(self) -> bool:
+        """Does every step want `before` sums, and not just those until something is known?"""
+        return type(self.method).wants_before is Method.wants_before
+
+    def wants(self, phase: str) -> bool:
+        """Does some estimate still want the sums of this phase? Waits for the device where that depends on scalars."""
+        if getattr(self.method, phase) is None:
+            return False
+        if phase == "start":
+            return bool((self.values[STARTED] == 0).any())
+        wanted = self.method.wants_before(self.values) if phase == "before" else None
+        return wanted is None or bool(wanted.any())
+
+    def apply(self, sums: Tensor, phases: Sequence[str] = ("after",)) -> None:
+        """Move the scalars by the global sums of some phases, in place.
+
+        sums: [n_estimates, width(phases)], the phases in the order of PHASES; last the count of gradient elements that are
+        not finite. `before` sums that come with `after` sums were measured for the step that follows: they are folded last.
+
+        An estimate stays where it is when a gradient element was not finite, when there was no gradient yet (the sum that is
+        needed is 0), or when the arithmetic overflows. Only functions of the reduced bits decide, so that all ranks do the
+        same.
         """
-        self._sums = sums
-        columns = dict(zip(self.method.sums, sums.unbind(1), strict=False))
         clean = (sums[:, -1] == 0) & torch.isfinite(sums).all(1)
-        usable = clean & (columns[self.method.denominator] > 0)
+        columns = dict(zip(phases, sums[:, :-1].split([len(self.names_of(phase)) for phase in phases], 1), strict=True))
+        if "after" in columns:
+            self._sums = sums[:, -1 - len(self.names_of("after")) :]
+        last = next((phase for phase in reversed(PHASES) if getattr(self.method, phase) is not None), None)
+        for phase in sorted(columns, key=("start", "after", "before").index):
+            if getattr(self.method, phase) is not None:
+                moved = self._fold(phase, columns[phase], clean)
+                if phase == last != "start":
+                    self.values["k"].add_(moved)
+        if last is None or last in columns:
+            self.values["held"].add_(~clean)
+
+    def _fold(self, phase: str, sums: Tensor, clean: Tensor) -> Tensor:
+        """Move the scalars by the sums of one phase; bool [n_estimates], those that moved."""
+        spec, fold = getattr(self.method, phase), getattr(self.method, f"fold_{phase}")
+        columns = dict(zip(self.names_of(phase), sums.unbind(1), strict=True))
+        usable = clean & self._awaits(phase)
+        if phase == "start":
+            usable = usable & (columns["taken"] > 0)
+        if spec.needs is not None:
+            usable = usable & (columns[spec.needs] > 0)
         safe = {name: torch.where(usable, column, 1.0) for name, column in columns.items()}
-        new = self.method.rule(safe, self.values, self._rule_constants())
+        new = fold(safe, self.values, self._rule_constants())
         for value in new.values():
-            usable = usable & torch.isfinite(value)
+            usable = usable & _finite(value)
         for name, value in new.items():
-            self.values[name].copy_(torch.where(usable, value, self.values[name]))
-        self.values["k"].add_(usable)
-        self.values["held"].add_(~clean)
+            own = self.values[name]
+            own.copy_(torch.where(usable.view(-1, *[1] * (own.dim() - 1)), value, own))
+        if phase == "start":
+            self.values[STARTED].add_(usable)
+        return usable
+
+    def _awaits(self, phase: str) -> Tensor | bool:
+        """bool [n_estimates]: may these sums move the estimates?"""
+        if phase == "start":
+            return self.values[STARTED] == 0
+        wanted = self.method.wants_before(self.values) if phase == "before" else None
+        awaits = True if wanted is None else wanted
+        return awaits if self.method.start is None else awaits & (self.values[STARTED] > 0)
 
     def count(self, moving: list[bool], overflow: Tensor | None) -> None:
         """Count a step of a frozen d for the estimates that move, unless it overflowed (0-dim bool; None: nobody looked)."""
         for row in (row for row, moves in enumerate(moving) if moves):
             self.values["k"][row].add_(1 if overflow is None else ~overflow)
-
-    def no_sums(self) -> Tensor:
-        """Sums of no gradient at all: zeros [n_estimates, n_sums + 1]."""
-        return torch.zeros(len(self.names), len(self.method.sums) + 1, dtype=torch.float64, device=self.device)
-
-    def absorb(self, early_sums: Tensor) -> None:
-        """Store what the early sums [n_estimates, n_early_sums] set, in place."""
-        columns = dict(zip(self.method.early_sums, early_sums.unbind(1), strict=True))
-        for name, value in self.method.absorb(columns, self.values).items():
-            self.values[name].copy_(value)
 
     def of(self, row: int) -> Scalars:
         """One estimate's scalars as 0-dim views."""
@@ -190,14 +264,19 @@ class ScalarTable:
         return {name: value.to(device, non_blocking=not wait) for name, value in self.of(row).items()}
 
 
-def _of_estimate(options: Options) -> Options:
-    """The options that all groups of an estimate share; not the group itself, which holds the parameters."""
-    return {name: options[name] for name in ("estimate", *OF_ESTIMATE) if name in options}
+def _tensor(value: Initial) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
 
 
-def _check_same(first: Options, other: Options) -> None:
+def _finite(value: Tensor) -> Tensor:
+    """bool [n_estimates]: is all of an estimate's value finite?"""
+    finite = torch.isfinite(value)
+    return finite if value.dim() == 1 else finite.flatten(1).all(1)
+
+
+def _check_same(first: Options, other: Options, names: Iterable[str]) -> None:
     """Betas may differ between groups: the averaging constant of the estimate is that of its first group."""
-    for name in OF_ESTIMATE:
+    for name in names:
         if first.get(name) != other.get(name):
             raise ValueError(
                 f"two groups of the estimate {first['estimate']!r} differ in {name}: {first[name]!r} and {other[name]!r}. One d "

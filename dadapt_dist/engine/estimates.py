@@ -1,8 +1,10 @@
 """Who takes part in the estimates of a StepSize, and what is read of them?"""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 from ..comm.async_all_reduce import Reduce
 from ..methods.base import Method, Options
@@ -22,7 +24,7 @@ class Estimates(ABC):
     _declared: tuple[str, ...] | None
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
-    _early_done: bool  # has every estimate the sums that it needs before its first update?
+    _done: set[str]  # phases whose sums no estimate wants any more
 
     @abstractmethod
     def finish(self) -> None:
@@ -66,7 +68,7 @@ class Estimates(ABC):
             )
         self.finish()
         self._followed = []
-        self._early_done = self._early_done and name in self.scalars.names
+        self._done.clear()
         self.scalars.add(name, options)
         self.roster.place_anew()  # on all ranks, also on those whose share of the group is empty
         for member in self.roster:
@@ -107,30 +109,36 @@ class Estimates(ABC):
     def d(self) -> float | dict[str, float]:
         """The current d: a float, or name -> float when there are several estimates.
 
-        Waits for the reduce under way, but not for ever: where another rank has left out the step, it is the d of before.
+        Waits for the reduce under way, but not for ever: where another rank has left out the step, it is the d of before. NaN
+        for a method without d.
         """
+        if "d" not in self.scalars.values:
+            return math.nan
         values = {name: self.value(name, "d") for name in self.scalars.names}
         return next(iter(values.values())) if len(values) == 1 else values
+
+    def current(self) -> ScalarTable:
+        """The scalars, after the reduce under way, for which nobody waits for ever."""
+        if not self.reduce.is_late():
+            self.finish()
+        return self.scalars
 
     @property
     def held_steps(self) -> int:
         """Steps in which some estimate was held because a gradient was not finite."""
-        if not self.reduce.is_late():
-            self.finish()
-        return int(self.scalars.values["held"].max())
+        return int(self.current().values["held"].max())
 
-    def value(self, estimate: str, name: str) -> float | int:
-        """One scalar of one estimate as a python number."""
+    def value(self, estimate: str, name: str) -> Any:
+        """One scalar of one estimate as a python number, a vector as a tuple of them."""
         if name == "steps":
             return self.steps
-        if not self.reduce.is_late():
-            self.finish()
-        return float(self.scalars.values[name][self.scalars.row(estimate)])
+        table = self.current()
+        return table.read(table.row(estimate), name)
 
     def set_value(self, estimate: str, name: str, value: float) -> None:
         """Set one scalar of one estimate, after the reduce under way. d stays there until larger is found."""
         self.finish()
-        before = float(self.scalars.values[name][self.scalars.row(estimate)])
+        before = self.scalars.read(self.scalars.row(estimate), name)
         self.scalars.set(estimate, name, value)
         if value != before:
             self.agreement.set_by_hand(estimate, name, value)

@@ -1,5 +1,6 @@
-"""One pass over all parameters of an optimizer, and the sums that it adds up."""
+"""One pass over the local tensors of an optimizer: the kernels that move them, and the sums of what they return."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -8,41 +9,117 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..kernels import TensorTask
 from .option_sets import STAYS, Lots
 from .plan_builder import build_plan
 from .state import param_state
 from .state.buffers import is_unmoved, note_moved
-from .step_plan import Options, PlannedLot, StepPlan
-from .weighted_sums import Share, gather
+from .step_plan import Options, StepPlan
 
 if TYPE_CHECKING:
     from .optimizer import LearningRateFree
 
+Phases = Sequence[str]
 Entries = Sequence[tuple[dict[str, Any], Sequence[Tensor]]]  # groups with their tensors
 
 
 def sweep(
-    optimizer: "LearningRateFree", entries: Entries, lots: Lots, *, dry: bool = False, skip: Tensor | None = None
+    optimizer: "LearningRateFree",
+    entries: Entries,
+    lots: Lots,
+    *,
+    phases: Phases = ("after",),
+    dry: bool = False,
+    skip: Tensor | None = None,
 ) -> Tensor:
-    """Take one step with every tensor that has a gradient; return the weighted sums, float64 [n_estimates, n_sums + 1].
+    """Take one step with every tensor that has a gradient; return the weighted sums, float64 [n_estimates, width(phases)].
 
-    Every gradient is checked before any parameter moves. lots: of the groups of the entries. dry: compute the sums, and
-    leave all tensors as they are. skip: 0-dim bool; true: leave all tensors as they are, with sums of 0.
+    Every gradient is checked before any parameter moves. lots: of the groups of the entries. phases: those whose sums are
+    taken; all but "after" before anything moves. dry: compute the sums, and leave all tensors as they are. skip: 0-dim bool;
+    true: leave all tensors as they are, with sums of 0.
     """
-    width, frozen = len(optimizer.method.sums) + 1, optimizer.step_size.frozen
+    table = optimizer.step_size.scalars
+    total = table.no_sums(phases)
     if skip is not None and kernels.eager.readable(skip.device) and bool(skip):
-        return optimizer.step_size.scalars.no_sums()
+        return total
+    after = total if phases == ("after",) else total[:, -1 - len(optimizer.method.sums) :]
     plan = _plan(optimizer, entries, lots)
     try:
-        shares = [_run(optimizer, entries[lot.group][0], lot, dry, skip) for lot in plan.lots]
+        if after is not total:
+            _measure(optimizer, entries, plan, phases, total)
+        for lot in plan.lots:
+            group = entries[lot.group][0]
+            row = table.row(group["estimate"])
+            for kernel, device, tasks, derived in lot.launches:
+                c = _coefficients(optimizer, group, device)
+                sums = kernel.run(optimizer.method, tasks, c, dry, skip, derived)
+                after[row] += sums.to(table.device, non_blocking=True)
     finally:
         plan.drop_gradients()
     if not dry and plan.new:
         _note_moved(optimizer, plan.new, skip)
-    total = gather(shares, len(optimizer.step_size.scalars.names), width, optimizer.step_size.scalars.device)
-    if frozen:  # d stays: only the count of non-finite elements is of use
-        total[:, :-1] = 0
+    if optimizer.step_size.frozen:  # d stays: only the count of non-finite elements is of use
+        after[:, :-1] = 0
     return total
+
+
+def measure(optimizer: "LearningRateFree", entries: Entries, lots: Lots, phases: Phases) -> Tensor:
+    """The weighted sums of phases before the weights move: float64 [n_estimates, width(phases)]. Nothing moves."""
+    total = optimizer.step_size.scalars.no_sums(phases)
+    plan = _plan(optimizer, entries, lots)
+    try:
+        total[:, -1] += _measure(optimizer, entries, plan, phases, total)
+    finally:
+        plan.drop_gradients()
+    return total
+
+
+def _measure(optimizer: "LearningRateFree", entries: Entries, plan: StepPlan, phases: Phases, total: Tensor) -> Tensor:
+    """Add the sums of the phases before the weights move to the total; the count of bad elements, [n_estimates]."""
+    table, at = optimizer.step_size.scalars, 0
+    bad = torch.zeros(len(table.names), dtype=torch.float64, device=table.device)
+    if "start" in phases:
+        at = len(table.names_of("start"))
+        total[:, at - 1] = 1.0  # taken
+        for group, params in entries:
+            for p in (p for p in params if p.requires_grad):
+                for place, weight in optimizer.step_size.roster.parts(p):
+                    terms = torch.stack(optimizer.method.measure_start(place.part(p).detach().to(torch.float64)))
+                    total[table.row(group["estimate"]), : at - 1] += (terms * weight).to(
+                        table.device, non_blocking=True
+                    )
+    if "before" in phases:
+        for lot in plan.lots:
+            group = entries[lot.group][0]
+            row, device = table.row(group["estimate"]), None
+            for task in lot.tasks:
+                if task.x.device != device:
+                    device = task.x.device
+                    c = kernels.eager.numbers(_coefficients(optimizer, group, device), device)
+                terms = _before_of(optimizer, task, c).to(table.device, non_blocking=True)
+                total[row, at : at + len(terms) - 1] += terms[:-1] * task.weight
+                bad[row] += terms[-1] * task.weight
+    return bad
+
+
+def _before_of(optimizer: "LearningRateFree", task: TensorTask, c: dict[str, Any]) -> Tensor:
+    """The `before` terms of one tensor, and its count of elements that are not finite or whose square would not be.
+
+    One block at a time, for the temporaries are float64; not ‖g0‖ of D-Adapt SGD, which is taken once.
+    """
+    method, largest = optimizer.method, math.sqrt(torch.finfo(task.math_dtype()).max)
+    blocks = kernels.eager.blocks(task) if optimizer.step_size.scalars.always_before else [task]
+    rows = []
+    for block in blocks:
+        x, buf = block.x.to(torch.float64), {name: t.to(torch.float64) for name, t in block.buf.items()}
+        g = block.g.to(torch.float64)
+        g = g if block.scale is None else g / block.scale
+        g = g.neg() if block.maximize else g
+        g = g.add(x, alpha=block.decay)
+        fit = g.abs() <= largest
+        terms = method.measure_before(x, torch.where(fit, g, 0.0), buf, c)
+        rows.append(torch.stack([*terms, (~fit).sum(dtype=torch.float64)]))
+    return rows[0] if len(rows) == 1 else torch.stack(rows).sum(0)
 
 
 def _note_moved(optimizer: "LearningRateFree", new: list[Tensor], skip: Tensor | None) -> None:
@@ -51,31 +128,10 @@ def _note_moved(optimizer: "LearningRateFree", new: list[Tensor], skip: Tensor |
         note_moved(optimizer, new)
 
 
-def sweep_early(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> Tensor:
-    """Early sums of the gradients, weighted: float64 [n_estimates, n_early_sums]."""
-    method, table = optimizer.method, optimizer.step_size.scalars
-    plan, shares = _plan(optimizer, entries, lots), []
-    for lot in plan.lots:
-        group = entries[lot.group][0]
-        sums = [param_state.early_sums(method, task, group) * task.weight for task in lot.tasks]
-        shares.append(Share(table.row(group["estimate"]), sums))
-    plan.drop_gradients()
-    return gather(shares, len(table.names), len(method.early_sums), table.device)
-
-
 def _coefficients(optimizer: "LearningRateFree", group: dict[str, Any], device: torch.device) -> dict[str, Any]:
     table, row = optimizer.step_size.scalars, optimizer.step_size.scalars.row(group["estimate"])
     scalars = table.on(device, row)
     return optimizer.method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
-
-
-def _run(
-    optimizer: "LearningRateFree", group: dict[str, Any], lot: PlannedLot, dry: bool, skip: Tensor | None
-) -> Share:
-    method, sums = optimizer.method, []
-    for kernel, device, tasks, derived in lot.launches:
-        sums.append(kernel.run(method, tasks, _coefficients(optimizer, group, device), dry, skip, derived))
-    return Share(optimizer.step_size.scalars.row(group["estimate"]), sums)
 
 
 # ---------------------------------------------------------------- the plan of a step

@@ -1,23 +1,22 @@
 """How do method, layout and step size make one torch optimizer? One pass over the parameters a step."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
-from ..integrations.deepspeed import registration, universal_restore
 from ..kernels import check_backend
 from ..methods import METHODS, Buffer
 from ..options.checks import check_options
 from ..sharding import registry
-from ..sharding.registry import Delivery
-from . import log_every, torch_compile
-from .amp import Finding, question, told
-from .local_step import sweep, sweep_early
+from ..sharding.framework import FrameworkAdapter
+from . import amp, log_every, torch_compile
+from .amp import Finding, told
+from .local_step import Entries, measure, sweep
 from .option_sets import Lots
 from .param_groups import LiveGroup
 from .state import buffers, param_state, replaced_groups
@@ -25,6 +24,7 @@ from .state import state_dict as saved_state
 from .state.validation import FORMAT
 from .step_plan import PlanCache
 from .step_size import StepSize
+from .step_window import Window
 from .uneven_inputs import MayJoin
 
 
@@ -40,6 +40,9 @@ class LearningRateFree(Optimizer, MayJoin):
     Nothing about a parameter is kept from the construction: frameworks wrap, shard and swap parameters afterwards.
     """
 
+    amp_scaling: Literal["internal", "external"] | None = None
+    """Who unscales gradients under a GradScaler: this optimizer in step(), the scaler before it, or (None) as is found out."""
+
     def __init__(
         self,
         params: Any,
@@ -50,22 +53,22 @@ class LearningRateFree(Optimizer, MayJoin):
         dtypes: param_state.Dtypes = param_state.Dtypes(),  # noqa: B008 - immutable
         backend: str = "auto",
     ) -> None:
-        registry.check_builder()
+        registry.on_optimizer_building()
         param_state.check_dtypes(dtypes)
         self.method = METHODS[method]()
-        known = options | {"betas": (0.0,) * self.method.n_betas}
-        options = check_options(options, known, type(self).__name__, type(self))
+        options = self.method.options.defaults() | options
+        options = check_options(options, self.method.options.checks(), type(self).__name__, type(self))
         self.step_size = step_size
         check_backend(backend)
         self.dtypes, self.backend = dtypes, backend
         self.unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
         self._bound = False
-        self._delivery: Delivery | None = None  # None: to be asked for
+        self._delivery: FrameworkAdapter | None = None  # None: to be asked for
         self._groups: list[dict[str, Any]] = []
         super().__init__(params, dict(options))
         step_size.join(self.method, options, self.param_groups)
         self._join()
-        registration.accept(type(self))
+        registry.on_optimizer_built(type(self))
 
     def _join(self) -> None:
         MayJoin.__init__(self)
@@ -87,7 +90,7 @@ class LearningRateFree(Optimizer, MayJoin):
             replaced_groups.adopt(self)
         if isinstance(param_group, dict):
             where = f"{type(self).__name__} group {len(self.param_groups)}"
-            param_group = check_options(param_group, self.defaults, where, type(self))
+            param_group = check_options(param_group, self.method.options.checks(), where, type(self))
         super().add_param_group(param_group)
         try:
             param_state.check_params(self.param_groups[-1]["params"], self.dtypes.state)
@@ -103,12 +106,12 @@ class LearningRateFree(Optimizer, MayJoin):
     def bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's, and reading them wait for the reduce. In place."""
         scalars, groups = self.step_size.scalars, self.groups
-        live = frozenset((*scalars.values, "steps"))
+        live, checks = frozenset((*scalars.values, "steps")), self.method.options.checks()
         for index, group in enumerate(groups):
             views = scalars.of(scalars.row(dict.__getitem__(group, "estimate"))) | {"steps": 0}
             if not (isinstance(group, LiveGroup) and group.is_of(self.step_size)):
                 group |= {"method": self.method.name, "format": FORMAT}
-                groups[index] = group = LiveGroup(group, self.step_size, live, self.defaults)
+                groups[index] = group = LiveGroup(group, self.step_size, live, checks)
             group.rebind(views, live)
         self.bound = [*groups]
         self.traced = torch_compile.traceable([p for group in groups for p in group["params"]])
@@ -119,7 +122,7 @@ class LearningRateFree(Optimizer, MayJoin):
         shown, known = self.param_groups, self._groups
         if shown is not known:
             new = any(all(group is not other for other in known) for group in shown)
-            if new or not self.delivery.in_pieces:  # else ZeRO-1 or 2 shows one of them
+            if new or not self.delivery.in_pieces:  # else the framework shows one of them
                 self._groups = shown
         return self._groups
 
@@ -141,10 +144,10 @@ class LearningRateFree(Optimizer, MayJoin):
     # ---------------------------------------------------------------- how a step arrives
 
     @property
-    def delivery(self) -> Delivery:
+    def delivery(self) -> FrameworkAdapter:
         """How the framework that holds this optimizer brings it a step."""
         if self._delivery is None or self._delivery.is_over():
-            self._delivery = registry.delivery(self)
+            self._delivery = registry.bind(self)
         return self._delivery
 
     def look_up_delivery(self) -> None:
@@ -159,9 +162,16 @@ class LearningRateFree(Optimizer, MayJoin):
 
     @property
     def effective_lr(self) -> list[float]:
-        """d·lr of each group: what the learning rate of the underlying method would be."""
+        """The learning rate of the underlying method (Adam, SGD, ...) in the coming step, for each group: mostly d·lr.
+
+        Waits for the reduce under way.
+        """
         replaced_groups.adopt(self)
-        return [group["d"] * float(group["lr"]) for group in self.groups]
+        return [self._rate(group) for group in self.groups]
+
+    def _rate(self, group: dict[str, Any]) -> float:
+        table = self.step_size.current()
+        return float(self.method.learning_rate(group, table.of(table.row(group["estimate"]))))
 
     # ---------------------------------------------------------------- one step
 
@@ -182,7 +192,8 @@ class LearningRateFree(Optimizer, MayJoin):
         return loss
 
     # torch's compiler rewrites the groups of an optimizer that it traces, and cannot rewrite live ones.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    # torch.compiler.disable would import the compiler, for a second, when the class is made; this waits for the first call.
+    @_disable_dynamo
     @torch.no_grad()
     def take(self) -> None:
         """One call of step(), with the gradients that are there."""
@@ -197,43 +208,37 @@ class LearningRateFree(Optimizer, MayJoin):
         groups = self.param_groups
         lots = self._lots if groups is self.groups else self._shown
         lots.look(groups)
-        if self.delivery.starting():
+        if self.delivery.is_initialising():
             self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)
             return
         self.announce()
         shown = [(group, dict.__getitem__(group, "params")) for group in groups]
         self._looked = lots is self._lots
-        with self.step_size.piece(self, found) as window:
-            if not (window.arrived and self.delivery.in_pieces):
-                log_every.log(self)
-            window.moves |= lots.moves
-            if window.deferred:
-                window.kept.keep(p for _, params in shown for p in params)
-            elif not window.skipped:
-                window.sums += sweep(self, shown, lots, skip=window.overflow)
-            elif found is not None:
-                found.spread(torch.tensor(True))
+        self.step_size.step(self, found, lambda window: self._run(window, shown, lots, found))
 
-    def measure(self) -> Tensor:
-        """Early sums of the gradients, weighted by 1/copies: float64 [n_estimates, n_early_sums]."""
-        return sweep_early(self, self._all(), self.lots())
+    def _run(self, window: Window, shown: Entries, lots: Lots, found: Finding | None) -> None:
+        """Take this call's part of a step, and add its sums to the window's."""
+        if "log_every" in self.defaults and not (window.arrived and self.delivery.in_pieces):
+            log_every.log(self)
+        window.moves |= lots.moves
+        if not window.skipped:
+            window.sums += sweep(self, shown, lots, phases=window.phases, skip=window.overflow)
+        elif found is not None:
+            found.spread(torch.tensor(True))
 
-    def rehearse(self) -> Tensor:
-        """The sums of the coming step, with nothing moved: float64 [n_estimates, n_sums + 1]."""
-        return sweep(self, self._all(), self.lots(), dry=True)
+    def measure(self, phases: Sequence[str]) -> Tensor:
+        """The weighted sums of phases before the weights move: float64 [n_estimates, width]."""
+        return measure(self, self._all(), self.lots(), phases)
 
-    def catch_up(self) -> Tensor:
-        """Carry out a step that arrived in pieces, now that all are there: float64 [n_estimates, n_sums + 1]."""
-        sums = sweep(self, self._all(), self.lots())
-        self.delivery.publish()
-        return sums
+    def rehearse(self, phases: Sequence[str] = ("after",)) -> Tensor:
+        """The sums of the coming step, with nothing moved: float64 [n_estimates, width]."""
+        return sweep(self, self._all(), self.lots(), phases=phases, dry=True)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Does a GradScaler leave unscaling to us, and what an overflow does?"""
-        self.asked = question(sys._getframe(1))
-        return self.asked.ours
+        """Whether a GradScaler leaves unscaling, and what an overflow does, to this optimizer."""
+        return amp.is_internal(self)
 
     # ---------------------------------------------------------------- buffers
 
@@ -282,7 +287,7 @@ class LearningRateFree(Optimizer, MayJoin):
         saved_state.load(self, state_dict)
 
     def accept_restored(self) -> None:
-        universal_restore.accept(self)
+        self.delivery.after_external_load(self)
 
     def __getstate__(self) -> dict[str, Any]:
         self.step_size.finish()

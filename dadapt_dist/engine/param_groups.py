@@ -5,6 +5,7 @@ from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any
 
 from ..options.checks import assigned
+from ..options.fields import Check
 from ..options.plain_values import NOTHING, number
 from .state.validation import scalar
 
@@ -19,16 +20,14 @@ class LiveGroup(dict[str, Any]):
     plain dicts: frameworks deep-copy and pickle groups, and a StepSize holds a process group, which cannot be.
     """
 
-    __slots__ = ("_live", "_options", "_step_size")
+    __slots__ = ("_checks", "_live", "_step_size")
 
     def __init__(
-        self, group: dict[str, Any], step_size: "StepSize", live: frozenset[str], options: Mapping[str, Any]
+        self, group: dict[str, Any], step_size: "StepSize", live: frozenset[str], checks: Mapping[str, Check]
     ) -> None:
-        """options: the defaults of the optimizer; any other key is the user's own, whatever its name."""
-        self._options = options
-        super().__init__(
-            (key, assigned(key, value, self._options, "a parameter group")) for key, value in group.items()
-        )
+        """checks: those of the method's options; any other key is the user's own, whatever its name."""
+        self._checks = checks
+        super().__init__((key, assigned(key, value, self._checks, "a parameter group")) for key, value in group.items())
         self._step_size = step_size
         self._live = live
 
@@ -43,7 +42,7 @@ class LiveGroup(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key not in self._live:
-            super().__setitem__(key, assigned(key, value, self._options, "a parameter group"))
+            super().__setitem__(key, assigned(key, value, self._checks, "a parameter group"))
         elif key == "steps":
             self._step_size.restore(int(scalar(key, value, "parameter group")))
         else:

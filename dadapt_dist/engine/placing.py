@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .. import kernels
 from ..sharding.rank_claims import Claims
 from ..sharding.shard_index import home_device
-from . import step_pieces
+from .step_window import check_pieces
 
 if TYPE_CHECKING:
     from .step_size import StepSize
@@ -25,7 +26,7 @@ def place(step_size: "StepSize") -> None:
         table.fingerprint(),
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )
-    roster.place(claims, partial(step_pieces.check, roster, table.method, step_size.nonfinite))
+    roster.place(claims, partial(check_pieces, roster, step_size.nonfinite), kernels.rank_fingerprint)
     agreement.settle(
         roster.classes,
         step_size.layout.rank,
@@ -36,7 +37,7 @@ def place(step_size: "StepSize") -> None:
     table.to(home)
     step_size.held.live_on(home)
     step_size.held.forget()
-    step_size.reduce.restart(home, table.no_sums().numel(), len(agreement.names()), agreement.n_witnessed)
+    step_size.reduce.restart(home, step_size.widest(), len(agreement.names()), agreement.n_witnessed)
     for member in roster:
         member.bind_groups()
         member.prepare()

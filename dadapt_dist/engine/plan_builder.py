@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import kernels
 from ..kernels import TensorTask
 from ..kernels.memory_checks import is_fixed
-from ..sharding.registry import Placement
+from ..sharding.shard import LocalShard
 from .option_sets import STAYS
 from .state import param_state
 from .state.buffers import is_unmoved, make_ready
@@ -30,7 +30,7 @@ class Draft:
 
     p: Tensor
     task: TensorTask
-    place: Placement
+    place: LocalShard
     group: Group
     options: Options
     kernel: Any = None
@@ -112,7 +112,7 @@ def _made(
                 maximize=group["maximize"],
                 scale=scale,
                 cut=param_state.cut_of(place, group),
-                origin=place.start or 0,
+                origin=place.global_offset or 0,
                 param=p,
             )
             drafts.append(Draft(p, task, place, group, options))
@@ -132,7 +132,7 @@ def _assign(optimizer: "LearningRateFree", drafts: list[Draft], coefficients: Co
 def _is_cacheable(optimizer: "LearningRateFree", draft: Draft) -> bool:
     """Whether a fingerprint can tell that the task is unchanged, and nothing is to be done for its parameter in each step."""
     return (
-        draft.place.run is None
+        draft.place.flat_slice is None
         and len(optimizer.step_size.roster.parts(draft.p)) == 1
         and isinstance(optimizer.state[draft.p], dict)
         and not is_unmoved(optimizer, draft.p)

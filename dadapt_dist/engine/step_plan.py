@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..kernels import Launch, TensorTask, eager
 from ..kernels.memory_checks import span
-from ..sharding.registry import Placement
+from ..sharding.shard import LocalShard
 
 Options = tuple[Any, ...]
 States = Mapping[Tensor, dict[str, Any]]
@@ -32,7 +32,7 @@ class CachedTask:
     __slots__ = ("fingerprint", "kernel", "locals", "options", "p", "place", "state", "task")
 
     def __init__(
-        self, p: Tensor, state: dict[str, Any], task: TensorTask, kernel: Any, place: Placement, options: Options
+        self, p: Tensor, state: dict[str, Any], task: TensorTask, kernel: Any, place: LocalShard, options: Options
     ) -> None:
         self.p, self.state, self.task, self.kernel, self.place, self.options = p, state, task, kernel, place, options
         self.locals = [] if place.is_plain else [*map(place.local, (p, *state.values()))]
@@ -223,9 +223,9 @@ class PlanCache:
         known.task.g, known.task.scale = gradient, scale
         return known
 
-    def gradient(self, p: Tensor, place: Placement) -> Tensor | None:
+    def gradient(self, p: Tensor, place: LocalShard) -> Tensor | None:
         """The present local gradient of a part of a parameter: asked for once in a step, since ranks may have to meet for it."""
-        if place.run is not None:
+        if place.flat_slice is not None:
             return place.part_gradient(p)
         if id(p) not in self._gradients:
             self._gradients[id(p)] = place.gradient(p)

@@ -1,31 +1,34 @@
-"""When does a step begin and end, and how do the sums of all ranks become the next d?
+"""The step of the optimizers that share an estimate, from the sums of the step before to the reduce of its own.
 
-A window opens: the reduce of the step before is awaited (long done) and the rule applied, which gives d_k, in place. Each
-piece: an optimizer adds its partial sums / copies to a float64 vector [n_estimates, n_sums + 1]. The window closes: one
-asynchronous all_reduce(SUM) of that vector starts, hidden behind the next forward and backward.
+`StepSize.step` reads top-down. A window opens: the reduce of the step before is awaited (long done) and its sums folded into
+the scalars, which gives d_k, in place; placements and buffers are seen to; sums that the method needs before the weights move
+are taken by a blocking reduce. Each call of an optimizer adds its partial sums / copies to a float64 vector [n_estimates,
+n_sums + 1] while it moves its weights. The window closes: one asynchronous all_reduce(SUM) of that vector starts, hidden
+behind the next forward and backward. Where sums of before a step are lagged, they ride in it too, and count in the next step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..comm.async_all_reduce import Reduce
 from ..comm.communicator import ShardLayout
 from ..methods.base import Options, Scalars
-from ..options.checks import NonFinite, Sync, check_choice, check_freeze_after, check_names
+from ..options.checks import Before, NonFinite, Sync, check_choice, check_freeze_after, check_names
 from ..sharding.shard_index import Member, Roster
-from . import placing, step_pieces
+from . import placing
 from .amp import Finding
-from .amp_overflow import Overflows, StepCount
+from .amp_overflow import Overflows, StepCount, check_scales
 from .diagnostics import separate_estimates
 from .diagnostics.advice import Advice
 from .diagnostics.nonfinite import HeldReport
 from .estimates import Estimates
 from .option_sets import STAYS
 from .rank_agreement import Agreement
-from .step_window import Window, decide, measure, refuse
+from .step_window import Window, decide, delivered, expected, in_pieces, refuse, refuse_again
 from .uneven_inputs import Joining
 
 
@@ -40,6 +43,9 @@ class StepSize(Estimates):
     gradients train. "skip": nothing moves on any rank. "raise": NonFiniteError on all ranks in the same step, before
     anything moves. "skip" and "raise" need the sums inside the step: the step is computed twice and waits for a blocking
     reduce.
+    before: sums that a method needs before the weights move (DoG's ‖x - x0‖ and ‖g‖; D-Adapt SGD's ‖g0‖, in one step). "exact"
+    takes them by a blocking reduce in the step; "lagged" uses those of the step before, which ride in its one hidden reduce,
+    and the first step only measures. Where a framework brings a step in pieces (ZeRO) they are always lagged.
     freeze_after: number of steps after which d stays, buffers of the estimate are dropped and (with None or "hold") the
     sums are no longer reduced.
     """
@@ -53,11 +59,14 @@ class StepSize(Estimates):
         sync: Sync = "next_step",
         nonfinite: NonFinite | None = None,
         freeze_after: int | None = None,
+        before: Before = "exact",
     ) -> None:
         check_choice("sync", sync, ("next_step", "step"))
         check_choice("nonfinite", nonfinite, (None, "hold", "skip", "raise"))
+        check_choice("before", before, ("exact", "lagged"))
         self.layout = ShardLayout.of(process_group, copies)
         self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, check_freeze_after(freeze_after)
+        self.before = before
         self._count, self._overflows = StepCount(), Overflows()
         self.roster = Roster(self.layout)
         self.table = None
@@ -65,7 +74,9 @@ class StepSize(Estimates):
         separate_estimates.join(self)
         self._declared = check_names("estimates", estimates)
         self._window: Window | None = None
-        self._explicit = self._early_done = self._released = False
+        self._explicit = self._released = False
+        self._done: set[str] = set()
+        self._riding: tuple[str, ...] = ("after",)
         self.reduce, self.held, self.agreement = Reduce(self.layout), HeldReport(), Agreement()
         self.advice = Advice()
         self._followed = []
@@ -91,28 +102,122 @@ class StepSize(Estimates):
             self._explicit = False
         self._close_if_open()
 
-    @contextmanager
-    def piece(self, member: Member, found: Finding | None = None) -> Iterator[Window]:
-        """Bracket one optimizer's part of a step. Without an explicit window, the last of the sharing optimizers closes it.
+    def step(self, member: Member, found: Finding | None, run: Callable[[Window], None]) -> None:
+        """Take one optimizer's part of a step. Without an explicit window, the last of the sharing optimizers ends the step.
 
-        found: what a GradScaler has found in the optimizer's gradients; None without one.
+        found: what a GradScaler has found in the optimizer's gradients; None without one. run: takes the optimizer's part of
+        the step on this rank, and adds its sums to the window's.
         """
-        window = self._window or self._open(found)
-        pieces = step_pieces.delivered(member)
-        if not self._explicit and not pieces.isdisjoint(window.arrived):
-            self._close_early(window)
-            window = self._open(found)
-        elif window.arrived:
-            window.leave_out(self._agreed(found))
+        window = self._window_of(member, found)  # finish the step before, prepare, take the sums that come first
+        pieces = delivered(member)
         try:
-            yield window
+            run(window)
         except BaseException:
             self._window = None
             raise
-        self.agreement.witness.look()
+        if self.agreement.witness.is_looking:
+            self.agreement.witness.look()
         window.arrive(pieces)
         if not self._explicit and window.is_complete(self.roster):
-            self._close(window)
+            self._close(window)  # launch the reduce
+
+    def _window_of(self, member: Member, found: Finding | None) -> Window:
+        """The window that this call belongs to: the open one, or one that it opens."""
+        window = self._window
+        if window is None:
+            return self._open(found)
+        if not self._explicit and not delivered(member).isdisjoint(window.arrived):
+            self._close_early(window)
+            return self._open(found)
+        if window.arrived:
+            window.leave_out(self._agreed(found))
+        return window
+
+    def _open(self, found: Finding | None) -> Window:
+        self.finish()
+        self._prepare()
+        first = self._wanted()
+        lagged = self._is_lagged()
+        phases = (*first, "after") if lagged else ("after",)
+        window = Window(self.scalars.no_sums(phases), phases, missing=expected(self.roster))
+        window.launches = bool(lagged and first) or (self.scalars.method.after is not None and not self.frozen)
+        window.leave_out(self._agreed(found))
+        before = self._measure(window, () if lagged else first)
+        if self.nonfinite in ("skip", "raise"):
+            self._decide(window)
+            if window.skipped:
+                self._put_back(before)
+            refuse(window, self.steps, self.nonfinite)
+        self._window = window
+        return window
+
+    def _prepare(self) -> None:
+        """See to all that a step needs: options, placements, buffers. What went before is logged where there is reason to."""
+        self.roster.accept_restored()
+        if not self._explicit:
+            self.reduce.begin()
+        self.held.say(self.calls, self.agreement.names())
+        self.advice.look(self, self.held.count)
+        self.reduce.step = self.calls
+        self._follow()
+        if not self.roster.is_placed():
+            placing.place(self)
+        self.joining.look_for_join()
+        self.roster.prepare(release=self.frozen and not self._released)
+        self._released = self.frozen
+
+    def _wanted(self) -> tuple[str, ...]:
+        """The phases before the weights move whose sums are wanted, the same on all ranks.
+
+        Waits for the device until those are done that are taken for once. A frozen estimate wants what it cannot begin without.
+        """
+        table, found = self.scalars, []
+        for phase in ("start", "before"):
+            if phase in self._done or (self.frozen and phase == "before" and table.always_before):
+                continue
+            found.append(phase) if table.wants(phase) else self._done.add(phase)
+        return tuple(found)
+
+    def _is_lagged(self) -> bool:
+        """Do the sums of before a step ride in its one reduce, for the step that follows?"""
+        return self.before == "lagged" or any(map(in_pieces, self.roster))
+
+    def _measure(self, window: Window, phases: Sequence[str]) -> Scalars:
+        """Take sums that the coming update needs, by a blocking reduce each; the scalars as they were without them."""
+        table = self.scalars
+        overflowed = window.overflow is not None and not table.always_before and bool(window.overflow)
+        if not phases or overflowed:
+            return {}
+        check_scales(self.roster)
+        before = {name: value.clone() for name, value in table.values.items()}
+        for phase in phases:
+            sums = window.usable(torch.stack([member.measure((phase,)) for member in self.roster]).sum(0))
+            if table.names_of(phase):
+                placing.mark(self)
+                sums = self.reduce.now(sums, tag=0 if table.method.after is not None else self._tag(self._some_move()))
+            table.apply(sums, (phase,))
+            if phase == "before" and table.method.after is None:
+                window.measured = sums
+                self.held.idle.expect(self._some_move(), window.overflows)
+                self.held.note(table.values["held"], self.reduce.differ, sums)
+        return before
+
+    def _decide(self, window: Window) -> None:
+        """Take the sums of this step before anything moves: all ranks skip it, or none does."""
+        if window.measured is not None:
+            decide(window, window.measured, self.reduce)
+            return
+        check_scales(self.roster)
+        placing.mark(self)
+        sums = torch.stack([member.rehearse(window.phases) for member in self.roster]).sum(0)
+        decide(window, self.reduce.now(sums), self.reduce)
+
+    def _put_back(self, before: Scalars) -> None:
+        """A step that is skipped leaves no scalar behind but the count of such steps: its gradients were not the first."""
+        for name, value in before.items():
+            if name != "held":
+                self.scalars.values[name].copy_(value)
+        self._done.clear()
 
     def _close_early(self, window: Window) -> None:
         """Close before a piece that comes again: right when the optimizer of those still missing is gone."""
@@ -120,7 +225,41 @@ class StepSize(Estimates):
             self._close(window)
             return
         self._window = None
-        step_pieces.refuse_again(self.roster)
+        refuse_again(self.roster)
+
+    def _close_if_open(self) -> None:
+        if self._window is not None:
+            self._close(self._window)
+
+    def _close(self, window: Window) -> None:
+        self._window = None
+        table, frozen, sumless = self.scalars, self.frozen, self.scalars.is_sumless
+        self._count.add(window.moves, window.overflows)
+        separate_estimates.look(self)
+        if (frozen or sumless) and not window.skipped:
+            table.count(self._moving(window), window.overflows)
+        if window.launches:
+            self.held.idle.expect(window.moves, window.overflows)
+            if window.reduced is None:
+                placing.mark(self)
+                self.reduce.launch(window.usable(window.sums), tag=self._tag(window.moves))
+            else:
+                self.reduce.put(window.reduced)
+            self._riding = window.phases
+            if self.sync == "step" or self.layout.world_size == 1:
+                self.finish()
+        elif sumless:  # nobody knows of the other ranks' gradients
+            sums = window.usable(window.sums) if window.reduced is None else window.reduced
+            table.apply(sums)
+            self.held.note(table.values["held"], None, sums)
+
+    def _tag(self, moves: bool) -> int:
+        """A rank that counts a step which the others do not count would freeze at another time: they have to agree on it."""
+        return int(self.freeze_after is not None and moves)
+
+    def _some_move(self) -> bool:
+        """Has some group of the sharing optimizers an lr above 0?"""
+        return any(member.lots().moves for member in self.roster)
 
     @property
     def frozen(self) -> bool:
@@ -132,87 +271,6 @@ class StepSize(Estimates):
         if found is None or self.nonfinite is not None:
             return None
         return self._overflows.agree(found, self.reduce, self.scalars.device)
-
-    def _open(self, found: Finding | None) -> Window:
-        self.finish()
-        self.roster.accept_restored()
-        if not self._explicit:
-            self.reduce.begin()
-        self.held.say(self.calls, self.agreement.names())
-        self.advice.look(self, self.held.count)
-        self.reduce.step = self.calls
-        self._follow()
-        if not self.roster.is_placed():
-            placing.place(self)
-        self.joining.look_for_join()
-        window = Window(self.scalars.no_sums())
-        self.roster.prepare(release=self.frozen and not self._released)
-        self._released = self.frozen
-        window.missing = step_pieces.expected(self.roster)
-        window.leave_out(self._agreed(found))
-        before = self._measure(window)
-        if self.nonfinite in ("skip", "raise"):
-            placing.mark(self)
-            decide(window, self.roster, self.reduce)
-            if window.skipped:
-                self._put_back(before)
-            refuse(window, self.steps, self.nonfinite)
-        self._window = window
-        return window
-
-    def _measure(self, window: Window) -> Scalars:
-        """Take the sums that the first update needs before it; the scalars as they were without them, where there are such."""
-        table = self.scalars
-        if not table.method.early_sums or self._early_done:
-            return {}
-        window.deferred = any(step_pieces.in_pieces(member) for member in self.roster)
-        if window.deferred or (window.overflow is not None and bool(window.overflow)):
-            return {}
-        before = {name: value.clone() for name, value in table.values.items()}
-        placing.mark(self)
-        self._early_done = measure(self.roster, self.reduce, table)
-        return before
-
-    def _put_back(self, before: Scalars) -> None:
-        """A step that is skipped leaves no scalar behind: its gradients were not the first."""
-        for name, value in before.items():
-            self.scalars.values[name].copy_(value)
-        self._early_done = self._has_early_sums()
-
-    def _has_early_sums(self) -> bool:
-        """Has every estimate the sums that it needs before its first update? Waits for the device."""
-        return not bool(self.scalars.method.needs_early_sums(self.scalars.values).any())
-
-    def _close_if_open(self) -> None:
-        if self._window is not None:
-            self._close(self._window)
-
-    def _catch_up(self, window: Window) -> None:
-        with window.kept.put_back():
-            self._early_done = measure(self.roster, self.reduce, self.scalars)
-            for member in self.roster:
-                window.sums += member.catch_up()
-
-    def _close(self, window: Window) -> None:
-        self._window = None
-        if window.deferred:
-            self._catch_up(window)
-        frozen = self.frozen
-        self._count.add(window.moves, window.overflows)
-        separate_estimates.look(self)
-        if frozen:
-            if not window.skipped:
-                self.scalars.count(self._moving(window), window.overflows)
-            return
-        self.held.idle.expect(window.moves, window.overflows)
-        if window.reduced is None:
-            placing.mark(self)
-            # A rank that counts a step which the others do not count would freeze at another time.
-            self.reduce.launch(window.usable_sums(), tag=int(window.moves and self.freeze_after is not None))
-        else:
-            self.reduce.put(window.reduced)
-        if self.sync == "step" or self.layout.world_size == 1:
-            self.finish()
 
     def _moving(self, window: Window) -> list[bool]:
         """For each estimate: has a group of it an lr above 0? All that no group of this rank has go with the step."""
@@ -228,8 +286,15 @@ class StepSize(Estimates):
         """Wait for the reduce under way, if any, and move the scalars by it. No collective: one rank alone may call it."""
         sums = self.reduce.take()
         if sums is not None:
-            self.scalars.apply(sums.to(self.scalars.device))
+            self.scalars.apply(sums.to(self.scalars.device), self._riding)
             self.held.note(self.scalars.values["held"], self.reduce.differ, sums)
+
+    def widest(self) -> int:
+        """How many numbers the largest reduce of a step has as its sums."""
+        table = self.scalars
+        several = [("start", "before", "after")] if self._is_lagged() else []
+        phases: list[tuple[str, ...]] = [("start",), ("before",), ("after",), *several]
+        return len(table.names) * max(map(table.width, phases))
 
     # ---------------------------------------------------------------- loading and saving
 
@@ -239,7 +304,8 @@ class StepSize(Estimates):
         self.scalars.load(estimate, saved)
         self._count = StepCount(int(saved["steps"]))
         self._followed = []
-        self._early_done, self._released = self._has_early_sums(), False
+        self._done.clear()
+        self._released = False
         self.roster.forget()
 
     def restore(self, steps: int) -> None:

@@ -189,7 +189,7 @@ def hand_over(step_size: "StepSize", is_last: bool) -> None:
     members: list[Any] = list(step_size.roster)
     if layout.world_size == 1:
         return
-    own = (step_size.steps, step_size._early_done, step_size._released), [_buffers(member) for member in members]
+    own = (step_size.steps, step_size._released), [_buffers(member) for member in members]
     said = layout.all_gather_object((is_last, own))
     source = max(rank for rank, (last, _) in enumerate(said) if last)
     counters, buffers = said[source][1]
@@ -202,7 +202,8 @@ def hand_over(step_size: "StepSize", is_last: bool) -> None:
         for member, of_member in zip(members, buffers, strict=True):
             _drop_others(member, of_member)
             note_moved(member, [p for (_, p), (moved, _) in zip(member.all_params(), of_member, strict=True) if moved])
-    step_size.steps, step_size._early_done, step_size._released = counters
+    step_size.steps, step_size._released = counters
+    step_size._done.clear()
     step_size.reduce.again()
 
 

@@ -1,4 +1,4 @@
-"""How is a file that a user names read so that none can hang the reader or fill the memory?"""
+"""Read a file that a user names without ever blocking or filling the memory."""
 
 import errno
 import json
@@ -12,7 +12,7 @@ CONFIG_BYTES = 1 << 18
 
 
 def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes.
+    """Return the content of a regular file of at most `most` bytes.
 
     A pipe, a socket, a device or a folder raises ValueError instead of being waited for, and so do a larger file and a name
     that cannot be one; a file that is not there or may not be read raises OSError, as open() does.
@@ -38,7 +38,7 @@ def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], most: int = CONFIG_BYTES) -> str:
-    """The same as text in UTF-8, with or without a mark at its beginning; ValueError where it is none."""
+    """Read a UTF-8 text file, with or without a byte order mark. Raises ValueError if it is not UTF-8."""
     content = read_bytes(path, most)
     try:
         return content.decode("utf-8-sig")
@@ -47,7 +47,7 @@ def read_text(path: str | os.PathLike[str], most: int = CONFIG_BYTES) -> str:
 
 
 def read_json_object(path: Path, most: int = CONFIG_BYTES) -> dict[str, Any]:
-    """A JSON file that holds settings by name; ValueError where it does not."""
+    """Read a JSON file whose top level is an object. Raises ValueError for anything else."""
     try:
         content = json.loads(read_text(path, most))
     except (json.JSONDecodeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Could anyone but the user, or root, have written this file or folder?
+"""Detect files and folders that someone other than the user or root could have written.
 
 What is loaded as code (a compiled library, a pickle) must be the user's own. A group of which the user is the only member
 counts as the user: many systems give every user such a group, and files that it may write.
@@ -61,7 +61,7 @@ def _check(path: Path, cure: str) -> None:
 
 
 def _own_group(gid: int) -> bool:
-    """Is it the group that a system gives to this user alone? Root's never is: its members are administrators."""
+    """Return whether this is the user's private group; root's never counts, since administrators share it."""
     try:
         user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
     except (KeyError, OSError):

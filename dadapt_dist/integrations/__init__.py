@@ -1,1 +1,1 @@
-"""What do trainers of other libraries need beside the optimizer? One file for each; importing dadapt_dist imports none."""
+"""Adapters and callbacks for other libraries; importing dadapt_dist imports none of these libraries."""

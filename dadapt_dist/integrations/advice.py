@@ -85,9 +85,9 @@ def _constant(factor: Callable[[int], float]) -> float:
 
 def count_elements(params: Sequence[Tensor]) -> int:
     """How many elements these parameters have on all ranks together, whichever way they are sharded."""
-    places = fsdp1.place(params)  # FSDP2's and whole parameters say it themselves, ZeRO-3's by ds_numel
+    places = fsdp1.FSDP1Adapter().place(params)  # FSDP2's and whole parameters say it themselves, ZeRO-3's by ds_numel
     sizes = [
-        getattr(p, "ds_numel", p.numel()) if place is None else place.numel
+        getattr(p, "ds_numel", p.numel()) if place is None else place.global_numel
         for p, place in zip(params, places, strict=True)
     ]
     return int(sum(sizes))

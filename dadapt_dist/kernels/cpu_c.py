@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Coefficients, Method
+from ..methods.kernel_signature import KernelSignature
 from . import cpu_c_library
 from .memory_checks import is_dense_alike, is_plain
 from .overflow_guard import bounded, safe_size
-from .signatures import SPECS, Spec, signature_of
+from .signatures import signature_of
 from .tensor_task import TensorTask
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the codes of cpu_c_step.c
 LARGEST = torch.finfo(torch.float32).max
+TRAFFIC = 6  # cpu_c_step.c's number for a step that moves memory and computes next to nothing
 NONSENSE = 2  # cpu_c_step.c's word for rows that cannot be
 BUFFERS, SUMS, COEFFICIENTS = 5, 4, 12  # the sizes of cpu_c_step.c's arrays
 ROW, GRADIENT = 12, 2  # numbers of a row of cpu_c_step.c, and the place of the gradient's address among them
@@ -41,7 +43,7 @@ class Job(ctypes.Structure):
 class Rows:
     """What cpu_c_step.c is told of tasks: a row of numbers for each, in which only the address of the gradient changes."""
 
-    def __init__(self, spec: Spec, tasks: Sequence[TensorTask]) -> None:
+    def __init__(self, spec: KernelSignature, tasks: Sequence[TensorTask]) -> None:
         self.spec = spec
         self.numbers = array("q", [number for task in tasks for number in _row(spec, task)])
         first = self.numbers.buffer_info()[0]
@@ -56,7 +58,7 @@ class Rows:
         self.numbers[GRADIENT::ROW] = array("q", [task.g.data_ptr() for task in tasks])
 
 
-def _row(spec: Spec, task: TensorTask) -> list[int]:
+def _row(spec: KernelSignature, task: TensorTask) -> list[int]:
     """The row of cpu_c_step.c of one task: size, addresses, dtypes, origin, and which entries sliced buffers keep."""
     fields = [task.buf.get(name) for name in spec.fields]
     addresses = [0 if t is None else t.data_ptr() for t in fields] + [0] * (BUFFERS - len(fields))
@@ -149,7 +151,7 @@ def _check_result(failed: int, count: int) -> None:
         raise MemoryError(f"no memory for the partial sums of {count} tensors; nothing of the step has moved")
 
 
-def _job(spec: Spec, task: TensorTask, c: Coefficients, dry: bool) -> Job:
+def _job(spec: KernelSignature, task: TensorTask, c: Coefficients, dry: bool) -> Job:
     values = [
         float(bounded(float(value), LARGEST))
         for value in (1.0 if c[name] is None else c[name] for name in spec.coefficients)
@@ -180,7 +182,7 @@ def traffic(tensors: Sequence[Sequence[Tensor]], written: int, by: float = 1.0) 
     memory = array("q", [number for row in rows for number in row])
     size = 8 * len(rows[0])
     places = array("q", [memory.buffer_info()[0] + size * index for index in range(len(rows))])
-    job = Job(scale=1.0, safe=torch.finfo(torch.float32).max, method=len(SPECS), threads=torch.get_num_threads())
+    job = Job(scale=1.0, safe=torch.finfo(torch.float32).max, method=TRAFFIC, threads=torch.get_num_threads())
     job.coefficient[:3] = [written, used, by]
     weights, out = array("d", [1.0] * len(rows)), (ctypes.c_double * SUMS)()
     arguments = (places.buffer_info()[0], weights.buffer_info()[0], ctypes.addressof(job), ctypes.addressof(out))

@@ -76,7 +76,7 @@ def advance(method: Method, task: TensorTask, c: Coefficients, dry: bool = False
     Elements whose gradient is not finite take part as if it were zero, so that they poison neither the buffers nor x.
     dry: compute the sums alone, from copies of a block at a time.
     """
-    rows = [_advance(method, _copied(block) if dry else block, c) for block in _blocks(task)]
+    rows = [_advance(method, _copied(block) if dry else block, c) for block in blocks(task)]
     if readable(task.x.device):  # python adds numbers up faster than torch does
         rows = [[float(number) for number in row] for row in rows]
     return _added_up(rows)
@@ -95,7 +95,7 @@ def _copied(task: TensorTask) -> TensorTask:
     return replace(task, x=task.x.clone(), buf={name: t.clone() for name, t in task.buf.items()})
 
 
-def _blocks(task: TensorTask) -> list[TensorTask]:
+def blocks(task: TensorTask) -> list[TensorTask]:
     """The task itself, or views of blocks of it where it is large and all its tensors lie in memory alike."""
     size = CPU_BLOCK if task.x.device.type == "cpu" else BLOCK
     numel = task.x.numel()

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Coefficients, Method
+from ..methods.kernel_signature import KernelSignature
 from .memory_checks import is_dense_alike, is_plain
-from .signatures import Spec, signature_of
+from .signatures import signature_of
 from .tensor_task import TensorTask
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ class Table:
     from the first tensor's x, g and buffers, in units of `units` elements.
     """
 
-    def __init__(self, spec: Spec, all_tasks: Sequence[TensorTask], members: list[int]) -> None:
+    def __init__(self, spec: KernelSignature, all_tasks: Sequence[TensorTask], members: list[int]) -> None:
         self.spec, self.members = spec, members
         tasks = [all_tasks[index] for index in members]
         self.device = tasks[0].x.device

@@ -1,10 +1,10 @@
-"""How does one script start torch.distributed under every launcher? `dadapt_dist.launch.init()`.
+"""Start torch.distributed from one script under any launcher: `dadapt_dist.launch.init()`.
 
     from dadapt_dist import launch
 
     world = launch.init()
 
-under python, torchrun, mpirun, srun, or the launchers of DeepSpeed and Accelerate.
+works under python, torchrun, mpirun, srun and the launchers of DeepSpeed and Accelerate.
 """
 
 import os
@@ -25,20 +25,30 @@ __all__ = ["LaunchError", "World", "detect", "init"]
 
 
 def init(backend: str | None = None, timeout: timedelta = timedelta(minutes=10)) -> World:
-    """Start torch.distributed's default process group as the launcher meant it, and return who this process is.
+    """Start torch.distributed's default process group and return this process's place in it.
 
-    Sets the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, and
-    GROUP_RANK, GROUP_WORLD_SIZE where they are known), and on several machines GLOO_SOCKET_IFNAME, unless it is set. On
-    a machine with GPUs the process gets that of its local rank. A process that is alone meets itself in memory: nothing listens
-    but gloo, which always does, and that on the loopback interface. Where a group exists already, only says who this process is
-    in it.
+    The launcher is recognised from the environment. Afterwards the variables that torchrun sets are set: RANK, WORLD_SIZE,
+    LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT, plus GROUP_RANK and GROUP_WORLD_SIZE where they are known and,
+    on several machines, GLOO_SOCKET_IFNAME unless it was set. On a machine with GPUs the process selects the GPU of its local
+    rank. A single process uses an in-memory store and gloo on the loopback interface, so no other machine can connect. If a
+    process group exists already, nothing is started.
 
-    backend: of torch.distributed; unless given, gloo for the CPU, with nccl for CUDA where there is a GPU. timeout: for the
-    start and for every collective.
+    Args:
+        backend: Backend of torch.distributed. Default: gloo, and nccl for CUDA tensors where there is a GPU.
+        timeout: Time limit for the start and for every collective.
 
-    Raises LaunchError, in one line, for a missing or wrong variable, for launchers that disagree, for an MPI that is missing
-    or another than the launcher's, for several GPUs of which none is known to be this rank's, and when the ranks do not
-    meet within the timeout.
+    Returns:
+        The rank, world size and launcher of this process.
+
+    Raises:
+        LaunchError: A variable is missing or wrong, two launchers disagree, MPI is missing or is not the launcher's, the GPU
+            of this rank is unknown, or the ranks did not meet within the timeout. The message is one line.
+
+    Example:
+        >>> from dadapt_dist import launch
+        >>> world = launch.init()  # doctest: +SKIP
+        >>> world.rank, world.world_size  # doctest: +SKIP
+        (0, 1)
     """
     env = os.environ
     if dist.is_initialized():
@@ -58,7 +68,7 @@ def init(backend: str | None = None, timeout: timedelta = timedelta(minutes=10))
 
 
 def _existing(env: Mapping[str, str]) -> World:
-    """Of a group that is there, the group itself knows who is who."""
+    """Describe this process in a process group that exists already."""
     rank, size = dist.get_rank(), dist.get_world_size()
     try:
         world = detect(env)
@@ -98,7 +108,7 @@ def _start(world: World, backend: str, timeout: timedelta, store: Any) -> None:
 
 
 def _meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tuple[World, Any]:
-    """Where the ranks meet: sets MASTER_ADDR and MASTER_PORT. The store is None where torch is to make it from these."""
+    """Choose where the ranks meet and set MASTER_ADDR and MASTER_PORT; the store is None where torch makes it from these."""
     given = "MASTER_ADDR" in env and "MASTER_PORT" in env
     if world.launcher == "python" or (
         world.launcher == "env" and world.world_size == 1
@@ -121,7 +131,7 @@ def _meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tu
 
 
 def _place_on_slurm(world: World, env: MutableMapping[str, str]) -> None:
-    """Rank 0 is on the first node of the step; the port is the job's own."""
+    """Use the first node of the Slurm step as rank 0's, and a port derived from the job and step numbers."""
     nodes = env.get("SLURM_STEP_NODELIST", "")
     if not nodes and "MASTER_ADDR" not in env:
         raise LaunchError("SLURM_STEP_NODELIST is not set: start the script with srun, or set MASTER_ADDR")
@@ -136,10 +146,10 @@ def _whole(text: str) -> int:
 
 
 def _after_a_restart(world: World, env: MutableMapping[str, str], timeout: timedelta) -> Any:
-    """torchrun's own store still has the addresses of the attempt that ended; ranks of a new one meet under another name.
+    """Return a store for this attempt after torchrun restarted the ranks; None for the first attempt.
 
-    With one torchrun the count of attempts is the same on every rank; with several they need
-    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+    torchrun's own store still holds the addresses of the attempt that ended, so each attempt uses a prefix of its own. With
+    one torchrun, all ranks agree on the number of attempts; with several, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
     """
     attempt = env.get("TORCHELASTIC_RESTART_COUNT", "0")
     shared = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

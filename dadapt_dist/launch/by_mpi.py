@@ -1,4 +1,4 @@
-"""How do processes that mpirun started meet? MPI itself tells all of them where rank 0 is."""
+"""Rendezvous of processes started by mpirun: MPI itself tells every rank where rank 0 listens."""
 
 import logging
 import socket
@@ -22,7 +22,7 @@ LAUNCHERS = ("openmpi", "mvapich", "mpich")
 
 
 def meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tuple[World, Any]:
-    """(the world as MPI knows it, a store that all ranks have joined); sets MASTER_ADDR and MASTER_PORT.
+    """Return the world as MPI knows it and a store that all ranks have joined; set MASTER_ADDR and MASTER_PORT.
 
     Rank 0 opens the store on a port that is free, and every rank tries its addresses: nothing is guessed. Raises LaunchError
     without mpi4py or an MPI, when MPI sees another number of processes than the launcher started, or when no address of
@@ -46,7 +46,7 @@ def meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tup
 
 
 def check_size(mpi: Any, world: World) -> None:
-    """Raise LaunchError when the launcher started more processes than MPI sees: each would be alone, and train so."""
+    """Raise LaunchError if the launcher started more processes than MPI sees: each would train alone."""
     size = mpi.COMM_WORLD.size
     if world.launcher not in ("python", *LAUNCHERS) and size != world.world_size:
         raise LaunchError(
@@ -63,7 +63,7 @@ def check_size(mpi: Any, world: World) -> None:
 
 
 def load(otherwise: str = "") -> Any:
-    """mpi4py's MPI; raises LaunchError without mpi4py, or without an MPI that it finds. otherwise: another way than MPI."""
+    """Import mpi4py's MPI. Raises LaunchError if mpi4py or an MPI library is missing; `otherwise` names an alternative."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, the MPI library is not
@@ -75,9 +75,9 @@ def load(otherwise: str = "") -> Any:
 
 
 def abort_all_on_error() -> None:
-    """Have a rank that ends by an exception end all: the others would wait for it in MPI's own end, for ever.
+    """Install a `sys.excepthook` that aborts all ranks if one ends by an exception; the others would wait in MPI_Finalize.
 
-    After torch.distributed has started: its own hook holds an error's text back until the one that it found has returned.
+    Call it after torch.distributed has started, whose own hook delays the traceback until the hook it found has returned.
     """
     from mpi4py import MPI
 
@@ -93,7 +93,7 @@ def abort_all_on_error() -> None:
 
 
 def _store(comm: Any, mpi: Any, world: World, env: MutableMapping[str, str], timeout: timedelta) -> Any:
-    """Nothing that rank 0 does alone may end it before the others know: they wait in MPI, which has no timeout."""
+    """Open the store on rank 0 and join it on all ranks; an error on rank 0 is broadcast, since MPI has no timeout."""
     store: Any = None
     offer: tuple[list[str], int] | str = ""
     if world.rank == 0:
@@ -122,7 +122,7 @@ def _store(comm: Any, mpi: Any, world: World, env: MutableMapping[str, str], tim
 
 
 def _offer(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tuple[Any, tuple[list[str], int]]:
-    """(rank 0's store, the addresses and the port at which it may be reached)."""
+    """Open rank 0's store; return it with the addresses and the port at which it may be reached."""
     port = port_in(env) if "MASTER_PORT" in env else 0
     store = dist.TCPStore("0.0.0.0", port, world.world_size, True, timeout, wait_for_workers=False)
     given = [env["MASTER_ADDR"]] if "MASTER_ADDR" in env else []

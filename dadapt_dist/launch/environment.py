@@ -1,4 +1,4 @@
-"""Which launcher started this process, and which of how many is it? From the environment alone."""
+"""Detect the launcher, rank and world size of this process from environment variables."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from ..errors import LaunchError
 
 @dataclass(frozen=True)
 class World:
-    """Who this process is among those that were started together.
+    """Place of this process among those that were started together.
 
     launcher: "torchrun", "env" (RANK and WORLD_SIZE by whoever set them, or a process group that existed), "openmpi",
     "mvapich", "mpich" (also Intel MPI), "slurm" or "python" (no launcher). node, nodes: which of how many machines; None
@@ -26,7 +26,7 @@ class World:
     has_local_rank: bool = True
 
     def variables(self) -> dict[str, str]:
-        """What torchrun sets in the environment of each process."""
+        """Return the environment variables that torchrun would set for this process."""
         numbers = {
             "RANK": self.rank, "WORLD_SIZE": self.world_size, "LOCAL_RANK": self.local_rank,
             "LOCAL_WORLD_SIZE": self.local_world_size, "GROUP_RANK": self.node, "GROUP_WORLD_SIZE": self.nodes,
@@ -36,7 +36,7 @@ class World:
 
 @dataclass(frozen=True)
 class Family:
-    """The variables of one launcher, for rank, world size, local rank and local world size ("": it has none)."""
+    """Names of one launcher's variables for rank, world size, local rank and local world size ("": it has none)."""
 
     rank: str
     world_size: str
@@ -55,7 +55,7 @@ FAMILIES = {
 
 
 def detect(env: Mapping[str, str]) -> World:
-    """Who this process is. RANK and WORLD_SIZE come first, then MPI's variables, then those of a Slurm step.
+    """Return the place of this process. RANK and WORLD_SIZE come first, then MPI's variables, then those of a Slurm step.
 
     What RANK and WORLD_SIZE leave out, such as LOCAL_RANK, comes from MPI or Slurm where these agree with them. Raises
     LaunchError when a variable is missing or no number, when the rank is not below the size, and when RANK and an MPI or
@@ -89,7 +89,7 @@ def _agrees(env: Mapping[str, str], name: str, outer: World) -> bool:
 
 
 def _started_one_of(outer: World, world: World) -> bool:
-    """Did mpirun or srun start one launcher on each machine, of which this is one process?"""
+    """Return whether mpirun or srun started one launcher a machine, and this process is one of that launcher's."""
     alone = outer.nodes == outer.world_size or (outer.nodes is None and outer.local_world_size == 1)
     return alone and outer.has_local_rank and world.world_size > outer.world_size
 
@@ -104,7 +104,7 @@ def _disagreement(env: Mapping[str, str], given: list[str], outer: World) -> Lau
 
 
 def _outer(env: Mapping[str, str]) -> World | None:
-    """What an MPI or Slurm launcher says, if it started more than this one process."""
+    """Return the place that an MPI or Slurm launcher gives, or None if it started this process alone."""
     found = [world for name, family in FAMILIES.items() if (world := _of_family(name, family, env)) is not None]
     if not found:
         return None
@@ -155,7 +155,7 @@ def _number(env: Mapping[str, str], name: str) -> int:
 
 
 def port_in(env: Mapping[str, str]) -> int:
-    """MASTER_PORT. Raises LaunchError where it is not set or no port."""
+    """Return MASTER_PORT. Raises LaunchError if it is not set or out of range."""
     port = _number(env, "MASTER_PORT")
     if not 0 < port < 1 << 16:
         raise LaunchError(f"MASTER_PORT={port} must be from 1 to 65535")
@@ -163,7 +163,7 @@ def port_in(env: Mapping[str, str]) -> int:
 
 
 def _on_slurm(world: World, env: Mapping[str, str]) -> World:
-    """With the number of tasks on this node, from a text such as 2(x3),1: three nodes with two and one with one."""
+    """Add the number of tasks on this node, parsed from text such as 2(x3),1: three nodes with two tasks, one with one."""
     parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", env.get("SLURM_STEP_TASKS_PER_NODE", ""))
     counts = [int(count) for count, times in parts for _ in range(int(times or 1))]
     if world.node is None or world.node >= len(counts):
@@ -172,7 +172,7 @@ def _on_slurm(world: World, env: Mapping[str, str]) -> World:
 
 
 def first_host(nodes: str) -> str:
-    """The first of Slurm's node list: gpu[03-07,12],login1 -> gpu03."""
+    """Return the first host of a Slurm node list: gpu[03-07,12],login1 -> gpu03."""
     depth, end = 0, len(nodes)
     for at, letter in enumerate(nodes):
         depth += (letter == "[") - (letter == "]")

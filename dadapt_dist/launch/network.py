@@ -1,4 +1,4 @@
-"""Which of this machine's addresses and interfaces reach another process?"""
+"""Find the addresses and network interfaces by which this machine reaches others."""
 
 import logging
 import socket
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def interfaces() -> dict[str, str]:
-    """IP address -> name of the interface that has it; empty where the system does not tell (other than Linux)."""
+    """Map each IP address of this machine to its interface; empty on systems other than Linux."""
     if sys.platform != "linux":
         return {}
     import fcntl
@@ -28,19 +28,19 @@ def interfaces() -> dict[str, str]:
 
 
 def _with_ipv6(table: Path) -> dict[str, str]:
-    """IPv6 addresses, from the kernel's table of address, index, prefix, scope, flags, name."""
+    """Parse the kernel's table of IPv6 addresses (address, index, prefix, scope, flags, name)."""
     lines = [line.split() for line in table.read_text().splitlines()] if table.exists() else []
     return {socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line[0])): line[5] for line in lines}
 
 
 def default_interface(table: Path = Path("/proc/net/route")) -> str | None:
-    """The interface by which this machine reaches what it has no other route to; None without one."""
+    """Return the interface of the default route, or None."""
     lines = [line.split() for line in table.read_text().splitlines()[1:]] if table.exists() else []
     return next((line[0] for line in lines if line[1] == line[7] == "00000000"), None)
 
 
 def reaches(address: str, port: int, seconds: float = 3.0) -> bool:
-    """Does something answer there?"""
+    """Return whether a TCP connection to the address succeeds."""
     try:
         socket.create_connection((address, port), seconds).close()
     except (OSError, ValueError):
@@ -49,7 +49,7 @@ def reaches(address: str, port: int, seconds: float = 3.0) -> bool:
 
 
 def own_address_towards(address: str) -> str | None:
-    """The address with which this machine would speak to another; None when the name is not known."""
+    """Return the local address used to reach `address`, or None if the name cannot be resolved."""
     try:
         family, kind, _, _, place = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
@@ -90,5 +90,5 @@ def stay_inside(env: MutableMapping[str, str]) -> None:
 
 
 def is_loopback(address: str) -> bool:
-    """Does it reach this machine alone?"""
+    """Return whether the address is a loopback address."""
     return address.startswith("127.") or address == "::1"

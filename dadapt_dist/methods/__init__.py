@@ -1,23 +1,8 @@
-"""Which learning-rate-free methods exist? One file each; this file only names them."""
+"""Learning-rate-free methods, one file each. A new file is found by itself; `register` adds a method of a user's."""
 
 from .base import Buffer, Method
-from .dadapt_adagrad import DAdaptAdaGradMethod
-from .dadapt_adam import DAdaptAdamMethod
-from .dadapt_adan import DAdaptAdanMethod
-from .dadapt_lion import DAdaptLionMethod
-from .dadapt_sgd import DAdaptSGDMethod
-from .prodigy import ProdigyMethod
+from .documentation import Documentation
+from .kernel_signature import KernelSignature
+from .registry import METHODS, register
 
-METHODS: dict[str, type[Method]] = {
-    cls.name: cls
-    for cls in (
-        ProdigyMethod,
-        DAdaptAdamMethod,
-        DAdaptSGDMethod,
-        DAdaptAdaGradMethod,
-        DAdaptAdanMethod,
-        DAdaptLionMethod,
-    )
-}
-
-__all__ = ["METHODS", "Buffer", "Method"]
+__all__ = ["METHODS", "Buffer", "Documentation", "KernelSignature", "Method", "register"]

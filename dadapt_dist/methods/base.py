@@ -1,4 +1,4 @@
-"""What is a method? The mathematics of one step on one plain tensor, and the rule that turns global sums into d."""
+"""Interface of the learning-rate-free methods: the mathematics of one step on one plain tensor, and of d from global sums."""
 
 import math
 from abc import ABC, abstractmethod
@@ -9,12 +9,19 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..options.method_options import MethodOptions
+from .documentation import Documentation
+from .kernel_signature import KernelSignature
 from .scratch_memory import scratch
 
 Options = Mapping[str, Any]  # the options of one parameter group: plain numbers
-Scalars = dict[str, Tensor]  # float64; 0-dim for one estimate, [n_estimates] inside `rule`
+Scalars = dict[str, Tensor]  # float64; of one estimate, or of all with a first dimension [n_estimates] inside a fold
 Buffers = dict[str, Tensor]  # per-parameter state, in the state dtype
 Coefficients = dict[str, Any]  # what `update` needs of the options and scalars: numbers and 0-dim float64 tensors
+Initial = float | tuple[float, ...]  # first value of a scalar; a tuple for a vector
+
+PHASES = ("start", "before", "after")
+"""When a step takes sums: once over x before the first step, before the weights move, and while they move."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,34 +38,74 @@ class Buffer:
     squares: bool = False
 
 
+@dataclass(frozen=True)
+class Sums:
+    """The additive sums of one phase.
+
+    Args:
+        names: one a sum, in the order in which the phase returns its terms.
+        needs: the sum that the fold divides by. While it is 0 (no gradient yet) the scalars of the estimate stay as they are.
+    """
+
+    names: tuple[str, ...]
+    needs: str | None = None
+
+
 class Method(ABC):
     """One learning-rate-free method: tensors and scalars, no ranks, no frameworks.
 
-    A step of the optimizer calls `coefficients` once a group, `update` once a tensor, adds the returned partial sums over
-    all tensors of all ranks, and hands the global sums to `rule`. `update` must be elementwise and its sums additive, so
-    that any splitting of the tensors gives the same result.
+    A method is a rule for single elements and three optional phases of additive sums. In each phase a function returns the
+    terms of one tensor; the terms of all tensors of all ranks are added up, and a pure fold moves the scalars by the sums:
+
+        start    `measure_start` and `fold_start`, once, over the parameters before the first step
+        before   `measure_before` and `fold_before`, from gradients, before the weights move
+        after    `update` and `fold_after`, while the weights move; known in the next step
+
+    The caller sees to the rest: sums that are not finite, frozen estimates, steps that are left out, ranks, checkpoints. An
+    estimate whose sums cannot be used stays where it is, and `update` runs all the same: its coefficients must be those of a
+    step that moves nothing for as long as a scalar that they divide by is unknown.
+
+    `update` must be elementwise, so that any splitting of the tensors gives the same result. A method without sums never
+    communicates.
     """
 
+    options: ClassVar[type[MethodOptions]]
+    """The options of a parameter group: a frozen dataclass, in the order of the public constructor."""
+    documentation: ClassVar[Documentation]
+    """What docstrings and docs say of the method."""
+    signature: ClassVar[KernelSignature | None] = None
+    """The arguments of the compiled kernels; None: the method runs as plain torch operations."""
+
     name: ClassVar[str]
-    sums: ClassVar[tuple[str, ...]]
-    """Names of the partial sums that `update` returns, in order."""
-    denominator: ClassVar[str]
-    """The sum that `rule` divides by; when it is 0 there was no gradient yet, and no scalar moves."""
-    early_sums: ClassVar[tuple[str, ...]] = ()
-    """Sums needed before the first update, by a blocking reduce; `measure` computes and `absorb` stores them."""
-    n_betas: ClassVar[int] = 2
-    """How many betas the method has, where it has betas."""
+    start: ClassVar[Sums | None] = None
+    before: ClassVar[Sums | None] = None
+    after: ClassVar[Sums | None] = None
+    sums: ClassVar[tuple[str, ...]] = ()
+    """Names of the sums that `update` returns: those of `after`."""
+    estimate_options: ClassVar[tuple[str, ...]] = ("d0", "d_coef", "growth_rate", "beta3")
+    """Options that all groups of one estimate must share."""
+    uses_loss: ClassVar[bool] = False
+    """Does a fold take sums["loss"], the loss averaged over ranks? In `before`, or else in `after`."""
     read_only: ClassVar[tuple[str, ...]] = ("p0", "x0")
     """Buffers that `update` never writes."""
     sparse: ClassVar[bool] = False
     """Does the method take sparse gradients (`update_sparse`)?"""
 
-    def scalars(self, options: Options) -> dict[str, float]:
-        """Initial values of the scalars of one estimate; "d" is always among them, "k" is kept by the caller."""
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.sums = () if cls.after is None else cls.after.names
+
+    # ---------------------------------------------------------------- scalars and buffers
+
+    def scalars(self, options: Options) -> dict[str, Initial]:
+        """Initial values of the scalars of one estimate, those of a vector as a tuple; "k" and others are kept by the caller.
+
+        One that is called "d" is what users read as `optimizer.d`.
+        """
         return {"d": float(options["d0"])}
 
     def constants(self, options: Options) -> dict[str, float]:
-        """Constants of one estimate for `rule` and `coefficients`, from the first group that belongs to it."""
+        """Constants of one estimate for the folds and `coefficients`, from the first group that belongs to it."""
         names = ("d0", "growth_rate", "d_coef")
         return {name: float(options[name]) for name in names if name in options}
 
@@ -70,13 +117,15 @@ class Method(ABC):
         """The weight decay that enters the gradient (g + wd·x) for a group; 0 where decay is decoupled."""
         return 0.0
 
+    # ---------------------------------------------------------------- a step
+
     @abstractmethod
     def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
         """What one step of one group multiplies by. 0-dim tensors on the device of `scalars`, no host sync."""
 
     @abstractmethod
     def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
-        """Advance `x` and `buf` in place by one step; return the partial `sums` (0-dim float64).
+        """Advance `x` and `buf` in place by one step; return the terms of the `after` sums (0-dim float64).
 
         All tensors have one dtype and one shape, but for sliced buffers, which match `x.reshape(-1)[cut]`. A frozen
         method has no statistic buffers; then the result is ignored and may be empty.
@@ -86,26 +135,6 @@ class Method(ABC):
         """`update` for a coalesced sparse gradient."""
         raise NotImplementedError(f"{self.name} takes no sparse gradients")
 
-    @abstractmethod
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
-        """The next scalars from the global sums: pure arithmetic, elementwise over estimates ([n_estimates] each)."""
-
-    needs_sums_to_lower: ClassVar[bool] = False
-    """Does `moved` need the sums of the last step for a smaller d?"""
-
-    def moved(
-        self, d: float, scalars: Mapping[str, float], sums: Mapping[str, float] | None, constants: Mapping[str, float]
-    ) -> dict[str, float]:
-        """The scalars of one estimate after its user has set d: `rule` leaves it there until it finds a larger one.
-
-        sums: the global sums of the last step, None where there was none. This one serves methods whose estimate is a
-        multiple of "numerator".
-        """
-        highest = scalars.get("d_max", scalars["d"])
-        share = min(1.0, d / highest)
-        changed = {"d": d, "d_max": d, "numerator": scalars.get("numerator", 0.0) * share}
-        return {name: value for name, value in changed.items() if name in scalars}
-
     def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         """What of a step with g is squared, elementwise: an element whose square overflows is left out of the step.
 
@@ -113,17 +142,65 @@ class Method(ABC):
         """
         return (g,)
 
-    def measure(self, g: Tensor, options: Options) -> tuple[Tensor, ...]:
-        """Partial `early_sums` of one tensor (0-dim float64)."""
-        raise NotImplementedError(f"{self.name} has no early sums")
+    # ---------------------------------------------------------------- sums
 
-    def absorb(self, sums: Scalars, scalars: Scalars) -> Scalars:
-        """The scalars that the early sums set; those of an estimate whose sums are 0 stay as they are."""
-        raise NotImplementedError(f"{self.name} has no early sums")
+    def measure_start(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The terms of the `start` sums of one tensor: 0-dim float64, from x in float64. Reads only."""
+        raise NotImplementedError(f"{self.name} has no sums at the start")
 
-    def needs_early_sums(self, scalars: Scalars) -> Tensor:
-        """bool [n_estimates]: estimates still waiting for their early sums."""
-        return torch.zeros_like(scalars["d"], dtype=torch.bool)
+    def measure_before(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        """The terms of the `before` sums of one tensor: 0-dim float64, from float64 tensors. Reads only.
+
+        g: the gradient as `update` gets it, with elements that are not finite or too large to be squared set to 0.
+        """
+        raise NotImplementedError(f"{self.name} has no sums before its update")
+
+    def fold_start(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        """The scalars that the `start` sums set: pure arithmetic, elementwise over estimates ([n_estimates] each)."""
+        return {}
+
+    def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        """The scalars that the `before` sums set, as `fold_start`."""
+        return {}
+
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        """The scalars that the `after` sums set, as `fold_start`."""
+        return {}
+
+    def wants_before(self, scalars: Scalars) -> Tensor | None:
+        """bool [n_estimates]: the estimates that still want `before` sums; None: all, in every step."""
+        return None
+
+    # ---------------------------------------------------------------- what users read and set
+
+    def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
+        """The learning rate that the underlying method (Adam, SGD, ...) has in the coming step of a group.
+
+        scalars: of the group's estimate, 0-dim. Without schedules of its own, such as a bias correction.
+        """
+        return scalars["d"] * float(options["lr"]) * float(options.get("layer_scale", 1.0))
+
+    needs_sums_to_lower: ClassVar[bool] = False
+    """Does `moved` need the sums of the last step for a smaller d?"""
+
+    def moved(
+        self, d: float, scalars: Mapping[str, float], sums: Mapping[str, float] | None, constants: Mapping[str, float]
+    ) -> dict[str, float]:
+        """The scalars of one estimate after its user has set d: the folds leave it there until they find a larger one.
+
+        sums: the global `after` sums of the last step, None where there was none. This one serves methods whose estimate is a
+        multiple of "numerator".
+        """
+        highest = scalars.get("d_max", scalars["d"])
+        share = min(1.0, d / highest)
+        changed = {"d": d, "d_max": d, "numerator": scalars.get("numerator", 0.0) * share}
+        return {name: value for name, value in changed.items() if name in scalars}
+
+    def to_eval(self, x: Tensor, buf: Buffers, options: Options) -> None:  # noqa: B027 - the identity
+        """Turn x, in place, from the point of the gradient into the point to evaluate; the same point by default."""
+
+    def to_train(self, x: Tensor, buf: Buffers, options: Options) -> None:  # noqa: B027 - the identity
+        """Undo `to_eval`, in place."""
 
 
 def total(t: Tensor) -> Tensor:

@@ -2,10 +2,43 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, grown, root, total, total_abs
+from ..options.fields import D0, EPS, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY
+from ..options.method_options import MethodOptions
+from .base import (
+    Buffer,
+    Buffers,
+    Coefficients,
+    Initial,
+    Method,
+    Options,
+    Scalars,
+    Sums,
+    add_,
+    dot,
+    grown,
+    root,
+    total,
+    total_abs,
+)
+from .documentation import Documentation
+from .kernel_signature import KernelSignature
+
+
+@dataclass(frozen=True)
+class DAdaptAdaGradOptions(MethodOptions):
+    """Options of `DAdaptAdaGrad`."""
+
+    lr: float = LR(1.0)
+    momentum: float = MOMENTUM(0)
+    log_every: int = LOG_EVERY(0)
+    weight_decay: float = WEIGHT_DECAY(0.0, doc="decay, added to the gradient as weight_decay·x")
+    eps: float = EPS(1e-6)
+    d0: float = D0(1e-6)
+    growth_rate: float = GROWTH_RATE(math.inf)
 
 
 class DAdaptAdaGradMethod(Method):
@@ -18,13 +51,35 @@ class DAdaptAdaGradMethod(Method):
     The sums over s are computed anew each step; the released code adds up differences, the same number with drift.
     """
 
+    options = DAdaptAdaGradOptions
+    documentation = Documentation(
+        summary="AdaGrad with D-Adaptation, for dense and sparse gradients.",
+        when="sparse gradients, such as those of embedding tables",
+        reference="Defazio and Mishchenko, Learning-Rate-Free Learning by D-Adaptation, arXiv 2301.07733",
+        equations="""
+            update  α = α + g², from 1e-6;  s = s + γ·g;  z = x0 - r·s/(√α + eps);  x = momentum·x + (1-momentum)·z
+            sums    gsq = Σ r·γ²·g²/(√α + eps),  sksq = Σ r·s²/(√α + eps),  s_l1 = Σ r·|s|
+            rule    G = G + gsq;  d_hat = (sksq - G)/s_l1;  d = max(d, min(d_hat, d·growth_rate))
+        """,
+        notes="""
+            Takes sparse gradients, of which only the rows present are written; they need momentum and weight decay 0.
+        """,
+    )
+    signature = KernelSignature(
+        index=3,
+        fields=("alphak", "s", "x0"),
+        coefficients=("gamma", "r", "eps", "pull"),
+        factors=lambda c: (c["gsq"], c["r"], c["r"]),
+        statistic="s",
+        read_only=1,
+    )
+
     name = "dadapt_adagrad"
-    sums = ("gsq", "sksq", "s_l1")
-    denominator = "s_l1"
+    after = Sums(("gsq", "sksq", "s_l1"), needs="s_l1")
     needs_sums_to_lower = True
     sparse = True
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "gsq_weighted": 0.0}
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
@@ -79,7 +134,7 @@ class DAdaptAdaGradMethod(Method):
     def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return g, after["s"]
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         gsq_weighted = scalars["gsq_weighted"] + sums["gsq"]
         d_hat = (sums["sksq"] - gsq_weighted) / sums["s_l1"]
         return {"d": grown(scalars, d_hat, constants), "gsq_weighted": gsq_weighted}

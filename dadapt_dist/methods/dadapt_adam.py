@@ -1,16 +1,22 @@
 """D-Adapt Adam: what is one step, and what is the next d? (Defazio & Mishchenko, arXiv 2301.07733, released v3 form)"""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..options.fields import BETAS, D0, EPS, FSDP_IN_USE, GROWTH_RATE, LOG_EVERY, LR, WEIGHT_DECAY, switch
+from ..options.method_options import MethodOptions
 from .base import (
     Buffer,
     Buffers,
     Coefficients,
+    Initial,
     Method,
     Options,
     Scalars,
+    Sums,
     add_,
     bias_correction,
     dot,
@@ -19,6 +25,24 @@ from .base import (
     sqrt_beta2,
     total_abs,
 )
+from .documentation import Documentation
+from .kernel_signature import KernelSignature
+
+
+@dataclass(frozen=True)
+class DAdaptAdamOptions(MethodOptions):
+    """Options of `DAdaptAdam`."""
+
+    lr: float = LR(1.0)
+    betas: tuple[float, float] = BETAS((0.9, 0.999), "averaging constants of the gradient and of its square")
+    eps: float = EPS(1e-8)
+    weight_decay: float = WEIGHT_DECAY(0, doc="decay, added to the gradient as weight_decay·x")
+    log_every: int = LOG_EVERY(0)
+    decouple: bool = switch(False, "decay the parameters themselves, by weight_decay·d·lr a step")
+    use_bias_correction: bool = switch(False, "Adam's bias correction, for long runs: d grows more slowly")
+    d0: float = D0(1e-6)
+    growth_rate: float = GROWTH_RATE(math.inf)
+    fsdp_in_use: bool = FSDP_IN_USE(False)
 
 
 class DAdaptAdamMethod(Method):
@@ -29,11 +53,30 @@ class DAdaptAdamMethod(Method):
     num = √b2·num + (1-√b2)·inner;  d_hat = num/((1-√b2)·Σ r|s|);  d = max(d, min(d_hat, d·growth_rate))
     """
 
-    name = "dadapt_adam"
-    sums = ("inner", "s_l1")
-    denominator = "s_l1"
+    options = DAdaptAdamOptions
+    documentation = Documentation(
+        summary="Adam with D-Adaptation.",
+        when="runs that were tuned with the released DAdaptAdam; else Prodigy",
+        reference="Defazio and Mishchenko, Learning-Rate-Free Learning by D-Adaptation, arXiv 2301.07733, in its released form",
+        equations="""
+            update  m = b1·m + (1-b1)·r·γ·g;  v = b2·v + (1-b2)·g²;  s = √b2·s + (1-√b2)·γ·g
+                    x = x·(1 - wd·γ) - m/(√v + eps)
+            sums    inner = Σ r·γ·g·s/(√v + eps) with s and v of before the step,  s_l1 = Σ r·|s|
+            rule    num = √b2·num + (1-√b2)·inner;  d_hat = num/((1-√b2)·s_l1);  d = max(d, min(d_hat, d·growth_rate))
+        """,
+    )
+    signature = KernelSignature(
+        index=1,
+        fields=("exp_avg", "exp_avg_sq", "s"),
+        coefficients=("b1", "to_m", "b2", "one_minus_b2", "b3", "to_s", "keep", "eps"),
+        factors=lambda c: (c["inner"], c["r"]),
+        statistic="s",
+    )
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    name = "dadapt_adam"
+    after = Sums(("inner", "s_l1"), needs="s_l1")
+
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "numerator": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
@@ -72,7 +115,7 @@ class DAdaptAdamMethod(Method):
         add_(s.mul_(c["b3"]), g, c["to_s"])
         return inner, total_abs(s) * c["r"]
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]
         numerator = average * scalars["numerator"] + (1 - average) * sums["inner"]
         d_hat = numerator / ((1 - average) * sums["s_l1"])

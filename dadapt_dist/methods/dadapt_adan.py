@@ -2,11 +2,46 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, grown, root, total_abs
+from ..options.fields import BETAS, D0, EPS, GROWTH_RATE, LOG_EVERY, LR, WEIGHT_DECAY, switch
+from ..options.method_options import MethodOptions
+from .base import (
+    Buffer,
+    Buffers,
+    Coefficients,
+    Initial,
+    Method,
+    Options,
+    Scalars,
+    Sums,
+    add_,
+    dot,
+    grown,
+    root,
+    total_abs,
+)
+from .documentation import Documentation
+from .kernel_signature import KernelSignature
+
+
+@dataclass(frozen=True)
+class DAdaptAdanOptions(MethodOptions):
+    """Options of `DAdaptAdan`."""
+
+    lr: float = LR(1.0)
+    betas: tuple[float, float, float] = BETAS(
+        (0.98, 0.92, 0.99), "averaging constants of the gradient, of its difference and of the square"
+    )
+    eps: float = EPS(1e-8)
+    weight_decay: float = WEIGHT_DECAY(0.02, doc="decay of the parameters, by weight_decay·d·lr a step")
+    no_prox: bool = switch(False, "shrink the parameters by (1 - weight_decay·d·lr) before the step, not after it")
+    log_every: int = LOG_EVERY(0)
+    d0: float = D0(1e-6)
+    growth_rate: float = GROWTH_RATE(math.inf)
 
 
 class DAdaptAdanMethod(Method):
@@ -21,13 +56,35 @@ class DAdaptAdanMethod(Method):
     `pre_grad` starts as NaN, "no gradient seen yet": a buffer survives sharding and checkpoints, a flag would not.
     """
 
-    name = "dadapt_adan"
-    sums = ("gsq", "sksq", "s_l1")
-    denominator = "s_l1"
-    needs_sums_to_lower = True
-    n_betas = 3
+    options = DAdaptAdanOptions
+    documentation = Documentation(
+        summary="Adan with D-Adaptation.",
+        when="vision models that Adan trains; five buffers a parameter",
+        reference="released beside Defazio and Mishchenko, arXiv 2301.07733; Adan: Xie et al., arXiv 2208.06677",
+        equations="""
+            update  diff = g - g_prev, 0 at a parameter's first step;  u = g + b2·diff
+                    m = b1·m + (1-b1)·r·γ·g;  n = b2·n + (1-b2)·r·γ·diff;  v = b3·v + (1-b3)·u²;  den = √v + eps
+                    s = b3·s + (1-b3)·γ·g
+                    x = (x - (m + b2·n)/den)/(1 + γ·wd);  with no_prox: x = x·(1 - γ·wd) - (m + b2·n)/den
+            sums    gsq = Σ r·γ²·g²/den,  sksq = Σ r·s²/den,  s_l1 = Σ r·|s|
+            rule    G = b3·G + (1-b3)·gsq;  d_hat = (sksq/(1-b3) - G)/s_l1;  d = max(d, min(d_hat, d·growth_rate))
+        """,
+    )
+    signature = KernelSignature(
+        index=4,
+        fields=("exp_avg", "exp_avg_diff", "exp_avg_sq", "s", "pre_grad"),
+        coefficients=(
+            "b1", "to_m", "b2", "to_n", "b3", "one_minus_b3", "average", "to_s", "keep", "shrink", "eps",
+        ),
+        factors=lambda c: (c["gsq"], c["r"], c["r"]),
+        statistic="s",
+    )  # fmt: skip
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    name = "dadapt_adan"
+    after = Sums(("gsq", "sksq", "s_l1"), needs="s_l1")
+    needs_sums_to_lower = True
+
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "gsq_weighted": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
@@ -88,7 +145,7 @@ class DAdaptAdanMethod(Method):
     def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return g, _look_ahead(g, before["pre_grad"], c)[0], *([after["s"]] if "s" in after else [])
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]
         gsq_weighted = average * scalars["gsq_weighted"] + (1 - average) * sums["gsq"]
         d_hat = (sums["sksq"] / (1 - average) - gsq_weighted) / sums["s_l1"]

@@ -1,11 +1,41 @@
 """D-Adapt Lion: what is one step, and what is the next d? (released with arXiv 2301.07733; Lion: arXiv 2302.06675)"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, sqrt_beta2, total_abs
+from ..options.fields import BETAS, D0, FSDP_IN_USE, LOG_EVERY, LR, WEIGHT_DECAY
+from ..options.method_options import MethodOptions
+from .base import (
+    Buffer,
+    Buffers,
+    Coefficients,
+    Initial,
+    Method,
+    Options,
+    Scalars,
+    Sums,
+    add_,
+    dot,
+    sqrt_beta2,
+    total_abs,
+)
+from .documentation import Documentation
+from .kernel_signature import KernelSignature
+
+
+@dataclass(frozen=True)
+class DAdaptLionOptions(MethodOptions):
+    """Options of `DAdaptLion`."""
+
+    lr: float = LR(1.0)
+    betas: tuple[float, float] = BETAS((0.9, 0.99), "averaging constants of the update and of the momentum")
+    weight_decay: float = WEIGHT_DECAY(0.0, doc="decay of the parameters, by weight_decay·d·lr a step")
+    log_every: int = LOG_EVERY(0)
+    d0: float = D0(1e-6)
+    fsdp_in_use: bool = FSDP_IN_USE(False)
 
 
 class DAdaptLionMethod(Method):
@@ -16,11 +46,29 @@ class DAdaptLionMethod(Method):
     num = √b2·num + (1-√b2)·inner;  d_hat = num/((1-√b2)·Σ r|s|);  d = max(d, d_hat)
     """
 
-    name = "dadapt_lion"
-    sums = ("inner", "s_l1")
-    denominator = "s_l1"
+    options = DAdaptLionOptions
+    documentation = Documentation(
+        summary="Lion with D-Adaptation.",
+        when="little memory: two buffers a parameter, one when frozen",
+        reference="released beside Defazio and Mishchenko, arXiv 2301.07733; Lion: Chen et al., arXiv 2302.06675",
+        equations="""
+            update  u = sign(b1·m + (1-b1)·g);  x = x·(1 - γ·wd) - r·γ·u;  m = b2·m + (1-b2)·γ·g;  s = √b2·s + (1-√b2)·γ·u
+            sums    inner = Σ r·γ·u·s with s of before the step,  s_l1 = Σ r·|s|
+            rule    num = √b2·num + (1-√b2)·inner;  d_hat = num/((1-√b2)·s_l1);  d = max(d, d_hat)
+        """,
+    )
+    signature = KernelSignature(
+        index=5,
+        fields=("exp_avg", "s"),
+        coefficients=("b1", "one_minus_b1", "b2", "to_m", "average", "to_s", "keep", "step"),
+        factors=lambda c: (c["step"], c["r"]),
+        statistic="s",
+    )
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    name = "dadapt_lion"
+    after = Sums(("inner", "s_l1"), needs="s_l1")
+
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "numerator": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
@@ -54,7 +102,7 @@ class DAdaptLionMethod(Method):
     def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return ()
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         average = constants["average"]
         numerator = average * scalars["numerator"] + (1 - average) * sums["inner"]
         d_hat = numerator / ((1 - average) * sums["s_l1"])

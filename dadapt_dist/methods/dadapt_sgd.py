@@ -1,11 +1,30 @@
 """D-Adapt SGD: what is one step, and what is the next d? (Defazio & Mishchenko, arXiv 2301.07733)"""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars, add_, dot, grown, total
+from ..options.fields import D0, FSDP_IN_USE, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY
+from ..options.method_options import MethodOptions
+from .base import Buffer, Buffers, Coefficients, Initial, Method, Options, Scalars, Sums, add_, dot, grown, total
+from .documentation import Documentation
+from .kernel_signature import KernelSignature
+
+
+@dataclass(frozen=True)
+class DAdaptSGDOptions(MethodOptions):
+    """Options of `DAdaptSGD`."""
+
+    lr: float = LR(1.0)
+    momentum: float = MOMENTUM(0.0)
+    weight_decay: float = WEIGHT_DECAY(0, doc="decay, added to the gradient as weight_decay·x")
+    log_every: int = LOG_EVERY(0)
+    d0: float = D0(1e-6)
+    growth_rate: float = GROWTH_RATE(math.inf)
+    fsdp_in_use: bool = FSDP_IN_USE(False)
 
 
 class DAdaptSGDMethod(Method):
@@ -15,15 +34,39 @@ class DAdaptSGDMethod(Method):
     num = num + inner;  d_hat = 2·num/√s_sq;  d = max(d, min(d_hat, d·growth_rate))
 
     ‖g0‖² = Σ r·g² of the first step whose gradient is not zero. It is needed before that step's update: the one blocking
-    reduce. The released code divides by zero there when the first gradient is zero, and leaves weight decay out of ‖g0‖.
+    reduce, or one step that only measures where the gradients of a step are never there together. The released code divides
+    by zero there when the first gradient is zero, and leaves weight decay out of ‖g0‖.
     """
 
-    name = "dadapt_sgd"
-    sums = ("inner", "s_sq")
-    denominator = "s_sq"
-    early_sums = ("g_sq",)
+    options = DAdaptSGDOptions
+    documentation = Documentation(
+        summary="SGD with D-Adaptation and momentum.",
+        when="what SGD trains well, such as convolutional networks",
+        reference="Defazio and Mishchenko, Learning-Rate-Free Learning by D-Adaptation, arXiv 2301.07733",
+        equations="""
+            update  γ = d·lr/‖g0‖;  s = s + γ·g;  x = momentum·x + (1-momentum)·(x0 - r·s)
+            sums    inner = Σ r·γ·g·s with s of before the step,  s_sq = Σ r·s²
+            rule    num = num + inner;  d_hat = 2·num/√s_sq;  d = max(d, min(d_hat, d·growth_rate))
+        """,
+        notes="""
+            ‖g0‖² = Σ r·g² of the first step whose gradients are not all zero. It is needed before that step's
+            update: one blocking reduce, once. Until then nothing moves.
+        """,
+    )
+    signature = KernelSignature(
+        index=2,
+        fields=("s", "x0"),
+        coefficients=("gamma", "r", "pull"),
+        factors=lambda c: (c["gamma"] * c["r"], c["r"]),
+        statistic="s",
+        read_only=1,
+    )
 
-    def scalars(self, options: Options) -> dict[str, float]:
+    name = "dadapt_sgd"
+    before = Sums(("g_sq",), needs="g_sq")
+    after = Sums(("inner", "s_sq"), needs="s_sq")
+
+    def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "numerator": 0.0, "g0_norm": 0.0}
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
@@ -52,18 +95,20 @@ class DAdaptSGDMethod(Method):
         product = (g * before["s"]).abs_().sqrt_()  # inner has products, which must not overflow either
         return after["s"], product, g * (c["gamma"] == 0)  # g while ‖g0‖, in which it is squared, is not known yet
 
-    def rule(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         numerator = scalars["numerator"] + sums["inner"]
         d_hat = 2 * numerator / torch.sqrt(sums["s_sq"])
-        return {"d": grown(scalars, d_hat, constants), "numerator": numerator, "g0_norm": scalars["g0_norm"]}
+        return {"d": grown(scalars, d_hat, constants), "numerator": numerator}
 
-    def measure(self, g: Tensor, options: Options) -> tuple[Tensor, ...]:
-        return (total(g.double().square()) * options["layer_scale"],)
+    def measure_before(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        return (total(g.square()) * c["r"],)
 
-    def absorb(self, sums: Scalars, scalars: Scalars) -> Scalars:
-        norm = torch.sqrt(sums["g_sq"])
-        usable = self.needs_early_sums(scalars) & torch.isfinite(norm) & (norm > 0)
-        return scalars | {"g0_norm": torch.where(usable, norm, scalars["g0_norm"])}
+    def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        return {"g0_norm": torch.sqrt(sums["g_sq"])}
 
-    def needs_early_sums(self, scalars: Scalars) -> Tensor:
+    def wants_before(self, scalars: Scalars) -> Tensor:
         return scalars["g0_norm"] == 0
+
+    def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
+        norm = scalars["g0_norm"]
+        return torch.where(norm > 0, super().learning_rate(options, scalars) / torch.where(norm > 0, norm, 1.0), 0.0)

@@ -1,4 +1,4 @@
-"""What is logged of a learning-rate-free run, and how is it kept and drawn?"""
+"""Values to log from a learning-rate-free run, and a crash-safe log file for them."""
 
 from .jsonl import JsonlWriter, read_jsonl
 from .record import record

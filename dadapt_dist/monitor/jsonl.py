@@ -1,4 +1,4 @@
-"""How does a log survive a kill? One JSON object a line, flushed; what a crash tore off is dropped on resume."""
+"""Crash-safe log: one JSON object a line, flushed at once; a torn last line is dropped on resume."""
 
 import json
 import math
@@ -13,10 +13,12 @@ MOST_BYTES = 1 << 30
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of a JSONL file, without a torn last line.
+    """Return the records of a JSONL file, without a torn last line.
 
-    Raises FileNotFoundError, or ValueError naming the line when one that is not the last is no JSON object, and for what is
-    no regular file or larger than 1 GiB.
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line other than the last is not a JSON object (the message names it), or the path is not a regular
+            file of at most 1 GiB.
     """
     lines = read_bytes(path, MOST_BYTES).split(b"\n")
     records = []
@@ -36,10 +38,16 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 class JsonlWriter:
     """Append records to a file, one JSON object a line, each flushed at once. Only rank 0 writes.
 
-    path: the file; its folder is made. rank: other ranks than 0 may call everything and write nothing.
-    resume_step: None starts an empty file; a number keeps the records whose "step" is <= it and drops later ones, and
-    a torn last line, so that a run that goes on from a checkpoint of that step doubles nothing.
-    Non-finite floats are written as null, because JSON has none. Raises OSError when the file cannot be written.
+    Non-finite floats are written as null, because JSON has none.
+
+    Args:
+        path: The file; its folder is created.
+        rank: This process's rank. Ranks other than 0 may call every method and write nothing.
+        resume_step: None starts an empty file. A number keeps the records whose "step" is at most this and drops later
+            ones and a torn last line, so a run resumed from a checkpoint of that step logs no step twice.
+
+    Raises:
+        OSError: The file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, rank: int = 0, resume_step: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Which optimizer of ours stands behind a framework's wrappers, and what of it belongs in a log?"""
+"""Unwrap a framework's optimizer and collect the values to log."""
 
 from typing import Any
 
@@ -9,10 +9,20 @@ __all__ = ["base_optimizer", "log_values"]
 
 
 def base_optimizer(optimizer: Any) -> LearningRateFree:
-    """The learning-rate-free optimizer behind wrappers: those of Accelerate, DeepSpeed, Lightning and the like.
+    """Return the learning-rate-free optimizer inside a framework's wrappers (Accelerate, DeepSpeed, Lightning, ...).
 
-    optimizer: what a framework returned or holds. Every wrapper known names what it wraps `optimizer`; a DeepSpeed
-    engine does, too. Raises TypeError when another optimizer stands there, or none.
+    Args:
+        optimizer: What a framework returned or holds: an optimizer, a wrapper with an attribute `optimizer`, or a DeepSpeed
+            engine.
+
+    Raises:
+        TypeError: The innermost object is not an optimizer of this package. The message names every layer.
+
+    Example:
+        >>> import torch, dadapt_dist
+        >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
+        >>> dadapt_dist.base_optimizer(optimizer) is optimizer
+        True
     """
     chain = [optimizer]
     while True:  # to the innermost: Lightning's wrapper passes for an instance of what it wraps
@@ -26,10 +36,21 @@ def base_optimizer(optimizer: Any) -> LearningRateFree:
 
 
 def log_values(optimizer: Any) -> dict[str, float]:
-    """What a log needs of a learning-rate-free optimizer, wrapped or not: {"d": ..., "effective_lr": d·lr}.
+    """Return the values to log of an optimizer, wrapped or not: {"d": ..., "effective_lr": ...}.
 
-    With several estimates "d/<estimate>", with several groups "effective_lr/0", "effective_lr/1" and so on. No collective;
-    waits for the reduce under way, so one rank alone may call it. Raises TypeError as `base_optimizer` does.
+    With several estimates the keys are "d/<estimate>", with several groups "effective_lr/0", "effective_lr/1" and so on. It
+    waits for the pending reduce but starts no collective, so a single rank may call it.
+
+    Args:
+        optimizer: As for `base_optimizer`.
+
+    Raises:
+        TypeError: As for `base_optimizer`.
+
+    Example:
+        >>> import torch, dadapt_dist
+        >>> dadapt_dist.log_values(dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters()))
+        {'d': 1e-06, 'effective_lr': 1e-06}
     """
     numbers = record(base_optimizer(optimizer))
     return {name: value for name, value in numbers.items() if name.split("/")[0] != "lr"}

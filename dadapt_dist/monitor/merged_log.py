@@ -1,4 +1,4 @@
-"""What does a trainer's log show of the optimizer? `log_values`, with one effective_lr where all groups have the same."""
+"""Values for a trainer's log: `log_values`, with a single effective_lr where all groups share it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How did loss and d develop? One picture from a JSONL log."""
+"""Plot loss and d from a JSONL log."""
 
 import os
 from pathlib import Path
@@ -10,11 +10,19 @@ __all__ = ["plot_run"]
 
 
 def plot_run(log: str | os.PathLike[str], picture: str | os.PathLike[str], *, title: str = "") -> Path:
-    """Draw "loss" and, on a logarithmic axis, every "d..." of a JSONL log over "step"; returns the picture's path.
+    """Plot "loss" and, on a logarithmic axis, every "d..." of a JSONL log over "step"; return the picture's path.
 
-    log: a file as `JsonlWriter` writes it. picture: where to write; the ending chooses the format (.png, .pdf, .svg).
-    A log without d (AdamW) gets the loss alone. Raises ImportError without matplotlib, FileNotFoundError without the
-    log, and ValueError when the log holds no record with a "step".
+    A log without d, such as AdamW's, gets the loss alone.
+
+    Args:
+        log: A file written by `JsonlWriter`.
+        picture: Where to write; the suffix chooses the format (.png, .pdf, .svg).
+        title: Title above the loss.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        FileNotFoundError: There is no such log.
+        ValueError: The log has no record with a "step".
     """
     figure_class = _figure_class()
     records = [r for r in read_jsonl(log) if "step" in r]
@@ -43,7 +51,7 @@ def _draw(axis: Any, records: list[dict[str, Any]], keys: list[str]) -> None:
 
 
 def _figure_class() -> Any:
-    """matplotlib's Figure, used without pyplot: no window, no global state."""
+    """Import matplotlib's Figure; without pyplot there is no window and no global state."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: F401  (fails early where Agg cannot load)
         from matplotlib.figure import Figure

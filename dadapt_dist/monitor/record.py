@@ -1,4 +1,4 @@
-"""Which numbers of an optimizer belong in a log? Flat floats that any tracker takes."""
+"""Collect the numbers of an optimizer for a log, as flat floats that any tracker accepts."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ __all__ = ["record"]
 
 
 def record(optimizer: Optimizer) -> dict[str, float]:
-    """What an optimizer would do next: `lr`, and for a learning-rate-free one also `d` and `effective_lr` = d·lr.
+    """Return `lr`, and for a learning-rate-free optimizer also `d` and `effective_lr`, as floats under flat keys.
 
-    Returns floats under flat keys: "lr", "d", "effective_lr" with one group and one estimate; with more, "lr/0",
-    "d/<estimate>", "effective_lr/0" and so on. For other optimizers (AdamW) `effective_lr` is `lr`, and there is no
-    `d`. No collective; waits for a pending reduce of d, so on a slow network call it every few steps.
+    With one group and one estimate the keys are "lr", "d" and "effective_lr"; with more, "lr/0", "d/<estimate>",
+    "effective_lr/0" and so on. For other optimizers (AdamW) `effective_lr` is `lr`, and there is no `d`. It waits for the
+    pending reduce but starts no collective; on a slow network call it every few steps.
     """
     groups: list[dict[str, Any]] = optimizer.param_groups
     lrs = [float(group["lr"]) for group in groups]

@@ -1,106 +1,24 @@
-"""Which option values can be right? Ranges, unknown names, and what an error says about them."""
+"""Check option values and names: ranges, close misspellings, and the error that names the cure."""
 
 import difflib
 import inspect
-import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .plain_values import NOTHING, flag, integer, number, numbers, plain, text
+from .fields import LR, Check, rate
+from .plain_values import NOTHING, integer, number, plain, text
 
 Sync = Literal["next_step", "step"]
+Before = Literal["exact", "lagged"]
 NonFinite = Literal["hold", "skip", "raise"]
 LARGEST = sys.float_info.max
 PRODIGYS = ("d_coef", "beta3")  # options of an estimate that one method alone has
 TRAINABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # dtypes of parameters that can train
-
-
-@dataclass(frozen=True)
-class Check:
-    """What an option can be. read: the value as plain python, NOTHING when it is no such thing; right: is it in range?
-
-    allowed: the range in words. cure: for the error's last sentence; {usual} stands for the method's own default.
-    """
-
-    read: Callable[[Any], Any]
-    right: Callable[[Any], bool]
-    allowed: str
-    cure: str
-
-
-def _rate(value: Any) -> Any:
-    """A number, or a CPU tensor that its owner goes on changing: it can be read in every step without waiting for a device."""
-    if not isinstance(value, Tensor):
-        return number(value)
-    if value.device.type != "cpu" or value.layout is not torch.strided or number(value) is NOTHING:
-        return NOTHING
-    return value.detach().reshape(())  # the same memory
-
-
-def _optional(value: Any) -> Any:
-    return None if value is None else number(value)
-
-
-def _nonnegative(value: Any) -> bool:
-    return 0 <= float(value) < math.inf
-
-
-def _positive(value: float) -> bool:
-    return 0 < value < math.inf
-
-
-def _fraction(value: float) -> bool:
-    return 0 <= value < 1
-
-
-def _betas(value: tuple[float, ...]) -> bool:
-    return len(value) in (2, 3) and all(map(_fraction, value))
-
-
-def _any(_: Any) -> bool:
-    return True
-
-
-_FLAG = Check(flag, _any, "True or False", "pass a bool")
-CHECKS: dict[str, Check] = {
-    "lr": Check(
-        _rate,
-        _nonnegative,
-        "a number >= 0",
-        "leave lr=1.0: it multiplies the step size that d gives, and a schedule scales it",
-    ),
-    "betas": Check(
-        numbers, _betas, "numbers in [0, 1), as many as the method's default has", "use the default, {usual}"
-    ),
-    "beta3": Check(
-        _optional, lambda v: v is None or _fraction(v), "None or a number in [0, 1)", "leave None: sqrt(betas[1])"
-    ),
-    "eps": Check(number, _positive, "a number > 0", "use the default, {usual}"),
-    "weight_decay": Check(number, _nonnegative, "a number >= 0", "the default is {usual}, and 0 turns decay off"),
-    "momentum": Check(number, _fraction, "a number in [0, 1)", "0 turns momentum off"),
-    "d0": Check(number, _positive, "a number > 0", "use the default, {usual}: d grows from there by itself"),
-    "d_coef": Check(number, _positive, "a number > 0", "1.0 is the method's own estimate; 0.5 to 2 are usual"),
-    "growth_rate": Check(number, lambda v: v >= 1, "a number >= 1, or inf", "inf sets no bound; 1.02 is a slow growth"),
-    "layer_scale": Check(number, _nonnegative, "a number >= 0", "1.0 leaves the group as it is"),
-    "slice_p": Check(
-        integer,
-        lambda v: 1 <= v <= 2**53,
-        "an integer >= 1, at most 2**53",
-        "1 uses every entry; 11 is usual to save memory",
-    ),
-    "log_every": Check(integer, lambda v: v >= 0, "an integer >= 0", "0 logs nothing"),
-    "estimate": Check(text, _any, "a name", "leave it out: all groups share one d"),
-    "decouple": _FLAG,
-    "use_bias_correction": _FLAG,
-    "safeguard_warmup": _FLAG,
-    "no_prox": _FLAG,
-    "maximize": _FLAG,
-}
+_LR: Mapping[str, Check] = {"lr": LR(1.0).metadata["check"]}
 
 # Keys that frameworks and users put into groups for purposes of their own.
 FOREIGN_KEYS = frozenset({
@@ -110,20 +28,27 @@ FOREIGN_KEYS = frozenset({
 
 
 def check_options(
-    options: Mapping[str, Any], defaults: Mapping[str, Any], where: str, usual: type | None = None
+    options: Mapping[str, Any], known: Mapping[str, Check], where: str, usual: type | None = None
 ) -> dict[str, Any]:
-    """The options as plain python: floats, ints, bools, tuples of floats. Anything else in them stays as it is.
+    """Return the options as plain Python: floats, ints, bools, tuples of floats. Anything else in them stays as it is.
 
-    Raises ValueError for the first that cannot be right. A key that is not an option but nearly is one (`weight_decya`)
-    raises too; other foreign keys are the user's own. usual: the class whose defaults the errors name.
+    Args:
+        options: those of an optimizer or a group, by name.
+        known: the checks of the method's options.
+        where: what an error calls the optimizer or group.
+        usual: the class whose constructor's defaults the errors name; None for the method's own.
+
+    Raises:
+        ValueError: the first option that cannot be right. A key that is not an option but nearly is one (`weight_decya`)
+            raises too; other foreign keys are the user's own.
     """
     read = {}
     for name, value in options.items():
-        if name in CHECKS and name in defaults:
-            read[name] = check_value(name, value, defaults, where, usual)
+        if name in known:
+            read[name] = check_value(name, value, known, where, usual)
         else:
-            if name not in defaults and name not in FOREIGN_KEYS:
-                _check_foreign(name, defaults, where)
+            if name not in FOREIGN_KEYS:
+                _check_foreign(name, known, where)
             read[name] = plain(value)
     return read
 
@@ -131,20 +56,20 @@ def check_options(
 def check_lr(lr: Any, where: str) -> float:
     """The lr of a group as a number; ValueError when a schedule or a user has set one that cannot be right."""
     if not (isinstance(lr, (int, float)) and 0 <= lr <= LARGEST):
-        lr = check_value("lr", lr, CHECKS, where)
+        lr = check_value("lr", lr, _LR, where)
     return float(lr)
 
 
-def assigned(name: str, value: Any, options: Mapping[str, Any], where: str) -> Any:
+def assigned(name: str, value: Any, known: Mapping[str, Check], where: str) -> Any:
     """What a group is to keep of a value assigned to it: plain python. ValueError for an option that cannot be right.
 
     An lr is looked at in the step, since schedulers assign it and no error should come out of them.
     """
     if name == "lr":
-        read = _rate(value)
+        read = rate(value)
         return value if read is NOTHING else read
-    if name in CHECKS and name in options:
-        return check_value(name, value, options, where)
+    if name in known:
+        return check_value(name, value, known, where)
     return plain(value)
 
 
@@ -172,20 +97,15 @@ def check_names(name: str, value: Any) -> tuple[str, ...] | None:
     return tuple(map(str, names))
 
 
-def check_value(name: str, value: Any, defaults: Mapping[str, Any], where: str, usual: type | None = None) -> Any:
+def check_value(name: str, value: Any, known: Mapping[str, Check], where: str, usual: type | None = None) -> Any:
     """An option as plain python, but for an lr that is a CPU tensor. ValueError with value, range and cure otherwise."""
-    check = CHECKS[name]
+    check = known[name]
     read = check.read(value)
-    if read is NOTHING:
-        raise ValueError(
-            f"{where}: {name}={value!r} {_why(value)}; it must be {check.allowed}. {_cure(name, value, usual)}"
-        )
-    wrong_length = name == "betas" and len(read) != len(defaults[name])
-    if not check.right(read) or wrong_length:
-        raise ValueError(
-            f"{where}: {name}={value!r} is out of range; it must be {check.allowed}. {_cure(name, value, usual)}"
-        )
-    return read
+    if read is not NOTHING and check.right(read):
+        return read
+    why = _why(value) if read is NOTHING else "is out of range"
+    cure = _cure(name, value, check, usual)
+    raise ValueError(f"{where}: {name}={value!r} {why}; it must be {check.allowed}. {cure}")
 
 
 def _why(value: Any) -> str:
@@ -194,13 +114,13 @@ def _why(value: Any) -> str:
     return f"cannot be read ({type(value).__name__})"
 
 
-def _cure(name: str, value: Any, usual: type | None) -> str:
+def _cure(name: str, value: Any, check: Check, usual: type | None) -> str:
     if isinstance(value, Tensor) and value.numel() == 1 and value.device.type != "cpu":
         return f"Pass {name}.item(), or a tensor on the CPU."
     if isinstance(value, str) and number(_as_number(value)) is not NOTHING:
         return "It is text: leave the quotes out; YAML takes 1e-6 for text, and 1.0e-6 for a number."
     default = _default(name, usual)
-    return _sentence(CHECKS[name].cure.format(usual="that of the method" if default is NOTHING else repr(default)))
+    return _sentence(check.cure.format(usual=repr(check.usual if default is NOTHING else default)))
 
 
 def _as_number(value: str) -> Any:
@@ -220,16 +140,16 @@ def _default(name: str, cls: type | None) -> Any:
     return NOTHING
 
 
-def _check_foreign(name: str, defaults: Mapping[str, Any], where: str) -> None:
+def _check_foreign(name: str, known: Iterable[str], where: str) -> None:
     if name in PRODIGYS:
         raise ValueError(
             f"{where}: {name} is an option of Prodigy alone, and would do nothing here. Leave it out. Options of a group: "
-            f"{listed(defaults)}."
+            f"{listed(known)}."
         )
-    near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.8)
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
     if near:
         raise ValueError(
-            f"{where}: unknown option {name!r}; did you mean {near[0]!r}? Options of a group: {listed(defaults)}."
+            f"{where}: unknown option {name!r}; did you mean {near[0]!r}? Options of a group: {listed(known)}."
         )
 
 

@@ -1,4 +1,4 @@
-"""Which number, flag or sequence does a value stand for, whatever its class? As plain python, or NOTHING.
+"""Read numbers, flags and sequences of any class (numpy, torch, config types) as plain Python values, or NOTHING.
 
 Configs and schedulers hand over numpy scalars, tensors of one element, fractions and lists of their own. What they can be
 read as is what counts; what is kept is plain, so that a checkpoint loads with weights_only=True.

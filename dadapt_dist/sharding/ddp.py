@@ -7,13 +7,16 @@ from torch import Tensor
 from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
-from .live_objects import living
+from .live_objects import living, warn_if_hidden
 
 
 def modules(params: Iterable[Tensor]) -> list[DistributedDataParallel]:
     """The live modules that average the gradients of some of these parameters. A search among all objects."""
     wanted = {id(p) for p in params}
-    return [ddp for ddp in living(DistributedDataParallel) if any(id(p) in wanted for p in _parameters(ddp))]
+    found = [ddp for ddp in living(DistributedDataParallel) if any(id(p) in wanted for p in _parameters(ddp))]
+    if not found and wanted:
+        warn_if_hidden("model")
+    return found
 
 
 def _parameters(ddp: DistributedDataParallel) -> list[Tensor]:

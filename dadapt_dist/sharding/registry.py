@@ -1,44 +1,79 @@
-"""Which frameworks' parameters are recognised? One file each; a framework here knows no method."""
+"""The registered framework adapters, in the order in which they are asked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..integrations import accelerate
-from ..integrations.deepspeed import unsupported, zero
-from . import dtensor, fsdp1, replicated
-from .shard import Delivery, Placement
+from .dtensor import DTensorAdapter
+from .framework import NO_FRAMEWORK, FrameworkAdapter
+from .fsdp1 import FSDP1Adapter
+from .replicated import ReplicatedAdapter
 
-ADAPTERS: tuple[Callable[[Sequence[Tensor]], Sequence[Placement | list[Placement] | None]], ...] = (
-    dtensor.place,
-    fsdp1.place,
-    zero.place,
-    replicated.place,
-)
-"""Each takes parameters and returns, for each, where it lives, or None when it is not this framework's.
-
-A list of placements: the tensor holds several parameters.
-"""
-
-DELIVERIES: tuple[Callable[[Optimizer], Delivery | None], ...] = (zero.deliver,)
-"""Each returns how its framework brings a step to this optimizer, or None when it has not got it."""
+_adapters: list[FrameworkAdapter] = [DTensorAdapter(), FSDP1Adapter(), ReplicatedAdapter()]
 
 
-def delivery(optimizer: Optimizer) -> Delivery:
-    """How a step arrives at this optimizer: what a framework says that holds it, else in one call."""
-    return next((found for ask in DELIVERIES if (found := ask(optimizer)) is not None), Delivery())
+def register(adapter: FrameworkAdapter) -> None:
+    """Ask this adapter, too, from now on. One with the same name is replaced, so that a second import changes nothing.
+
+    Args:
+        adapter: Asked after torch's own kinds of parameters and before the one that takes all the rest.
+
+    Example:
+        >>> from dadapt_dist.sharding import FrameworkAdapter, register
+        >>> class Mine(FrameworkAdapter):
+        ...     name = "mine"
+        >>> register(Mine())
+    """
+    unregister(adapter.name)
+    _adapters.insert(len(_adapters) - 1, adapter)
 
 
-def check_builder() -> None:
-    """Raise ValueError when a framework that is building an optimizer just now is told to do what cannot work with it."""
-    unsupported.refuse_builder()
-    accelerate.refuse_builder()
+def unregister(name: str) -> None:
+    """Ask the adapter of this name no more, if there is one."""
+    _adapters[:] = [known for known in _adapters if known.name != name]
+
+
+def adapters() -> Sequence[FrameworkAdapter]:
+    """All adapters, in the order in which they are asked."""
+    return tuple(_adapters)
+
+
+def _with(hook: str) -> list[FrameworkAdapter]:
+    """The adapters that have a hook of their own: the others' does nothing."""
+    default = getattr(FrameworkAdapter, hook)
+    return [adapter for adapter in _adapters if getattr(type(adapter), hook) is not default]
+
+
+def bind(optimizer: Optimizer) -> FrameworkAdapter:
+    """The adapter of the framework that holds this optimizer; the null default where none does."""
+    return next((found for adapter in _with("bind") if (found := adapter.bind(optimizer)) is not None), NO_FRAMEWORK)
 
 
 def refuse(params: Sequence[Tensor]) -> None:
     """Raise ValueError for what cannot work with these parameters, before this rank waits for any other."""
-    fsdp1.refuse_in_backward(params)
+    for adapter in _with("refuse"):
+        adapter.refuse(params)
 
 
-__all__ = ["ADAPTERS", "DELIVERIES", "Delivery", "Placement", "check_builder", "delivery", "refuse"]
+def on_optimizer_building() -> None:
+    """Raise ValueError where a framework would replace or misuse an optimizer built now."""
+    for adapter in _with("on_optimizer_building"):
+        adapter.on_optimizer_building()
+
+
+def on_optimizer_built(cls: type[Optimizer]) -> None:
+    """Tell the frameworks of the class of an optimizer that was just built."""
+    for adapter in _with("on_optimizer_built"):
+        adapter.on_optimizer_built(cls)
+
+
+def unscales_itself(optimizer: Optimizer) -> bool:
+    """Whether a trainer of some framework holds this optimizer and unscales its gradients itself."""
+    return any(adapter.unscales_itself(optimizer) for adapter in _with("unscales_itself"))
+
+
+def parts_of(thing: Any) -> list[Any]:
+    """The objects inside `thing` that some adapter looks for among the live ones."""
+    return [part for adapter in _with("parts_of") for part in adapter.parts_of(thing)]

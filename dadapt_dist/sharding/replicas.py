@@ -17,14 +17,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from ..comm.communicator import ShardLayout
 from ..errors import PlacementError
 from ..options.checks import TRAINABLE
+from .dtensor_type import dtensor_types
 from .rank_claims import MAX_OPTIONS, Claims, check_configuration, check_options, digest, padded
-from .shard import Placement
+from .shard import LocalShard
 
 PIECES = 6 + MAX_OPTIONS  # where in a rank's row its pieces begin
 MAX_PIECES = 8  # kinds of pieces that are compared apart; a mesh of three axes has at most 8
@@ -47,14 +47,14 @@ class Item:
     param: Tensor
     name: str | None
     position: str
-    place: Placement
+    place: LocalShard
     copies: int | None = None
     proven: bool = False
     before: int | None = None
 
     @property
     def key(self) -> str:
-        return f"{self.position if self.name is None else self.name}|{self.place.signature}"
+        return f"{self.position if self.name is None else self.name}|{self.place.tensor_key}"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def find_copies(items: Sequence[Item], claims: Claims, layout: ShardLayout, devi
     """
     if layout.world_size == 1:
         own = [(item, 1) for item in items if item.copies is None]
-        _check_total(sum(i.place.size(i.param) for i, _ in own), sum(i.place.numel for i, _ in own), own)
+        _check_total(sum(i.place.size(i.param) for i, _ in own), sum(i.place.global_numel for i, _ in own), own)
         return Found([1] * len(items), [0], is_witnessed=False)
     open_items = [item for item in items if item.copies is None]
     sums = _checksums(open_items, layout.world_size)
@@ -127,7 +127,7 @@ def _pieces(names: int, items: Sequence[Item], sums: list[int], world_size: int)
     kinds: dict[str, list[tuple[int, int]]] = {}
     for index, (item, value) in enumerate(zip(items, sums, strict=True)):
         if _compared(item, world_size):
-            kinds.setdefault(item.place.piece, []).append((index, value))
+            kinds.setdefault(item.place.shard_id, []).append((index, value))
     entries = [(piece, kinds[piece]) for piece in sorted(kinds)]
     rest = [(piece, entry) for piece, one in entries[MAX_PIECES - 1 :] for entry in one]
     which_rest = repr([(piece, index) for piece, (index, _) in rest])
@@ -185,7 +185,7 @@ def _holders(
     for rank, row in enumerate(rows):
         classes.setdefault(row[2], []).append(rank)
     if len(classes) == 1:
-        return {item.key: layout.world_size for item in items}, sum(item.place.numel for item in items)
+        return {item.key: layout.world_size for item in items}, sum(item.place.global_numel for item in items)
     speaks = layout.rank in [ranks[0] for ranks in classes.values()]
     mine = [_entry(item, value) for item, value in zip(items, sums, strict=True)] if speaks else None
     lists = layout.all_gather_object(mine)
@@ -230,16 +230,16 @@ def _copies(
     Copies may come out uneven on some ranks only. Those still take part in the count, so that all raise.
     """
     counts = [(item, holders.get(item.key, 0)) for item in items if item.copies is None]
-    uneven = next(((item, ranks) for item, ranks in counts if ranks == 0 or ranks % item.place.shards), None)
-    local = sum(item.place.size(item.param) * item.place.shards / max(ranks, 1) for item, ranks in counts)
-    apart = next((item for item, ranks in counts if item.before and ranks // item.place.shards < item.before), None)
+    uneven = next(((item, ranks) for item, ranks in counts if ranks == 0 or ranks % item.place.num_shards), None)
+    local = sum(item.place.size(item.param) * item.place.num_shards / max(ranks, 1) for item, ranks in counts)
+    apart = next((item for item, ranks in counts if item.before and ranks // item.place.num_shards < item.before), None)
     counted = torch.tensor([math.nan if uneven or apart else local], dtype=torch.float64, device=device)
     layout.all_reduce(counted).wait()
     if uneven:
         item, ranks = uneven
         raise PlacementError(
             f"{ranks} ranks hold the parameter {item.key} of shape {tuple(item.param.shape)}, which is cut into "
-            f"{item.place.shards} pieces: the copies do not come out even. Pass process_group= with the ranks that hold it."
+            f"{item.place.num_shards} pieces: the copies do not come out even. Pass process_group= with the ranks that hold it."
         )
     if apart:
         raise PlacementError(
@@ -247,13 +247,13 @@ def _copies(
             f"parameters of the ranks differ it cannot be known which they are. {NAME_CURE}"
         )
     _check_total(float(counted), expected, counts)
-    return [item.copies if item.copies is not None else holders[item.key] // item.place.shards for item in items]
+    return [item.copies if item.copies is not None else holders[item.key] // item.place.num_shards for item in items]
 
 
 def _check_total(counted: float, expected: int, counts: Sequence[tuple[Item, int]]) -> None:
     """The weighted count of all ranks' elements is the model's number of elements, or PlacementError."""
     if not abs(counted - expected) <= 1e-6 * max(expected, 1):
-        shapes = ", ".join(f"{tuple(i.param.shape)}: {i.place.signature} on {ranks} ranks" for i, ranks in counts[:5])
+        shapes = ", ".join(f"{tuple(i.param.shape)}: {i.place.tensor_key} on {ranks} ranks" for i, ranks in counts[:5])
         raise PlacementError(
             f"the ranks' elements add up to {counted:.6g}, but the model has {expected} ({shapes}, ...). Some parameter is "
             "sharded in a way that was not recognised (nan: on another rank, whose error says which); pass copies= to say how "
@@ -266,12 +266,14 @@ def _entry(item: Item, checksum: int) -> Entry:
     told = item.proven or local.numel() == 0 or not _is_readable(item)
     constant = told or bool((local == local.reshape(-1)[0]).all())
     place = item.place
-    return Entry(item.key, item.name is not None, place.shards, place.numel, place.piece, checksum, constant)
+    return Entry(
+        item.key, item.name is not None, place.num_shards, place.global_numel, place.shard_id, checksum, constant
+    )
 
 
 def _compared(item: Item, world_size: int) -> bool:
     """Is it still to be shown that other ranks hold the same elements?"""
-    return item.place.shards < world_size and not item.proven and _is_readable(item)
+    return item.place.num_shards < world_size and not item.proven and _is_readable(item)
 
 
 def _checksums(items: Sequence[Item], world_size: int) -> list[int]:
@@ -289,4 +291,6 @@ def _checksum(t: Tensor) -> Tensor:
 def _is_readable(item: Item) -> bool:
     """Can its bits be read? Frozen weights may have a format of their own (4 bits, a class that dequantizes) or be on meta."""
     p = item.param
-    return p.requires_grad or (p.dtype in TRAINABLE and type(p) in (Tensor, Parameter, DTensor) and not p.is_meta)
+    return p.requires_grad or (
+        p.dtype in TRAINABLE and type(p) in (Tensor, Parameter, *dtensor_types()) and not p.is_meta
+    )

@@ -1,23 +1,43 @@
-"""Where do plain tensors live? Whole on every rank: one process, DDP, ignored and frozen parameters."""
+"""Places plain tensors, whole on every rank: one process, DDP, ignored and frozen parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch import Tensor, nn
 
-from .shard import Placement
+from .dtensor_type import is_dtensor
+from .framework import FrameworkAdapter
+from .shard import LocalShard
 
 
-def place(params: Sequence[Tensor]) -> list[Placement | None]:
-    """Every parameter that no other adapter took. That the ranks really hold equal values is checked later."""
-    return [
-        Placement(
-            signature=f"plain{tuple(p.shape)}{p.dtype}", shards=1, piece="all", numel=p.numel(), gradient=_gradient
-        )
-        for p in params
-    ]
+class ReplicatedAdapter(FrameworkAdapter):
+    """Takes every parameter that no other adapter took. That the ranks really hold equal values is checked later."""
+
+    name = "replicated"
+
+    def place(self, params: Sequence[Tensor]) -> list[LocalShard | None]:
+        """As the base class."""
+        return [
+            LocalShard(
+                tensor_key=f"plain{tuple(p.shape)}{p.dtype}",
+                num_shards=1,
+                shard_id="all",
+                global_numel=p.numel(),
+                gradient=_gradient,
+            )
+            for p in params
+        ]
+
+    def parts_of(self, thing: Any) -> Iterator[Any]:
+        """The DistributedDataParallel modules of a model."""
+        from torch.nn.parallel import DistributedDataParallel
+
+        modules = thing.modules() if isinstance(thing, nn.Module) else ()
+        return (module for module in modules if isinstance(module, DistributedDataParallel))
 
 
 def _gradient(p: Tensor) -> Tensor | None:
     grad = p.grad
-    return grad.full_tensor() if isinstance(grad, DTensor) else grad
+    if grad is None or type(grad) is Tensor or not is_dtensor(grad):
+        return grad
+    return grad.full_tensor()

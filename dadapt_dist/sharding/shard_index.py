@@ -2,26 +2,24 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, repeat
+from itertools import chain
 from statistics import mode
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .. import kernels
 from ..comm.communicator import ShardLayout
-from ..engine.option_sets import Lots
-from ..integrations.deepspeed.universal_restore import MARK
 from . import ddp, registry
+from .framework import FrameworkAdapter
 from .rank_claims import Claims
 from .replicas import Item, find_copies, report_failure
 from .resolve import resolve
-from .shard import Delivery, Placement
+from .shard import LocalShard
 
-Part = tuple[Placement, float]  # with the weight 1/copies
+Part = tuple[LocalShard, float]  # with the weight 1/copies
 
 
 class Member(Protocol):
@@ -35,13 +33,13 @@ class Member(Protocol):
         """All parameter groups."""
 
     @property
-    def delivery(self) -> Delivery:
+    def delivery(self) -> FrameworkAdapter:
         """How a step arrives."""
 
     def params(self) -> Iterable[Tensor]:
         """Every parameter."""
 
-    def lots(self) -> Lots:
+    def lots(self) -> Any:
         """The lots of all groups, by their options as they are now."""
 
     def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
@@ -59,14 +57,11 @@ class Member(Protocol):
     def release_statistics(self) -> None:
         """Drop the buffers that serve the estimate alone."""
 
-    def measure(self) -> Tensor:
-        """Early sums of this optimizer's gradients, weighted: [n_estimates, n_early_sums]."""
+    def measure(self, phases: Sequence[str]) -> Tensor:
+        """Weighted sums of phases before the weights move: [n_estimates, width(phases)]."""
 
-    def catch_up(self) -> Tensor:
-        """Carry out a whole step whose pieces have all arrived; the sums, as those of a rehearsal."""
-
-    def rehearse(self) -> Tensor:
-        """Sums that the coming step would have: [n_estimates, n_sums + 1], the last the non-finite elements."""
+    def rehearse(self, phases: Sequence[str]) -> Tensor:
+        """Sums that the coming step would have, with nothing moved: [n_estimates, width(phases)]."""
 
     def bind_groups(self) -> None:
         """Point the groups' scalars to the StepSize's."""
@@ -90,7 +85,7 @@ class Roster:
         self.is_witnessed = False  # have all ranks such, and the same?
         self.is_replicated = True  # does every rank hold every element?
         self._placed: dict[Tensor, list[Part]] | None = None  # None: never, or to be placed anew
-        self._first: dict[Tensor, Placement] = {}
+        self._first: dict[Tensor, LocalShard] = {}
         self.placing = 0  # how often parameters were placed
         self._seen: list[int] = []  # parameters that were all placed
         self._proven: dict[Tensor, int] = {}  # parameters whose copies were found equal, and how many they were
@@ -107,13 +102,15 @@ class Roster:
         if self._placed is not None:
             return not self.is_replicated
         params = [p for member in self for _, _, p in member.named_params()]
-        return self.layout.world_size > 1 and any(place.shards > 1 for places in resolve(params) for place in places)
+        return self.layout.world_size > 1 and any(
+            place.num_shards > 1 for places in resolve(params) for place in places
+        )
 
     def add(self, member: Member) -> None:
         if all(other is not member for other in self):
             self._members.append(weakref.ref(member))
 
-    def placement(self, p: Tensor) -> Placement:
+    def placement(self, p: Tensor) -> LocalShard:
         """Where p lives; of a flat tensor with several parameters, the first of them."""
         return self._first[p]
 
@@ -132,7 +129,7 @@ class Roster:
 
     def accept_restored(self) -> None:
         """Let every optimizer complete what a framework has loaded by itself; ValueError when it did not come whole."""
-        if self.restored or any(any(map(dict.__contains__, member.groups, repeat(MARK))) for member in self):
+        if self.restored or any(member.delivery.was_loaded(member.groups) for member in self):
             for member in self:
                 member.accept_restored()
             self.restored = False
@@ -154,10 +151,15 @@ class Roster:
         """Is this the process group in which the parameters were placed?"""
         return parent is None if self._parent is None else parent is not None and self._parent() is parent
 
-    def place(self, claims: Claims, check: Callable[[], None] = lambda: None) -> None:
+    def place(
+        self,
+        claims: Claims,
+        check: Callable[[], None] = lambda: None,
+        kernels_of: Callable[[torch.device], Hashable] = lambda device: None,
+    ) -> None:
         """Find where all parameters live; a collective call of all ranks. Raises PlacementError on all ranks alike.
 
-        check: raises for what this rank cannot do.
+        check: raises for what this rank cannot do. kernels_of: what all ranks need alike to step on a device.
         """
         registry.refuse([p for member in self for _, _, p in member.named_params()])
         self.layout.meet()
@@ -170,7 +172,7 @@ class Roster:
             home = home_device([p for _, _, p in params])
             device = self.layout.reduce_device(home)
             kind = 0 if any(member.delivery.replaces_parameters for member in self) else None
-            claims = replace(claims, configuration=(claims.configuration, kernels.rank_fingerprint(home)), kind=kind)
+            claims = replace(claims, configuration=(claims.configuration, kernels_of(home)), kind=kind)
             check()
             items = self._items(params)
             self._suspect(items)
@@ -206,7 +208,7 @@ class Roster:
             item.param
             for item in items
             if item.place.is_plain and item.copies is None and not item.proven and id(item.param) not in held
-            if item.place.shards == 1
+            if item.place.num_shards == 1
         ]
 
     def prepare(self, *, release: bool) -> None:
@@ -224,7 +226,7 @@ class Roster:
     def _items(self, params: list[tuple[str, str | None, Tensor]]) -> list[Item]:
         placements = zip(params, resolve([p for _, _, p in params]), strict=True)
         entries = [
-            (position, place.name or name, p, place) for (position, name, p), places in placements for place in places
+            (position, place.fqn or name, p, place) for (position, name, p), places in placements for place in places
         ]
         repeated = {name for name, count in Counter(name for _, name, _, _ in entries).items() if count > 1}
         items, same = [], self._is_parent(self.layout.parent)
@@ -243,16 +245,16 @@ class Roster:
 
 def merged(parts: list[Part]) -> list[Part]:
     """Neighbours of equal weight as one part, and none without elements: the fewer parts, the fewer kernels."""
-    if parts[0][0].run is None:
+    if parts[0][0].flat_slice is None:
         return parts
     whole: list[Part] = []
     for place, weight in parts:
-        run = place.run
+        run = place.flat_slice
         if run is None or run.start == run.stop:
             continue
-        before = whole[-1][0].run if whole else None
+        before = whole[-1][0].flat_slice if whole else None
         if before is not None and before.stop == run.start and whole[-1][1] == weight:
-            whole[-1] = replace(whole[-1][0], run=slice(before.start, run.stop)), weight
+            whole[-1] = replace(whole[-1][0], flat_slice=slice(before.start, run.stop)), weight
         else:
             whole.append((place, weight))
     return whole
@@ -264,7 +266,7 @@ def home_device(params: list[Tensor]) -> torch.device:
     A rank without parameters must reduce on the kind of device on which the others do.
     """
     devices = [p.device for p in params if not p.is_meta]
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if not devices and accelerator is not None:
         return torch.device(accelerator.type, torch.accelerator.current_device_index())
     return next((device for device in devices if device.type != "cpu"), devices[0] if devices else torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""What can be done from the shell? `dadapt-dist demo`, `demo-grid`, `plot`, `run`, `universal`, `bench`, `doctor`."""
+"""Commands of `dadapt-dist`: demo, demo-grid, plot, run, universal, bench and doctor. Each imports what it needs when it runs."""
 
 import logging
 from pathlib import Path
@@ -10,8 +10,10 @@ try:
 except ImportError as error:
     raise ImportError("the command line needs typer and rich: pip install dadapt-dist[demo]") from error
 
+from .. import __version__
 from .bench import cli
 from .doctor.cli import doctor
+from .method_names import method_flags
 
 app = typer.Typer(
     help="Learning-rate-free optimizers for sharded training.",
@@ -26,8 +28,19 @@ errors = Console(stderr=True, soft_wrap=True, highlight=False)
 Hidden = typer.Option(hidden=True)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
-def main(context: typer.Context) -> None:
+def main(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Send the library's log to the terminal."""
     if context.invoked_subcommand != "run":  # a script sets up its own log
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -35,9 +48,7 @@ def main(context: typer.Context) -> None:
 
 @app.command()
 def demo(
-    method: Annotated[
-        str | None, typer.Option(help="prodigy, dadapt-adam, -sgd, -adagrad, -adan, -lion, or adamw.")
-    ] = None,
+    method: Annotated[str | None, typer.Option(help=f"{', '.join(method_flags())}, or adamw.")] = None,
     sharding: Annotated[
         str | None, typer.Option(help="none, ddp, fsdp1, fsdp2, hsdp, tp, fsdp2+tp, or zero1, zero2, zero3.")
     ] = None,

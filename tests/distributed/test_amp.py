@@ -1,5 +1,6 @@
 """Does loss scaling change nothing, and do all ranks stay in the same step when one of them overflows?"""
 
+import gc
 import math
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,11 +17,13 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
+from dadapt_dist.sharding import live_objects
+from tests.helpers.classes import CLASSES
 from tests.helpers.collectives import reduces
+from tests.helpers.layout_runs import OPTIONS
 from tests.helpers.layouts import LAYOUTS, Job
 from tests.helpers.models import batch, loss_of, part
-
-from .test_layouts import CLASSES, OPTIONS
+from tests.helpers.wrapper import Wrapper
 
 SCALERS: dict[str, Any] = {"plain": GradScaler, "sharded": ShardedGradScaler}
 STEPS = 6
@@ -229,29 +232,90 @@ def test_a_disabled_scaler_leaves_no_trace() -> None:
     assert not hasattr(optimizer, "found_inf")
 
 
-class Wrapper:
-    """Passes on what it has not got itself, as wrappers of optimizers do."""
-
-    def __init__(self, optimizer: Any) -> None:
-        self.optimizer = optimizer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.optimizer, name)
+def asked(optimizer: Any) -> bool:
+    """What a scaler or a trainer reads."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 class Asking(GradScaler):
-    def ask(self, optimizer: Any) -> bool:
-        return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+    """Tells what the scaler in use was answered in its step."""
+
+    def _maybe_opt_step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        self.answered = False  # torch comes here only then
+        return super()._maybe_opt_step(optimizer, *args, **kwargs)
 
 
 class AskingSharded(ShardedGradScaler):
-    ask = Asking.ask
+    """As Asking."""
+
+    def _maybe_opt_step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        self.answered = False
+        return super()._maybe_opt_step(optimizer, *args, **kwargs)
 
 
-def test_a_scaler_leaves_unscaling_to_us_and_a_trainer_that_will_clip_does_it_first() -> None:
-    """Lightning asks in a function of its own. Told yes, it would clip scaled gradients, or refuse to clip."""
+def answer(scaler: Any, *, wrap: bool = False, unscale: bool = False, **attributes: Any) -> tuple[bool, float]:
+    """What a scaler is told in a step, and where the step takes a weight of 1 with a gradient of 0.5."""
+    w = torch.nn.Parameter(torch.ones(2))
+    optimizer = dd.Prodigy([w], d0=1e-2)
+    vars(optimizer).update(attributes)
+    scaler.answered = True
+    scaler.scale((w * 0.5).sum()).backward()
+    if unscale:
+        scaler.unscale_(optimizer)
+    scaler.step(Wrapper(optimizer) if wrap else optimizer)
+    scaler.update()
+    return scaler.answered, float(w.detach()[0])
+
+
+def test_a_scaler_leaves_unscaling_to_us_and_one_that_knows_a_wrapper_only_does_it_itself() -> None:
+    """A trainer that asks without a scaler at work will clip: told yes, it would clip scaled gradients, or refuse."""
+    results = [answer(Asking("cpu")), answer(Asking("cpu"), unscale=True), answer(Asking("cpu"), wrap=True)]
+    assert [told for told, _ in results] == [True, True, False]
+    assert len({w for _, w in results}) == 1
     optimizer = dd.Prodigy([torch.nn.Parameter(torch.ones(2))])
-    for asked in (optimizer, Wrapper(optimizer), Wrapper(Wrapper(optimizer))):
-        assert Asking("cpu").ask(asked)
-        assert not AskingSharded("cpu").ask(asked)
-        assert not getattr(asked, "_step_supports_amp_scaling", False)
+    assert not asked(optimizer)
+    assert not asked(Wrapper(optimizer))
+
+
+def one_rank_sharded() -> bool:
+    return answer(AskingSharded("cpu"))[0]
+
+
+def test_fsdp1s_scaler_unscales_by_itself(pools: Any) -> None:
+    assert pools(2).run(one_rank_sharded) == [False, False]
+
+
+def test_who_unscales_can_be_set_and_a_wrong_word_is_refused() -> None:
+    assert answer(Asking("cpu"), amp_scaling="external")[0] is False
+    assert answer(Asking("cpu"), amp_scaling="internal")[0] is True
+    with pytest.raises(ValueError, match="amp_scaling='inside' is not one of None, 'internal', 'external'"):
+        answer(Asking("cpu"), amp_scaling="inside")
+
+
+def test_the_scaler_is_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search goes through all objects of the process."""
+    searches: list[type] = []
+    found = live_objects._referrers
+    monkeypatch.setattr(live_objects, "_referrers", lambda cls: searches.append(cls) or found(cls))
+    w, scaler = torch.nn.Parameter(torch.ones(2)), GradScaler("cpu")
+    optimizer = dd.Prodigy([w])
+    for _ in range(5):
+        assert not asked(optimizer) or not searches  # a trainer that asks in every step before the scaler
+        scaler.scale((w * 0.5).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert searches.count(GradScaler) <= 2
+
+
+def test_a_scaler_behind_gc_freeze_is_found_when_it_is_attached(library_log: pytest.LogCaptureFixture) -> None:
+    live_objects._said.clear()
+    scalers = Asking("cpu"), Asking("cpu")
+    gc.freeze()
+    try:
+        assert answer(scalers[0])[0] is False
+        assert [text for text in library_log.messages if "call dadapt_dist.attach(scaler)" in text]
+        dd.attach(scalers[1])
+        assert answer(scalers[1])[0] is True
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()

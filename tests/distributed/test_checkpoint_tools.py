@@ -26,7 +26,7 @@ import dadapt_dist as dd
 from tests.helpers.checkpoints import AFTER, BEFORE, CASES, Result, Training, build, fitting, packed, unpack
 from tests.helpers.layouts import LAYOUTS, Job, fsdp2, ranks, shard2
 from tests.helpers.models import Tiny
-from tests.unit.engine.test_state_dict import same
+from tests.helpers.resumed import same
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:torch.distributed is disabled"

@@ -13,8 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 import dadapt_dist as dd
 from tests.helpers.classes import CLASSES
 from tests.helpers.oracles import ORACLES
-
-from .test_placement import tensor
+from tests.helpers.placed import tensor
 
 BATCHES = [[2, 5, 3], [4, 1, 6]]  # of each rank, in two epochs
 

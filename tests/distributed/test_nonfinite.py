@@ -14,10 +14,11 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
+from tests.helpers.classes import CLASSES
+from tests.helpers.layout_runs import OPTIONS
 from tests.helpers.layouts import LAYOUTS, Job, ranks, shard2
 from tests.helpers.models import Tiny
-
-from .test_layouts import CLASSES, OPTIONS
+from tests.helpers.said import Messages
 
 METHODS = list(CLASSES)
 BAD = {2: math.nan, 4: math.inf, 6: -math.inf}  # step -> the gradient element on rank 1
@@ -38,17 +39,6 @@ class Log:
     held: int = 0
     steps: int = 0
     messages: list[str] = field(default_factory=list)
-
-
-class Messages(logging.Handler):
-    """Keeps warnings of the library, as text."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
 
 
 def local(t: Tensor) -> Tensor:

@@ -20,14 +20,14 @@ from dadapt_dist.engine import amp
 from dadapt_dist.engine.amp_overflow import StepCount
 from dadapt_dist.kernels import eager
 from dadapt_dist.methods import METHODS
+from tests.helpers.classes import CLASSES
 from tests.helpers.collectives import reduces
 from tests.helpers.kernel_cases import coefficients_of, copied, options_of, task_of
+from tests.helpers.layout_runs import OPTIONS
 from tests.helpers.layouts import LAYOUTS, Job
 from tests.helpers.models import Tiny, batch, loss_of, part
-
-from .test_amp import Wrapper
-from .test_layouts import CLASSES, OPTIONS
-from .test_nonfinite import Messages
+from tests.helpers.said import Messages
+from tests.helpers.wrapper import Wrapper
 
 SCALE = 2.0**16
 STEPS = 7
@@ -294,7 +294,7 @@ def test_the_count_of_steps_waits_for_a_device_only_when_it_is_read(monkeypatch:
     assert (count.read(), count.reached(6)) == (5, False)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CLASSES)
 @pytest.mark.parametrize("on_device", [False, True])
 def test_the_plain_loop_writes_nothing_where_it_is_told_to_skip(
     method: str, on_device: bool, monkeypatch: pytest.MonkeyPatch

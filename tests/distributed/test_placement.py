@@ -1,10 +1,8 @@
 """Is every element counted once, whatever is replicated, sliced or alike, and is it said where that cannot be known?"""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -14,38 +12,7 @@ import dadapt_dist as dd
 from dadapt_dist.errors import PlacementError
 from dadapt_dist.sharding import replicated
 from tests.helpers.oracles import ORACLES
-
-STEPS = 6
-
-
-def tensor(name: str, *shape: int, step: int = -1) -> Tensor:
-    """The whole tensor of a name, or its gradient at a step (mostly the same direction): the same on every rank."""
-    generator = torch.Generator().manual_seed(sum(map(ord, name)) * 1000)
-    value = torch.randn(shape, generator=generator, dtype=torch.float64)
-    if step < 0:
-        return value
-    generator.manual_seed(sum(map(ord, name)) * 1000 + step + 1)
-    return value + 0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def expected(shapes: dict[str, tuple[int, ...]]) -> tuple[float, list[Tensor]]:
-    """d and parameters of one process that holds every whole tensor."""
-    oracle = ORACLES["dadapt_sgd"]([tensor(name, *shape) for name, shape in shapes.items()], d0=1e-3)
-    for step in range(STEPS):
-        oracle.step([tensor(name, *shape, step=step) for name, shape in shapes.items()])
-    assert oracle.d > 1.5e-3, "d never moved: the comparison would be empty"
-    return oracle.d, oracle.params
-
-
-def train(params: dict[str, nn.Parameter], gradient: Callable[[str, int], Tensor], **options: Any) -> float:
-    """D-Adapt SGD: a wrong count of copies does not cancel in its square root."""
-    named = options.pop("named", False)
-    optimizer = dd.DAdaptSGD(params.items() if named else params.values(), d0=1e-3, **options)
-    for step in range(STEPS):
-        for name, p in params.items():
-            p.grad = gradient(name, step)
-        optimizer.step()
-    return optimizer.d
+from tests.helpers.placed import expected, message, tensor, train
 
 
 def late_group(*, named: bool = True) -> tuple[float, float]:
@@ -96,16 +63,6 @@ def test_pipeline_stages_are_told_apart_by_name_or_shape(named: bool, alike: boo
     results = pools(2).run(stages, named=named, alike=alike)
     assert results == [pytest.approx(d, rel=1e-12)] * 2
     assert results[0] == results[1]
-
-
-def message(fn: Callable[..., Any], *args: Any, **options: Any) -> str:
-    """The PlacementError that fn raises on this rank, and proof that the process group still works."""
-    try:
-        fn(*args, **options)
-    except dd.PlacementError as error:
-        dist.barrier()
-        return str(error)
-    return "nothing was raised"
 
 
 def raised_message(name: str, options: dict[str, Any]) -> str:
@@ -233,15 +190,15 @@ def test_different_options_on_different_ranks_raise_on_all_ranks(pools: Any) -> 
 
 def wrong_adapter() -> None:
     """An adapter that takes a replicated tensor for one of two halves."""
-    original, replicated.Placement = (
-        replicated.Placement,
-        lambda **options: original_placement(**{**options, "shards": 2}),
+    original, replicated.LocalShard = (
+        replicated.LocalShard,
+        lambda **options: original_placement(**{**options, "num_shards": 2}),
     )  # type: ignore[misc]
     original_placement = original
     try:
         train({"w": nn.Parameter(tensor("w", 4))}, lambda name, step: tensor(name, 4, step=step))
     finally:
-        replicated.Placement = original  # type: ignore[misc]
+        replicated.LocalShard = original  # type: ignore[misc]
 
 
 def test_elements_that_do_not_add_up_to_the_model_raise(pools: Any) -> None:

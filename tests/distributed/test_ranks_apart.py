@@ -19,8 +19,7 @@ from dadapt_dist.comm import async_all_reduce
 from dadapt_dist.sharding import replicated
 from tests.helpers.layouts import fsdp1
 from tests.helpers.oracles import ORACLES
-
-from .test_placement import expected, message, tensor, train
+from tests.helpers.placed import expected, message, tensor, train
 
 
 def one_sided(*, frozen: bool) -> list[Any]:
@@ -342,12 +341,14 @@ def uneven() -> str:
     """On 3 ranks: two share a 2-way sharded tensor with a third that should not have it."""
     rank = dist.get_rank()
     params = {f"own{rank}": nn.Parameter(tensor("own", 3)), "shared": nn.Parameter(tensor("shared", 4))}
-    original = replicated.Placement
-    replicated.Placement = lambda **o: original(**{**o, "shards": 2 if o["numel"] == 4 else 1, "piece": str(rank)})  # type: ignore[misc]
+    original = replicated.LocalShard
+    replicated.LocalShard = lambda **o: original(
+        **{**o, "num_shards": 2 if o["global_numel"] == 4 else 1, "shard_id": str(rank)}
+    )  # type: ignore[misc]
     try:
         return message(train, params, lambda name, step: tensor(name, *params[name].shape, step=step), named=True)
     finally:
-        replicated.Placement = original  # type: ignore[misc]
+        replicated.LocalShard = original  # type: ignore[misc]
 
 
 def test_copies_that_do_not_come_out_even_raise_on_all_ranks(pools: Any) -> None:
@@ -356,21 +357,32 @@ def test_copies_that_do_not_come_out_even_raise_on_all_ranks(pools: Any) -> None
         assert "3 ranks hold" in text
 
 
-def frozen_garbage() -> float:
+def frozen_garbage(attached: bool) -> str | float:
     """FSDP1 after gc.freeze(), which servers call to spare the collector the model."""
     job = fsdp1(orig=True)
     optimizer = dd.Prodigy(job.params(), d0=1e-3)
     gc.freeze()
+    count = gc.get_freeze_count()
+    if attached:
+        dd.attach(job.model)
     try:
         job.backward(0)
         optimizer.step()
+        assert gc.get_freeze_count() > count / 2
         return float(optimizer.d)
+    except dd.PlacementError as error:
+        return str(error)
     finally:
         gc.unfreeze()
 
 
-def test_fsdp1_is_recognised_after_gc_freeze(pools: Any) -> None:
-    assert pools(2).run(frozen_garbage) == [pytest.approx(1e-3, rel=1e-2)] * 2
+def test_fsdp1_after_gc_freeze_is_recognised_when_it_is_attached(pools: Any) -> None:
+    assert pools(2).run(frozen_garbage, True) == [pytest.approx(1e-3, rel=1e-2)] * 2
+
+
+def test_fsdp1_after_gc_freeze_names_the_cure(pools: Any) -> None:
+    for said in pools(2).run(frozen_garbage, False):
+        assert "gc.freeze() hides objects: call dadapt_dist.attach(model) before the first step" in said
 
 
 def unfrozen() -> list[list[str]]:

@@ -15,8 +15,7 @@ import dadapt_dist as dd
 from dadapt_dist.comm.communicator import OneRound
 from dadapt_dist.errors import ReduceError
 from tests.helpers.oracles import ORACLES
-
-from .test_placement import tensor
+from tests.helpers.placed import tensor
 
 STEPS = 12
 

@@ -25,7 +25,7 @@ from tests.helpers.checkpoints import (
 )
 from tests.helpers.layouts import CPU, LAYOUTS, Job, ranks
 from tests.helpers.models import Tiny
-from tests.unit.engine.test_state_dict import same
+from tests.helpers.resumed import same
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:torch.distributed is disabled"

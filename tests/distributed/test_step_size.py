@@ -11,8 +11,8 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
+from tests.helpers.classes import CLASSES
 from tests.helpers.oracles import ORACLES
-from tests.helpers.runs import CLASSES
 
 STEPS = 8
 SHAPES = [(5, 3), (4,), (2, 2)]

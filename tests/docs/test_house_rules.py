@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "dadapt_dist"
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -66,6 +68,37 @@ def found(unwanted: set[str], parts: tuple[str, ...] = ("dadapt_dist/",)) -> lis
         for line, call in calls(tree)
         if call in unwanted
     ]
+
+
+def imported_tests(name: str, tree: ast.AST) -> list[str]:
+    """Imports of test files: what two of them share belongs into tests/helpers."""
+    return [
+        f"{name}:{line} imports {imported}"
+        for line, imported in imports(name, ast.walk(tree))
+        if imported.split(".")[0] == "tests" and any(part.startswith("test_") for part in imported.split("."))
+    ]
+
+
+def test_no_test_file_is_imported() -> None:
+    files = [path for part in ("tests", "docs", "examples") for path in sorted((ROOT / part).rglob("*.py"))]
+    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in files}
+    assert len(trees) > 100
+    assert [line for name, tree in trees.items() for line in imported_tests(name, tree)] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from .test_other import train",
+        "from . import test_other",
+        "from tests.unit.engine.test_state_dict import same",
+        "def f():\n    import tests.unit.test_schedules",
+        "from ..engine import test_state_dict",
+    ],
+)
+def test_an_import_of_a_test_file_is_seen(source: str) -> None:
+    assert imported_tests("tests/unit/methods/test_new.py", ast.parse(source))
+    assert imported_tests("tests/unit/methods/test_new.py", ast.parse("from tests.helpers.pool import test")) == []
 
 
 def test_the_package_imports_no_test() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from .classes import CLASSES
 from .layouts import LAYOUTS, Job
 from .models import Tiny
-from .runs import CLASSES
 
 BEFORE, AFTER = 5, 6
 # d0 is such that d still grows when the checkpoint is written, and long after.

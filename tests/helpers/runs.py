@@ -10,7 +10,7 @@ import dadapt_dist as dd
 
 from .classes import CLASSES
 from .oracles import ORACLES
-from .oracles.released import Problem, Trace, flat, grouped
+from .oracles.released import Problem, Trace, flat, grouped, make_released, released_step
 
 
 def make_ours(
@@ -83,4 +83,18 @@ def _run(
             set_lr(lrs[step])
         take((gradients or problem.gradients)(step, read()[1]))
         trace.add(*read())
+    return trace
+
+
+def run_released(
+    key: str, options: dict[str, Any], *, groups: Any = None, lrs: Any = None, gradients: Any = None
+) -> Trace:
+    problem = Problem()
+    optimizer, xs = make_released(key, problem, options, groups)
+    trace = Trace(flat(problem.starts))
+    for step in range(200):
+        for group in optimizer.param_groups if lrs is not None else ():
+            group["lr"] = lrs[step]
+        released_step(optimizer, xs, (gradients or problem.gradients)(step, xs))
+        trace.add(optimizer.param_groups[0]["d"], xs)
     return trace

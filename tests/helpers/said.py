@@ -1,4 +1,4 @@
-"""What does a callback say, through `logging`, on one rank of a `WorkerPool`?"""
+"""Collects what the library says through `logging`."""
 
 import logging
 from collections.abc import Callable
@@ -17,3 +17,14 @@ def said_while(run: Callable[..., Any], *arguments: Any) -> list[str]:
     finally:
         library.removeHandler(handler)
     return said
+
+
+class Messages(logging.Handler):
+    """Keeps warnings of the library, as text."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())

@@ -78,7 +78,10 @@ class Advice:
     def _examine(self, step_size: "StepSize") -> None:
         if self._checks is None:
             self._first_lr = self._last_lr = max(rates(step_size), default=0.0)
-            begun = [(1, _check_start), (10, _check_lr), (PATIENCE, _check_d)]
+            begun: list[tuple[int, Check]] = [(1, _check_start), (10, _check_lr), (PATIENCE, _check_d)]
+            if bool(starts(step_size).isnan().any()):  # a method without d0
+                self._checks, self._due = [*begun[:2]] if self._steps == 0 else [], 1
+                return
             fresh: list[tuple[int, Check]] = [*begun] if self._steps == 0 else []
             after = step_size.freeze_after
             self._checks = fresh if after is None else [*fresh, (after + STILL, _check_frozen)]
@@ -141,7 +144,9 @@ def guarded(step_size: "StepSize") -> bool:
 def starts(step_size: "StepSize") -> Tensor:
     """d0 of each estimate, float64 on the host."""
     table = step_size.scalars
-    return torch.tensor([table.constants(row)["d0"] for row in range(len(table.names))], dtype=torch.float64)
+    return torch.tensor(
+        [table.constants(row).get("d0", math.nan) for row in range(len(table.names))], dtype=torch.float64
+    )
 
 
 def _rate(group: dict[str, Any], name: str) -> float:

@@ -9,14 +9,14 @@ from torch import Tensor
 from ...kernels.memory_checks import unwritable
 from ...methods import Buffer
 from ...options.checks import listed
-from ...sharding.registry import Placement
+from ...sharding.shard import LocalShard
 from . import param_state
 
 if TYPE_CHECKING:
     from ..optimizer import LearningRateFree
 
 logger = logging.getLogger(__name__)
-WHOLE = Placement(signature="whole", shards=1, piece="all", numel=0)
+WHOLE = LocalShard(tensor_key="whole", num_shards=1, shard_id="all", global_numel=0)
 
 
 def prepare(optimizer: "LearningRateFree") -> None:
@@ -79,13 +79,12 @@ def create_shown(optimizer: "LearningRateFree") -> None:
             _create(optimizer, p, group, WHOLE)
 
 
-def _create(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], place: Placement) -> None:
+def _create(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], place: LocalShard) -> None:
     param_state.check_params([p], optimizer.dtypes.state, optimizer.param_groups)  # it may have been frozen until now
     if optimizer.step_size.steps > 0 and optimizer.delivery.replaces_parameters:
         raise ValueError(
             f"this optimizer had taken {optimizer.step_size.steps} steps before the framework put its own tensors in the place "
-            "of its parameters: d is there, but x0 and the other buffers are lost. Give DeepSpeed a new optimizer, and load a "
-            "checkpoint with engine.load_checkpoint."
+            f"of its parameters: d is there, but x0 and the other buffers are lost. {optimizer.delivery.rebuild_advice}"
         )
     if why := unwritable(place.local(p)):
         raise ValueError(f"{param_state.described(p, optimizer.param_groups)} {why}.")
@@ -131,7 +130,7 @@ def make_ready(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any]) 
         param_state.anchor(p, state, place, specs, cut)
 
 
-def _compress(p: Tensor, state: dict[str, Any], specs: dict[str, Buffer], place: Placement, cut: slice) -> None:
+def _compress(p: Tensor, state: dict[str, Any], specs: dict[str, Buffer], place: LocalShard, cut: slice) -> None:
     """Buffers in the whole form, in which they are saved, were put into the state by somebody who read a checkpoint."""
     for name in (name for name, spec in specs.items() if spec.sliced):
         if param_state.is_whole(p, state[name], place, cut):

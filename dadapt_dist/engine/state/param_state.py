@@ -1,6 +1,5 @@
 """What are a parameter's buffers, and which of its elements do they keep?"""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +9,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ...errors import GradientError
-from ...kernels.tensor_task import TensorTask
 from ...methods import Buffer, Method
 from ...options.checks import TRAINABLE
-from ...sharding.shard import Placement
+from ...sharding.shard import LocalShard
 
 Groups = Sequence[Mapping[str, Any]]
 
@@ -81,7 +79,7 @@ def described(p: Tensor | None, groups: Groups) -> str:
 
 
 def check_state(
-    p: Tensor, state: Mapping[str, Any] | None, options: Mapping[str, Any], place: Placement, groups: Groups
+    p: Tensor, state: Mapping[str, Any] | None, options: Mapping[str, Any], place: LocalShard, groups: Groups
 ) -> None:
     """Raise ValueError for buffers that are no tensors, or not of their parameter's shape, before one is written."""
     for name, t in (state or {}).items():
@@ -91,7 +89,7 @@ def check_state(
                 f"{described(p, groups)}: its buffer {name} is no strided tensor of a real floating dtype ({kind}). Rebuild the "
                 "state of a parameter that was changed: optimizer.state.pop(p)."
             )
-    if place.run is not None or options.get("slice_p", 1) != 1:
+    if place.flat_slice is not None or options.get("slice_p", 1) != 1:
         return  # flat, and looked at piece by piece
     for name, t in (state or {}).items():
         if t.shape != p.shape:
@@ -101,7 +99,7 @@ def check_state(
             )
 
 
-def cut_of(place: Placement, options: Mapping[str, Any]) -> slice | None:
+def cut_of(place: LocalShard, options: Mapping[str, Any]) -> slice | None:
     """Which local entries the sliced buffers keep: those whose index in the whole flattened tensor is a multiple of slice_p.
 
     None keeps all. Raises ValueError where no global index belongs to a local entry.
@@ -109,12 +107,12 @@ def cut_of(place: Placement, options: Mapping[str, Any]) -> slice | None:
     step = options.get("slice_p", 1)
     if step == 1:
         return None
-    if place.start is None:
+    if place.global_offset is None:
         raise ValueError(
-            f"slice_p={step} needs parameters whose local part is one run of the whole tensor, which {place.signature} is not. "
+            f"slice_p={step} needs parameters whose local part is one run of the whole tensor, which {place.tensor_key} is not. "
             "Use slice_p=1, or shard by rows (FSDP2, HSDP, FSDP1 with use_orig_params=True)."
         )
-    return slice(-place.start % step, None, step)
+    return slice(-place.global_offset % step, None, step)
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ def check_dtypes(dtypes: Dtypes) -> None:
 
 
 def create(
-    p: Tensor, place: Placement, buffers: dict[str, Buffer], dtypes: Dtypes, cut: slice | None
+    p: Tensor, place: LocalShard, buffers: dict[str, Buffer], dtypes: Dtypes, cut: slice | None
 ) -> dict[str, Tensor]:
     """The buffers of one parameter, placed like it: a DTensor's are DTensors, so that checkpoints reshard."""
     source = p.detach()
@@ -175,7 +173,7 @@ def create(
 
 
 def anchor(
-    p: Tensor, state: dict[str, Tensor], place: Placement, buffers: dict[str, Buffer], cut: slice | None
+    p: Tensor, state: dict[str, Tensor], place: LocalShard, buffers: dict[str, Buffer], cut: slice | None
 ) -> None:
     """Copy the parameter into its x0, in place: for a parameter that this optimizer has not moved yet.
 
@@ -187,21 +185,7 @@ def anchor(
             place.local(state[name]).copy_(source.reshape(-1)[cut] if buffer.sliced and cut is not None else source)
 
 
-def early_sums(method: Method, task: TensorTask, options: Mapping[str, Any]) -> Tensor:
-    """Partial early sums of one tensor, float64.
-
-    A gradient that is not finite, or whose square does not fit the dtype of the step, makes them non-finite, and they are not
-    used.
-    """
-    g = task.g.to(torch.float64)
-    g = g if task.scale is None else g / task.scale
-    g = g.neg() if task.maximize else g
-    g = g.add(task.x, alpha=task.decay)
-    largest = math.sqrt(torch.finfo(task.math_dtype()).max)
-    return torch.stack(method.measure(torch.where(g.abs() <= largest, g, math.inf), options))
-
-
-def expand(p: Tensor, t: Tensor, place: Placement, cut: slice) -> Tensor:
+def expand(p: Tensor, t: Tensor, place: LocalShard, cut: slice) -> Tensor:
     """A sliced buffer in the shape and placement of its parameter, zero elsewhere: the form in which it is saved."""
     full = torch.zeros_like(p.detach(), dtype=t.dtype)
     local = place.local(full)
@@ -216,12 +200,12 @@ def expand(p: Tensor, t: Tensor, place: Placement, cut: slice) -> Tensor:
     return full
 
 
-def is_whole(p: Tensor, t: Tensor, place: Placement, cut: slice) -> bool:
+def is_whole(p: Tensor, t: Tensor, place: LocalShard, cut: slice) -> bool:
     """Is a sliced buffer in the form in which it is saved?"""
     kept = len(range(place.local(p).numel())[cut])
     return t.shape == p.shape and (t.dim() != 1 or place.local(t).numel() != kept)
 
 
-def compress(t: Tensor, place: Placement, cut: slice) -> Tensor:
+def compress(t: Tensor, place: LocalShard, cut: slice) -> Tensor:
     """The kept entries of a saved buffer."""
     return place.local(t).reshape(-1)[cut].clone()

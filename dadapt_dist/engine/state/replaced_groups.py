@@ -62,7 +62,7 @@ def _checked(optimizer: "LearningRateFree", group: Any, where: str) -> tuple[dic
             f"{where} is of the method {options['method']!r}, the optimizer {optimizer.method.name!r}: take a checkpoint of it."
         )
     check_format(options, where)
-    check_options({name: options[name] for name in defaults}, defaults, where)
+    check_options({name: options[name] for name in defaults}, optimizer.method.options.checks(), where)
     optimizer.step_size.scalars.row(options["estimate"])  # raises for an estimate that does not exist
     names = [name for name in (*optimizer.step_size.scalars.values, "steps") if name in options]
     scalars = numbers_of(options, names, where)

@@ -11,12 +11,12 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ...methods import Buffer
 from ...options.checks import check_options, listed
+from ...sharding.dtensor_type import is_dtensor
 from ...sharding.resolve import resolve
-from ...sharding.shard import Placement
+from ...sharding.shard import LocalShard
 from ..estimate_state import OF_ESTIMATE
 from . import foreign_entries, param_state, replaced_groups
 from .buffers import note_loaded
@@ -47,7 +47,7 @@ def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
     return packed
 
 
-def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Dict, place: Placement) -> Dict:
+def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Dict, place: LocalShard) -> Dict:
     cut = param_state.cut_of(place, group)
     if cut is None:
         return buffers
@@ -160,7 +160,9 @@ def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> Dict
             f"{where} lacks {listed(missing)}; {name} cannot continue without them. Load a checkpoint that this "
             "optimizer saved whole."
         )
-    options = check_options({key: group[key] for key in optimizer.defaults if key in group}, optimizer.defaults, where)
+    options = check_options(
+        {key: group[key] for key in optimizer.defaults if key in group}, optimizer.method.options.checks(), where
+    )
     scalars.row(options["estimate"])  # raises for an estimate that does not exist
     return options
 
@@ -229,7 +231,7 @@ def _check_buffers(
             _check_place(name, buffers[name], p)
 
 
-def _check_values(specs: dict[str, Buffer], buffers: Dict, p: Tensor, parts: list[Placement]) -> None:
+def _check_values(specs: dict[str, Buffer], buffers: Dict, p: Tensor, parts: list[LocalShard]) -> None:
     """Padding, in which a framework may leave anything, belongs to no part."""
     for name in set(specs) & set(buffers):
         for part in parts:
@@ -242,7 +244,7 @@ def _check_place(name: str, t: Tensor, p: Tensor) -> None:
             f"the checkpoint's {name} has shape {tuple(t.shape)}, its parameter {tuple(p.shape)}: the model or its "
             "sharding is another one. Reshard with torch.distributed.checkpoint."
         )
-    there, here = ((x.device_mesh, x.placements) if isinstance(x, DTensor) else "whole" for x in (t, p))
+    there, here = ((x.device_mesh, x.placements) if is_dtensor(x) else "whole" for x in (t, p))
     if there != here:
         raise ValueError(
             f"the checkpoint's {name} of a parameter of shape {tuple(p.shape)} is placed as {there}, the parameter as "
@@ -255,7 +257,7 @@ def _frozen(optimizer: "LearningRateFree", group: Dict) -> bool:
     return limit is not None and int(group["steps"]) >= limit
 
 
-def _restored(optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Dict, place: Placement) -> Dict:
+def _restored(optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Dict, place: LocalShard) -> Dict:
     """The buffers as this optimizer keeps them: on the parameter's device, in no lower precision than saved, copied."""
     cut, specs = param_state.cut_of(place, group), optimizer.method.buffers(group)
     restored = foreign_entries.entries(buffers, specs, p.device)

@@ -18,9 +18,9 @@ FORMAT = 1
 
 WHERE_FROM = "pass what optimizer.state_dict() returned."
 GO_BACK = "Go back to an earlier checkpoint."
-COUNTS = ("k", "held", "steps")
+COUNTS = ("k", "held", "steps", "started")
 DISTANCES = ("d", "d_max")
-NORMS = ("g0_norm", "gsq_weighted")
+NORMS = ("g0_norm", "gsq_weighted", "g_sq_sum")
 LARGEST_COUNT = 2**53  # counts are kept in float64
 LARGEST_DISTANCE = torch.finfo(torch.float32).max
 LARGEST_SUM = 1e154  # its square is a float64

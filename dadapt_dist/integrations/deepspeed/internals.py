@@ -69,16 +69,21 @@ def changed(what: str) -> ValueError:
     )
 
 
-def engines() -> Iterator[Any]:
-    """The live engines, but those whose construction has not come to the optimizer. DeepSpeed keeps no list of them."""
+def is_in_use() -> bool:
+    """Whether DeepSpeed is imported and initialised: another package may have imported it, and not use it."""
     module = sys.modules.get("deepspeed.runtime.engine")
     if module is None:
-        return
+        return False
     if not hasattr(module, "DeepSpeedEngine"):
         raise changed("deepspeed.runtime.engine has no DeepSpeedEngine")
-    if not sys.modules["deepspeed.comm"].is_initialized():  # imported, perhaps by another package, and not used
+    return bool(sys.modules["deepspeed.comm"].is_initialized())
+
+
+def engines() -> Iterator[Any]:
+    """The live engines, but those whose construction has not come to the optimizer. DeepSpeed keeps no list of them."""
+    if not is_in_use():
         return
-    for engine in living(module.DeepSpeedEngine):
+    for engine in living(sys.modules["deepspeed.runtime.engine"].DeepSpeedEngine):
         if any(vars(engine).get(name) for name in ("basic_optimizer", "optimizer")):
             check_fields(engine, "DeepSpeedEngine")
             if engine.basic_optimizer:

@@ -6,30 +6,39 @@ import sys
 import torch
 from torch.optim import Optimizer
 
+from ...methods import METHODS, Method
+from ...methods.registry import watch
+
 logger = logging.getLogger(__name__)
-NAMES = ("DAdaptAdaGrad", "DAdaptAdam", "DAdaptAdan", "DAdaptLion", "DAdaptSGD", "Prodigy")
 
 
 def register() -> None:
     """Make every optimizer of this package `torch.optim.<Name>`, where DeepSpeed looks a JSON's type up. Idempotent.
 
-    A name that another package put there, or a torch to come, stays as it is; a warning says whose it is and what to do.
+    Methods that are registered later follow. A name that another package put there, or a torch to come, stays as it is; a
+    warning says whose it is and what to do.
     """
+    for method in METHODS.values():
+        _enter(method)
+    watch(_enter)
+
+
+def _enter(method: type[Method]) -> None:
     from ... import optimizers
 
-    for cls in (getattr(optimizers, name) for name in NAMES):
-        there = getattr(torch.optim, cls.__name__, None)
-        if there is None or _is_ours(there, cls):
-            setattr(torch.optim, cls.__name__, cls)
-        else:
-            logger.warning(
-                "torch.optim.%s is %s.%s and stays so: a DeepSpeed config with that type does not get dadapt_dist's. Leave "
-                "the type out of the config and pass deepspeed.initialize(optimizer=lambda params: dadapt_dist.%s(params))",
-                cls.__name__,
-                getattr(there, "__module__", type(there).__module__),
-                getattr(there, "__qualname__", type(there).__qualname__),
-                cls.__name__,
-            )
+    cls = optimizers.of_method(method.name)
+    there = getattr(torch.optim, cls.__name__, None)
+    if there is None or _is_ours(there, cls):
+        setattr(torch.optim, cls.__name__, cls)
+    else:
+        logger.warning(
+            "torch.optim.%s is %s.%s and stays so: a DeepSpeed config with that type does not get dadapt_dist's. Leave "
+            "the type out of the config and pass deepspeed.initialize(optimizer=lambda params: dadapt_dist.%s(params))",
+            cls.__name__,
+            getattr(there, "__module__", type(there).__module__),
+            getattr(there, "__qualname__", type(there).__qualname__),
+            cls.__name__,
+        )
 
 
 def accept(cls: type[Optimizer]) -> None:

@@ -23,8 +23,6 @@ import types
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .registration import NAMES, register
-
 logger = logging.getLogger("dadapt_dist.run")
 
 USAGE = """usage: dadapt-dist run [-m] SCRIPT_OR_MODULE [ARGUMENTS...]
@@ -57,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if not line or line[0].startswith("-"):
         got = f"not {line[0]}" if line else "and there is none"
         _stop(f"the first argument must be the script, or -m and a module, {got}\n{USAGE.splitlines()[0]}")
+    from .registration import register
+
     register()
     try:
         (_run_module if as_module else _run_script)(line[0], local_rank + line[1:])
@@ -117,9 +117,11 @@ def _is_text(path: str) -> bool:
 
 def _hint(error: BaseException) -> None:
     """Log which of our names was meant, if DeepSpeed did not find a name near one of them."""
+    from ...methods.registry import class_names
+
     for pattern in _UNKNOWN_NAME:
         for asked in pattern.findall(str(error)):
-            lower = {name.lower(): name for name in NAMES}
+            lower = {name.lower(): name for name in class_names()}
             near = difflib.get_close_matches(asked.lower(), lower, n=1, cutoff=0.7)
             if near and lower[near[0]] != asked:
                 logger.error("the optimizer type %r is unknown; did you mean %r? Case counts.", asked, lower[near[0]])

@@ -52,7 +52,9 @@ def check_method(optimizer: "LearningRateFree", group: Mapping[str, Any], where:
     if missing:
         raise ValueError(f"{where} lacks {listed(missing)}; {optimizer.method.name} cannot continue without them.")
     check_order(numbers_of(group, names, where), where)
-    check_options({name: group[name] for name in optimizer.defaults if name in group}, optimizer.defaults, where)
+    check_options(
+        {name: group[name] for name in optimizer.defaults if name in group}, optimizer.method.options.checks(), where
+    )
 
 
 def check_names(optimizer: "LearningRateFree", group: Mapping[str, Any]) -> None:

@@ -1,31 +1,36 @@
-"""Where do the elements of DeepSpeed's parameters live, and in which calls does a ZeRO step arrive?
+"""Places DeepSpeed's parameters, and describes in which calls a ZeRO step comes.
 
 ZeRO flattens the parameters of a group, or sub-group, into one float32 tensor and keeps one partition of it on each
 rank. The optimizer is given the partitions. Padding belongs to no parameter here, so that it is neither read nor written:
 in ZeRO-3 it is uninitialised memory.
 """
 
+import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ...sharding.shard import Delivery, Groups, NamedTensors, Placement
-from .internals import Share, changed, engines, is_supported, model_parallel, names, shares, tied, wrapper_of
+from ...sharding.framework import FrameworkAdapter, Groups, NamedTensors
+from ...sharding.live_objects import warn_if_hidden
+from ...sharding.shard import LocalShard
+from . import registration, universal_restore
+from .internals import Share, changed, engines, is_in_use, is_supported, model_parallel, names, shares, tied, wrapper_of
 from .unsupported import refuse, warn
 
 
-def place(params: Sequence[Tensor]) -> list[list[Placement] | None]:
+def place(params: Sequence[Tensor]) -> list[list[LocalShard] | None]:
     """The parts of every tensor that a live DeepSpeed engine has given to its optimizer; ValueError for one it changed."""
     wanted = {id(p) for p in params}
-    found: dict[int, list[Placement]] = {}
+    found: dict[int, list[LocalShard]] = {}
     for engine in engines():
         if engine.optimizer is None or not is_supported(engine):  # still being built, or another optimizer's
             continue
         known, shared = names(engine), tied(engine) or set()
-        its: dict[int, list[Placement]] = {}
+        its: dict[int, list[LocalShard]] = {}
         for share in shares(engine, wanted):
             if id(share.tensor) in wanted:
                 placement = _placement(engine, share, known.get(id(share.param)), id(share.param) in shared)
@@ -41,7 +46,7 @@ def place(params: Sequence[Tensor]) -> list[list[Placement] | None]:
     return [found.get(id(p)) for p in params]
 
 
-def _placement(engine: Any, share: Share, name: str | None, shared: bool) -> Placement:
+def _placement(engine: Any, share: Share, name: str | None, shared: bool) -> LocalShard:
     """shared: several pipeline stages have it, each cut elsewhere; else the ranks with one list of parameters cut alike."""
     from deepspeed import comm
 
@@ -49,30 +54,57 @@ def _placement(engine: Any, share: Share, name: str | None, shared: bool) -> Pla
     piece = f"{part.index}/{part.pieces}"
     if cut:
         piece += f" {share.first}:{end}" if shared else f" {comm.get_rank(share.ranks)}"
-    return Placement(
-        signature=f"zero{part.numel}",
-        shards=part.pieces * (comm.get_world_size(share.ranks) if cut else 1),
-        piece=piece,
-        numel=part.numel,
-        start=None if cut or part.pieces > 1 else 0,
-        name=name,
-        run=slice(share.start, share.start + share.length) if cut else None,
+    return LocalShard(
+        tensor_key=f"zero{part.numel}",
+        num_shards=part.pieces * (comm.get_world_size(share.ranks) if cut else 1),
+        shard_id=piece,
+        global_numel=part.numel,
+        global_offset=None if cut or part.pieces > 1 else 0,
+        fqn=name,
+        flat_slice=slice(share.start, share.start + share.length) if cut else None,
     )
 
 
-def deliver(optimizer: Optimizer) -> Delivery | None:
-    """How DeepSpeed brings a step to this optimizer, if it has it; ValueError for what DeepSpeed does that cannot work."""
-    engine = next((engine for engine in engines() if engine.basic_optimizer is optimizer), None)
-    if engine is None:
-        return None
-    refuse(engine)
-    if engine.optimizer is not None:
-        warn(engine)
-    return ZeroDelivery(engine)
+class DeepSpeedAdapter(FrameworkAdapter):
+    """The DeepSpeed of this process, if it is imported."""
+
+    name = "deepspeed"
+
+    def place(self, params: Sequence[Tensor]) -> Sequence[list[LocalShard] | None]:
+        """As the base class: the parts of every tensor that a live engine has given to its optimizer."""
+        return place(params)
+
+    def bind(self, optimizer: Optimizer) -> "ZeroAdapter | None":
+        """As the base class; raises ValueError for what DeepSpeed is set to do that cannot work."""
+        engine = next((engine for engine in engines() if engine.basic_optimizer is optimizer), None)
+        if engine is None:
+            if is_in_use():
+                warn_if_hidden("engine")
+            return None
+        refuse(engine)
+        if engine.optimizer is not None:
+            warn(engine)
+        return ZeroAdapter(engine)
+
+    def on_optimizer_built(self, cls: type[Optimizer]) -> None:
+        """Put the class on DeepSpeed's list of those tested under ZeRO."""
+        registration.accept(cls)
+
+    def parts_of(self, thing: Any) -> Iterator[Any]:
+        """An engine: itself."""
+        module = sys.modules.get("deepspeed.runtime.engine")
+        if module is not None and isinstance(thing, module.DeepSpeedEngine):
+            yield thing
 
 
-class ZeroDelivery(Delivery):
-    """ZeRO-1 and 2 call step() once for each group, ZeRO-3 once for each sub-group, the others once."""
+class ZeroAdapter(DeepSpeedAdapter):
+    """One engine's optimizer. ZeRO-1 and 2 call step() once for each group, ZeRO-3 once for each sub-group, others once."""
+
+    nonfinite_advice = (
+        'Use nonfinite="hold"; DeepSpeed itself skips fp16 overflows, and bf16 ones with '
+        '{"bf16": {"check_grad_overflow": true}}.'
+    )
+    rebuild_advice = "Give DeepSpeed a new optimizer, and load a checkpoint with engine.load_checkpoint."
 
     def __init__(self, engine: Any) -> None:
         self._engine = weakref.ref(engine)
@@ -82,16 +114,16 @@ class ZeroDelivery(Delivery):
 
     @property
     def replaces_parameters(self) -> bool:  # type: ignore[override]
-        return self.starting() or wrapper_of(self._engine())[0] is not None
+        return self.is_initialising() or wrapper_of(self._engine())[0] is not None
 
     @property
     def in_pieces(self) -> bool:  # type: ignore[override]
-        if self.starting():
+        if self.is_initialising():
             return True
         kind, _ = wrapper_of(self._engine())
         return kind in ("DeepSpeedZeroOptimizer", "DeepSpeedZeroOptimizer_Stage3")
 
-    def starting(self) -> bool:
+    def is_initialising(self) -> bool:
         engine = self._engine()
         return engine is not None and engine.optimizer is None
 
@@ -107,14 +139,7 @@ class ZeroDelivery(Delivery):
     def params(self, groups: Groups) -> list[Sequence[Tensor]]:
         return [[p for _, p in named] for named in self.tensors(groups)]
 
-    def refuse_deferral(self) -> str | None:
-        kind, wrapper = wrapper_of(self._engine())
-        if kind != "DeepSpeedZeroOptimizer_Stage3":
-            return None
-        swapped = wrapper.swap_optimizer or any(flat is None for flat in wrapper.fp16_partitioned_groups_flat)
-        return "with NVMe offload the pieces of a step are not in memory together" if swapped else None
-
-    def publish(self) -> None:
+    def masters_to_model(self) -> None:
         from deepspeed import comm
 
         kind, wrapper = wrapper_of(self._engine())
@@ -129,3 +154,9 @@ class ZeroDelivery(Delivery):
             flats, ranks = wrapper.single_partition_of_fp32_groups, wrapper.real_dp_process_group
             for low, flat, group in zip(wrapper.parallel_partitioned_bit16_groups, flats, ranks, strict=True):
                 low[comm.get_rank(group)].data.copy_(flat.data)
+
+    def was_loaded(self, groups: Groups) -> bool:
+        return any(map(dict.__contains__, groups, repeat(universal_restore.MARK)))
+
+    def after_external_load(self, optimizer: Any) -> None:
+        universal_restore.accept(optimizer)

@@ -1,4 +1,4 @@
-"""Which optimizers is a step compared with? Each where it is installed."""
+"""Optimizers that a step is compared with, where they are installed."""
 
 import contextlib
 import importlib.util
@@ -9,12 +9,9 @@ from typing import Any
 
 import torch
 
-import dadapt_dist
+from ... import optimizers
 
-OURS = {
-    "prodigy": dadapt_dist.Prodigy, "dadapt_adam": dadapt_dist.DAdaptAdam, "dadapt_sgd": dadapt_dist.DAdaptSGD,
-    "dadapt_adagrad": dadapt_dist.DAdaptAdaGrad, "dadapt_adan": dadapt_dist.DAdaptAdan, "dadapt_lion": dadapt_dist.DAdaptLion,
-}  # fmt: skip
+OURS: dict[str, Any] = optimizers.classes()
 
 
 @dataclass(frozen=True)
@@ -54,14 +51,14 @@ PRODIGY = [
     ),
     Peer("DeepSpeedCPUAdam", "deepspeed", _of("deepspeed.ops.adam", "DeepSpeedCPUAdam"), slow=True),
 ]
-RELEASED = {
-    "dadapt_adam": "DAdaptAdam", "dadapt_sgd": "DAdaptSGD", "dadapt_adagrad": "DAdaptAdaGrad", "dadapt_adan": "DAdaptAdan",
-    "dadapt_lion": "DAdaptLion",
-}  # fmt: skip
 
 
 def peers_of(method: str) -> list[Peer]:
     """What one of our methods is measured against."""
     if method == "prodigy":
         return [*ADAMW, *PRODIGY]
-    return [*ADAMW, Peer(f"dadaptation {RELEASED[method]}", "dadaptation", _of("dadaptation", RELEASED[method]))]
+    name = OURS[method].__name__
+    released = (
+        [Peer(f"dadaptation {name}", "dadaptation", _of("dadaptation", name))] if method.startswith("dadapt_") else []
+    )
+    return [*ADAMW, *released]

@@ -1,4 +1,4 @@
-"""What can be asked of a demo run, and is it possible? Everything is checked before anything is written."""
+"""Settings of a demo run, all checked before anything is written."""
 
 import argparse
 import importlib.util
@@ -12,10 +12,10 @@ from typing import Any
 
 from ...files.bounded_read import read_json_object
 from ...files.ownership import check_pickles
+from ..method_names import method_flags
 from .model import SIZES
 from .text import BATCH
 
-METHODS = ("prodigy", "dadapt-adam", "dadapt-sgd", "dadapt-adagrad", "dadapt-adan", "dadapt-lion", "adamw")
 # sharding -> (ranks unless told, which numbers of ranks are possible)
 SHARDINGS: dict[str, tuple[int, str]] = {
     "none": (1, "1"),
@@ -120,7 +120,11 @@ class Settings:
         return stored | {"resume": True, "overwrite": False, "out": self.out}
 
     def _check(self) -> None:
-        for name, known in (("method", METHODS), ("sharding", tuple(SHARDINGS)), ("size", tuple(SIZES))):
+        for name, known in (
+            ("method", (*method_flags(), "adamw")),
+            ("sharding", tuple(SHARDINGS)),
+            ("size", tuple(SIZES)),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"--{name} {getattr(self, name)} is unknown: choose one of {', '.join(known)}")
         for name, least, below in (("steps", 1, 10**9), ("save_every", 1, 10**9), ("seed", 0, 2**31)):
@@ -174,7 +178,7 @@ def _check_change(stored: dict[str, Any], given: dict[str, Any]) -> None:
 
 
 def _is_like(name: str, value: Any) -> bool:
-    """Is it of the kind of this setting?"""
+    """Return whether a value has the type of this setting."""
     kinds = {"lr": (int, float, type(None)), "text": (str, type(None))}.get(name, (type(getattr(Settings, name)),))
     return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 

@@ -1,4 +1,4 @@
-"""What is here: which launcher, which versions, and does the reduce work, in how many milliseconds?"""
+"""Report launcher, versions, and the time of the optimizer's reduce."""
 
 import importlib.metadata
 import platform

@@ -1,18 +1,18 @@
-"""What in a config of Accelerate or the Trainer makes learning-rate-free training wrong?"""
+"""Find settings of Accelerate's and the Trainer's configs that are wrong for learning-rate-free training."""
 
 from dataclasses import replace
 
-from ...integrations.deepspeed.registration import NAMES
+from ...methods.registry import class_names
 from .findings import Config, Finding, Findings, check_multiplier, check_warm_up, is_off, nearest, number, section
 
 
 def is_accelerate(config: Config) -> bool:
-    """Does this look like the YAML of `accelerate config`?"""
+    """Return whether this looks like the YAML of `accelerate config`."""
     return "distributed_type" in config
 
 
 def is_trainer(config: Config) -> bool:
-    """Does this look like transformers' TrainingArguments?"""
+    """Return whether this looks like transformers' TrainingArguments."""
     return "output_dir" in config or "learning_rate" in config
 
 
@@ -58,7 +58,7 @@ def _optim(name: str) -> Findings:
     except ImportError:
         return
     if name not in {str(one.value) for one in OptimizerNames}:
-        method = nearest(name, NAMES) or "Prodigy"
+        method = nearest(name, class_names()) or "Prodigy"
         yield Finding(
             "optim",
             f"{name!r} is no optimizer of the Trainer",

@@ -10,10 +10,19 @@ from .base import Estimate, Group, Oracle, State, grown
 
 
 class DAdaptSGDOracle(Oracle):
-    """SGD with D-Adaptation; steps are divided by the norm of the first gradient whose norm is finite and not zero."""
+    """SGD with D-Adaptation; steps are divided by the norm of the first gradient whose norm is finite and not zero.
+
+    lagged=True: the step of that gradient only measures it, and moves nothing.
+    """
 
     defaults: ClassVar[dict[str, Any]] = {"momentum": 0.0, "weight_decay": 0, "growth_rate": math.inf}
     denominator = "s_sq"
+
+    def __init__(
+        self, params: list[Tensor], groups: list[Group] | None = None, *, lagged: bool = False, **options: Any
+    ):
+        self.lagged = lagged
+        super().__init__(params, groups, **options)
 
     def new_state(self, x: Tensor, group: Group) -> State:
         return {"x0": x.clone(), "s": torch.zeros_like(x)}
@@ -33,6 +42,7 @@ class DAdaptSGDOracle(Oracle):
             if g_sq == 0 or not math.isfinite(g_sq):
                 return False
             estimate["g0_norm"] = math.sqrt(g_sq)
+            return not self.lagged
         return True
 
     def update(self, x: Tensor, g: Tensor, state: State, group: Group, estimate: Estimate) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tests.helpers.classes import CLASSES
 from tests.helpers.deepspeed_runs import DECAYS, NAMES, OPTIONS, Case, Odd, Trainer, indices, quiet_deepspeed, same_bits
 from tests.helpers.pool import WorkerPool
-from tests.helpers.runs import CLASSES
 
 BEFORE, AFTER = 6, 3
 WARMUP = {

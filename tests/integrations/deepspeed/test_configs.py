@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 import dadapt_dist as dd
 from tests.helpers.models import Tiny, batch, loss_of, part
+from tests.helpers.nvme import why_no_nvme
 from tests.helpers.pool import WorkerPool
 
 ROOT = Path(__file__).parents[3]
@@ -65,19 +66,6 @@ def one_process(lrs: list[float], clip: float, **options: Any) -> list[float]:
         optimizer.step()
         ds.append(optimizer.d)
     return ds
-
-
-def why_no_nvme() -> str | None:
-    """The reason, where DeepSpeed's async_io cannot be used at once: half a build, left by a time limit, hangs later ones."""
-    from deepspeed.ops.op_builder import AsyncIOBuilder
-
-    if not AsyncIOBuilder().is_compatible(verbose=False):
-        return "libaio is not installed: apt install libaio-dev"
-    folder = os.environ.get("TORCH_EXTENSIONS_DIR")
-    if not folder or not all((Path(folder) / op / f"{op}.so").exists() for op in ("async_io", "pin_memory")):
-        build = 'python -c "from deepspeed.ops.op_builder import AsyncIOBuilder; AsyncIOBuilder().load()"'
-        return f"async_io is not built, which takes minutes: set TORCH_EXTENSIONS_DIR to a folder and run {build} once"
-    return None
 
 
 # ---------------------------------------------------------------- the files

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 import dadapt_dist as dd
+from dadapt_dist import optimizers
 from dadapt_dist.integrations.deepspeed import registration
+from dadapt_dist.methods.registry import class_names
 from tests.helpers.pool import WorkerPool
-from tests.helpers.runs import CLASSES
 
-NAMES = [cls.__name__ for cls in CLASSES.values()]
+NAMES = [cls.__name__ for cls in optimizers.classes().values()]
 
 
 class Theirs(torch.optim.SGD):
@@ -41,7 +42,7 @@ def torch_optim(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 def test_every_public_optimizer_is_registered() -> None:
     public = {name for name in dd.__all__ if isinstance(getattr(dd, name), type)}
     optimizers = {n for n in public if issubclass(getattr(dd, n), dd.LearningRateFree)} - {"LearningRateFree"}
-    assert set(registration.NAMES) == optimizers == set(NAMES)
+    assert set(class_names()) == optimizers == set(NAMES)
     assert all(getattr(torch.optim, name) is getattr(dd, name) for name in NAMES)
 
 

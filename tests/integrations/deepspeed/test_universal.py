@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 
 from dadapt_dist.integrations.deepspeed import universal_load
+from tests.helpers.classes import CLASSES
 from tests.helpers.deepspeed_reference import deviation, deviation_of_d, reference
 from tests.helpers.deepspeed_runs import Case, Odd, Trainer, quiet_deepspeed, same_bits
 from tests.helpers.pool import WorkerPool
-from tests.helpers.runs import CLASSES
 
 BEFORE, STEPS = 5, 9
 UNIVERSAL = {"checkpoint": {"load_universal": True}}

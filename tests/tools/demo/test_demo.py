@@ -21,9 +21,10 @@ from dadapt_dist.tools.cli import app
 from dadapt_dist.tools.demo.command import load_grid
 from dadapt_dist.tools.demo.model import SIZES, ByteModel
 from dadapt_dist.tools.demo.parallel import LAYOUTS, Rows
-from dadapt_dist.tools.demo.settings import METHODS, SHARDINGS, Settings, parse
+from dadapt_dist.tools.demo.settings import SHARDINGS, Settings, parse
 from dadapt_dist.tools.demo.text import BATCH, HELD_OUT_BATCHES, Text, load_text
 from dadapt_dist.tools.demo.train import train
+from dadapt_dist.tools.method_names import method_flags
 from tests.helpers.pool import WorkerPool
 
 STEPS = 60
@@ -228,7 +229,7 @@ def test_without_deepspeed_one_line_names_the_extra(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*method_flags(), "adamw"])
 def test_every_method_trains(tmp_path: Path, words: Path, pool2: WorkerPool, method: str) -> None:
     pool2.run(train_here, method=method, steps=30, text=str(words), out=str(tmp_path), timeout=240)
     losses = [r["loss"] for r in metrics(tmp_path)]

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 import dadapt_dist as dd
 from dadapt_dist.checkpoint.from_released import convert
+from tests.helpers.classes import CLASSES
 from tests.helpers.oracles.cases import CASES, HALF_AT_LR_ZERO, with_eps
 from tests.helpers.oracles.released import Problem, Trace, flat, largest_errors, make_released, released_step, with_gaps
-from tests.helpers.runs import CLASSES, our_step
-from tests.unit.engine.test_state_dict import same
+from tests.helpers.resumed import same
+from tests.helpers.runs import our_step
 
 BEFORE, AFTER = 6, 100
 TOLERANCE = 1e-10

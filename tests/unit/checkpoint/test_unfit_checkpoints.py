@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import dadapt_dist as dd
 from dadapt_dist.integrations.deepspeed import universal_restore
+from tests.helpers.resumed import AFTER, BEFORE, TWO_GROUPS, Pair, Run, same, snapshot
 from tests.helpers.runs import our_step
-from tests.unit.engine.test_state_dict import AFTER, BEFORE, TWO_GROUPS, Pair, Run, same, snapshot
 
 
 def drop(*keys: str) -> Callable[[dict[str, Any]], None]:
@@ -57,7 +57,8 @@ def with_an_element(value: float) -> Callable[[Tensor], Tensor]:
 
 
 def nested(t: Tensor) -> Tensor:
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():  # action= came with Python 3.11
+        warnings.simplefilter("ignore")
         return torch.nested.nested_tensor([t.flatten()])
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import dadapt_dist as dd
-from tests.distributed.test_layouts import CLASSES
+from tests.helpers.classes import CLASSES
 from tests.helpers.oracles.released import Problem
 
 INF, NAN = math.inf, math.nan

@@ -1,21 +1,19 @@
 """Does a loaded optimizer go on as if it had never been interrupted, in one process?"""
 
 import copy
-import io
 import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import dadapt_dist as dd
-from tests.helpers.oracles.released import Problem
-from tests.helpers.runs import CLASSES, make_ours, our_step
+from tests.helpers.classes import CLASSES
+from tests.helpers.resumed import AFTER, BEFORE, TWO_GROUPS, Pair, Run, same, snapshot, through_a_file
+from tests.helpers.runs import our_step
 
-BEFORE, AFTER = 6, 8
-TWO_GROUPS: list[dict[str, Any]] = [{"indices": [0, 3]}, {"indices": [2, 1], "lr": 0.5}]
 TWO_ESTIMATES: list[dict[str, Any]] = [{"indices": [0, 3]}, {"indices": [2, 1], "estimate": "rest"}]
 
 CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]] | None]] = [
@@ -40,69 +38,8 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]] | None]] = [
 ]  # fmt: skip
 
 
-class Run:
-    """One optimizer on the noisy quadratic, at the same parameters in every `Run` that is made alike."""
-
-    def __init__(
-        self,
-        key: str,
-        options: dict[str, Any] | None = None,
-        groups: list[dict[str, Any]] | None = None,
-        *,
-        dtype: torch.dtype = torch.float64,
-    ) -> None:
-        self.problem = Problem()
-        starts = [start.to(dtype) for start in self.problem.starts]
-        self.optimizer, self.xs = make_ours(key, starts, {"d0": 1e-4, **(options or {})}, groups)
-
-    def steps(self, first: int, number: int) -> "Run":
-        for step in range(first, first + number):
-            gradients = self.problem.gradients(step, [x.double() for x in self.xs])
-            our_step(self.optimizer, self.xs, gradients)
-        return self
-
-    def take(self, weights: list[Tensor], state_dict: dict[str, Any]) -> "Run":
-        """Load a checkpoint, weights first."""
-        with torch.no_grad():
-            for x, weight in zip(self.xs, weights, strict=True):
-                x.copy_(weight)
-        self.optimizer.load_state_dict(state_dict)
-        return self
-
-    def weights(self) -> list[Tensor]:
-        return [x.detach().clone() for x in self.xs]
-
-
-def snapshot(optimizer: dd.LearningRateFree) -> Any:
-    """Everything an optimizer holds, comparable with `same`."""
-    return copy.deepcopy(optimizer.state_dict())
-
-
-def same(a: Any, b: Any) -> bool:
-    """Bit for bit: tensors of equal dtype and values, NaN at equal places, in equal containers."""
-    if isinstance(a, Tensor):
-        return (
-            isinstance(b, Tensor)
-            and a.dtype == b.dtype
-            and torch.equal(a.isnan(), b.isnan())
-            and torch.equal(a.nan_to_num(), b.nan_to_num())
-        )
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and a == b
-
-
 def largest(d: float | dict[str, float]) -> float:
     return max(d.values()) if isinstance(d, dict) else d
-
-
-def through_a_file(item: Any) -> Any:
-    """Saved and read back with nothing but the types that weights_only allows."""
-    file = io.BytesIO()
-    torch.save(item, file)
-    return torch.load(io.BytesIO(file.getvalue()), weights_only=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -223,23 +160,6 @@ def test_a_copied_optimizer_goes_on_alone_like_the_original(key: str, clone: Cal
     run.steps(BEFORE, AFTER)
     assert same(snapshot(optimizer), snapshot(run.optimizer))
     assert same([x.detach() for x in xs], run.weights())
-
-
-class Pair:
-    """Two optimizers, one d: tensors 0 and 1 in the first, 2 and 3 in the second."""
-
-    def __init__(self) -> None:
-        self.problem = Problem()
-        self.xs = [nn.Parameter(start.clone()) for start in self.problem.starts]
-        step_size = dd.StepSize()
-        self.optimizers = [dd.Prodigy(part, d0=1e-4, step_size=step_size) for part in (self.xs[:2], self.xs[2:])]
-
-    def steps(self, first: int, number: int) -> None:
-        for step in range(first, first + number):
-            for x, gradient in zip(self.xs, self.problem.gradients(step, self.xs), strict=True):
-                x.grad = gradient
-            for optimizer in self.optimizers:
-                optimizer.step()
 
 
 def test_two_optimizers_with_one_step_size_resume_bit_for_bit() -> None:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 import dadapt_dist as dd
 from tests.helpers.classes import CLASSES
 from tests.helpers.oracles import ORACLES
-
-from .test_state_dict import same, snapshot, through_a_file
+from tests.helpers.resumed import same, snapshot, through_a_file
 
 OPTIONS: dict[str, Any] = {"d0": 1e-3}
 X0 = {"prodigy": "p0", "dadapt_sgd": "x0", "dadapt_adagrad": "x0"}

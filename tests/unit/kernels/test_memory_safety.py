@@ -85,7 +85,7 @@ def refused(params: list[nn.Parameter], optimizer: dd.LearningRateFree, name: st
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_a_parameter_that_changed_between_steps_is_refused(key: str, backend: str) -> None:
     for change in OF_PARAMETERS:
         params, optimizer = made(key, backend)
@@ -94,7 +94,7 @@ def test_a_parameter_that_changed_between_steps_is_refused(key: str, backend: st
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_a_buffer_that_changed_between_steps_is_refused(key: str, backend: str) -> None:
     params, optimizer = made(key, backend)
     for index in range(len(optimizer.state[params[0]])):
@@ -153,7 +153,7 @@ def test_a_gradient_of_another_shape_does_not_broadcast(backend: str, steps: int
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_a_gradient_with_its_sign_reversed_is_that_gradient(key: str, backend: str) -> None:
     (params, optimizer), (others, other) = (made(key, backend, 0) for _ in range(2))
     for p, q in zip(params, others, strict=True):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton has no build for this platform")
 def test_every_method_in_tritons_interpreter() -> None:
     """The interpreter must be chosen before triton is imported; the cases are those of a real GPU (test_gpu.py)."""

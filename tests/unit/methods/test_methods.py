@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.classes import CLASSES
 from tests.helpers.oracles.cases import CASES, HALF_AT_LR_ZERO, WARMUP_COSINE, WARMUP_FROM_ZERO, with_eps
-from tests.helpers.oracles.released import Problem, Trace, assert_same, flat, make_released, released_step, with_gaps
-from tests.helpers.runs import CLASSES, run_oracle, run_ours
+from tests.helpers.oracles.released import Problem, assert_same, with_gaps
+from tests.helpers.runs import run_oracle, run_ours, run_released
 
 METHODS = list(CLASSES)
 BEYOND_RELEASED: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
@@ -32,20 +33,6 @@ BEYOND_RELEASED: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     ("dadapt_lion", {}, [{"indices": [0], "layer_scale": 0.3}, {"indices": [1, 2, 3], "lr": 0.5}]),
     ("dadapt_lion", {}, [{"indices": [0, 1], "weight_decay": 0.001}, {"indices": [2, 3], "estimate": "b"}]),
 ]
-
-
-def run_released(
-    key: str, options: dict[str, Any], *, groups: Any = None, lrs: Any = None, gradients: Any = None
-) -> Trace:
-    problem = Problem()
-    optimizer, xs = make_released(key, problem, options, groups)
-    trace = Trace(flat(problem.starts))
-    for step in range(200):
-        for group in optimizer.param_groups if lrs is not None else ():
-            group["lr"] = lrs[step]
-        released_step(optimizer, xs, (gradients or problem.gradients)(step, xs))
-        trace.add(optimizer.param_groups[0]["d"], xs)
-    return trace
 
 
 @pytest.mark.parametrize(("key", "options"), CASES, ids=lambda value: str(value).replace(" ", ""))
@@ -82,17 +69,6 @@ def test_a_group_with_lr_zero_gives_the_oracles_numbers_and_stays_where_it_is(ke
     ours, theirs = run_ours(key, options, groups=HALF_AT_LR_ZERO), run_oracle(key, options, groups=HALF_AT_LR_ZERO)
     assert_same(ours, theirs, d0=options["d0"])
     assert torch.equal(ours.x[-1][12:31], ours.start[12:31])
-
-
-@pytest.mark.parametrize("key", METHODS)
-def test_maximize_is_the_method_on_negated_gradients(key: str) -> None:
-    problem = Problem()
-    down = run_ours(key, {"d0": 1e-3}, problem=problem)
-    up = run_ours(
-        key, {"d0": 1e-3, "maximize": True}, gradients=lambda step, xs: [-g for g in problem.gradients(step, xs)]
-    )
-    assert torch.equal(down.x[-1], up.x[-1])
-    assert down.d == up.d
 
 
 @pytest.mark.parametrize("scale", [1e-18, 1e12])

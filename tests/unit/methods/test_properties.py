@@ -13,7 +13,7 @@ from dadapt_dist.engine.estimate_state import ScalarTable
 from dadapt_dist.kernels import TensorTask
 from dadapt_dist.kernels.eager import advance, numbers
 from dadapt_dist.methods import METHODS
-from tests.helpers.runs import CLASSES
+from tests.helpers.classes import CLASSES
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     key: dict(cls([torch.nn.Parameter(torch.zeros(1))]).defaults) for key, cls in CLASSES.items()
@@ -55,7 +55,7 @@ def part_of(task: TensorTask, begin: int, end: int) -> TensorTask:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 @given(numel=st.integers(0, 40), cuts=st.lists(st.integers(0, 40), max_size=4), seed=st.integers(0, 10**6))
 def test_splitting_a_tensor_and_updating_the_parts_is_updating_the_whole(
     key: str, dtype: torch.dtype, numel: int, cuts: list[int], seed: int
@@ -79,7 +79,7 @@ def test_splitting_a_tensor_and_updating_the_parts_is_updating_the_whole(
     )
 
 
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 @given(numel=st.integers(0, 20), seed=st.integers(0, 10**6))
 def test_rehearsing_gives_the_sums_of_the_step_and_moves_nothing(key: str, numel: int, seed: int) -> None:
     method, table = METHODS[key](), table_of(key)
@@ -94,7 +94,7 @@ def test_rehearsing_gives_the_sums_of_the_step_and_moves_nothing(key: str, numel
     assert rehearsed == advance(method, task, coefficients)
 
 
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 @given(data=st.data())
 def test_scalars_stay_finite_and_d_never_falls_whatever_the_sums(key: str, data: st.DataObject) -> None:
     table = table_of(key, estimates=2)
@@ -107,13 +107,13 @@ def test_scalars_stay_finite_and_d_never_falls_whatever_the_sums(key: str, data:
             assert all(math.isfinite(float(value[row])) for value in table.values.values())
             assert table.values["d"][row] >= before["d"][row] > 0
             unusable = not all(map(math.isfinite, sums[row])) or sums[row][-1] != 0
-            if unusable or sums[row][table.method.sums.index(table.method.denominator)] <= 0:
+            if unusable or sums[row][table.method.sums.index(table.method.after.needs)] <= 0:
                 for name in set(before) - {"held"}:
                     assert table.values[name][row] == before[name][row], name
                 assert table.values["held"][row] - before["held"][row] == unusable
 
 
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 @given(
     first=st.lists(st.floats(0, 1e3), min_size=4, max_size=4),
     second=st.lists(st.floats(0, 1e3), min_size=4, max_size=4),
@@ -129,7 +129,7 @@ def test_estimates_do_not_disturb_each_other(key: str, first: list[float], secon
         assert all(together.values[name][row] == alone.values[name][0] for name in alone.values)
 
 
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_zero_sums_move_nothing(key: str) -> None:
     table = table_of(key)
     before = {name: value.clone() for name, value in table.values.items()}
@@ -138,7 +138,7 @@ def test_zero_sums_move_nothing(key: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_large_tensors_taken_block_by_block_are_the_whole_tensors(
     key: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,189 @@
+"""Make the public optimizer class of a method from its options and its documentation."""
+
+import inspect
+import logging
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..kernels import Backend
+from ..methods import Method
+from ..methods.registry import class_name
+from ..options.checks import NonFinite, Sync, check_keywords
+from .named_step_sizes import named
+from .optimizer import LearningRateFree
+from .state.param_state import Dtypes, dtype_named
+from .step_size import StepSize
+
+logger = logging.getLogger(__name__)
+MODULE = "dadapt_dist.optimizers"
+_STEP_SIZE_OPTIONS = ("freeze_after", "nonfinite", "sync", "process_group", "copies")
+_said: set[str] = set()
+NOTATION = """\
+γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+all elements of all ranks. The update uses the d of before the step."""
+
+
+def _documented(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Keywords that every optimizer takes and no parameter group holds."""
+
+    state_dtype: torch.dtype | None = _documented(
+        None,
+        "dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None: float32, or the parameter's where "
+        "that is more precise",
+    )
+    statistics_dtype: torch.dtype | None = _documented(
+        None, "dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and hardly changes d"
+    )
+    backend: Backend = _documented("auto", "kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'")
+    freeze_after: int | None = _documented(
+        None,
+        "number of steps >= 1 after which d stays, the buffers of the estimate are released and, but for "
+        "nonfinite='skip' and 'raise', nothing is reduced",
+    )
+    nonfinite: NonFinite | None = _documented(
+        None,
+        "what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays), 'skip' or 'raise'. None: "
+        "'hold', but what a GradScaler finds to overflow is skipped",
+    )
+    sync: Sync = _documented(
+        "next_step", "when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'"
+    )
+    process_group: Any = _documented(None, "ranks that train together. None: all")
+    copies: Callable[[Tensor], int | None] | None = _documented(
+        None, "for plain tensors that hold a slice: returns how many ranks hold the same elements"
+    )
+    step_size: StepSize | str | None = _documented(
+        None,
+        "a StepSize shared with other optimizers, which then holds the five options before this one, or a name: all "
+        "optimizers of the process that give it share one",
+    )
+
+
+def make_class(method: type[Method]) -> type[LearningRateFree]:
+    """Return the optimizer class of a method, as it stands in `dadapt_dist.optimizers`."""
+    name, signature = class_name(method), signature_of(method)
+
+    def __init__(self: LearningRateFree, *args: Any, **kwargs: Any) -> None:
+        _build(self, method, signature, args, kwargs)
+
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    __init__.__signature__ = signature.replace(parameters=[own, *signature.parameters.values()])  # type: ignore[attr-defined]
+    __init__.__qualname__, __init__.__module__ = f"{name}.__init__", MODULE
+    return type(name, (LearningRateFree,), {
+        "__init__": __init__, "__doc__": docstring_of(method), "__module__": MODULE, "__qualname__": name,
+    })  # fmt: skip
+
+
+def signature_of(method: type[Method]) -> inspect.Signature:
+    """The signature of a method's constructor: params, its own options in order, then keywords that all methods take."""
+    parameters = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Any)]
+    parameters += [_parameter(option) for option in (*method.options.of_constructor(), *fields(Common))]
+    return inspect.Signature(parameters, return_annotation=None)
+
+
+def _parameter(option: Field[Any]) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY if option.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(option.name, kind, default=option.default, annotation=option.type)
+
+
+def docstring_of(method: type[Method]) -> str:
+    """The docstring of a method's class: one line, equations, Args, Raises, Example, References."""
+    return "\n".join(_docstring_lines(method)).rstrip() + "\n"
+
+
+def _docstring_lines(method: type[Method]) -> Iterator[str]:
+    words, name = method.documentation, class_name(method)
+    yield from (words.summary, "")
+    yield from (f"    {line}".rstrip() for line in paragraph(words.equations))
+    yield from ("", *([*paragraph(words.notes), ""] if words.notes else []))
+    yield from (NOTATION, "", "Args:")
+    yield from _argument("params", "tensors, (name, tensor) pairs, or dicts of parameter groups")
+    for option in (*method.options.of_constructor(), *fields(Common)):
+        yield from _argument(option.name, _text_of(option))
+    yield from ("", "Raises:")
+    yield from _argument("ValueError", "an option is out of its range; nothing is built")
+    yield from _argument("TypeError", "a keyword is unknown; the message names the nearest")
+    yield from ("", "Example:", *(f"    {line}" for line in _EXAMPLE.format(name=name).splitlines()), "", "References:")
+    yield from textwrap.wrap(f"{words.reference}.", 100, initial_indent="    ", subsequent_indent="    ")
+
+
+_EXAMPLE = """\
+>>> import torch, dadapt_dist.optimizers
+>>> model = torch.nn.Linear(4, 1)
+>>> optimizer = dadapt_dist.optimizers.{name}(model.parameters(), lr=1.0)
+>>> for _ in range(3):
+...     loss = model(torch.ones(8, 4)).square().mean()
+...     optimizer.zero_grad()
+...     loss.backward()
+...     optimizer.step()
+>>> optimizer.step_size.steps
+3"""
+
+
+def paragraph(text: str) -> list[str]:
+    """The lines of an indented text."""
+    return textwrap.dedent(text).strip("\n").rstrip().splitlines()
+
+
+def _text_of(option: Field[Any]) -> str:
+    check = option.metadata.get("check")
+    if check is None:
+        return f"{option.metadata['doc']}. Default {option.default!r}"
+    return f"{check.doc}. {check.allowed[0].upper()}{check.allowed[1:]}; default {option.default!r}"
+
+
+def _argument(name: str, text: str) -> list[str]:
+    return textwrap.wrap(f"{name}: {text}.", 100, initial_indent="    ", subsequent_indent="        ")
+
+
+def _build(
+    optimizer: LearningRateFree,
+    method: type[Method],
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """Call LearningRateFree's constructor with options and StepSize sorted out."""
+    where, known = type(optimizer).__name__, signature.parameters.keys()
+    check_keywords(kwargs.keys() - known, known - {"params"}, where)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{where}: {error}") from None
+    bound.apply_defaults()
+    given = bound.arguments
+    if given.get("fsdp_in_use", False) and "fsdp_in_use" not in _said:
+        _said.add("fsdp_in_use")
+        logger.info("fsdp_in_use is accepted and not needed: sharding is read from the parameters")
+    LearningRateFree.__init__(
+        optimizer,
+        given["params"],
+        method=method.name,
+        options={name: given[name] for name in method.options.checks() if name in given},
+        step_size=_step_size(given, where),
+        dtypes=Dtypes(*(dtype_named(given[name]) for name in ("state_dtype", "statistics_dtype"))),
+        backend=given["backend"],
+    )
+
+
+def _step_size(given: dict[str, Any], where: str) -> StepSize:
+    """The StepSize that the optimizer shares, or one of its own."""
+    shared, usual = given["step_size"], {option.name: option.default for option in fields(Common)}
+    own = {name: given[name] for name in _STEP_SIZE_OPTIONS if given[name] != usual[name]}
+    if isinstance(shared, str):
+        return named(shared, own, where)
+    if shared is None:
+        return StepSize(**own)
+    if own:
+        raise ValueError(f"{where}: {', '.join(own)} belong to the StepSize; pass them to StepSize(...) instead")
+    return shared  # type: ignore[no-any-return]

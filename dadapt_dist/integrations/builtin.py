@@ -1,0 +1,23 @@
+"""Registers the adapters of this package. No framework is imported by it."""
+
+import importlib.util
+import os
+
+from ..sharding.registry import register
+from .accelerate import AccelerateAdapter
+from .deepspeed import registration
+from .deepspeed.zero import DeepSpeedAdapter
+from .lightning_wrappers import LightningAdapter
+
+SWITCH = "DADAPT_DIST_REGISTER"
+
+
+def register_builtin() -> None:
+    """Register the frameworks, and the optimizers' names in torch.optim where an installed DeepSpeed looks for them.
+
+    With DADAPT_DIST_REGISTER=0 in the environment, no name is entered anywhere.
+    """
+    for adapter in (DeepSpeedAdapter(), AccelerateAdapter(), LightningAdapter()):
+        register(adapter)
+    if os.environ.get(SWITCH) != "0" and importlib.util.find_spec("deepspeed") is not None:
+        registration.register()

@@ -1,0 +1,97 @@
+"""COCOB: betting on the outcome of a coin for every weight (Orabona & Tommasi, arXiv 1705.07795, Algorithm 2)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..options.fields import EPS, LR, WEIGHT_DECAY, is_positive, option
+from ..options.method_options import MethodOptions
+from ..options.plain_values import number
+from .base import Buffer, Buffers, Coefficients, Initial, Method, Options, Scalars
+from .documentation import Documentation
+
+
+@dataclass(frozen=True)
+class COCOBOptions(MethodOptions):
+    """Options of `COCOB`."""
+
+    lr: float = LR(1.0, doc="part of each step that is taken; 1.0 is the method, a schedule may shape it")
+    alpha: float = option(
+        100.0,
+        number,
+        is_positive,
+        "a number > 0",
+        "use the default, {usual}",
+        "bets of the first steps are at most 1/alpha of the wealth",
+    )
+    eps: float = EPS(1e-8, doc="first value of the largest gradient L")
+    weight_decay: float = WEIGHT_DECAY(0.0, doc="decay, added to the gradient as weight_decay·x")
+
+
+class COCOBMethod(Method):
+    """Coin betting per coordinate, without a learning rate and without sums: no collective. r = layer_scale.
+
+    L = max(L, |g|);  G = G + |g|;  R = max(R - g·(x - x0), 0);  C = C - g
+    z = x0 + r·C/(L·max(G + L, alpha·L))·(L + R);  x = x + lr·(z - x)
+    """
+
+    options = COCOBOptions
+    documentation = Documentation(
+        summary="Coin betting: every weight bets on the sign of its gradient.",
+        when="no learning rate, no d and no collective; five buffers a parameter",
+        reference="Orabona and Tommasi, Training Deep Networks without Learning Rates, arXiv 1705.07795, Algorithm 2",
+        equations="""
+            update  L = max(L, |g|);  G = G + |g|;  R = max(R - g·(x - x0), 0);  C = C - g
+                    z = x0 + r·C/(L·max(G + L, alpha·L))·(L + R);  x = x + lr·(z - x)
+        """,
+        notes="""
+            Each weight has its own bet, so there are no sums: `optimizer.d` is NaN.
+        """,
+    )
+
+    name = "cocob"
+    estimate_options = ()
+
+    def scalars(self, options: Options) -> dict[str, Initial]:
+        return {}
+
+    def constants(self, options: Options) -> dict[str, float]:
+        return {}
+
+    def buffers(self, options: Options) -> dict[str, Buffer]:
+        return {
+            "x0": Buffer(init="param"),
+            "largest": Buffer(init=float(options["eps"]), squares=True),
+            "total": Buffer(squares=True),
+            "reward": Buffer(squares=True),
+            "coins": Buffer(),
+        }
+
+    def coupled_decay(self, options: Options) -> float:
+        return float(options["weight_decay"])
+
+    def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
+        return {"alpha": options["alpha"], "r": options["layer_scale"], "pull": float(options["lr"])}
+
+    def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
+        size = g.abs()
+        largest, total = buf["largest"], buf["total"].add_(size)
+        torch.maximum(largest, size, out=largest)
+        reward = buf["reward"].addcmul_(g, x - buf["x0"], value=-1).clamp_(min=0)
+        bet = buf["coins"].sub_(g) / largest  # divided one after the other: the product of both may be too large
+        bet.div_(torch.maximum(total + largest, largest * c["alpha"])).mul_(largest + reward).mul_(c["r"]).add_(
+            buf["x0"]
+        )
+        if c["pull"] == 1:
+            x.copy_(bet)
+        else:
+            x.add_(bet.sub_(x).mul_(c["pull"]))
+        return ()
+
+    def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        return ()
+
+    def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
+        return float("nan")  # there is none

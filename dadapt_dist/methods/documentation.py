@@ -1,0 +1,22 @@
+"""What the docstring of a public class and the docs say of a method."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documentation:
+    """The words of a method; its options carry theirs.
+
+    Args:
+        summary: one line, a statement.
+        when: one line: when to choose the method.
+        reference: paper and identifier.
+        equations: update, sums and rule, a line each; the notation is that of docs/methods.md.
+        notes: paragraphs that follow the equations.
+    """
+
+    summary: str
+    when: str
+    reference: str
+    equations: str
+    notes: str = ""

@@ -1,0 +1,114 @@
+"""The methods that exist: those of this folder, one class a file, and those that users register."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from inspect import isabstract
+from pathlib import Path
+from typing import Any
+
+from ..options.method_options import MethodOptions
+from .base import Method
+
+METHODS: dict[str, type[Method]] = {}
+"""Every method by its name, in alphabetical order; registered ones follow."""
+_SUFFIX = "Method"
+_watchers: list[Callable[[type[Method]], None]] = []
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Make a method known under its name; works as a decorator.
+
+    Args:
+        method: a class that defines name, options, documentation and the mathematics, called `<Class>Method`.
+
+    Returns:
+        The method itself.
+
+    Raises:
+        TypeError: something that a method must define is missing.
+        ValueError: another method has its name or that of its public class.
+
+    Example:
+        >>> from dadapt_dist.methods import METHODS, register
+        >>> register(METHODS["prodigy"]).name
+        'prodigy'
+    """
+    _check(method)
+    METHODS[method.name] = method
+    for watcher in _watchers:
+        watcher(method)
+    return method
+
+
+def watch(watcher: Callable[[type[Method]], None]) -> None:
+    """Call `watcher` with every method that is registered from now on. Idempotent."""
+    if watcher not in _watchers:
+        _watchers.append(watcher)
+
+
+def class_name(method: type[Method]) -> str:
+    """Name of the public optimizer class: that of the method's class without "Method"."""
+    return method.__name__.removesuffix(_SUFFIX)
+
+
+def class_names() -> tuple[str, ...]:
+    """Names of the public optimizer classes, which are the types in a DeepSpeed config."""
+    return tuple(map(class_name, METHODS.values()))
+
+
+def tensors_of(name: str) -> int:
+    """How many tensors a step of a public class needs for each parameter: it, its gradient and its buffers.
+
+    Raises:
+        KeyError: no class has this name.
+    """
+    method = by_class_name(name)
+    if method is None:
+        raise KeyError(name)
+    return 2 + len(method().buffers(method.options.defaults()))
+
+
+def flag_name(method: type[Method]) -> str:
+    """Name of a method on the command line."""
+    return method.name.replace("_", "-")
+
+
+def by_class_name(name: str) -> type[Method] | None:
+    """The method whose public class has this name; None where there is none."""
+    return next((method for method in METHODS.values() if class_name(method) == name), None)
+
+
+def _check(method: Any) -> None:
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise TypeError(f"{method!r} is no method: derive a class from dadapt_dist.methods.Method")
+    missing = [name for name in ("name", "options", "documentation") if not hasattr(method, name)]
+    if missing or isabstract(method):
+        missing += sorted(getattr(method, "__abstractmethods__", ()))
+        raise TypeError(f"{method.__name__} lacks {', '.join(missing)}: a method defines them all")
+    if not issubclass(method.options, MethodOptions):
+        raise TypeError(f"{method.__name__}.options must be a frozen dataclass derived from MethodOptions")
+    if not method.__name__.endswith(_SUFFIX) or not class_name(method).isidentifier():
+        raise TypeError(f"{method.__name__} must be called <name of the public class>{_SUFFIX}")
+    for other in METHODS.values():
+        same = (other.__module__, other.__qualname__) == (method.__module__, method.__qualname__)
+        if not same and (other.name == method.name or class_name(other) == class_name(method)):
+            raise ValueError(
+                f"{method.__name__}: {other.__name__} already has the name {method.name!r} or {class_name(method)}. Take another."
+            )
+
+
+def _discover() -> None:
+    """Register the methods of this folder."""
+    package = __name__.rpartition(".")[0]
+    for module in sorted(found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)])):
+        if f"{package}.{module}" == __name__:
+            continue
+        defined = vars(importlib.import_module(f"{package}.{module}")).values()
+        for value in defined:
+            own = isinstance(value, type) and issubclass(value, Method) and value.__module__ == f"{package}.{module}"
+            if own and not isabstract(value):
+                register(value)
+
+
+_discover()

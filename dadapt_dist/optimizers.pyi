@@ -1,0 +1,757 @@
+# Written by `make format` from the methods' files.
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .engine.optimizer import LearningRateFree
+from .engine.step_size import StepSize
+from .methods import Method
+
+def of_method(name: str) -> type[LearningRateFree]: ...
+def classes() -> dict[str, type[LearningRateFree]]: ...
+def register(method: type[Method]) -> type[LearningRateFree]: ...
+
+class COCOB(LearningRateFree):
+    """Coin betting: every weight bets on the sign of its gradient.
+
+        update  L = max(L, |g|);  G = G + |g|;  R = max(R - g·(x - x0), 0);  C = C - g
+                z = x0 + r·C/(L·max(G + L, alpha·L))·(L + R);  x = x + lr·(z - x)
+
+    Each weight has its own bet, so there are no sums: `optimizer.d` is NaN.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: part of each step that is taken; 1.0 is the method, a schedule may shape it. A number >= 0;
+            default 1.0.
+        alpha: bets of the first steps are at most 1/alpha of the wealth. A number > 0; default 100.0.
+        eps: first value of the largest gradient L. A number > 0; default 1e-08.
+        weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, which then holds the five options before
+            this one, or a name: all optimizers of the process that give it share one. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.COCOB(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Orabona and Tommasi, Training Deep Networks without Learning Rates, arXiv 1705.07795, Algorithm
+        2.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        alpha: float = 100.0,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class DAdaptAdaGrad(LearningRateFree):
+    """AdaGrad with D-Adaptation, for dense and sparse gradients.
+
+        update  α = α + g², from 1e-6;  s = s + γ·g;  z = x0 - r·s/(√α + eps);  x = momentum·x + (1-momentum)·z
+        sums    gsq = Σ r·γ²·g²/(√α + eps),  sksq = Σ r·s²/(√α + eps),  s_l1 = Σ r·|s|
+        rule    G = G + gsq;  d_hat = (sksq - G)/s_l1;  d = max(d, min(d_hat, d·growth_rate))
+
+    Takes sparse gradients, of which only the rows present are written; they need momentum and weight decay 0.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
+            A number >= 0; default 1.0.
+        momentum: weight of the last iterate in the average that is the new one. A number in [0, 1);
+            default 0.
+        log_every: log d every so many steps through `logging`; 0 never. An integer >= 0; default 0.
+        weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-06.
+        d0: first d; it only has to be smaller than the d to be found. A number > 0; default 1e-06.
+        growth_rate: bound on the growth of d per step; inf sets none. A number >= 1, or inf; default
+            inf.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, which then holds the five options before
+            this one, or a name: all optimizers of the process that give it share one. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.DAdaptAdaGrad(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Defazio and Mishchenko, Learning-Rate-Free Learning by D-Adaptation, arXiv 2301.07733.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        momentum: float = 0,
+        log_every: int = 0,
+        weight_decay: float = 0.0,
+        eps: float = 1e-6,
+        d0: float = 1e-6,
+        growth_rate: float = float("inf"),
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class DAdaptAdam(LearningRateFree):
+    """Adam with D-Adaptation.
+
+        update  m = b1·m + (1-b1)·r·γ·g;  v = b2·v + (1-b2)·g²;  s = √b2·s + (1-√b2)·γ·g
+                x = x·(1 - wd·γ) - m/(√v + eps)
+        sums    inner = Σ r·γ·g·s/(√v + eps) with s and v of before the step,  s_l1 = Σ r·|s|
+        rule    num = √b2·num + (1-√b2)·inner;  d_hat = num/((1-√b2)·s_l1);  d = max(d, min(d_hat, d·growth_rate))
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
+            A number >= 0; default 1.0.
+        betas: averaging constants of the gradient and of its square. 2 numbers in [0, 1); default (0.9,
+            0.999).
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.
+        log_every: log d every so many steps through `logging`; 0 never. An integer >= 0; default 0.
+        decouple: decay the parameters themselves, by weight_decay·d·lr a step. True or False; default
+            False.
+        use_bias_correction: Adam's bias correction, for long runs: d grows more slowly. True or False;
+            default False.
+        d0: first d; it only has to be smaller than the d to be found. A number > 0; default 1e-06.
+        growth_rate: bound on the growth of d per step; inf sets none. A number >= 1, or inf; default
+            inf.
+        fsdp_in_use: accepted for compatibility and not needed: sharding is read from the parameters.
+            Default False.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, which then holds the five options before
+            this one, or a name: all optimizers of the process that give it share one. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.DAdaptAdam(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Defazio and Mishchenko, Learning-Rate-Free Learning by D-Adaptation, arXiv 2301.07733, in its
+        released form.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        log_every: int = 0,
+        decouple: bool = False,
+        use_bias_correction: bool = False,
+        d0: float = 1e-6,
+        growth_rate: float = float("inf"),
+        fsdp_in_use: bool = False,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class DAdaptAdan(LearningRateFree):
+    """Adan with D-Adaptation.
+
+        update  diff = g - g_prev, 0 at a parameter's first step;  u = g + b2·diff
+                m = b1·m + (1-b1)·r·γ·g;  n = b2·n + (1-b2)·r·γ·diff;  v = b3·v + (1-b3)·u²;  den = √v + eps
+                s = b3·s + (1-b3)·γ·g
+                x = (x - (m + b2·n)/den)/(1 + γ·wd);  with no_prox: x = x·(1 - γ·wd) - (m + b2·n)/den
+        sums    gsq = Σ r·γ²·g²/den,  sksq = Σ r·s²/den,  s_l1 = Σ r·|s|
+        rule    G = b3·G + (1-b3)·gsq;  d_hat = (sksq/(1-b3) - G)/s_l1;  d = max(d, min(d_hat, d·growth_rate))
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
+            A number >= 0; default 1.0.
+        betas: averaging constants of the gradient, of its difference and of the square. 3 numbers in
+            [0, 1); default (0.98, 0.92, 0.99).
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay of the parameters, by weight_decay·d·lr a step. A number >= 0; default 0.02.
+        no_prox: shrink the parameters by (1 - weight_decay·d·lr) before the step, not after it. True or
+            False; default False.
+        log_every: log d every so many steps through `logging`; 0 never. An integer >= 0; default 0.
+        d0: first d; it only has to be smaller than the d to be found. A number > 0; default 1e-06.
+        growth_rate: bound on the growth of d per step; inf sets none. A number >= 1, or inf; default
+            inf.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, which then holds the five options before
+            this one, or a name: all optimizers of the process that give it share one. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.DAdaptAdan(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        released beside Defazio and Mishchenko, arXiv 2301.07733; Adan: Xie et al., arXiv 2208.06677.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.02,
+        no_prox: bool = False,
+        log_every: int = 0,
+        d0: float = 1e-6,
+        growth_rate: float = float("inf"),
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class DAdaptLion(LearningRateFree):
+    """Lion with D-Adaptation.
+
+        update  u = sign(b1·m + (1-b1)·g);  x = x·(1 - γ·wd) - r·γ·u;  m = b2·m + (1-b2)·γ·g;  s = √b2·s + (1-√b2)·γ·u
+        sums    inner = Σ r·γ·u·s with s of before the step,  s_l1 = Σ r·|s|
+        rule    num = √b2·num + (1-√b2)·inner;  d_hat = num/((1-√b2)·s_l1);  d = max(d, d_hat)
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
+            A number >= 0; default 1.0.
+        betas: averaging constants of the update and of the momentum. 2 numbers in [0, 1); default (0.9,
+            0.99).
+        weight_decay: decay of the parameters, by weight_decay·d·lr a step. A number >= 0; default 0.0.
+        log_every: log d every so many steps through `logging`; 0 never. An integer >= 0; default 0.
+        d0: first d; it only has to be smaller than the d to be found. A number > 0; default 1e-06.
+        fsdp_in_use: accepted for compatibility and not needed: sharding is read from the parameters.
+            Default False.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, which then holds the five options before
+            this one, or a name: all optimizers of the process that give it share one. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.DAdaptLion(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        released beside Defazio and Mishchenko, arXiv 2301.07733; Lion: Chen et al., arXiv 2302.06675.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        log_every: int = 0,
+        d0: float = 1e-6,
+        fsdp_in_use: bool = False,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class DAdaptSGD(LearningRateFree):
+    """SGD with D-Adaptation and momentum.
+
+        update  γ = d·lr/‖g0‖;  s = s + γ·g;  x = momentum·x + (1-momentum)·(x0 - r·s)
+        sums    inner = Σ r·γ·g·s with s of before the step,  s_sq = Σ r·s²
+        rule    num = num + inner;  d_hat = 2·num/√s_sq;  d = max(d, min(d_hat, d·growth_rate))
+
+    ‖g0‖² = Σ r·g² of the first step whose gradients are not all zero. It is needed before that step's
+    update: one blocking reduce, once. Until then nothing moves.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
+            A number >= 0; default 1.0.
+        momentum: weight of the last iterate in the average that is the new one. A number in [0, 1);
+            default 0.0.
+        weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.
+        log_every: log d every so many steps through `logging`; 0 never. An integer >= 0; default 0.
+        d0: first d; it only has to be smaller than the d to be found. A number > 0; default 1e-06.
+        growth_rate: bound on the growth of d per step; inf sets none. A number >= 1, or inf; default
+            inf.
+        fsdp_in_use: accepted for compatibility and not needed: sharding is read from the parameters.
+            Default False.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, which then holds the five options before
+            this one, or a name: all optimizers of the process that give it share one. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.DAdaptSGD(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Defazio and Mishchenko, Learning-Rate-Free Learning by D-Adaptation, arXiv 2301.07733.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        momentum: float = 0.0,
+        weight_decay: float = 0,
+        log_every: int = 0,
+        d0: float = 1e-6,
+        growth_rate: float = float("inf"),
+        fsdp_in_use: bool = False,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class DoG(LearningRateFree):
+    """SGD whose step size is distance over gradients.
+
+        start   d = reps_rel·(1 + ‖x0‖)
+        before  d = max(d, ‖x - x0‖);  G = G + ‖g‖²
+        update  x = x - r·lr·d/√(G + eps)·g
+
+    Both norms are those of the very step: one blocking reduce a step, or, with StepSize(before="lagged"), those of
+    the step before, hidden. It is at its best with an average of the weights.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
+            A number >= 0; default 1.0.
+        reps_rel: first distance, relative to 1 + ‖x0‖; 1e-4 for networks with BatchNorm. A number > 0;
+            default 1e-06.
+        eps: added to G under the root, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, which then holds the five options before
+            this one, or a name: all optimizers of the process that give it share one. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.DoG(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Ivgi, Hinder and Carmon, DoG is SGD's Best Friend, arXiv 2302.12022, equations 1 and 2.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        reps_rel: float = 1e-6,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class Prodigy(LearningRateFree):
+    """Adam whose step size is found, not tuned.
+
+        update  w = (d/d0)·γ;  w_s = w, or (d/d0)·d with safeguard_warmup
+                m = b1·m + (1-b1)·d·g          (betas[0] = 0: no m is kept, d·g takes its place)
+                v = b2·v + (1-b2)·d²·g²
+                s = b3·s + w_s·g               b3 = beta3, or √b2
+                x = x·(1 - wd·γ) - r·γ·m/(√v + d·eps)
+        sums    inner = Σ w·g·(x0 - x),  s_l1 = Σ r·|s|
+        rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
+                d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
+            A number >= 0; default 1.0.
+        betas: averaging constants of the gradient and of its square; betas[0] = 0 keeps no momentum. 2
+            numbers in [0, 1); default (0.9, 0.999).
+        beta3: averaging constant of the estimate; None: sqrt(betas[1]). None or a number in [0, 1);
+            default None.
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay of the parameters, by weight_decay·d·lr a step. A number >= 0; default 0.
+        decouple: decay the parameters themselves; False adds the decay to the gradient. True or False;
+            default True.
+        use_bias_correction: Adam's bias correction, for long runs: d grows more slowly. True or False;
+            default False.
+        safeguard_warmup: leave lr out of the estimate, so that a warm-up does not make d too large.
+            True or False; default False.
+        d0: first d; it only has to be smaller than the d to be found. A number > 0; default 1e-06.
+        d_coef: multiplies the estimate: the knob to turn when d comes out too large or too small. A
+            number > 0; default 1.0.
+        growth_rate: bound on the growth of d per step; inf sets none. A number >= 1, or inf; default
+            inf.
+        fsdp_in_use: accepted for compatibility and not needed: sharding is read from the parameters.
+            Default False.
+        slice_p: keep the buffers of the estimate for every slice_p-th element only. An integer >= 1, at
+            most 2**53; default 1.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, which then holds the five options before
+            this one, or a name: all optimizers of the process that give it share one. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.Prodigy(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Mishchenko and Defazio, Prodigy: An Expeditiously Adaptive Parameter-Free Learner, arXiv
+        2306.06101, Algorithm 3.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        beta3: float | None = None,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        decouple: bool = True,
+        use_bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        d0: float = 1e-6,
+        d_coef: float = 1.0,
+        growth_rate: float = float("inf"),
+        fsdp_in_use: bool = False,
+        slice_p: int = 1,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+__all__ = [
+    "COCOB",
+    "DAdaptAdaGrad",
+    "DAdaptAdam",
+    "DAdaptAdan",
+    "DAdaptLion",
+    "DAdaptSGD",
+    "DoG",
+    "Prodigy",
+]

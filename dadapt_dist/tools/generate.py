@@ -1,0 +1,126 @@
+"""Write what follows from the methods' files: the stub of the public classes, and their section of docs/methods.md.
+
+`make format` runs it in a clone: python -m dadapt_dist.tools.generate
+"""
+
+import inspect
+import re
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..engine.optimizer_class import docstring_of, paragraph, signature_of
+from ..methods import METHODS, Method
+from ..methods.registry import class_name
+
+ROOT = Path(__file__).parents[2]
+STUB, PAGE = ROOT / "dadapt_dist/optimizers.pyi", ROOT / "docs/methods.md"
+BEGIN, END = "<!-- methods: written by `make format` from dadapt_dist/methods -->", "<!-- end of methods -->"
+_ARXIV = re.compile(r"arXiv \d{4}\.\d{5}")
+_HEAD = """\
+# Written by `make format` from the methods' files.
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .engine.optimizer import LearningRateFree
+from .engine.step_size import StepSize
+from .methods import Method
+
+def of_method(name: str) -> type[LearningRateFree]: ...
+def classes() -> dict[str, type[LearningRateFree]]: ...
+def register(method: type[Method]) -> type[LearningRateFree]: ...
+"""
+
+
+def main() -> None:
+    """Write both files."""
+    STUB.write_text(stub(), encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def stub() -> str:
+    """The text of optimizers.pyi."""
+    names = sorted(map(class_name, METHODS.values()))
+    listed = "".join(f'    "{name}",\n' for name in names)
+    return _HEAD + "".join(map(_stub_of, METHODS.values())) + f"\n__all__ = [\n{listed}]\n"
+
+
+def page(text: str) -> str:
+    """docs/methods.md with its generated part as it should be. ValueError where the markers are missing."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{PAGE} lacks the lines {BEGIN!r} and {END!r}")
+    return before + begin + "\n\n" + "\n\n".join([table(), *map(_section, METHODS.values())]) + "\n\n" + end + after
+
+
+def table(methods: Iterable[type[Method]] | None = None) -> str:
+    """A row a method: its class, when to use it, its source. None: all methods."""
+    rows = ["| class | when to use it | source |", "|---|---|---|"]
+    for method in METHODS.values() if methods is None else methods:
+        name, words = class_name(method), method.documentation
+        links = ", ".join(map(_linked, _ARXIV.findall(words.reference))) or words.reference
+        rows.append(f"| [`{name}`](#{name.lower()}) | {words.when} | {links} |")
+    return "\n".join(rows)
+
+
+def _section(method: type[Method]) -> str:
+    words = method.documentation
+    source = words.reference[0].upper() + words.reference[1:]
+    own = [f for f in method.options.of_constructor() if not f.kw_only and "check" in f.metadata]
+    parts = [f"### {class_name(method)}", _filled(f"{words.summary} {source}.")]
+    parts.append("\n".join(f"    {line}".rstrip() for line in paragraph(words.equations)))
+    parts += ["\n".join(paragraph(words.notes))] if words.notes else []
+    parts.append(_filled(f"Defaults: `{', '.join(f'{f.name}={_repr(f.default)}' for f in own)}`."))
+    return "\n\n".join(parts)
+
+
+def _filled(text: str) -> str:
+    """The text in lines that part no identifier of a paper."""
+    whole = _ARXIV.sub(lambda found: found[0].replace(" ", "\0"), text)
+    return _linked(textwrap.fill(whole, 110, break_on_hyphens=False).replace("\0", " "))
+
+
+def _linked(text: str) -> str:
+    return _ARXIV.sub(lambda found: f"[{found[0]}](https://arxiv.org/abs/{found[0].removeprefix('arXiv ')})", text)
+
+
+def _repr(value: Any) -> str:
+    return re.sub(r"e-0(\d)", r"e-\1", repr(value))
+
+
+def _stub_of(method: type[Method]) -> str:
+    lines = [f"\nclass {class_name(method)}(LearningRateFree):"]
+    documented = f'"""{docstring_of(method)}"""'
+    lines += [f"    {line}".rstrip() for line in documented.splitlines()]
+    lines += ["", "    def __init__(", "        self,"]
+    keyword_only = False
+    for parameter in signature_of(method).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
+            keyword_only = True
+            lines.append("        *,")
+        default = "" if parameter.default is parameter.empty else f" = {_source(parameter.default)}"
+        lines.append(f"        {parameter.name}: {_type(parameter.annotation)}{default},")
+    return "\n".join([*lines, "    ) -> None: ...", ""])
+
+
+def _source(value: Any) -> str:
+    if value == float("inf"):
+        return 'float("inf")'
+    return _repr(value).replace("'", '"')
+
+
+def _type(annotation: Any) -> str:
+    text = inspect.formatannotation(annotation).replace("'", '"')
+    for prefix in ("typing.", "collections.abc.", "dadapt_dist.engine.step_size.", "dadapt_dist.methods.", "builtins."):
+        text = text.replace(prefix, "")
+    text = re.sub(r"Optional\[(Literal\[[^]]*\])\]", r"\1 | None", text)
+    return text.replace("torch.Tensor", "Tensor")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""The backends that this process can run on the CPU."""
+
+import os
+
+from dadapt_dist.kernels import cpu_c
+
+BACKENDS = [
+    "eager",
+    *(["c"] if cpu_c.available() else []),
+    *(["triton"] if os.environ.get("TRITON_INTERPRET") else []),
+]

@@ -1,0 +1,73 @@
+"""Which numbers should DoG give? (Ivgi, Hinder & Carmon, arXiv 2302.12022)"""
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Estimate, Group, Oracle, State
+
+
+class DoGOracle(Oracle):
+    """SGD whose step is the largest distance from x0 over the root of all squared gradients.
+
+    lagged=True: each step uses the norms of the step before, and the first moves nothing.
+    """
+
+    shared: ClassVar[dict[str, Any]] = {"lr": 1.0, "layer_scale": 1.0, "maximize": False, "estimate": "default"}
+    defaults: ClassVar[dict[str, Any]] = {"reps_rel": 1e-6, "eps": 1e-8, "weight_decay": 0.0}
+
+    def __init__(
+        self, params: list[Tensor], groups: list[Group] | None = None, *, lagged: bool = False, **options: Any
+    ):
+        self.lagged = lagged
+        for group in groups or [options]:
+            group["d0"] = None
+        self.shared = {**self.shared, "d0": None}
+        super().__init__(params, groups, **options)
+        for name, estimate in self.estimates.items():
+            mine = [i for group in self.groups if group["estimate"] == name for i in group["indices"]]
+            norm = math.sqrt(sum((self.params[i] ** 2).sum().item() for i in mine))
+            estimate["d"] = estimate["first"]["reps_rel"] * (1 + norm)
+
+    def new_state(self, x: Tensor, group: Group) -> State:
+        return {"x0": x.clone()}
+
+    def new_scalars(self, group: Group) -> dict[str, Any]:
+        return {"G": 0.0, "next": None}
+
+    def before_update(self, estimate: Estimate, items: list[tuple[Group, int, Tensor]]) -> bool:
+        frozen = self.freeze_after is not None and self.steps >= self.freeze_after
+        clean = all(bool(torch.isfinite(g).all()) for _, _, g in items)
+        if self.lagged and estimate["next"] is not None:
+            estimate["d"], estimate["G"] = estimate["next"]
+        if not frozen and clean and items:
+            gs = [(i, g + group["weight_decay"] * self.params[i]) for group, i, g in items]
+            far = math.sqrt(sum(((self.params[i] - self.states[i]["x0"]) ** 2).sum().item() for i, _ in gs))
+            g_sq = sum((g**2).sum().item() for _, g in gs)
+            if g_sq > 0:
+                new = max(estimate["d"], far), estimate["G"] + g_sq
+                estimate["k"] += 1
+                if self.lagged:
+                    estimate["next"] = new
+                else:
+                    estimate["d"], estimate["G"] = new
+        elif frozen and any(group["lr"] != 0 for group, _, _ in items):
+            estimate["k"] += 1
+        return True
+
+    def update(self, x: Tensor, g: Tensor, state: State, group: Group, estimate: Estimate) -> dict[str, Tensor]:
+        if estimate["G"] > 0:
+            rate = group["layer_scale"] * group["lr"] * estimate["d"] / math.sqrt(estimate["G"] + group["eps"])
+            x -= rate * (g + group["weight_decay"] * x)
+        return {}
+
+    def conclude(self, estimate: Estimate, all_terms: list[dict[str, Tensor]], some_lr: bool, clean: bool) -> None:
+        pass
+
+    @property
+    def latest(self) -> float:
+        """d that is known after a step, also where it is used in the next alone."""
+        estimate = self.estimates["default"]
+        return float(estimate["next"][0] if estimate["next"] is not None else estimate["d"])
