@@ -78,7 +78,7 @@ MOVED = {
     "integrations.logged": "monitor.merged_log",
     "integrations.settings": "integrations.advice",
     "joining": "engine.uneven_inputs",
-    "kept": "engine.task_cache",
+    "kept": "engine.step_plan",
     "kernels.cache": "kernels.cpu_c_cache",
     "kernels.compiler": "kernels.cpu_c_compiler",
     "kernels.gpu": "kernels.triton_launch",

@@ -22,9 +22,9 @@ from .param_groups import LiveGroup
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
 from .state.validation import FORMAT
+from .step_plan import PlanCache
 from .step_size import StepSize
 from .step_window import Window
-from .task_cache import KeptWorks
 from .uneven_inputs import MayJoin
 
 
@@ -74,7 +74,7 @@ class LearningRateFree(Optimizer, MayJoin):
         MayJoin.__init__(self)
         self._bound = True
         self.number = torch_compile.enroll(self)
-        self.kept: dict[int, KeptWorks] = {}
+        self.plans = PlanCache()
         self._seen: tuple[list[int], list[bool], int] | None = None  # the parameters that all had their buffers
         self._lots, self._shown = (Lots(self.defaults, type(self).__name__) for _ in range(2))
         self._looked = False  # at all options, in this call of step()
