@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from ..methods.base import Method, Options, Scalars
 from ..options.checks import check_options
 
 OF_ESTIMATE = ("d0", "d_coef", "growth_rate", "beta3")  # options that all groups of one estimate must share
+_VERSION = attrgetter("_version")  # counts the writes into a tensor, also by way of its views
 KEPT_HERE = ("k", "held")  # steps in which the estimate moved; steps held because a gradient was not finite
 
 
@@ -26,6 +28,17 @@ class ScalarTable:
         self._given: dict[str, Options] = {}
         self._constant_tensors: Scalars | None = None
         self._sums: Tensor | None = None  # those of the last step
+        self._views: dict[int, Scalars] = {}
+        self._own: Scalars = {}  # the values as they were last written here
+        self._versions: list[int] = []  # of the values when they were last written here
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copied view would be a view of nothing."""
+        return self.__dict__ | {"_views": {}, "_own": {}, "_versions": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.seal()
 
     def row(self, estimate: str) -> int:
         """Index of an estimate; ValueError names those that exist."""
@@ -75,26 +88,36 @@ class ScalarTable:
         row = self.row(estimate)
         for name, value in self.values.items():
             value[row] = saved[name]
+        self.seal()
 
     def set(self, estimate: str, name: str, value: float) -> None:
         """Set a scalar, in place. With d go those that would move it back; ValueError for a d that cannot be."""
         row = self.row(estimate)
+        self.check(estimate, name, value)
+        own = {key: float(values[row]) for key, values in self.values.items()}
         if name != "d":
-            self.values[name][row] = value
+            moved = {name: value}
+        else:
+            moved = (
+                {} if value == own["d"] else self.method.moved(value, own, self._last_sums(row), self.constants(row))
+            )
+        for key, new in moved.items():
+            self.values[key][row] = new
+        self.seal()
+
+    def check(self, estimate: str, name: str, value: float) -> None:
+        """Raise ValueError for a d that `set` cannot set, with nothing changed."""
+        if name != "d":
             return
         if not 0 < value < math.inf:
             raise ValueError(f"d={value!r} must be a number > 0. To start from another d, pass d0 to the optimizer.")
-        own = {key: float(values[row]) for key, values in self.values.items()}
-        if value == own["d"]:
-            return
-        sums = self._last_sums(row)
-        if sums is None and value < own["d"] and own["k"] > 0 and self.method.needs_sums_to_lower:
+        row = self.row(estimate)
+        d, moved = float(self.values["d"][row]), float(self.values["k"][row]) > 0
+        if value < d and moved and self.method.needs_sums_to_lower and self._last_sums(row) is None:
             raise ValueError(
-                f"d={value!r} is below {own['d']!r}, and d of {self.method.name} can be lowered only after a step that was not "
+                f"d={value!r} is below {d!r}, and d of {self.method.name} can be lowered only after a step that was not "
                 "held, whose sums say how far. Take a step first, or give a new optimizer this d0."
             )
-        for key, new in self.method.moved(value, own, sums, self.constants(row)).items():
-            self.values[key][row] = new
 
     def _last_sums(self, row: int) -> dict[str, float] | None:
         """The global sums of the last step, where it moved this estimate."""
@@ -109,17 +132,23 @@ class ScalarTable:
 
     def _grow(self, options: Options) -> None:
         for name, value in self._initial(options).items():
-            new = torch.tensor([value], dtype=torch.float64, device=self.device)
-            self.values[name] = torch.cat([self.values[name], new]) if name in self.values else new
+            with torch.inference_mode(False):  # tensors of that mode count no writes
+                new = torch.tensor([value], dtype=torch.float64, device=self.device)
+                self.values[name] = torch.cat([self.values[name], new]) if name in self.values else new
+        self._views = {}
+        self.seal()
 
     def _start(self, row: int, options: Options) -> None:
         for name, value in self._initial(options).items():
             self.values[name][row] = value
+        self.seal()
 
     def to(self, device: torch.device) -> None:
         if device != self.device:
-            self.values = {name: value.to(device) for name, value in self.values.items()}
-            self.device, self._constant_tensors = device, None
+            with torch.inference_mode(False):
+                self.values = {name: value.to(device) for name, value in self.values.items()}
+            self.device, self._constant_tensors, self._views = device, None, {}
+            self.seal()
 
     def constants(self, row: int) -> Mapping[str, float]:
         return self._constants[row]
@@ -160,15 +189,17 @@ class ScalarTable:
         new = self.method.rule(safe, self.values, self._rule_constants())
         for value in new.values():
             usable = usable & torch.isfinite(value)
-        for name, value in new.items():
-            self.values[name].copy_(torch.where(usable, value, self.values[name]))
-        self.values["k"].add_(usable)
-        self.values["held"].add_(~clean)
+        moved = {name: torch.where(usable, value, self.values[name]) for name, value in new.items()}
+        moved["k"], moved["held"] = self.values["k"] + usable, self.values["held"] + ~clean
+        for name, value in moved.items():
+            self.values[name].copy_(value)
+        self.seal(moved)
 
     def count(self, moving: list[bool], overflow: Tensor | None) -> None:
         """Count a step of a frozen d for the estimates that move, unless it overflowed (0-dim bool; None: nobody looked)."""
         for row in (row for row, moves in enumerate(moving) if moves):
             self.values["k"][row].add_(1 if overflow is None else ~overflow)
+        self.seal({"k": self.values["k"].clone()})
 
     def no_sums(self) -> Tensor:
         """Sums of no gradient at all: zeros [n_estimates, n_sums + 1]."""
@@ -177,12 +208,45 @@ class ScalarTable:
     def absorb(self, early_sums: Tensor) -> None:
         """Store what the early sums [n_estimates, n_early_sums] set, in place."""
         columns = dict(zip(self.method.early_sums, early_sums.unbind(1), strict=True))
-        for name, value in self.method.absorb(columns, self.values).items():
+        self.put(self.method.absorb(columns, self.values))
+
+    def put(self, values: Scalars) -> None:
+        """Copy these values, float64 [n_estimates] each, into the scalars of the same names."""
+        for name, value in values.items():
             self.values[name].copy_(value)
+        self.seal()
 
     def of(self, row: int) -> Scalars:
-        """One estimate's scalars as 0-dim views."""
-        return {name: value[row] for name, value in self.values.items()}
+        """One estimate's scalars as 0-dim views: the same tensors at each call, until the values move to another device."""
+        if row not in self._views:
+            self._views[row] = {name: value[row] for name, value in self.values.items()}
+        return self._views[row]
+
+    def seal(self, written: Mapping[str, Tensor] | None = None) -> None:
+        """Take note that the values are what was written here, so that `written` finds what others write.
+
+        written: some of the values, as tensors that nothing else will change. The others have not changed since the last call,
+        but for those that were not there; None: any may have changed.
+        """
+        changed = self.values if written is None else written
+        self._own = self._own | {name: value.clone() if written is None else value for name, value in changed.items()}
+        self._versions = [*map(_VERSION, self.values.values())]
+
+    def written(self) -> dict[tuple[str, str], float]:
+        """What somebody has written into views of the values, by (estimate, name); the values are then those of before.
+
+        Waits for the device only where there is something.
+        """
+        if self._versions == [*map(_VERSION, self.values.values())]:
+            return {}
+        given = {}
+        for name, value in self.values.items():
+            for row, (now, before) in enumerate(zip(value.tolist(), self._own[name].tolist(), strict=True)):
+                if now != before and (now == now or before == before):  # NaN is the same as NaN
+                    given[self.names[row], name] = now
+            value.copy_(self._own[name])
+        self._versions = [*map(_VERSION, self.values.values())]
+        return given
 
     def on(self, device: torch.device, row: int) -> Scalars:
         """One estimate's scalars as 0-dim tensors on a device; views where they live there."""

@@ -1,14 +1,21 @@
 """Who takes part in the estimates of a StepSize, and what is read of them?"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from typing import Any
+
+from torch import Tensor
 
 from ..comm.async_all_reduce import Reduce
 from ..methods.base import Method, Options
+from ..options.plain_values import NOTHING, number
 from ..sharding.shard_index import Roster
+from . import param_groups
 from .amp_overflow import StepCount
 from .estimate_state import ScalarTable
+from .option_sets import Lots
+from .param_groups import Key
 from .rank_agreement import Agreement
 
 
@@ -22,6 +29,8 @@ class Estimates(ABC):
     _declared: tuple[str, ...] | None
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
+    _written: dict[Key, Any]  # what somebody has written into views of the scalars, and no step has seen yet
+    _window: Any  # the open step
     _early_done: bool  # has every estimate the sums that it needs before its first update?
 
     @abstractmethod
@@ -80,12 +89,26 @@ class Estimates(ABC):
             )
         return self.table
 
-    def _follow(self) -> None:
-        """Take the constants of the estimates from the groups, when an option has changed."""
-        versions = [member.lots().version for member in self.roster]
+    def _follow(self, lots: Sequence[Lots]) -> None:
+        """Take the constants of the estimates from the groups, when an option has changed. lots: of each optimizer."""
+        versions = [lot.version for lot in lots]
         if versions != self._followed:
             self.scalars.follow(group for member in self.roster for group in member.groups)
             self._followed = versions
+
+    def __repr__(self) -> str:
+        """d, d·lr and the counters as they are known without waiting for another rank."""
+        said = "no optimizer yet" if self.table is None else self.summary(self.roster.groups())
+        return f"{type(self).__name__} ({said})"
+
+    def summary(self, groups: Sequence[Options]) -> str:
+        """d of every estimate, d·lr over these groups, steps and held steps, as of the last finished reduce."""
+        ds = dict(zip(self.scalars.names, self.scalars.values["d"].tolist(), strict=True))
+        rates = [ds[group["estimate"]] * lr for group in groups if (lr := number(group["lr"])) is not NOTHING]
+        low, high = f"{min(rates, default=0.0):.4g}", f"{max(rates, default=0.0):.4g}"
+        d = ", ".join(f"{name}: {value:.4g}" if len(ds) > 1 else f"{value:.4g}" for name, value in ds.items())
+        held = int(self.scalars.values["held"].max())
+        return f"d={d}, d·lr={low if low == high else f'{low} to {high}'}, steps={self.calls}, held steps={held}"
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -96,7 +119,12 @@ class Estimates(ABC):
 
     @steps.setter
     def steps(self, count: int) -> None:
-        self._count = StepCount(count)
+        self._count.reset(count)
+
+    @property
+    def shown_steps(self) -> Tensor:
+        """`calls`, a 0-dim int64 tensor on the CPU, kept up to date."""
+        return self._count.shown
 
     @property
     def calls(self) -> int:
@@ -115,17 +143,18 @@ class Estimates(ABC):
     @property
     def held_steps(self) -> int:
         """Steps in which some estimate was held because a gradient was not finite."""
-        if not self.reduce.is_late():
-            self.finish()
+        self._catch_up_with_reader()
         return int(self.scalars.values["held"].max())
 
     def value(self, estimate: str, name: str) -> float | int:
         """One scalar of one estimate as a python number."""
-        if name == "steps":
-            return self.steps
+        self._catch_up_with_reader()
+        return self.steps if name == "steps" else float(self.scalars.values[name][self.scalars.row(estimate)])
+
+    def _catch_up_with_reader(self) -> None:
         if not self.reduce.is_late():
             self.finish()
-        return float(self.scalars.values[name][self.scalars.row(estimate)])
+            self.adopt_between_steps()
 
     def set_value(self, estimate: str, name: str, value: float) -> None:
         """Set one scalar of one estimate, after the reduce under way. d stays there until larger is found."""
@@ -134,3 +163,70 @@ class Estimates(ABC):
         self.scalars.set(estimate, name, value)
         if value != before:
             self.agreement.set_by_hand(estimate, name, value)
+
+    def set_d(self, value: float, estimate: str | None = None) -> None:
+        """Set d by hand; it stays there until a larger one is found. Do so on all ranks, between the same two steps.
+
+        Waits for the reduce under way, and calls no collective.
+
+        Args:
+            value: the new d, finite and > 0.
+            estimate: whose d. None where there is one estimate.
+
+        Raises:
+            ValueError: for a d that cannot be, or an estimate that does not exist or is not named; nothing has changed.
+            RuntimeError: in the middle of a step.
+        """
+        self.check_settled()
+        if estimate is None and len(self.scalars.names) > 1:
+            raise ValueError(
+                f"there are several estimates: name one, set_d(value, estimate=...): {', '.join(self.scalars.names)}"
+            )
+        name = self.scalars.names[0] if estimate is None else estimate
+        self.scalars.row(name)  # raises for an estimate that does not exist
+        self._catch_up_with_reader()
+        self._set({(name, "d"): value})
+
+    def adopt_between_steps(self) -> None:
+        """`adopt`, but in the middle of a step, whose scalars stay: the next step does it then."""
+        if self._window is None:
+            self.adopt()
+
+    def adopt(self, replaced: bool = True) -> None:
+        """Set the scalars by what users have put into the groups since the step before, and put the views back.
+
+        Raises ValueError, with nothing changed but the views back, for what cannot be right.
+
+        Args:
+            replaced: False where no group has anything else in the place of its views.
+        """
+        if not (replaced or self._written):
+            return
+        given = [*self._written.items()]
+        self._written = {}
+        for member in self.roster if replaced else ():
+            if found := member.given_scalars():
+                given += found
+                member.bind_groups()
+        if given:
+            self._set(given)
+
+    def _set(self, given: Mapping[Key, Any] | Sequence[tuple[Key, Any]]) -> None:
+        values = param_groups.checked(given.items() if isinstance(given, Mapping) else given)
+        self.finish()
+        for (estimate, name), value in values.items():
+            if name != "steps":
+                self.scalars.check(estimate, name, value)
+        for (estimate, name), value in values.items():
+            if name == "steps":
+                self.restore(int(value))
+            else:
+                self.set_value(estimate, name, value)
+
+    @abstractmethod
+    def restore(self, steps: int) -> None:
+        """Set the number of steps."""
+
+    @abstractmethod
+    def check_settled(self) -> None:
+        """Raise RuntimeError when a step is half done. Waits for nothing."""

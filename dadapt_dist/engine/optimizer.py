@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from operator import is_
 from typing import Any
 
 import torch
@@ -15,11 +16,10 @@ from ..methods import METHODS, Buffer
 from ..options.checks import check_options
 from ..sharding import registry
 from ..sharding.registry import Delivery
-from . import log_every, torch_compile
+from . import log_every, param_groups, torch_compile
 from .amp import Finding, question, told
 from .local_step import sweep, sweep_early
 from .option_sets import Lots
-from .param_groups import LiveGroup
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
 from .state.validation import FORMAT
@@ -101,17 +101,29 @@ class LearningRateFree(Optimizer, MayJoin):
             self.bind_groups()
 
     def bind_groups(self) -> None:
-        """Let the groups' scalars be views of the step size's, and reading them wait for the reduce. In place."""
-        scalars, groups = self.step_size.scalars, self.groups
-        live = frozenset((*scalars.values, "steps"))
-        for index, group in enumerate(groups):
-            views = scalars.of(scalars.row(dict.__getitem__(group, "estimate"))) | {"steps": 0}
-            if not (isinstance(group, LiveGroup) and group.is_of(self.step_size)):
-                group |= {"method": self.method.name, "format": FORMAT}
-                groups[index] = group = LiveGroup(group, self.step_size, live, self.defaults)
-            group.rebind(views, live)
+        """Let the groups' scalars be views of the step size's. In place: schedulers and frameworks may hold the very dicts."""
+        groups, views = self.groups, self._views()
+        for group, of_group in zip(groups, views, strict=True):
+            group.update(of_group, method=self.method.name, format=FORMAT)
+        self._lots.watch(
+            (*self.step_size.scalars.values, "steps"), chain.from_iterable(of_group.values() for of_group in views)
+        )
         self.bound = [*groups]
         self.traced = torch_compile.traceable([p for group in groups for p in group["params"]])
+
+    def _views(self) -> list[dict[str, Tensor]]:
+        """What each group holds of its estimate."""
+        scalars, steps = self.step_size.scalars, {"steps": self.step_size.shown_steps}
+        return [scalars.of(scalars.row(group["estimate"])) | steps for group in self.groups]
+
+    def given_scalars(self) -> list[tuple[param_groups.Key, Any]]:
+        """((estimate, name), value) of every scalar of a group that somebody has put another value in the place of.
+
+        None while there are groups that are not ours yet: see `replaced_groups`.
+        """
+        groups = self.groups
+        are_ours = len(groups) == len(self.bound) and all(map(is_, groups, self.bound))
+        return param_groups.given(groups, self._views()) if are_ours else []
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -161,7 +173,35 @@ class LearningRateFree(Optimizer, MayJoin):
     def effective_lr(self) -> list[float]:
         """d·lr of each group: what the learning rate of the underlying method would be."""
         replaced_groups.adopt(self)
-        return [group["d"] * float(group["lr"]) for group in self.groups]
+        found = self.d
+        ds = found if isinstance(found, dict) else dict.fromkeys(self.step_size.scalars.names, found)
+        return [ds[group["estimate"]] * float(group["lr"]) for group in self.groups]
+
+    def set_d(self, value: float, estimate: str | None = None) -> None:
+        """Set d by hand; it stays there until a larger one is found. Do so on all ranks, between the same two steps.
+
+        `param_groups[i]["d"] = value` does the same in the next step. Waits for the reduce under way; no collective.
+
+        Args:
+            value: the new d, finite and > 0.
+            estimate: whose d. None where there is one estimate.
+
+        Raises:
+            ValueError: for a d that cannot be, or an estimate that does not exist or is not named; nothing has changed.
+            RuntimeError: in the middle of a step.
+
+        Example:
+            >>> optimizer.set_d(1e-3)
+        """
+        self.step_size.set_d(value, estimate)
+
+    def __repr__(self) -> str:
+        """d, d·lr and the counters as they are known without waiting for another rank, then the groups as torch lists them."""
+        lines = [f"{type(self).__name__} ({self.step_size.summary(self.groups)}"]
+        for index, group in enumerate(self.groups):
+            lines.append(f"Parameter Group {index}")
+            lines += [f"    {key}: {param_groups.plain(group[key])}" for key in sorted(group) if key != "params"]
+        return "\n".join([*lines, ")"])
 
     # ---------------------------------------------------------------- one step
 
@@ -181,7 +221,7 @@ class LearningRateFree(Optimizer, MayJoin):
             self.take()
         return loss
 
-    # torch's compiler rewrites the groups of an optimizer that it traces, and cannot rewrite live ones.
+    # There is nothing in a step for a compiler to gain, and it would rewrite the groups.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def take(self) -> None:
@@ -202,7 +242,7 @@ class LearningRateFree(Optimizer, MayJoin):
             buffers.create_shown(self)
             return
         self.announce()
-        shown = [(group, dict.__getitem__(group, "params")) for group in groups]
+        shown = [(group, group["params"]) for group in groups]
         self._looked = lots is self._lots
         with self.step_size.piece(self, found) as window:
             if not (window.arrived and self.delivery.in_pieces):
@@ -286,6 +326,7 @@ class LearningRateFree(Optimizer, MayJoin):
 
     def __getstate__(self) -> dict[str, Any]:
         self.step_size.finish()
+        self.step_size.adopt_between_steps()
         own = ("method", "step_size", "dtypes", "backend", "unmoved", "_bound")
         return super().__getstate__() | {name: self.__dict__[name] for name in own}
 

@@ -68,7 +68,7 @@ class StepSize(Estimates):
         self._explicit = self._early_done = self._released = False
         self.reduce, self.held, self.agreement = Reduce(self.layout), HeldReport(), Agreement()
         self.advice = Advice()
-        self._followed = []
+        self._followed, self._written = [], {}
 
     # ---------------------------------------------------------------- one step
 
@@ -135,13 +135,15 @@ class StepSize(Estimates):
 
     def _open(self, found: Finding | None) -> Window:
         self.finish()
+        lots = [member.lots() for member in self.roster]
+        self.adopt(any(lot.replaced for lot in lots))
         self.roster.accept_restored()
         if not self._explicit:
             self.reduce.begin()
         self.held.say(self.calls, self.agreement.names())
         self.advice.look(self, self.held.count)
         self.reduce.step = self.calls
-        self._follow()
+        self._follow(lots)
         if not self.roster.is_placed():
             placing.place(self)
         self.joining.look_for_join()
@@ -175,8 +177,7 @@ class StepSize(Estimates):
 
     def _put_back(self, before: Scalars) -> None:
         """A step that is skipped leaves no scalar behind: its gradients were not the first."""
-        for name, value in before.items():
-            self.scalars.values[name].copy_(value)
+        self.scalars.put(before)
         self._early_done = self._has_early_sums()
 
     def _has_early_sums(self) -> bool:
@@ -227,9 +228,18 @@ class StepSize(Estimates):
     def finish(self) -> None:
         """Wait for the reduce under way, if any, and move the scalars by it. No collective: one rank alone may call it."""
         sums = self.reduce.take()
+        self._collect()
         if sums is not None:
             self.scalars.apply(sums.to(self.scalars.device))
             self.held.note(self.scalars.values["held"], self.reduce.differ, sums)
+
+    def _collect(self) -> None:
+        """Keep for the next step what somebody has written into views of the scalars, and take it out of them."""
+        if self.table is not None:
+            self._written |= self.table.written()
+        steps = self._count.written()
+        if steps is not None:
+            self._written["", "steps"] = steps
 
     # ---------------------------------------------------------------- loading and saving
 
@@ -237,16 +247,19 @@ class StepSize(Estimates):
         """Set an estimate's scalars, and the number of steps, from a saved group that belongs to it."""
         self.settle(lose=True)
         self.scalars.load(estimate, saved)
-        self._count = StepCount(int(saved["steps"]))
-        self._followed = []
+        self._count.reset(int(saved["steps"]))
+        self._followed, self._written = [], {}
         self._early_done, self._released = self._has_early_sums(), False
         self.roster.forget()
+        for member in self.roster:
+            if member.given_scalars():
+                member.bind_groups()
 
     def restore(self, steps: int) -> None:
         """A framework puts a checkpoint into the groups, key by key: the optimizers look at it before it is used."""
         if steps != self.steps:
             self.settle()
-            self._count = StepCount(steps)
+            self._count.reset(steps)
             self.roster.restored = any(member.delivery.replaces_parameters for member in self.roster)
 
     def settle(self, *, lose: bool = False) -> None:

@@ -93,7 +93,7 @@ class Delivery:
 
     def params(self, groups: Groups) -> list[Sequence[Tensor]]:
         """`tensors` without the names."""
-        return [dict.__getitem__(group, "params") for group in groups]
+        return [group["params"] for group in groups]
 
     def starting(self) -> bool:
         """Is the framework still setting up? It then calls step() with zero gradients, and nothing may move."""

@@ -46,7 +46,7 @@ def run_ours(
         problem,
         set_lr,
         lambda grads: our_step(optimizer, xs, grads),
-        lambda: (optimizer.param_groups[0]["d"], xs),
+        lambda: (float(optimizer.param_groups[0]["d"]), xs),
         **how,
     )
 

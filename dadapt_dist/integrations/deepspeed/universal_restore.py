@@ -85,7 +85,7 @@ def complete(optimizer: "LearningRateFree", saved: Iterable[Mapping[str, Any]]) 
     for estimate, group in estimates.items():
         optimizer.step_size.load(estimate, group)
     for group in optimizer.groups:
-        dict.pop(group, MARK, None)
+        group.pop(MARK, None)
     for group, p in optimizer.all_params():
         state = optimizer.state[p]
         specs, dtypes = optimizer.method.buffers(group), optimizer.dtypes

@@ -276,6 +276,7 @@ def test_a_scalar_set_by_hand_is_looked_at_too(value: Any) -> None:
     d = run.optimizer.d
     with pytest.raises(ValueError, match=r"d=.*must be (finite, |a number )> 0"):
         run.optimizer.param_groups[0]["d"] = value
+        run.steps(2, 1)
     assert run.optimizer.d == d
 
 

@@ -44,7 +44,7 @@ def run_released(
         for group in optimizer.param_groups if lrs is not None else ():
             group["lr"] = lrs[step]
         released_step(optimizer, xs, (gradients or problem.gradients)(step, xs))
-        trace.add(optimizer.param_groups[0]["d"], xs)
+        trace.add(float(optimizer.param_groups[0]["d"]), xs)
     return trace
 
 
