@@ -1,6 +1,6 @@
 """Which groups take a step together, in one call of a kernel? Those whose options are equal; there may be one a parameter."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count, repeat
 from numbers import Number
 from operator import is_, itemgetter
@@ -40,6 +40,7 @@ class Lots:
         self._pickers: list[
             tuple[Callable[[list[Any]], Row], Callable[[list[Any]], Row]]
         ] = []  # of options, of scalars
+        self._alike = False  # have all groups the same keys in the same order?
         self._groups: list[Group] = []
         self._rows: list[Row] = []
         self._keys: list[Row] = []
@@ -77,12 +78,18 @@ class Lots:
         if orders != self._orders:
             pickers = {order: (_picker(order, self._names), _picker(order, self._scalars)) for order in {*orders}}
             self._orders, self._pickers = orders, [pickers[order] for order in orders]
+            self._alike = len(pickers) == 1
         values = [*map(list, map(dict.values, groups))]
-        rows = [pick(of_group) for (pick, _), of_group in zip(self._pickers, values, strict=True)]
+        rows = [*self._picked(0, values)]
         if self._scalars:
-            views = (pick(of_group) for (_, pick), of_group in zip(self._pickers, values, strict=True))
-            self.replaced = not all(map(is_, chain.from_iterable(views), self._views))
+            self.replaced = not all(map(is_, chain.from_iterable(self._picked(1, values)), self._views))
         return rows, [*map(dict.get, groups, repeat("lr"))]
+
+    def _picked(self, which: int, values: list[list[Any]]) -> Iterator[Row]:
+        """The options (0) or the scalars (1) of each group."""
+        if self._alike:
+            return map(self._pickers[0][which], values)
+        return (pick[which](of_group) for pick, of_group in zip(self._pickers, values, strict=True))
 
     def _plain(self, groups: Sequence[Group], rows: list[Row]) -> list[Row]:
         """The rows with all options checked and read as plain python, which the groups then have too."""
