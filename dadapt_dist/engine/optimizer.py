@@ -119,7 +119,7 @@ class LearningRateFree(Optimizer, MayJoin):
     def given_scalars(self) -> list[tuple[param_groups.Key, Any]]:
         """((estimate, name), value) of every scalar of a group that somebody has put another value in the place of.
 
-        None while there are groups that are not ours yet: see `replaced_groups`.
+        Empty while there are groups that are not ours yet: see `replaced_groups`.
         """
         groups = self.groups
         are_ours = len(groups) == len(self.bound) and all(map(is_, groups, self.bound))
