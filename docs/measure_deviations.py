@@ -58,7 +58,7 @@ def released_trace(key: str, options: Any, problem: Problem, gradients: Callable
     trace = Trace(flat(problem.starts))
     for step in range(200):
         released_step(optimizer, xs, gradients(step, xs))
-        trace.add(optimizer.param_groups[0]["d"], xs)
+        trace.add(float(optimizer.param_groups[0]["d"]), xs)
     return trace
 
 
@@ -203,7 +203,7 @@ def preconverted() -> Size:
         released_step(released, theirs, problem.gradients(step, theirs))
         released_step(optimizer, mine, problem.gradients(step, mine))
         ours.add(float(optimizer.d), mine)
-        other.add(released.param_groups[0]["d"], theirs)
+        other.add(float(released.param_groups[0]["d"]), theirs)
     return largest_errors(ours, other)
 
 

@@ -51,11 +51,33 @@ class Overflows:
 
 
 class StepCount:
-    """The number of steps taken, without those that overflowed, which are counted on their device."""
+    """The number of steps taken, without those that overflowed, which are counted on their device.
 
-    def __init__(self, count: int = 0) -> None:
+    shown: the count as the host knows it, a 0-dim int64 tensor on the CPU that parameter groups hold.
+    """
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):  # tensors of that mode count no writes
+            self.shown = torch.zeros((), dtype=torch.int64)
+        self.reset(0)
+
+    def reset(self, count: int) -> None:
+        """Count on from here."""
         self.count = self._least = count  # count: with those that overflowed since `read`
         self._overflowed: Tensor | None = None
+        self._show()
+
+    def _show(self) -> None:
+        self.shown.fill_(self.count)
+        self._version = self.shown._version
+
+    def written(self) -> int | None:
+        """The number that somebody has written into `shown`, which then shows the count again; None without one."""
+        if self.shown._version == self._version:
+            return None
+        given = int(self.shown)
+        self._show()
+        return given
 
     def add(self, moves: bool, overflow: Tensor | None) -> None:
         """Count a step that moves something, if it did not overflow (None: nobody looked)."""
@@ -63,9 +85,10 @@ class StepCount:
             return
         if overflow is not None and eager.readable(overflow.device):
             self.count += not bool(overflow)
-            return
-        self.count += 1
-        if overflow is not None:
+        else:
+            self.count += 1
+        self._show()
+        if overflow is not None and not eager.readable(overflow.device):
             self._overflowed = overflow.to(torch.int64) + (0 if self._overflowed is None else self._overflowed)
 
     def read(self) -> int:
@@ -73,6 +96,7 @@ class StepCount:
         if self._overflowed is not None:
             self.count -= int(self._overflowed)
             self._overflowed = None
+            self._show()
         self._least = self.count
         return self.count
 

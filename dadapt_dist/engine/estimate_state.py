@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from ..methods.base import PHASES, Initial, Method, Options, Scalars, Sums
 from ..options.checks import check_options
 
 OF_ESTIMATE = Method.estimate_options  # options that all groups of one estimate must share
+_VERSION = attrgetter("_version")  # counts the writes into a tensor, also by way of its views
 KEPT_HERE = ("k", "held")  # steps in which the estimate moved; steps held because a gradient was not finite
 STARTED = "started"  # kept too, of methods with sums at the start: 1 when they were taken
 
@@ -30,6 +32,17 @@ class ScalarTable:
         self._given: dict[str, Options] = {}
         self._constant_tensors: Scalars | None = None
         self._sums: Tensor | None = None  # those of the last step
+        self._views: dict[int, Scalars] = {}
+        self._own: Scalars = {}  # the values as they were last written here
+        self._versions: list[int] = []  # of the values when they were last written here
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copied view would be a view of nothing."""
+        return self.__dict__ | {"_views": {}, "_own": {}, "_versions": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.seal()
 
     def row(self, estimate: str) -> int:
         """Index of an estimate; ValueError names those that exist."""
@@ -79,31 +92,48 @@ class ScalarTable:
         row = self.row(estimate)
         for name, value in self.values.items():
             value[row] = _tensor(saved[name])
+        self.seal()
 
     def read(self, row: int, name: str) -> Any:
         """A scalar of an estimate: a float, or a tuple of floats for a vector. Waits for the device."""
-        value: Any = self.values[name][row].tolist()
-        return tuple(value) if self.values[name].dim() > 1 else float(value)
+        return _python(self.values[name][row].tolist())
 
-    def set(self, estimate: str, name: str, value: float) -> None:
+    def lists(self) -> dict[str, list[Any]]:
+        """Each scalar of all estimates, as `read`."""
+        return {name: [*map(_python, value.tolist())] for name, value in self.values.items()}
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The numbers that each scalar which is a vector has."""
+        return {name: value.shape[1] for name, value in self.values.items() if value.dim() > 1}
+
+    def set(self, estimate: str, name: str, value: Any) -> None:
         """Set a scalar, in place. With d go those that would move it back; ValueError for a d that cannot be."""
         row = self.row(estimate)
+        for key, new in self._moved(row, name, value).items():
+            self.values[key][row] = _tensor(new)
+        self.seal()
+
+    def check(self, estimate: str, name: str, value: Any) -> None:
+        """Raise ValueError for a d that `set` cannot set, with nothing changed."""
+        self._moved(self.row(estimate), name, value)
+
+    def _moved(self, row: int, name: str, value: Any) -> dict[str, Any]:
+        """The scalars of an estimate that change with one that is set."""
         if name != "d":
-            self.values[name][row] = _tensor(value)
-            return
+            return {name: value}
         if not 0 < value < math.inf:
             raise ValueError(f"d={value!r} must be a number > 0. To start from another d, pass d0 to the optimizer.")
         own = {key: self.read(row, key) for key in self.values}
         if value == own["d"]:
-            return
+            return {}
         sums = self._last_sums(row)
         if sums is None and value < own["d"] and own["k"] > 0 and self.method.needs_sums_to_lower:
             raise ValueError(
                 f"d={value!r} is below {own['d']!r}, and d of {self.method.name} can be lowered only after a step that was not "
                 "held, whose sums say how far. Take a step first, or give a new optimizer this d0."
             )
-        for key, new in self.method.moved(value, own, sums, self.constants(row)).items():
-            self.values[key][row] = new
+        return self.method.moved(value, own, sums, self.constants(row))
 
     def _last_sums(self, row: int) -> dict[str, float] | None:
         """The global sums of the last step, where it moved this estimate."""
@@ -120,12 +150,16 @@ class ScalarTable:
 
     def _grow(self, options: Options) -> None:
         for name, value in self._initial(options).items():
-            new = _tensor(value).unsqueeze(0).to(self.device)
-            self.values[name] = torch.cat([self.values[name], new]) if name in self.values else new
+            with torch.inference_mode(False):  # tensors of that mode count no writes
+                new = _tensor(value).unsqueeze(0).to(self.device)
+                self.values[name] = torch.cat([self.values[name], new]) if name in self.values else new
+        self._views = {}
+        self.seal()
 
     def _start(self, row: int, options: Options) -> None:
         for name, value in self._initial(options).items():
             self.values[name][row] = _tensor(value)
+        self.seal()
 
     def _of_estimate(self, options: Options) -> Options:
         """The options that all groups of an estimate share; not the group itself, which holds the parameters."""
@@ -133,8 +167,10 @@ class ScalarTable:
 
     def to(self, device: torch.device) -> None:
         if device != self.device:
-            self.values = {name: value.to(device) for name, value in self.values.items()}
-            self.device, self._constant_tensors = device, None
+            with torch.inference_mode(False):
+                self.values = {name: value.to(device) for name, value in self.values.items()}
+            self.device, self._constant_tensors, self._views = device, None, {}
+            self.seal()
 
     def constants(self, row: int) -> Mapping[str, float]:
         return self._constants[row]
@@ -213,16 +249,25 @@ class ScalarTable:
         if "after" in columns:
             self._sums = sums[:, -1 - len(self.names_of("after")) :]
         last = next((phase for phase in reversed(PHASES) if getattr(self.method, phase) is not None), None)
+        moved: Scalars = {}
         for phase in sorted(columns, key=("start", "after", "before").index):
             if getattr(self.method, phase) is not None:
-                moved = self._fold(phase, columns[phase], clean)
+                of_phase, usable = self._fold(phase, columns[phase], clean)
+                moved |= of_phase
                 if phase == last != "start":
-                    self.values["k"].add_(moved)
+                    moved |= self._copy({"k": self.values["k"] + usable})
         if last is None or last in columns:
-            self.values["held"].add_(~clean)
+            moved |= self._copy({"held": self.values["held"] + ~clean})
+        self.seal(moved)
 
-    def _fold(self, phase: str, sums: Tensor, clean: Tensor) -> Tensor:
-        """Move the scalars by the sums of one phase; bool [n_estimates], those that moved."""
+    def _copy(self, values: Scalars) -> Scalars:
+        """Copy these values of all estimates into the scalars of the same names; they are returned."""
+        for name, value in values.items():
+            self.values[name].copy_(value)
+        return values
+
+    def _fold(self, phase: str, sums: Tensor, clean: Tensor) -> tuple[Scalars, Tensor]:
+        """Move the scalars by the sums of one phase: (the new values, bool [n_estimates], the estimates that moved)."""
         spec, fold = getattr(self.method, phase), getattr(self.method, f"fold_{phase}")
         columns = dict(zip(self.names_of(phase), sums.unbind(1), strict=True))
         usable = clean & self._awaits(phase)
@@ -234,12 +279,13 @@ class ScalarTable:
         new = fold(safe, self.values, self._rule_constants())
         for value in new.values():
             usable = usable & _finite(value)
+        moved = {}
         for name, value in new.items():
             own = self.values[name]
-            own.copy_(torch.where(usable.view(-1, *[1] * (own.dim() - 1)), value, own))
+            moved[name] = torch.where(usable.view(-1, *[1] * (own.dim() - 1)), value, own)
         if phase == "start":
-            self.values[STARTED].add_(usable)
-        return usable
+            moved[STARTED] = self.values[STARTED] + usable
+        return self._copy(moved), usable
 
     def _awaits(self, phase: str) -> Tensor | bool:
         """bool [n_estimates]: may these sums move the estimates?"""
@@ -253,19 +299,68 @@ class ScalarTable:
         """Count a step of a frozen d for the estimates that move, unless it overflowed (0-dim bool; None: nobody looked)."""
         for row in (row for row, moves in enumerate(moving) if moves):
             self.values["k"][row].add_(1 if overflow is None else ~overflow)
+        self.seal({"k": self.values["k"].clone()})
+
+    def put(self, values: Scalars) -> None:
+        """Copy these values of all estimates into the scalars of the same names."""
+        self._copy(values)
+        self.seal()
 
     def of(self, row: int) -> Scalars:
-        """One estimate's scalars as 0-dim views."""
-        return {name: value[row] for name, value in self.values.items()}
+        """One estimate's scalars as views, 0-dim but for vectors.
+
+        The same tensors at each call, until the values move to another device.
+        """
+        if row not in self._views:
+            self._views[row] = {name: value[row] for name, value in self.values.items()}
+        return self._views[row]
+
+    def seal(self, written: Mapping[str, Tensor] | None = None) -> None:
+        """Take note that the values are what was written here, so that `written` finds what others write.
+
+        written: some of the values, as tensors that nothing else will change. The others have not changed since the last call,
+        but for those that were not there; None: any may have changed.
+        """
+        changed = self.values if written is None else written
+        self._own = self._own | {name: value.clone() if written is None else value for name, value in changed.items()}
+        self._versions = [*map(_VERSION, self.values.values())]
+
+    def written(self) -> dict[tuple[str, str], Any]:
+        """What somebody has written into views of the values, by (estimate, name); the values are then those of before.
+
+        Waits for the device only where there is something.
+        """
+        if self._versions == [*map(_VERSION, self.values.values())]:
+            return {}
+        given = {}
+        for name, value in self.values.items():
+            for row, (now, before) in enumerate(zip(value.tolist(), self._own[name].tolist(), strict=True)):
+                if _differ(now, before):
+                    given[self.names[row], name] = _python(now)
+            value.copy_(self._own[name])
+        self._versions = [*map(_VERSION, self.values.values())]
+        return given
 
     def on(self, device: torch.device, row: int) -> Scalars:
-        """One estimate's scalars as 0-dim tensors on a device; views where they live there."""
+        """One estimate's scalars as `of`, on a device; views where they live there."""
         wait = device.type == "cpu"  # a copy to the host that nobody waits for may be read before it has arrived
         return {name: value.to(device, non_blocking=not wait) for name, value in self.of(row).items()}
 
 
 def _tensor(value: Initial) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
+
+
+def _python(value: Any) -> Any:
+    """A float; a tuple of floats for a vector."""
+    return tuple(value) if isinstance(value, list) else float(value)
+
+
+def _differ(now: Any, before: Any) -> bool:
+    """Are these numbers, or lists of them, others? NaN is the same as NaN."""
+    if isinstance(now, list):
+        return any(map(_differ, now, before))
+    return bool(now != before and (now == now or before == before))
 
 
 def _finite(value: Tensor) -> Tensor:

@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
+from torch import Tensor
+
 from ..comm.async_all_reduce import Reduce
 from ..methods.base import Method, Options
+from ..options.plain_values import NOTHING, number
 from ..sharding.shard_index import Roster
+from . import param_groups
 from .amp_overflow import StepCount
 from .estimate_state import ScalarTable
+from .option_sets import Lots
+from .param_groups import Key
 from .rank_agreement import Agreement
 
 
@@ -25,6 +31,8 @@ class Estimates(ABC):
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
     _done: set[str]  # phases whose sums no estimate wants any more
+    _written: dict[Key, Any]  # what somebody has written into views of the scalars, and no step has seen yet
+    _window: Any  # the open step
 
     @abstractmethod
     def finish(self) -> None:
@@ -82,12 +90,28 @@ class Estimates(ABC):
             )
         return self.table
 
-    def _follow(self) -> None:
-        """Take the constants of the estimates from the groups, when an option has changed."""
-        versions = [member.lots().version for member in self.roster]
+    def _follow(self, lots: Sequence[Lots]) -> None:
+        """Take the constants of the estimates from the groups, when an option has changed. lots: of each optimizer."""
+        versions = [lot.version for lot in lots]
         if versions != self._followed:
             self.scalars.follow(group for member in self.roster for group in member.groups)
             self._followed = versions
+
+    def __repr__(self) -> str:
+        """d, d·lr and the counters as they are known without waiting for another rank."""
+        said = "no optimizer yet" if self.table is None else self.summary(self.roster.groups())
+        return f"{type(self).__name__} ({said})"
+
+    def summary(self, groups: Sequence[Options]) -> str:
+        """d of every estimate, d·lr over these groups, steps and held steps, as of the last finished reduce."""
+        counts = f"steps={self.calls}, held steps={int(self.scalars.values['held'].max())}"
+        if "d" not in self.scalars.values:
+            return counts
+        ds = dict(zip(self.scalars.names, self.scalars.values["d"].tolist(), strict=True))
+        rates = [ds[group["estimate"]] * lr for group in groups if (lr := number(group["lr"])) is not NOTHING]
+        low, high = f"{min(rates, default=0.0):.4g}", f"{max(rates, default=0.0):.4g}"
+        d = ", ".join(f"{name}: {value:.4g}" if len(ds) > 1 else f"{value:.4g}" for name, value in ds.items())
+        return f"d={d}, d·lr={low if low == high else f'{low} to {high}'}, {counts}"
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -98,7 +122,12 @@ class Estimates(ABC):
 
     @steps.setter
     def steps(self, count: int) -> None:
-        self._count = StepCount(count)
+        self._count.reset(count)
+
+    @property
+    def shown_steps(self) -> Tensor:
+        """`calls`, a 0-dim int64 tensor on the CPU, kept up to date."""
+        return self._count.shown
 
     @property
     def calls(self) -> int:
@@ -118,9 +147,10 @@ class Estimates(ABC):
         return next(iter(values.values())) if len(values) == 1 else values
 
     def current(self) -> ScalarTable:
-        """The scalars, after the reduce under way, for which nobody waits for ever."""
+        """The scalars, after the reduce under way, for which nobody waits for ever, and as users have set them since."""
         if not self.reduce.is_late():
             self.finish()
+            self.adopt_between_steps()
         return self.scalars
 
     @property
@@ -130,15 +160,82 @@ class Estimates(ABC):
 
     def value(self, estimate: str, name: str) -> Any:
         """One scalar of one estimate as a python number, a vector as a tuple of them."""
-        if name == "steps":
-            return self.steps
         table = self.current()
-        return table.read(table.row(estimate), name)
+        return self.steps if name == "steps" else table.read(table.row(estimate), name)
 
-    def set_value(self, estimate: str, name: str, value: float) -> None:
+    def set_value(self, estimate: str, name: str, value: Any) -> None:
         """Set one scalar of one estimate, after the reduce under way. d stays there until larger is found."""
         self.finish()
         before = self.scalars.read(self.scalars.row(estimate), name)
         self.scalars.set(estimate, name, value)
         if value != before:
+            self._done.clear()
             self.agreement.set_by_hand(estimate, name, value)
+
+    def set_d(self, value: float, estimate: str | None = None) -> None:
+        """Set d by hand; it stays there until a larger one is found. Do so on all ranks, between the same two steps.
+
+        Waits for the reduce under way, and calls no collective.
+
+        Args:
+            value: the new d, finite and > 0.
+            estimate: whose d. None where there is one estimate.
+
+        Raises:
+            ValueError: for a d that cannot be, or an estimate that does not exist or is not named; nothing has changed.
+            RuntimeError: in the middle of a step.
+        """
+        self.check_settled()
+        if estimate is None and len(self.scalars.names) > 1:
+            raise ValueError(
+                f"there are several estimates: name one, set_d(value, estimate=...): {', '.join(self.scalars.names)}"
+            )
+        name = self.scalars.names[0] if estimate is None else estimate
+        self.scalars.row(name)  # raises for an estimate that does not exist
+        if "d" not in self.current().values:
+            raise ValueError(f"{self.scalars.method.name} estimates no d: there is none to set.")
+        self._set([((name, "d"), value)])
+
+    def adopt_between_steps(self) -> None:
+        """`adopt`, but in the middle of a step, whose scalars stay: the next step does it then."""
+        if self._window is None:
+            self.adopt()
+
+    def adopt(self, replaced: bool = True) -> None:
+        """Set the scalars by what users have put into the groups since the step before, and put the views back.
+
+        Raises ValueError, with nothing changed but the views back, for what cannot be right.
+
+        Args:
+            replaced: False where no group has anything else in the place of its views.
+        """
+        if not (replaced or self._written):
+            return
+        given = [*self._written.items()]
+        self._written = {}
+        for member in self.roster if replaced else ():
+            if found := member.given_scalars():
+                given += found
+                member.bind_groups()
+        if given:
+            self._set(given)
+
+    def _set(self, given: Sequence[tuple[Key, Any]]) -> None:
+        values = param_groups.checked(given, self.scalars.lengths)
+        self.finish()
+        for (estimate, name), value in values.items():
+            if name != "steps":
+                self.scalars.check(estimate, name, value)
+        for (estimate, name), value in values.items():
+            if name == "steps":
+                self.restore(int(value))
+            else:
+                self.set_value(estimate, name, value)
+
+    @abstractmethod
+    def restore(self, steps: int) -> None:
+        """Set the number of steps."""
+
+    @abstractmethod
+    def check_settled(self) -> None:
+        """Raise RuntimeError when a step is half done. Waits for nothing."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from operator import is_
 from typing import Any, Literal
 
 import torch
@@ -14,11 +15,10 @@ from ..methods import METHODS, Buffer
 from ..options.checks import check_options
 from ..sharding import registry
 from ..sharding.framework import FrameworkAdapter
-from . import amp, log_every, torch_compile
+from . import amp, log_every, param_groups, torch_compile
 from .amp import Finding, told
 from .local_step import Entries, measure, sweep
 from .option_sets import Lots
-from .param_groups import LiveGroup
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
 from .state.validation import FORMAT
@@ -76,7 +76,8 @@ class LearningRateFree(Optimizer, MayJoin):
         self.number = torch_compile.enroll(self)
         self.plans = PlanCache()
         self._seen: tuple[list[int], list[bool], int] | None = None  # the parameters that all had their buffers
-        self._lots, self._shown = (Lots(self.defaults, type(self).__name__) for _ in range(2))
+        checks, where = self.method.options.checks(), type(self).__name__
+        self._lots, self._shown = (Lots(self.defaults, checks, where) for _ in range(2))
         self._looked = False  # at all options, in this call of step()
         self._delivery, self._groups = None, self.param_groups
         self.step_size.roster.add(self)
@@ -104,17 +105,29 @@ class LearningRateFree(Optimizer, MayJoin):
             self.bind_groups()
 
     def bind_groups(self) -> None:
-        """Let the groups' scalars be views of the step size's, and reading them wait for the reduce. In place."""
-        scalars, groups = self.step_size.scalars, self.groups
-        live, checks = frozenset((*scalars.values, "steps")), self.method.options.checks()
-        for index, group in enumerate(groups):
-            views = scalars.of(scalars.row(dict.__getitem__(group, "estimate"))) | {"steps": 0}
-            if not (isinstance(group, LiveGroup) and group.is_of(self.step_size)):
-                group |= {"method": self.method.name, "format": FORMAT}
-                groups[index] = group = LiveGroup(group, self.step_size, live, checks)
-            group.rebind(views, live)
+        """Let the groups' scalars be views of the step size's. In place: schedulers and frameworks may hold the very dicts."""
+        groups, views = self.groups, self._views()
+        for group, of_group in zip(groups, views, strict=True):
+            group.update(of_group, method=self.method.name, format=FORMAT)
+        self._lots.watch(
+            (*self.step_size.scalars.values, "steps"), chain.from_iterable(of_group.values() for of_group in views)
+        )
         self.bound = [*groups]
         self.traced = torch_compile.traceable([p for group in groups for p in group["params"]])
+
+    def _views(self) -> list[dict[str, Tensor]]:
+        """What each group holds of its estimate."""
+        scalars, steps = self.step_size.scalars, {"steps": self.step_size.shown_steps}
+        return [scalars.of(scalars.row(group["estimate"])) | steps for group in self.groups]
+
+    def given_scalars(self) -> list[tuple[param_groups.Key, Any]]:
+        """((estimate, name), value) of every scalar of a group that somebody has put another value in the place of.
+
+        Empty while there are groups that are not ours yet: see `replaced_groups`.
+        """
+        groups = self.groups
+        are_ours = len(groups) == len(self.bound) and all(map(is_, groups, self.bound))
+        return param_groups.given(groups, self._views()) if are_ours else []
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -173,6 +186,32 @@ class LearningRateFree(Optimizer, MayJoin):
         table = self.step_size.current()
         return float(self.method.learning_rate(group, table.of(table.row(group["estimate"]))))
 
+    def set_d(self, value: float, estimate: str | None = None) -> None:
+        """Set d by hand; it stays there until a larger one is found. Do so on all ranks, between the same two steps.
+
+        `param_groups[i]["d"] = value` does the same in the next step. Waits for the reduce under way; no collective.
+
+        Args:
+            value: the new d, finite and > 0.
+            estimate: whose d. None where there is one estimate.
+
+        Raises:
+            ValueError: for a d that cannot be, or an estimate that does not exist or is not named; nothing has changed.
+            RuntimeError: in the middle of a step.
+
+        Example:
+            >>> optimizer.set_d(1e-3)
+        """
+        self.step_size.set_d(value, estimate)
+
+    def __repr__(self) -> str:
+        """d, d·lr and the counters as they are known without waiting for another rank, then the groups as torch lists them."""
+        lines = [f"{type(self).__name__} ({self.step_size.summary(self.groups)}"]
+        for index, group in enumerate(self.groups):
+            lines.append(f"Parameter Group {index}")
+            lines += [f"    {key}: {param_groups.plain(group[key])}" for key in sorted(group) if key != "params"]
+        return "\n".join([*lines, ")"])
+
     # ---------------------------------------------------------------- one step
 
     @torch.no_grad()
@@ -191,7 +230,7 @@ class LearningRateFree(Optimizer, MayJoin):
             self.take()
         return loss
 
-    # torch's compiler rewrites the groups of an optimizer that it traces, and cannot rewrite live ones.
+    # There is nothing in a step for a compiler to gain, and it would rewrite the groups.
     # torch.compiler.disable would import the compiler, for a second, when the class is made; this waits for the first call.
     @_disable_dynamo
     @torch.no_grad()
@@ -213,7 +252,7 @@ class LearningRateFree(Optimizer, MayJoin):
             buffers.create_shown(self)
             return
         self.announce()
-        shown = [(group, dict.__getitem__(group, "params")) for group in groups]
+        shown = [(group, group["params"]) for group in groups]
         self._looked = lots is self._lots
         self.step_size.step(self, found, lambda window: self._run(window, shown, lots, found))
 
@@ -291,6 +330,7 @@ class LearningRateFree(Optimizer, MayJoin):
 
     def __getstate__(self) -> dict[str, Any]:
         self.step_size.finish()
+        self.step_size.adopt_between_steps()
         own = ("method", "step_size", "dtypes", "backend", "unmoved", "_bound")
         return super().__getstate__() | {name: self.__dict__[name] for name in own}
 

@@ -1,98 +1,57 @@
-"""What is a parameter group here? A dict whose scalars (d, ...) are current whenever they are read."""
+"""Scalars of an estimate in the parameter groups: 0-dim views, and what users put in their place.
+
+A group is a plain dict. Beside its options it holds d and the other scalars of its estimate as 0-dim float64 tensors, 1-dim
+for a vector, that are views of the estimate's own, and the number of steps as a 0-dim int64 tensor: they show the values as of
+the last finished reduce, and reading them waits for no other rank. A number that is assigned takes the view's place until the
+next step, which sets the scalar by it and puts the view back.
+"""
 
 import math
-from collections.abc import ItemsView, Iterator, Mapping, ValuesView
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from ..options.checks import assigned
-from ..options.fields import Check
+from torch import Tensor
+
 from ..options.plain_values import NOTHING, number
 from .state.validation import scalar
 
-if TYPE_CHECKING:
-    from .step_size import StepSize
+Group = dict[str, Any]
+Key = tuple[str, str]
+"""(estimate, name of a scalar). The number of steps is of no estimate: ("", "steps")."""
 
 
-class LiveGroup(dict[str, Any]):
-    """A parameter group. `group["d"]` waits for the reduce under way and returns d as a float; setting it sets d.
+def given(groups: Sequence[Group], views: Sequence[Mapping[str, Tensor]]) -> list[tuple[Key, Any]]:
+    """The values that lie in the groups in place of their views."""
+    return [
+        (("" if name == "steps" else group["estimate"], name), group[name])
+        for group, of_group in zip(groups, views, strict=True)
+        for name, view in of_group.items()
+        if name in group and group[name] is not view
+    ]
 
-    Reading is the one moment at which the host waits for the device, and only the reader pays it. Copies and pickles are
-    plain dicts: frameworks deep-copy and pickle groups, and a StepSize holds a process group, which cannot be.
+
+def checked(values: Iterable[tuple[Key, Any]], lengths: Mapping[str, int]) -> dict[Key, Any]:
+    """The values as python numbers, d before the others, which may follow it. lengths: of the scalars that are vectors.
+
+    Raises ValueError for one that cannot be right, and where groups of one estimate were given different ones.
     """
+    numbers: dict[Key, Any] = {}
+    for key, value in sorted(values, key=lambda item: item[0][1] != "d"):
+        read = _read(key[1], value, lengths)
+        if numbers.setdefault(key, read) != read:
+            raise ValueError(
+                f"groups of one estimate were given different values of {key[1]}: {numbers[key]!r} and {read!r}. One estimate "
+                f"has one {key[1]}: give it to one of its groups, or the same to all."
+            )
+    return numbers
 
-    __slots__ = ("_checks", "_live", "_step_size")
 
-    def __init__(
-        self, group: dict[str, Any], step_size: "StepSize", live: frozenset[str], checks: Mapping[str, Check]
-    ) -> None:
-        """checks: those of the method's options; any other key is the user's own, whatever its name."""
-        self._checks = checks
-        super().__init__((key, assigned(key, value, self._checks, "a parameter group")) for key, value in group.items())
-        self._step_size = step_size
-        self._live = live
+def _read(name: str, value: Any, lengths: Mapping[str, int]) -> Any:
+    if name == "d" and ((read := number(value)) is NOTHING or not 0 < read < math.inf):
+        raise ValueError(f"d={value!r} must be a number > 0. To start from another d, pass d0 to the optimizer.")
+    return scalar(name, value, "parameter group", lengths.get(name))
 
-    def is_of(self, step_size: "StepSize") -> bool:
-        """Are the scalars those of this step size?"""
-        return self._step_size is step_size
 
-    def __getitem__(self, key: str) -> Any:
-        if key in self._live:
-            return self._step_size.value(super().__getitem__("estimate"), key)
-        return super().__getitem__(key)
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key not in self._live:
-            super().__setitem__(key, assigned(key, value, self._checks, "a parameter group"))
-        elif key == "steps":
-            self._step_size.restore(int(scalar(key, value, "parameter group")))
-        else:
-            if key == "d" and ((read := number(value)) is NOTHING or not 0 < read < math.inf):
-                raise ValueError(
-                    f"d={value!r} must be a number > 0. To start from another d, pass d0 to the optimizer."
-                )
-            self._step_size.set_value(super().__getitem__("estimate"), key, scalar(key, value, "parameter group"))
-
-    def update(self, *others: Any, **options: Any) -> None:
-        """As a dict's, so that a scalar given this way is set like one assigned."""
-        for key, value in dict(*others, **options).items():
-            self[key] = value
-
-    def __ior__(self, other: Any) -> "LiveGroup":  # type: ignore[override,misc]
-        self.update(other)
-        return self
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        if key not in self:
-            self[key] = default
-        return self[key]
-
-    def rebind(self, views: dict[str, Any], live: frozenset[str]) -> None:
-        """Store new views of the scalars; schedulers and frameworks may hold this very dict, so it is not replaced."""
-        self._live = live
-        super().update(views)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default  # noqa: SIM401 - dict.get would not be current
-
-    # dict's own copies go around __getitem__ unless __iter__ is overridden; dict(group) and {**group} would hold tensors.
-    def __iter__(self) -> Iterator[str]:
-        return super().__iter__()
-
-    def values(self) -> ValuesView[Any]:  # type: ignore[override]
-        return self.plain().values()
-
-    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
-        return self.plain().items()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (self.plain(),)
-
-    def __copy__(self) -> dict[str, Any]:
-        return self.plain()
-
-    def copy(self) -> dict[str, Any]:
-        return self.plain()
-
-    def plain(self) -> dict[str, Any]:
-        """A plain dict with the scalars as python numbers."""
-        return {key: self[key] for key in self}
+def plain(value: Any) -> Any:
+    """A 0-dim tensor as a python number, a vector as a list; anything else as it is."""
+    return value.tolist() if isinstance(value, Tensor) and value.ndim <= 1 and not value.is_meta else value

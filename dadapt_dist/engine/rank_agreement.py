@@ -48,9 +48,10 @@ class Agreement:
         self.options = sorted(set(options) - set(self.constants) - {"d0", "d_coef", "growth_rate"} - NOT_WATCHED)
         self._marks, self._by_hand = None, 0
 
-    def set_by_hand(self, estimate: str, name: str, value: float) -> None:
+    def set_by_hand(self, estimate: str, name: str, value: float | tuple[float, ...]) -> None:
         """Take note that a scalar of an estimate was given another value here, which all ranks have to give it."""
-        self._by_hand = _digest([self._by_hand, zlib.crc32(f"{estimate} {name}".encode()), float(value)])
+        values = value if isinstance(value, tuple) else (value,)
+        self._by_hand = _digest([self._by_hand, zlib.crc32(f"{estimate} {name}".encode()), *map(float, values)])
         self._marks = None
 
     def settle(self, classes: Sequence[int], rank: int, suspects: Iterable[Tensor], *, witnessed: bool) -> None:

@@ -79,7 +79,7 @@ class StepSize(Estimates):
         self._riding: tuple[str, ...] = ("after",)
         self.reduce, self.held, self.agreement = Reduce(self.layout), HeldReport(), Agreement()
         self.advice = Advice()
-        self._followed = []
+        self._followed, self._written = [], {}
 
     # ---------------------------------------------------------------- one step
 
@@ -153,13 +153,15 @@ class StepSize(Estimates):
 
     def _prepare(self) -> None:
         """See to all that a step needs: options, placements, buffers. What went before is logged where there is reason to."""
+        lots = [member.lots() for member in self.roster]
+        self.adopt(any(lot.replaced for lot in lots))
         self.roster.accept_restored()
         if not self._explicit:
             self.reduce.begin()
         self.held.say(self.calls, self.agreement.names())
         self.advice.look(self, self.held.count)
         self.reduce.step = self.calls
-        self._follow()
+        self._follow(lots)
         if not self.roster.is_placed():
             placing.place(self)
         self.joining.look_for_join()
@@ -214,9 +216,7 @@ class StepSize(Estimates):
 
     def _put_back(self, before: Scalars) -> None:
         """A step that is skipped leaves no scalar behind but the count of such steps: its gradients were not the first."""
-        for name, value in before.items():
-            if name != "held":
-                self.scalars.values[name].copy_(value)
+        self.scalars.put({name: value for name, value in before.items() if name != "held"})
         self._done.clear()
 
     def _close_early(self, window: Window) -> None:
@@ -233,6 +233,7 @@ class StepSize(Estimates):
 
     def _close(self, window: Window) -> None:
         self._window = None
+        self._collect()
         table, frozen, sumless = self.scalars, self.frozen, self.scalars.is_sumless
         self._count.add(window.moves, window.overflows)
         separate_estimates.look(self)
@@ -285,6 +286,7 @@ class StepSize(Estimates):
     def finish(self) -> None:
         """Wait for the reduce under way, if any, and move the scalars by it. No collective: one rank alone may call it."""
         sums = self.reduce.take()
+        self._collect()
         if sums is not None:
             self.scalars.apply(sums.to(self.scalars.device), self._riding)
             self.held.note(self.scalars.values["held"], self.reduce.differ, sums)
@@ -296,23 +298,34 @@ class StepSize(Estimates):
         phases: list[tuple[str, ...]] = [("start",), ("before",), ("after",), *several]
         return len(table.names) * max(map(table.width, phases))
 
+    def _collect(self) -> None:
+        """Keep for the next step what somebody has written into views of the scalars, and take it out of them."""
+        if self.table is not None:
+            self._written |= self.table.written()
+        steps = self._count.written()
+        if steps is not None:
+            self._written["", "steps"] = steps
+
     # ---------------------------------------------------------------- loading and saving
 
     def load(self, estimate: str, saved: Options) -> None:
         """Set an estimate's scalars, and the number of steps, from a saved group that belongs to it."""
         self.settle(lose=True)
         self.scalars.load(estimate, saved)
-        self._count = StepCount(int(saved["steps"]))
-        self._followed = []
+        self._count.reset(int(saved["steps"]))
+        self._followed, self._written = [], {}
         self._done.clear()
         self._released = False
         self.roster.forget()
+        for member in self.roster:
+            if member.given_scalars():
+                member.bind_groups()
 
     def restore(self, steps: int) -> None:
         """A framework puts a checkpoint into the groups, key by key: the optimizers look at it before it is used."""
         if steps != self.steps:
             self.settle()
-            self._count = StepCount(steps)
+            self._count.reset(steps)
             self.roster.restored = any(member.delivery.replaces_parameters for member in self.roster)
 
     def settle(self, *, lose: bool = False) -> None:

@@ -198,6 +198,7 @@ def hand_over(step_size: "StepSize", is_last: bool) -> None:
         for (_, p), (_, names) in zip(member.all_params(), of_member, strict=True):
             tensors += [member.state[p][name] for name in names]
     layout.share(tensors, source, layout.reduce_device(step_size.scalars.device))
+    step_size.scalars.seal()
     if layout.rank != source:
         for member, of_member in zip(members, buffers, strict=True):
             _drop_others(member, of_member)

@@ -61,13 +61,9 @@ def check_lr(lr: Any, where: str) -> float:
 
 
 def assigned(name: str, value: Any, known: Mapping[str, Check], where: str) -> Any:
-    """What a group is to keep of a value assigned to it: plain python. ValueError for an option that cannot be right.
-
-    An lr is looked at in the step, since schedulers assign it and no error should come out of them.
-    """
-    if name == "lr":
-        read = rate(value)
-        return value if read is NOTHING else read
+    """What a group is to keep of a value assigned to it: plain python. ValueError for an option that cannot be right."""
+    if isinstance(value, Tensor) and name == "lr":
+        return value if value.ndim == 0 and not value.requires_grad else rate(value)
     if name in known:
         return check_value(name, value, known, where)
     return plain(value)

@@ -89,7 +89,7 @@ class FrameworkAdapter:
 
     def params(self, groups: Groups) -> list[Sequence[Tensor]]:
         """`tensors` without the names."""
-        return [dict.__getitem__(group, "params") for group in groups]
+        return [group["params"] for group in groups]
 
     def was_loaded(self, groups: Groups) -> bool:
         """Whether the framework has put a checkpoint into these groups by itself, without load_state_dict."""

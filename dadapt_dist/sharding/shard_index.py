@@ -66,6 +66,9 @@ class Member(Protocol):
     def bind_groups(self) -> None:
         """Point the groups' scalars to the StepSize's."""
 
+    def given_scalars(self) -> list[tuple[tuple[str, str], Any]]:
+        """((estimate, name), value) of every scalar of a group that somebody has put another value in the place of."""
+
     def accept_restored(self) -> None:
         """Complete a checkpoint that a framework has put into state and groups; ValueError when it did not come whole."""
 

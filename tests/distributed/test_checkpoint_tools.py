@@ -130,10 +130,10 @@ def test_groups_of_another_pipeline_stage_are_refused_with_the_option_that_keeps
 def dummy_step(case: str) -> dict[str, Any]:
     """State made by torch's dummy step, then weights of another seed, then training."""
     training = Training(fsdp2(), case)
-    before, options = training.job.full(), dict(training.optimizer.param_groups[0])
+    before, options = training.job.full(), training.optimizer.state_dict()["param_groups"][0]
     state = get_optimizer_state_dict(training.job.model, training.optimizer)
     after, d = training.job.full(), training.optimizer.d
-    group = {key: training.optimizer.param_groups[0][key] for key in ("k", "steps", "lr", "held")}
+    group = {key: float(training.optimizer.param_groups[0][key]) for key in ("k", "steps", "lr", "held")}
     with torch.no_grad():
         for p, value in zip(training.job.model.parameters(), Tiny(seed=1).parameters(), strict=True):
             p.copy_(distribute_tensor(value, p.device_mesh, p.placements))

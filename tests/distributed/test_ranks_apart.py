@@ -125,7 +125,7 @@ def left_out(kind: str, number: int, reading: bool = False) -> tuple[list[float]
                 optimizer.step()
             optimizer.zero_grad()
             if reading:
-                assert optimizer.d == optimizer.param_groups[0]["d"] > 0
+                assert optimizer.d == float(optimizer.param_groups[0]["d"]) > 0
             ds.append(float(optimizer.step_size.scalars.values["d"]))  # without waiting for the others
             norms.append(float(sum(getattr(p, "_local_tensor", p).detach().norm() for p in model.parameters())))
         assert optimizer.d == ds[-1]

@@ -71,7 +71,7 @@ def two_optimizers(method: str, explicit: bool, nonfinite: str = "hold") -> dict
                 first.step()
                 second.step()
         collectives.append(communication.get_total_counts())
-        assert first.d == second.d == first.param_groups[0]["d"] == second.param_groups[0]["d"]
+        assert first.d == second.d == float(first.param_groups[0]["d"]) == float(second.param_groups[0]["d"])
         ds.append(step_size.d)
     return {"d": ds, "collectives": collectives}
 
@@ -193,19 +193,21 @@ def synchronous() -> list[float]:
     return ds
 
 
-def both_ways() -> tuple[bool, bool]:
-    """Is the reduce still under way after step(), and done after d was read?"""
+def both_ways() -> tuple[bool, bool, bool]:
+    """Whether the reduce is under way after step() and after a group was read, and done after d was read."""
     params = local_params()
     optimizer = dd.Prodigy(params, d0=1e-3)
     set_gradients(params, 0)
     optimizer.step()
     under_way = optimizer.step_size.reduce.under_way
-    _ = optimizer.param_groups[0]["d"]
-    return under_way, not optimizer.step_size.reduce.under_way
+    assert float(optimizer.param_groups[0]["d"]) == 1e-3
+    still_under_way = optimizer.step_size.reduce.under_way
+    _ = optimizer.d
+    return under_way, still_under_way, not optimizer.step_size.reduce.under_way
 
 
 def test_the_reduce_is_left_under_way_until_d_is_needed(pools: Any) -> None:
-    assert pools(2).run(both_ways) == [(True, True)] * 2
+    assert pools(2).run(both_ways) == [(True, True, True)] * 2
 
 
 def unread() -> float:

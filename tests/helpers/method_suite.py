@@ -92,7 +92,7 @@ def against_the_oracle(row: Row, groups: list[dict[str, Any]] | None = None, **o
     for step in steps(optimizer, xs, problem.gradients):
         oracle.step(problem.gradients(step, oracle.params))
         if has_d(row):
-            found, expected = optimizer.param_groups[0]["d"], oracle.ds[oracle.groups[0]["estimate"]]
+            found, expected = float(optimizer.param_groups[0]["d"]), oracle.ds[oracle.groups[0]["estimate"]]
             assert found == pytest.approx(expected, rel=1e-10), step
             ds.append(found)
         torch.testing.assert_close(flat(xs), flat(oracle.params), rtol=1e-9, atol=1e-12)
@@ -252,12 +252,53 @@ def effective_lr_is_proportional_to_lr(row: Row) -> None:
     assert 0 < whole < math.inf
 
 
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"sync": "step"},
+    {"before": "lagged"},
+    {"nonfinite": "skip"},
+    {"freeze_after": 4},
+]
+
+
+@check
+def takes_no_write_of_a_step_for_one_of_its_user(row: Row) -> None:
+    """Views that were written to with the values they had: a step that left a scalar unnoted would lose it here."""
+    for setting in SETTINGS:
+        problem, runs = Problem(), []
+        for touched in (False, True):
+            xs, groups = grouped(problem.starts, None)
+            optimizer = row.build(groups, step_size=dd.StepSize(**setting))
+            group, names = optimizer.param_groups[0], (*optimizer.step_size.scalars.values, "steps")
+            for step in steps(optimizer, xs, problem.gradients, 10):
+                for name in names if touched else ():
+                    group[name].add_(0)
+                assert optimizer.step_size.scalars.written() == {}, setting
+                if step == 5:
+                    nan = [torch.full_like(x, math.nan) for x in xs]
+                    next(steps(optimizer, xs, lambda *_: nan, 1))  # noqa: B023 - called here
+            runs.append((flat(xs), optimizer.state_dict()["param_groups"]))
+        (one, of_one), (other, of_other) = runs
+        assert torch.equal(one, other), setting
+        assert of_one == of_other, setting
+
+
+def step_with(optimizer: dd.LearningRateFree, name: str, value: Any) -> None:
+    """Take a step with another value of an option, and put the one of before back."""
+    group = optimizer.param_groups[0]
+    before, group[name] = group[name], value
+    try:
+        optimizer.step()
+    finally:
+        group[name] = before
+
+
 BAD: list[Any] = [{}, math.nan, -1.0, (), object()]  # no option of any method can be one of these
 
 
 @check
 def refuses_every_bad_option_with_value_range_and_cure(row: Row) -> None:
-    """In the constructor, in a new group and in a group that is there; nothing changes."""
+    """In the constructor, in a new group and, in the next step, in a group that is there; nothing changes."""
     options = METHODS[row.name].options
     optimizer = row.build([nn.Parameter(torch.ones(2))])
     before = copy.copy(optimizer.param_groups[0])
@@ -267,8 +308,7 @@ def refuses_every_bad_option_with_value_range_and_cure(row: Row) -> None:
             tries.append(lambda: optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], name: value}))  # noqa: B023
             if name != "estimate":
                 tries.append(lambda: row.build([nn.Parameter(torch.ones(2))], **{name: value}))  # noqa: B023
-            if name != "lr":  # looked at in the step, so that no error comes out of a scheduler
-                tries.append(lambda: optimizer.param_groups[0].__setitem__(name, value))  # noqa: B023
+            tries.append(lambda: step_with(optimizer, name, value))  # noqa: B023
             for attempt in tries:
                 with pytest.raises(ValueError, match=f"{name}=") as caught:
                     attempt()

@@ -46,7 +46,7 @@ def run_ours(
         problem,
         set_lr,
         lambda grads: our_step(optimizer, xs, grads),
-        lambda: (optimizer.param_groups[0]["d"], xs),
+        lambda: (float(optimizer.param_groups[0]["d"]), xs),
         **how,
     )
 
@@ -96,5 +96,5 @@ def run_released(
         for group in optimizer.param_groups if lrs is not None else ():
             group["lr"] = lrs[step]
         released_step(optimizer, xs, (gradients or problem.gradients)(step, xs))
-        trace.add(optimizer.param_groups[0]["d"], xs)
+        trace.add(float(optimizer.param_groups[0]["d"]), xs)
     return trace

@@ -5,11 +5,11 @@ such a group says of d would neither be used nor kept up to date.
 """
 
 import logging
+import math
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from ...options.checks import check_options
-from ..param_groups import LiveGroup
 from .validation import check_format, check_order, numbers_of
 
 if TYPE_CHECKING:
@@ -19,20 +19,21 @@ logger = logging.getLogger(__name__)
 
 
 def adopt(optimizer: "LearningRateFree") -> None:
-    """Make every group live. In place.
+    """Let every group have the optimizer's options and scalars. In place.
 
     Where all groups of an estimate are new, the scalars that they hold are taken: they are a checkpoint's, or the present
-    ones. One that joins live groups takes their scalars. Raises ValueError, with nothing changed, for what cannot be right.
+    ones. One that joins groups of ours takes their scalars. Raises ValueError, with nothing changed, for what cannot be right.
     """
     shown, bound = optimizer.param_groups, optimizer.bound
     if len(shown) == len(bound) and all(map(is_, shown, bound)):
         return
     groups = optimizer.groups
-    new = [(index, group) for index, group in enumerate(groups) if not _is_ours(optimizer, group)]
+    ours = {*map(id, bound)}
+    new = [(index, group) for index, group in enumerate(groups) if id(group) not in ours]
     if not new:
         return
     found = [_checked(optimizer, group, f"parameter group {index}") for index, group in new]
-    live = {group["estimate"] for group in groups if _is_ours(optimizer, group)}
+    live = {group["estimate"] for group in groups if id(group) in ours}
     given: dict[str, dict[str, Any]] = {}
     for options, scalars in found:
         if options["estimate"] not in live:
@@ -41,11 +42,7 @@ def adopt(optimizer: "LearningRateFree") -> None:
         groups[index] = options
     optimizer.bind_groups()
     for estimate, scalars in given.items():
-        _take(next(group for group in groups if group["estimate"] == estimate), scalars)
-
-
-def _is_ours(optimizer: "LearningRateFree", group: dict[str, Any]) -> bool:
-    return isinstance(group, LiveGroup) and group.is_of(optimizer.step_size)
+        _take(optimizer, estimate, scalars)
 
 
 def _checked(optimizer: "LearningRateFree", group: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -62,10 +59,10 @@ def _checked(optimizer: "LearningRateFree", group: Any, where: str) -> tuple[dic
             f"{where} is of the method {options['method']!r}, the optimizer {optimizer.method.name!r}: take a checkpoint of it."
         )
     check_format(options, where)
-    check_options({name: options[name] for name in defaults}, optimizer.method.options.checks(), where)
+    options |= check_options({name: options[name] for name in defaults}, optimizer.method.options.checks(), where)
     optimizer.step_size.scalars.row(options["estimate"])  # raises for an estimate that does not exist
     names = [name for name in (*optimizer.step_size.scalars.values, "steps") if name in options]
-    scalars = numbers_of(options, names, where)
+    scalars = numbers_of(options, names, where, optimizer.step_size.scalars.lengths)
     check_order(scalars, where)
     return options, scalars
 
@@ -80,17 +77,20 @@ def _check_agree(first: dict[str, Any], scalars: dict[str, Any], estimate: str) 
         )
 
 
-def _take(group: dict[str, Any], scalars: dict[str, Any]) -> None:
-    before = {name: group[name] for name in scalars}
+def _take(optimizer: "LearningRateFree", estimate: str, scalars: dict[str, Any]) -> None:
+    step_size = optimizer.step_size
+    before = {name: step_size.value(estimate, name) for name in (*step_size.scalars.values, "steps")}
     changed = {name for name, value in scalars.items() if value != before[name]}
-    for name in sorted(changed):
-        group[name] = scalars[name]
+    for name in sorted(changed - {"steps"}):
+        step_size.set_value(estimate, name, scalars[name])
+    if "steps" in changed:
+        step_size.restore(scalars["steps"])
     if changed & {"d", "steps"}:
         logger.warning(
             "the parameter groups were replaced by others: d goes on at %g, as they say, instead of %g, and steps at %d instead "
             "of %d",
-            group["d"],
-            before.get("d", group["d"]),
-            group["steps"],
-            before.get("steps", group["steps"]),
+            scalars.get("d", before.get("d", math.nan)),
+            before.get("d", math.nan),
+            scalars.get("steps", before["steps"]),
+            before["steps"],
         )

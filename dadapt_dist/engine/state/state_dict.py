@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ...methods import Buffer
-from ...options.checks import check_options, listed
+from ...options.checks import assigned, check_options, listed
 from ...sharding.dtensor_type import is_dtensor
 from ...sharding.resolve import resolve
 from ...sharding.shard import LocalShard
@@ -32,19 +32,29 @@ logger = logging.getLogger(__name__)
 def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
     """The state dict. Waits for the reduce under way and calls no collective."""
     optimizer.step_size.settle()
+    optimizer.step_size.adopt()
     optimizer.step_size.roster.accept_restored()
     replaced_groups.adopt(optimizer)
     foreign_entries.check_keys(optimizer.state, [p for group in optimizer.param_groups for p in group["params"]])
     packed = pack()
-    for group, live in zip(packed["param_groups"], optimizer.groups, strict=True):
-        group.update((key, value) for key, value in live.copy().items() if key in group and key != "params")
-        group["lr"] = float(group["lr"])  # a tensor that its owner goes on changing
+    _make_plain(optimizer, packed["param_groups"])
     entries = [(p, group) for group in optimizer.groups for p in group["params"]]
     sliced = [i for i, (_, group) in enumerate(entries) if i in packed["state"] and group.get("slice_p", 1) > 1]
     for index, places in zip(sliced, resolve([entries[index][0] for index in sliced]), strict=True):
         p, group = entries[index]
         packed["state"][index] = _expanded(optimizer, p, group, packed["state"][index], places[0])
     return packed
+
+
+def _make_plain(optimizer: "LearningRateFree", groups: list[Dict]) -> None:
+    """Replace scalars and options in the groups of a state dict by python numbers. ValueError for an option that cannot be."""
+    table, steps, checks = optimizer.step_size.scalars, optimizer.step_size.steps, optimizer.method.options.checks()
+    values = table.lists()
+    for index, (group, own) in enumerate(zip(groups, optimizer.groups, strict=True)):
+        row, where = table.row(own["estimate"]), f"{type(optimizer).__name__} group {index}"
+        options = {key: assigned(key, own[key], checks, where) for key in group if key not in ("params", "lr")}
+        group.update(options | {name: of_all[row] for name, of_all in values.items()} | {"steps": steps})
+        group["lr"] = float(own["lr"])  # perhaps a tensor that its owner goes on changing
 
 
 def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Dict, place: LocalShard) -> Dict:
@@ -113,7 +123,7 @@ def _checked_groups(optimizer: "LearningRateFree", groups: list[Dict]) -> list[D
     for index, group in enumerate(groups):
         where = f"group {index} of the checkpoint"
         options = _check_group(optimizer, group, where)
-        checked.append(group | options | numbers_of(group, names, where))
+        checked.append(group | options | numbers_of(group, names, where, optimizer.step_size.scalars.lengths))
         _check_agree(first.setdefault(group["estimate"], checked[-1]), checked[-1], names)
         check_order(checked[-1], where)
     return checked

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...methods import Buffer
 from ...options.checks import listed
+from ...options.plain_values import NOTHING, numbers
 
 Dict = dict[str, Any]
 FORMAT = 1
@@ -21,6 +22,7 @@ GO_BACK = "Go back to an earlier checkpoint."
 COUNTS = ("k", "held", "steps", "started")
 DISTANCES = ("d", "d_max")
 NORMS = ("g0_norm", "gsq_weighted", "g_sq_sum")
+NONE: Mapping[str, int] = {}
 LARGEST_COUNT = 2**53  # counts are kept in float64
 LARGEST_DISTANCE = torch.finfo(torch.float32).max
 LARGEST_SUM = 1e154  # its square is a float64
@@ -95,9 +97,12 @@ def check_entries(groups: Iterable[Mapping[str, Any]], state: Mapping[Any, Any],
 # ---------------------------------------------------------------- numbers
 
 
-def numbers_of(group: Mapping[str, Any], names: Iterable[str], where: str) -> Dict:
-    """These scalars of a saved group as python numbers; ValueError for one that cannot be right."""
-    return {name: scalar(name, group[name], where) for name in names}
+def numbers_of(group: Mapping[str, Any], names: Iterable[str], where: str, lengths: Mapping[str, int] = NONE) -> Dict:
+    """These scalars of a saved group as python numbers; ValueError for one that cannot be right.
+
+    lengths: of those that are vectors.
+    """
+    return {name: scalar(name, group[name], where, lengths.get(name)) for name in names}
 
 
 def check_order(values: Mapping[str, Any], where: str) -> None:
@@ -108,8 +113,16 @@ def check_order(values: Mapping[str, Any], where: str) -> None:
         )
 
 
-def scalar(name: str, value: Any, where: str) -> float | int:
-    """A scalar of an estimate as a python number: d > 0, counts whole and >= 0, sums finite. ValueError for another."""
+def scalar(name: str, value: Any, where: str, length: int | None = None) -> Any:
+    """A scalar of an estimate as a python number: d > 0, counts whole and >= 0, sums finite. ValueError for another.
+
+    length: of a vector, which is read as a tuple; None: it is none.
+    """
+    if length is not None:
+        members = numbers(value)
+        if members is NOTHING or len(members) != length:
+            raise ValueError(f"{where}: {name}={value!r} cannot be read; it must be {length} numbers. {GO_BACK}")
+        return tuple(scalar(name, member, where) for member in members)
     number = _plain(value)
     if name in COUNTS:
         right, allowed = number is not None and 0 <= number <= LARGEST_COUNT and number % 1 == 0, "a whole number >= 0"

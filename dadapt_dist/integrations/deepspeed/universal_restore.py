@@ -51,7 +51,7 @@ def check_method(optimizer: "LearningRateFree", group: Mapping[str, Any], where:
     missing = set(names) - set(group)
     if missing:
         raise ValueError(f"{where} lacks {listed(missing)}; {optimizer.method.name} cannot continue without them.")
-    check_order(numbers_of(group, names, where), where)
+    check_order(numbers_of(group, names, where, optimizer.step_size.scalars.lengths), where)
     check_options(
         {name: group[name] for name in optimizer.defaults if name in group}, optimizer.method.options.checks(), where
     )
@@ -83,12 +83,13 @@ ADAMS = {"exp_avg", "exp_avg_sq"}  # what DeepSpeed's converter knows
 def complete(optimizer: "LearningRateFree", saved: Iterable[Mapping[str, Any]]) -> None:
     """Make the optimizer's scalars, counters and anchors those of the saved groups; its state holds their buffers."""
     names = (*optimizer.step_size.scalars.values, "steps")
-    estimates = {group["estimate"]: {**group, **numbers_of(group, names, WHERE)} for group in saved}
+    lengths = optimizer.step_size.scalars.lengths
+    estimates = {group["estimate"]: {**group, **numbers_of(group, names, WHERE, lengths)} for group in saved}
     _check_buffers(optimizer)
     for estimate, group in estimates.items():
         optimizer.step_size.load(estimate, group)
     for group in optimizer.groups:
-        dict.pop(group, MARK, None)
+        group.pop(MARK, None)
     for group, p in optimizer.all_params():
         state = optimizer.state[p]
         specs, dtypes = optimizer.method.buffers(group), optimizer.dtypes

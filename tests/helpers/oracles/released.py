@@ -144,7 +144,7 @@ def run_both(
         judge.step(gradients(step, judge.params))
         released_step(opt, xs, gradients(step, xs))
         ours.add(judge.d, judge.params)
-        theirs.add(opt.param_groups[0]["d"], xs)
+        theirs.add(float(opt.param_groups[0]["d"]), xs)
     return ours, theirs
 
 

@@ -174,7 +174,7 @@ for _ in range(3):
     engine.backward(engine(torch.ones(2, 3)).square().mean())
     engine.step()
 with open(f"d-{engine.global_rank}", "w") as file:  # two ranks that print may write into each other's lines
-    print(engine.basic_optimizer.d, engine.basic_optimizer.param_groups[0]["d"], file=file)
+    print(engine.basic_optimizer.d, float(engine.basic_optimizer.param_groups[0]["d"]), file=file)
 """
 
 

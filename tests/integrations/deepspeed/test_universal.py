@@ -69,7 +69,7 @@ def go_on(trainer: Trainer) -> dict[str, Any]:
         trainer.step(step)
         ds.append(trainer.base.d)
     groups, steps = trainer.base.groups, trainer.base.step_size.steps
-    counts = {"steps": steps, "k": groups[0]["k"], "decays": [group["weight_decay"] for group in groups]}
+    counts = {"steps": steps, "k": int(groups[0]["k"]), "decays": [group["weight_decay"] for group in groups]}
     return {"d": ds, "masters": trainer.masters(), "weights": trainer.weights(), **counts}
 
 

@@ -341,7 +341,7 @@ def test_a_d_that_is_set_stays_and_training_goes_on_from_it(method: str, step: i
         if k == step:
             before, wanted = optimizer.d, optimizer.d * factor  # type: ignore[operator]
             optimizer.param_groups[1]["d"] = wanted
-            assert optimizer.d == optimizer.param_groups[0]["d"] == wanted
+            assert optimizer.d == float(optimizer.param_groups[0]["d"]) == wanted
         optimizer.step()
     growing = (method, factor) == ("dadapt_adagrad", 0.25)  # by 18 % a step, before it was set and after
     assert optimizer.d == pytest.approx(wanted, rel=0.2 if growing else 1e-6)
@@ -357,9 +357,16 @@ def test_a_d_that_cannot_be_raises_and_changes_nothing(value: Any) -> None:
     optimizer = dd.Prodigy(net.parameters())
     train(10, optimizer, net)
     before = optimizer.state_dict()["param_groups"]
-    with pytest.raises(ValueError, match=r"d=.* must be a number > 0\. .*d0"):
-        optimizer.param_groups[0]["d"] = value
+    weights = [p.detach().clone() for p in net.parameters()]
+    group = optimizer.param_groups[0]
+    view = group["d"]
+    for what in (optimizer.step, optimizer.state_dict, lambda: optimizer.d, lambda: optimizer.set_d(value)):
+        group["d"] = value
+        with pytest.raises(ValueError, match=r"d=.* must be a number > 0\. .*d0"):
+            what()
+        assert group["d"] is view
     assert optimizer.state_dict()["param_groups"] == before
+    assert all(map(torch.equal, net.parameters(), weights))
 
 
 @pytest.mark.parametrize("method", ["dadapt_adagrad", "dadapt_adan"])
@@ -368,8 +375,12 @@ def test_a_loaded_d_is_lowered_after_a_step_or_the_error_says_so(method: str) ->
     optimizer = CLASSES[method](net.parameters())
     train(60, optimizer, net)
     optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.param_groups[0].update(d=optimizer.d / 4, held=3.0)  # type: ignore[operator]
     with pytest.raises(ValueError, match=r"can be lowered only after a step.*Take a step first"):
-        optimizer.param_groups[0]["d"] = optimizer.d / 4  # type: ignore[operator]
+        optimizer.step()
+    assert optimizer.step_size.held_steps == 0
+    with pytest.raises(ValueError, match=r"can be lowered only after a step.*Take a step first"):
+        optimizer.set_d(optimizer.d / 4)  # type: ignore[operator]
     train(1, optimizer, net)
     optimizer.param_groups[0]["d"] = wanted = optimizer.d / 4  # type: ignore[operator]
     train(1, optimizer, net)

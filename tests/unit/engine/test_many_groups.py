@@ -12,6 +12,7 @@ from torch import Tensor
 import dadapt_dist as dd
 from dadapt_dist import kernels
 from dadapt_dist.engine.option_sets import STAYS, Lots
+from dadapt_dist.methods import METHODS
 from tests.helpers.classes import CLASSES
 
 Params = list[torch.nn.Parameter]
@@ -161,24 +162,26 @@ def test_an_lr_that_is_changed_in_place_and_one_of_any_kind_of_number(monkeypatc
     assert calls.counts == [1] * 10
 
 
-def test_lots_take_nothing_for_equal_that_may_change_by_itself() -> None:
-    eps = torch.tensor(1e-8)
-    groups = [{"lr": 1.0, "eps": eps, "betas": [0.9, 0.99]}, {"lr": 1.0, "eps": eps, "betas": [0.9, 0.99]}]
-    lots = Lots(["lr", "eps", "betas"], "Some")
+def test_lots_leave_nothing_in_a_group_that_may_change_by_itself() -> None:
+    eps = torch.tensor(1e-8, dtype=torch.float64)
+    groups = [{"lr": 1.0, "eps": eps, "betas": [0.9, 0.99]}, {"lr": 1.0, "eps": 1e-8, "betas": (0.9, 0.99)}]
+    lots = Lots(("lr", "eps", "betas"), METHODS["prodigy"].options.checks(), "Some")
     lots.look(groups)
-    assert lots.of == [0, 1]
-    version = lots.version
-    lots.look(groups)
-    assert lots.version != version
-    for group in groups:
-        group["eps"] = 1e-8
-    lots.look(groups)
+    assert groups == [{"lr": 1.0, "eps": 1e-8, "betas": (0.9, 0.99)}] * 2
+    assert type(groups[0]["eps"]) is float
     assert lots.of == [0, 0]
     version = lots.version
-    groups[0]["betas"][0] = 0.5  # type: ignore[index]
+    lots.look(groups)
+    assert lots.version == version
+    groups[0]["betas"] = [0.5, 0.99]
     lots.look(groups)
     assert lots.version != version
     assert lots.of == [0, 1]
+    assert groups[0]["betas"] == (0.5, 0.99)
+    groups[1]["betas"] = [0.5, 2.0]
+    with pytest.raises(ValueError, match=r"Some group 1: betas=\[0\.5, 2\.0\] is out of range"):
+        lots.look(groups)
+    groups[1]["betas"] = (0.9, 0.99)
     groups[0]["lr"] = 0
     lots.look(groups)
     assert lots.of == [STAYS, 0]

@@ -52,7 +52,7 @@ class Run:
         for _ in range(steps):
             self.backward()
             self.optimizer.step()
-            ds.append(self.optimizer.param_groups[0]["d"])
+            ds.append(float(self.optimizer.param_groups[0]["d"]))
         return ds
 
     def expected(self, steps: int, lrs: Sequence[float] | None = None) -> list[float]:
@@ -128,7 +128,7 @@ def test_a_copy_goes_on_alike_and_apart(method: str, how: str) -> None:
     run.ours(steps)
     assert same_state(twin, run.optimizer)
     assert torch.equal(flat(weights), flat(run.weights))
-    assert twin.param_groups[0]["d"] == twin.d == run.optimizer.d
+    assert float(twin.param_groups[0]["d"]) == twin.d == run.optimizer.d
 
 
 def test_a_closure_runs_with_gradients_and_its_loss_is_returned() -> None:
@@ -223,7 +223,7 @@ def test_a_group_added_in_mid_training_trains_and_the_others_go_on() -> None:
         optimizer.step()
         oracle.step([g if i < 2 or step >= 6 else None for i, g in enumerate(theirs)])
     assert optimizer.d == pytest.approx(oracle.d, rel=1e-10)
-    assert optimizer.param_groups[1]["d"] == optimizer.d > 1e-2
+    assert float(optimizer.param_groups[1]["d"]) == optimizer.d > 1e-2
     torch.testing.assert_close(flat(weights), flat(oracle.params), rtol=1e-10, atol=1e-10)
 
 
@@ -360,31 +360,41 @@ def test_a_group_with_lr_zero_stays_and_follows_the_oracle(method: str) -> None:
 # Reading d.
 
 
-def test_the_group_has_the_current_d_as_a_float_in_whatever_way_it_is_read() -> None:
+def test_the_group_has_the_current_d_in_whatever_way_it_is_read() -> None:
     run = Run()
-    run.ours(8)
+    run.ours(4)
     group, d = run.optimizer.param_groups[0], run.optimizer.d
     assert d > 1e-2
     views = [dict(group), {**group}, group | {}, group.copy(), copy.copy(group), dict(group.items()),
              pickle.loads(pickle.dumps(group)), dict(zip(group.keys(), group.values(), strict=True))]  # fmt: skip
     for view in views:
-        assert type(view["d"]) is float
-        assert view["d"] == d
-        assert view["steps"] == 8
-    assert group.get("d") == d
+        assert type(view) is dict
+        assert view["d"].shape == ()
+        assert float(view["d"]) == d
+        assert int(view["steps"]) == 4
+        assert f"{view['d']:.2e}" == f"{d:.2e}"
+    assert float(group.get("d")) == d
+    held = group["d"]
+    run.ours(4)
+    assert float(held) == float(group["d"]) == run.optimizer.d > d, "a view, not a value"
+    d = run.optimizer.d
     assert group.get("nothing", 3) == 3
     assert run.optimizer.effective_lr == [d]
     run.optimizer.param_groups[0]["lr"] = 0.25
     assert run.optimizer.effective_lr == [0.25 * d]
-    assert f"d: {d}" in repr(run.optimizer)
-    assert "Prodigy" in repr(run.optimizer)
+    shown = repr(run.optimizer).splitlines()
+    assert shown[0] == f"Prodigy (d={d:.4g}, d·lr={0.25 * d:.4g}, steps=8, held steps=0"
+    assert f"    d: {d}" in shown
+    assert not any("tensor" in line for line in shown)
+    assert repr(run.optimizer.step_size) == f"StepSize (d={d:.4g}, d·lr={0.25 * d:.4g}, steps=8, held steps=0)"
+    assert repr(dd.StepSize()) == "StepSize (no optimizer yet)"
 
 
 READS: list[Callable[[Any], float]] = [
-    lambda optimizer: optimizer.param_groups[0]["d"],
-    lambda optimizer: dict(optimizer.param_groups[0])["d"],
-    lambda optimizer: optimizer.param_groups[0].copy()["d"],
-    lambda optimizer: optimizer.d,
+    lambda optimizer: float(optimizer.param_groups[0]["d"]),
+    lambda optimizer: float(dict(optimizer.param_groups[0])["d"]),
+    lambda optimizer: float(optimizer.param_groups[0].copy()["d"]),
+    lambda optimizer: optimizer.effective_lr[0],
 ]
 
 
@@ -398,18 +408,21 @@ def read_everywhere() -> list[tuple[float, ...]]:
         optimizer.step()
         way = step % len(READS)  # each step another way reads first
         group = optimizer.param_groups[0]
-        first = READS[way](optimizer)
-        seen.append((first, optimizer.d, group["d"], *(value for key, value in group.items() if key == "d")))
+        of_before = READS[way](optimizer)
+        assert optimizer.step_size.reduce.under_way == (way < 3), "reading a group waits for nothing"
+        seen.append((of_before, optimizer.d, float(group["d"]), optimizer.state_dict()["param_groups"][0]["d"]))
     return seen
 
 
 def test_d_is_current_right_after_a_step_of_two_ranks(pools: Any) -> None:
     seen = pools(2).run(read_everywhere)
     assert seen[0] == seen[1]
-    for values in seen[0]:
-        assert len(values) == 4
+    before = 1e-3
+    for index, (of_before, *values) in enumerate(seen[0]):
         assert all(type(value) is float and value == values[0] for value in values)
-    assert len({values[0] for values in seen[0]}) > 3
+        assert of_before == (before if index % len(READS) < 3 else values[0])
+        before = values[0]
+    assert len({values[1] for values in seen[0]}) > 3
 
 
 def test_log_every_logs_and_nothing_is_printed(library_log: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -441,7 +454,9 @@ def test_two_estimates_are_two_oracles(method: str) -> None:
     assert isinstance(ds, dict)
     assert ds == pytest.approx(run.oracle.ds, rel=1e-10)
     assert ds["a"] != ds["b"]
-    assert [group["d"] for group in run.optimizer.param_groups] == [ds["a"], ds["b"]]
+    assert [float(group["d"]) for group in run.optimizer.param_groups] == [ds["a"], ds["b"]]
+    low, high = sorted(ds.values())
+    assert f"(d=a: {ds['a']:.4g}, b: {ds['b']:.4g}, d·lr={low:.4g} to {high:.4g}, steps=30, held" in repr(run.optimizer)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -140,9 +140,9 @@ def test_names_of_parameters_and_keys_of_schedulers_survive() -> None:
 def test_a_loaded_group_still_shows_the_current_d() -> None:
     run = Run("prodigy").steps(0, BEFORE)
     resumed = Run("prodigy").take(run.weights(), run.optimizer.state_dict())
-    assert resumed.optimizer.param_groups[0]["d"] == resumed.optimizer.d == run.optimizer.d
+    assert float(resumed.optimizer.param_groups[0]["d"]) == resumed.optimizer.d == run.optimizer.d
     resumed.steps(BEFORE, AFTER)
-    assert resumed.optimizer.param_groups[0]["d"] == resumed.optimizer.d > run.optimizer.d
+    assert float(resumed.optimizer.param_groups[0]["d"]) == resumed.optimizer.d > run.optimizer.d
 
 
 @pytest.mark.parametrize(

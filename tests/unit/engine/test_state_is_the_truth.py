@@ -128,7 +128,7 @@ def test_a_parameter_with_its_state_goes_on_bit_for_bit_however_it_was_replaced(
             x = way(optimizer, x)
         assert step(optimizer, x) == step(undisturbed, one), k
     assert torch.equal(x, one)
-    assert optimizer.param_groups[0]["d"] > OPTIONS["d0"]
+    assert float(optimizer.param_groups[0]["d"]) > OPTIONS["d0"]
     assert same(snapshot(optimizer), snapshot(undisturbed))
     assert not library_log.messages
 
@@ -236,26 +236,130 @@ def test_groups_of_plain_dicts_hold_live_scalars_afterwards() -> None:
     step(optimizer, x)
     optimizer.param_groups = [{"params": [x], "lr": 0.5}]
     d = step(optimizer, x)
-    assert optimizer.param_groups[0]["d"] == optimizer.d == d > OPTIONS["d0"]
+    assert float(optimizer.param_groups[0]["d"]) == optimizer.d == d > OPTIONS["d0"]
     assert optimizer.param_groups[0]["lr"] == 0.5
     assert optimizer.state_dict()["param_groups"][0]["d"] == d
     optimizer.param_groups[0]["d"] = 0.5
     assert optimizer.d == 0.5
 
 
-@pytest.mark.parametrize("how", ["assigned", "updated", "or"])
-def test_a_scalar_given_to_a_group_is_set_in_whatever_way(how: str) -> None:
-    x = points()
-    optimizer = optimizer_of("dadapt_adam", [x])
+WAYS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "assigned": lambda group: group.__setitem__("d", 0.5),
+    "a tensor": lambda group: group.__setitem__("d", torch.tensor(0.5)),
+    "updated": lambda group: group.update(d=0.5),
+    "or": lambda group: group.__ior__({"d": 0.5}),
+    "removed before": lambda group: (group.pop("d"), group.setdefault("d", 0.5)),
+    "in place": lambda group: group["d"].fill_(0.5),
+    "set_d": lambda group: None,
+}
+
+
+@pytest.mark.parametrize("read_first", [True, False])
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("how", WAYS)
+def test_a_scalar_given_to_a_group_is_set_in_whatever_way_and_the_view_is_back(
+    how: str, steps: int, read_first: bool
+) -> None:
+    x, y = points(), points()
+    optimizer, other = optimizer_of("dadapt_adam", [x]), optimizer_of("dadapt_adam", [y])
+    for _ in range(steps):
+        step(optimizer, x)
+        step(other, y)
     group = optimizer.param_groups[0]
-    if how == "or":
-        group |= {"d": 0.5}
-    elif how == "updated":
-        group.update(d=0.5)
-    else:
-        group["d"] = 0.5
-    assert optimizer.d == group["d"] == group.setdefault("d", 1.0) == 0.5
+    view = group["d"]
+    WAYS[how](group)
+    if how == "set_d":
+        optimizer.set_d(0.5)
+    other.set_d(0.5)
+    if read_first:
+        assert optimizer.d == optimizer.step_size.d == 0.5
+        assert group["d"] is view
+    assert step(optimizer, x) == step(other, y)
+    assert group["d"] is view
+    assert float(view) == optimizer.d >= 0.5
+    assert torch.equal(x, y)
+    assert same(snapshot(optimizer), snapshot(other))
     assert group.setdefault("mine", 3) == group["mine"] == 3
+
+
+@pytest.mark.parametrize("name", ["d", "d_max", "numerator", "k", "held", "steps"])
+def test_every_scalar_can_be_given_and_a_wrong_one_is_refused_before_anything_moves(name: str) -> None:
+    x = points()
+    optimizer = optimizer_of("prodigy", [x])
+    for _ in range(3):
+        step(optimizer, x)
+    before, saved, group = x.detach().clone(), snapshot(optimizer), optimizer.param_groups[0]
+    views = {key: group[key] for key in ("d", "d_max", "numerator", "k", "held", "steps")}
+    for wrong in (float("nan"), "abc", -1e200, None, torch.ones(2)):
+        group[name] = wrong
+        with pytest.raises(ValueError, match=rf"{name}=.*must be .*\. \w"):
+            step(optimizer, x)
+        assert all(group[key] is view for key, view in views.items())
+    group[name].fill_(-7)
+    if name != "numerator":
+        with pytest.raises(ValueError, match=rf"{name}=-7.*must be .*\. \w"):
+            step(optimizer, x)
+    else:
+        assert optimizer.state_dict()["param_groups"][0][name] == -7
+        group[name] = saved["param_groups"][0][name]
+    assert torch.equal(x, before)
+    assert same(snapshot(optimizer), saved)
+    group[name] = 2
+    assert optimizer.state_dict()["param_groups"][0][name] == 2
+    assert all(group[key] is view for key, view in views.items())
+    assert int(group["steps"]) == optimizer.step_size.steps
+
+
+@pytest.mark.parametrize("freeze_after", [None, 2])
+def test_a_scalar_written_in_the_middle_of_a_step_is_set_after_it_and_checked(freeze_after: int | None) -> None:
+    x, y = points(), points()
+    step_size = dd.StepSize(freeze_after=freeze_after)
+    first, second = (optimizer_of("prodigy", [p], step_size=step_size) for p in (x, y))
+
+    def both(between: Callable[[], Any] = lambda: None) -> None:
+        for p in (x, y):
+            p.grad = torch.ones_like(p)
+        first.step()
+        between()
+        second.step()
+
+    both()
+    both()
+    group, other = first.param_groups[0], second.param_groups[0]
+    both(lambda: (group["d"].fill_(0.5), other["steps"].fill_(7)))
+    assert first.d == second.d == float(group["d"]) == 0.5
+    assert step_size.steps == int(other["steps"]) == 7
+    both(lambda: group["d"].fill_(-1.0))
+    with pytest.raises(ValueError, match=r"d=-1.*must be"):
+        both()
+    assert float(group["d"]) >= 0.5
+
+
+def test_groups_of_one_estimate_that_are_given_different_values_are_refused() -> None:
+    x, y = points(), points()
+    optimizer = optimizer_of("prodigy", [{"params": [x]}, {"params": [y]}])
+    d = step(optimizer, x, y)
+    for group, value in zip(optimizer.param_groups, (0.5, 0.25), strict=True):
+        group["d"] = value
+    with pytest.raises(ValueError, match=r"different values of d: 0\.5 and 0\.25.*one of its groups, or the same"):
+        step(optimizer, x, y)
+    assert optimizer.d == d
+    for group in optimizer.param_groups:
+        group["d"] = 0.5
+    step(optimizer, x, y)
+    assert optimizer.d >= 0.5
+
+
+def test_set_d_names_the_estimate_where_there_are_several() -> None:
+    x, y = points(), points()
+    optimizer = optimizer_of("prodigy", [{"params": [x], "estimate": "a"}, {"params": [y], "estimate": "b"}])
+    optimizer.set_d(0.5, "b")
+    assert optimizer.d == {"a": OPTIONS["d0"], "b": 0.5}
+    with pytest.raises(ValueError, match=r"several estimates: name one.*a, b"):
+        optimizer.set_d(0.5)
+    with pytest.raises(ValueError, match=r"no estimate 'c'.*a, b"):
+        optimizer.set_d(0.5, "c")
+    assert optimizer.d == {"a": OPTIONS["d0"], "b": 0.5}
 
 
 def test_a_parameter_appended_to_a_group_with_names_trains() -> None:
@@ -274,7 +378,8 @@ def test_groups_that_hold_another_d_set_it_and_say_so(library_log: pytest.LogCap
     optimizer = optimizer_of("dadapt_adam", [x])
     for _ in range(5):
         step(optimizer, x)
-    early = [{**optimizer.param_groups[0]}]
+    early = copy.deepcopy(optimizer.param_groups)
+    early[0]["params"] = [x]
     for _ in range(5):
         step(optimizer, x)
     assert optimizer.d > early[0]["d"]
@@ -322,7 +427,7 @@ def test_a_group_added_after_a_load_takes_the_d_of_its_estimate() -> None:
         optimizer_of("prodigy", [x, more]).load_state_dict(saved)
     resumed.load_state_dict(saved)
     resumed.add_param_group({**resumed.param_groups[0], "params": [more]})
-    assert resumed.param_groups[1]["d"] == first.d
+    assert float(resumed.param_groups[1]["d"]) == first.d
     start = more.detach().clone()
     step(resumed, x, more)
     assert torch.equal(resumed.state[more]["p0"], start)

@@ -96,7 +96,7 @@ def test_layer_scale_is_the_released_method_on_rescaled_parameters(key: str) -> 
         grads = [c * g for c, g in zip(factors, problem.gradients(step, xs), strict=True) if g is not None]
         released_step(opt, ys, grads)
         ours.add(oracle.d, oracle.params)
-        theirs.add(opt.param_groups[0]["d"], [c * y for c, y in zip(factors, ys, strict=True)])
+        theirs.add(float(opt.param_groups[0]["d"]), [c * y for c, y in zip(factors, ys, strict=True)])
     assert_same(ours, theirs)
 
 
@@ -116,8 +116,8 @@ def test_two_estimates_are_two_released_optimizers(key: str) -> None:
         for opt, xs, mine in ((opt_a, xs_a, [0, 3]), (opt_b, xs_b, [1, 2])):
             grads = problem.gradients(step, xs)
             released_step(opt, xs, [grads[i] if i in mine else None for i in range(4)])
-    assert oracle.ds["a"] == pytest.approx(opt_a.param_groups[0]["d"], rel=TOLERANCE)
-    assert oracle.ds["b"] == pytest.approx(opt_b.param_groups[0]["d"], rel=TOLERANCE)
+    assert oracle.ds["a"] == pytest.approx(float(opt_a.param_groups[0]["d"]), rel=TOLERANCE)
+    assert oracle.ds["b"] == pytest.approx(float(opt_b.param_groups[0]["d"]), rel=TOLERANCE)
     assert oracle.k == {"a": 200, "b": 200}
     torch.testing.assert_close(
         oracle.params, [xs_a[0].data, xs_b[1].data, xs_b[2].data, xs_a[3].data], rtol=1e-10, atol=1e-10
@@ -132,7 +132,7 @@ def test_maximize_is_the_released_method_on_negated_gradients(key: str) -> None:
     for step in range(50):
         oracle.step([-g for g in problem.gradients(step, oracle.params) if g is not None])
         released_step(opt, xs, problem.gradients(step, xs))
-    assert oracle.d == pytest.approx(opt.param_groups[0]["d"], rel=TOLERANCE)
+    assert oracle.d == pytest.approx(float(opt.param_groups[0]["d"]), rel=TOLERANCE)
     torch.testing.assert_close(oracle.params, [x.data for x in xs], rtol=1e-10, atol=1e-10)
 
 
@@ -165,7 +165,7 @@ def test_adagrad_on_sparse_gradients_gives_the_released_numbers() -> None:
         x.grad = torch.sparse_coo_tensor(rows[None], signs, (30, 4))  # repeated rows add up
         oracle.step([x.grad])
         opt.step()
-    assert oracle.d == pytest.approx(opt.param_groups[0]["d"], rel=TOLERANCE)
+    assert oracle.d == pytest.approx(float(opt.param_groups[0]["d"]), rel=TOLERANCE)
     assert oracle.d > 1e-5
     torch.testing.assert_close(oracle.params[0], x.data, rtol=TOLERANCE, atol=TOLERANCE)
 
