@@ -7,6 +7,7 @@ import torch
 
 from dadapt_dist.kernels import eager, triton_launch
 from dadapt_dist.methods import METHODS
+from tests.helpers.classes import CLASSES
 
 from .kernel_cases import check, coefficients_of, copied, on, options_of, task_of
 
