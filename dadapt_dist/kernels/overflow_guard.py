@@ -1,4 +1,4 @@
-"""Which gradient elements must a step leave out? Those that are not finite, and those with which it would overflow.
+"""Leave out of a step the gradient elements that are not finite, and those with which it would overflow.
 
 One element of 1e20 is finite, but its square is not in float32: v would be infinite for good. Such an element acts as if it
 were not finite: as 0 in this step, and counted, so that d is held. Which ones these are the method itself says, on copies; a
@@ -74,7 +74,7 @@ def _decayed(task: TensorTask, g: Tensor, x: Tensor) -> Tensor:
 
 
 def _is_quiet(g: Tensor, c: Coefficients, param: torch.dtype) -> bool:
-    """Is every element surely small enough? The sum of the squares is NaN or large when one is not."""
+    """Whether every element is surely small enough: the sum of the squares is NaN or large when one is not."""
     safe = safe_size([value for name, value in c.items() if name != "seed" and value is not None], c.get("keep"))
     if safe < 0:
         return False
@@ -84,7 +84,7 @@ def _is_quiet(g: Tensor, c: Coefficients, param: torch.dtype) -> bool:
 
 
 def _fit(method: Method, task: TensorTask, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> Tensor:
-    """bool, as x: would a step with g leave each element with what memory can hold, and with squares that do not overflow?
+    """bool, as x: whether a step with g leaves each element with what memory can hold, and with squares that do not overflow.
 
     Where x goes on towards a point that it does not reach in one step, that point is asked for.
     """
