@@ -1,4 +1,4 @@
-"""Which numbers should each method give? Plain float64 transcriptions that share no code with the library."""
+"""Reference numbers for each method: plain float64 transcriptions that share no code with the library."""
 
 from .base import Oracle
 from .dadapt_adagrad import DAdaptAdaGradOracle
