@@ -1,4 +1,4 @@
-"""Does a step that overflows under a GradScaler leave everything as it was, on all ranks, and let the scale back off?"""
+"""Check that an overflow under a GradScaler leaves everything unchanged on all ranks and lets the scale back off."""
 
 import copy
 import logging

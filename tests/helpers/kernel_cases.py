@@ -1,4 +1,4 @@
-"""Which steps do the kernels' tests take? One step from the middle of training, and what it must come to, in float64."""
+"""Steps for the kernels' tests: one step from the middle of training, and its expected result in float64."""
 
 import copy
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""How is one of our optimizers run next to an oracle or a released package, on given gradients, in one process?"""
+"""Run one of our optimizers on given gradients, next to an oracle or a released package, in one process."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

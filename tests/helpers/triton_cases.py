@@ -1,4 +1,4 @@
-"""Does the GPU's step come to what the plain loop comes to? In triton's interpreter (test_triton) and on a GPU (test_gpu)."""
+"""Compare the GPU's step with the plain loop, in triton's interpreter (test_triton) and on a GPU (test_gpu)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which numbers should DoG give? (Ivgi, Hinder & Carmon, arXiv 2302.12022)"""
+"""Reference numbers for DoG (Ivgi, Hinder & Carmon, arXiv 2302.12022)."""
 
 import math
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""Does every measurement run, write all that a reader needs, take turns, and refuse what it cannot measure in one line?"""
+"""Check that every measurement runs, takes turns, writes what a reader needs, and refuses the impossible in one line."""
 
 import json
 from pathlib import Path

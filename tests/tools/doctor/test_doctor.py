@@ -1,4 +1,4 @@
-"""Does `dadapt-dist doctor` see where it is, and every setting that makes learning-rate-free training wrong?"""
+"""Check that `dadapt-dist doctor` sees its environment and every setting that breaks learning-rate-free training."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""What does a wrong option, parameter, gradient or call say, and is anything lost by it?"""
+"""Check the error for each wrong option, parameter, gradient or call, and that nothing is lost by it."""
 
 import math
 from collections.abc import Callable

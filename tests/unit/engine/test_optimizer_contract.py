@@ -1,4 +1,4 @@
-"""Does it behave as torch's own optimizers do, and is d what users read at any time?"""
+"""Check that the optimizer behaves as torch's own do, and that users can read the current d at any time."""
 
 import copy
 import logging

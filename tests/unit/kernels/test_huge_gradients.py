@@ -1,4 +1,4 @@
-"""Does a finite gradient of any size leave everything finite, and d able to move? And do all backends decide alike?"""
+"""Check that finite gradients of any size leave everything finite and d able to move, equally on all backends."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Is memory that changed under a step seen, when nothing but the storage tells of it?"""
+"""Check that memory that changed under a step is detected when only the storage shows it."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Does a step refuse, by name and before anything moves, tensors whose memory is not what their buffers were made for?"""
+"""Check that a step refuses, before anything moves, tensors whose memory does not match their buffers."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Does every method, with every option, give the oracle's and the released package's numbers in one process?"""
+"""Compare every method, with every option, with its oracle and its released package in one process."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Are updates additive over any splitting, and do the rules stand zero, tiny, huge and non-finite sums?"""
+"""Check that updates are additive over any split, and that the rules survive zero, tiny, huge and non-finite sums."""
 
 import math
 from itertools import pairwise
