@@ -181,16 +181,16 @@ class ScalarTable:
 
     @property
     def is_sumless(self) -> bool:
-        """Has the method no sums at all, and so no collective?"""
+        """Whether the method has no sums at all, and so no collective."""
         return not any(self.names_of(phase) for phase in PHASES)
 
     @property
     def always_before(self) -> bool:
-        """Does every step want `before` sums, and not just those until something is known?"""
+        """Whether every step wants `before` sums, not only the steps until something is known."""
         return type(self.method).wants_before is Method.wants_before
 
     def wants(self, phase: str) -> bool:
-        """Does some estimate still want the sums of this phase? Waits for the device where that depends on scalars."""
+        """Return whether some estimate still wants the sums of this phase. Waits for the device if that depends on scalars."""
         if getattr(self.method, phase) is None:
             return False
         if phase == "start":
@@ -242,7 +242,7 @@ class ScalarTable:
         return usable
 
     def _awaits(self, phase: str) -> Tensor | bool:
-        """bool [n_estimates]: may these sums move the estimates?"""
+        """Return which estimates these sums may move: bool [n_estimates], or True for all."""
         if phase == "start":
             return self.values[STARTED] == 0
         wanted = self.method.wants_before(self.values) if phase == "before" else None
@@ -269,7 +269,7 @@ def _tensor(value: Initial) -> Tensor:
 
 
 def _finite(value: Tensor) -> Tensor:
-    """bool [n_estimates]: is all of an estimate's value finite?"""
+    """Return which estimates have a value that is finite in every entry: bool [n_estimates]."""
     finite = torch.isfinite(value)
     return finite if value.dim() == 1 else finite.flatten(1).all(1)
 

@@ -1,4 +1,4 @@
-"""Who takes part in the estimates of a StepSize, and what is read of them?"""
+"""The estimates of a StepSize: which groups take part, and how their scalars are read and set."""
 
 import math
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""Which groups take a step together, in one call of a kernel? Those whose options are equal; there may be one a parameter."""
+"""Collect groups with equal options, which take a step together in one kernel call; there may be a group a parameter."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count, repeat

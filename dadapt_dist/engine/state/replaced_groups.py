@@ -1,4 +1,4 @@
-"""What if somebody has put dicts of his own in the place of the parameter groups? Their scalars become ours, or are refused.
+"""Adopt parameter groups that somebody has replaced by other dicts: take over their scalars, or refuse them.
 
 Trainers and wrappers replace groups (`optimizer.param_groups = new`, `param_groups[:] = new`, `optimizer.__setstate__`). What
 such a group says of d would neither be used nor kept up to date.

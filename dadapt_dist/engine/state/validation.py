@@ -1,4 +1,4 @@
-"""Can this be what an optimizer saved? Structure, numbers and tensors of a checkpoint, looked at before anything changes."""
+"""Validate the structure, numbers and tensors of a checkpoint before anything changes."""
 
 import math
 from collections import Counter
