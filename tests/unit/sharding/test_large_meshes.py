@@ -106,6 +106,6 @@ def _sums_of_one_process(optimizer: dd.LearningRateFree, params: list[nn.Paramet
     seen: list[Tensor] = []
     table = optimizer.step_size.scalars
     original = table.apply
-    table.apply = lambda sums: (seen.append(sums.clone()), original(sums))[1]  # type: ignore[method-assign]
+    table.apply = lambda sums, phases: (seen.append(sums.clone()), original(sums, phases))[1]  # type: ignore[method-assign]
     optimizer.step()
     return seen[0]
