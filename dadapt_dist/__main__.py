@@ -1,13 +1,13 @@
-"""What do `dadapt-dist` and `python -m dadapt_dist` run? The command line."""
+"""Command line of `python -m dadapt_dist` and of the console script `dadapt-dist`."""
 
 import sys
 
-from .integrations.deepspeed import run_script
-
 
 def main() -> None:
-    """Run a command of cli.py; but `run` without it: it needs no typer, and nothing may stand between it and the script."""
+    """Run a command of tools/cli.py; `run` without it: it needs no typer, and nothing may stand between it and the script."""
     if sys.argv[1:2] == ["run"]:
+        from .integrations.deepspeed import run_script
+
         run_script.main(sys.argv[2:])
     from .tools.cli import app
 

@@ -467,7 +467,8 @@ class DAdaptSGD(LearningRateFree):
         rule    num = num + inner;  d_hat = 2·num/√s_sq;  d = max(d, min(d_hat, d·growth_rate))
 
     ‖g0‖² = Σ r·g² of the first step whose gradients are not all zero. It is needed before that step's
-    update: one blocking reduce, once. Until then nothing moves.
+    update: one blocking reduce, once. Until then nothing moves. Where a framework brings a step in pieces (ZeRO), and
+    with StepSize(before="lagged"), that step only measures, and the first update is one step later.
 
     γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
     all elements of all ranks. The update uses the d of before the step.

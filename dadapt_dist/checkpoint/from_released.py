@@ -1,4 +1,4 @@
-"""How does a run that began with prodigyopt or dadaptation go on here? Their checkpoints in our form."""
+"""Convert checkpoints of prodigyopt and dadaptation, so that a run that began there continues here."""
 
 import logging
 from collections.abc import Iterable, Mapping

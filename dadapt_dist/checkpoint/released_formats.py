@@ -1,4 +1,4 @@
-"""What do the optimizers of prodigyopt (1.0 to 1.1.2) and dadaptation (3.0 to 3.2) save, and under which names?"""
+"""Contents of the state dicts of prodigyopt (1.0 to 1.1.2) and dadaptation (3.0 to 3.2), by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -83,7 +83,7 @@ class ScalarTable:
     def read(self, row: int, name: str) -> Any:
         """A scalar of an estimate: a float, or a tuple of floats for a vector. Waits for the device."""
         value: Any = self.values[name][row].tolist()
-        return tuple(value) if isinstance(value, list) else float(value)
+        return tuple(value) if self.values[name].dim() > 1 else float(value)
 
     def set(self, estimate: str, name: str, value: float) -> None:
         """Set a scalar, in place. With d go those that would move it back; ValueError for a d that cannot be."""

@@ -129,7 +129,7 @@ class Estimates(ABC):
         return int(self.current().values["held"].max())
 
     def value(self, estimate: str, name: str) -> Any:
-        """One scalar of one estimate as a python number."""
+        """One scalar of one estimate as a python number, a vector as a tuple of them."""
         if name == "steps":
             return self.steps
         table = self.current()

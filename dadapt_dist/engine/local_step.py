@@ -9,19 +9,17 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..kernels import Work
-from ..sharding.shard import LocalShard
+from ..kernels import TensorTask
 from .option_sets import STAYS, Lots
+from .plan_builder import build_plan
 from .state import param_state
-from .state.buffers import is_unmoved, make_ready, note_moved
-from .task_cache import Kept, KeptWorks, let_go, renewed
+from .state.buffers import is_unmoved, note_moved
+from .step_plan import Options, StepPlan
 
 if TYPE_CHECKING:
     from .optimizer import LearningRateFree
 
 Phases = Sequence[str]
-Works = list[Work]
-Lot = tuple[dict[str, Any], Works]  # a group, and the works of all groups with its options
 Entries = Sequence[tuple[dict[str, Any], Sequence[Tensor]]]  # groups with their tensors
 
 
@@ -45,21 +43,21 @@ def sweep(
     if skip is not None and kernels.eager.readable(skip.device) and bool(skip):
         return total
     after = total if phases == ("after",) else total[:, -1 - len(optimizer.method.sums) :]
-    new: list[Tensor] = []
-    found = _works(optimizer, entries, lots, new)
+    plan = _plan(optimizer, entries, lots)
     try:
-        _prepare(optimizer, found)
         if after is not total:
-            _measure(optimizer, entries, found, phases, total)
-        for group, works in found:
+            _measure(optimizer, entries, plan, phases, total)
+        for lot in plan.lots:
+            group = entries[lot.group][0]
             row = table.row(group["estimate"])
-            for sums in _run(optimizer, group, works, dry, skip):
+            for kernel, device, tasks, derived in lot.launches:
+                c = _coefficients(optimizer, group, device)
+                sums = kernel.run(optimizer.method, tasks, c, dry, skip, derived)
                 after[row] += sums.to(table.device, non_blocking=True)
     finally:
-        for _, works in found:
-            let_go(works)
-    if not dry:
-        _note_moved(optimizer, new, skip)
+        plan.drop_gradients()
+    if not dry and plan.new:
+        _note_moved(optimizer, plan.new, skip)
     if optimizer.step_size.frozen:  # d stays: only the count of non-finite elements is of use
         after[:, :-1] = 0
     return total
@@ -68,19 +66,15 @@ def sweep(
 def measure(optimizer: "LearningRateFree", entries: Entries, lots: Lots, phases: Phases) -> Tensor:
     """The weighted sums of phases before the weights move: float64 [n_estimates, width(phases)]. Nothing moves."""
     total = optimizer.step_size.scalars.no_sums(phases)
-    found = _works(optimizer, entries, lots, [])
+    plan = _plan(optimizer, entries, lots)
     try:
-        _prepare(optimizer, found)
-        total[:, -1] += _measure(optimizer, entries, found, phases, total)
+        total[:, -1] += _measure(optimizer, entries, plan, phases, total)
     finally:
-        for _, works in found:
-            let_go(works)
+        plan.drop_gradients()
     return total
 
 
-def _measure(
-    optimizer: "LearningRateFree", entries: Entries, found: list[Lot], phases: Phases, total: Tensor
-) -> Tensor:
+def _measure(optimizer: "LearningRateFree", entries: Entries, plan: StepPlan, phases: Phases, total: Tensor) -> Tensor:
     """Add the sums of the phases before the weights move to the total; the count of bad elements, [n_estimates]."""
     table, at = optimizer.step_size.scalars, 0
     bad = torch.zeros(len(table.names), dtype=torch.float64, device=table.device)
@@ -95,25 +89,26 @@ def _measure(
                         table.device, non_blocking=True
                     )
     if "before" in phases:
-        for group, works in found:
+        for lot in plan.lots:
+            group = entries[lot.group][0]
             row, device = table.row(group["estimate"]), None
-            for work in works:
-                if work.x.device != device:
-                    device = work.x.device
+            for task in lot.tasks:
+                if task.x.device != device:
+                    device = task.x.device
                     c = kernels.eager.numbers(_coefficients(optimizer, group, device), device)
-                terms = _before_of(optimizer, work, c).to(table.device, non_blocking=True)
-                total[row, at : at + len(terms) - 1] += terms[:-1] * work.weight
-                bad[row] += terms[-1] * work.weight
+                terms = _before_of(optimizer, task, c).to(table.device, non_blocking=True)
+                total[row, at : at + len(terms) - 1] += terms[:-1] * task.weight
+                bad[row] += terms[-1] * task.weight
     return bad
 
 
-def _before_of(optimizer: "LearningRateFree", work: Work, c: dict[str, Any]) -> Tensor:
+def _before_of(optimizer: "LearningRateFree", task: TensorTask, c: dict[str, Any]) -> Tensor:
     """The `before` terms of one tensor, and its count of elements that are not finite or whose square would not be.
 
     One block at a time, for the temporaries are float64; not ‖g0‖ of D-Adapt SGD, which is taken once.
     """
-    method, largest = optimizer.method, math.sqrt(torch.finfo(work.math_dtype()).max)
-    blocks = kernels.eager.blocks(work) if optimizer.step_size.scalars.always_before else [work]
+    method, largest = optimizer.method, math.sqrt(torch.finfo(task.math_dtype()).max)
+    blocks = kernels.eager.blocks(task) if optimizer.step_size.scalars.always_before else [task]
     rows = []
     for block in blocks:
         x, buf = block.x.to(torch.float64), {name: t.to(torch.float64) for name, t in block.buf.items()}
@@ -133,101 +128,44 @@ def _note_moved(optimizer: "LearningRateFree", new: list[Tensor], skip: Tensor |
         note_moved(optimizer, new)
 
 
-def _prepare(optimizer: "LearningRateFree", lots: list[Lot]) -> None:
-    """Have every tensor looked at before anything moves. ValueError or TypeError names the parameter that cannot be used."""
-    shares = [(works, partial(_coefficients, optimizer, group), optimizer.kept[id(group)]) for group, works in lots]
-    try:
-        kernels.prepare(optimizer.method, shares, optimizer.backend)
-    except kernels.UnfitError as error:
-        raise error.kind(f"{param_state.described(error.work.param, optimizer.param_groups)}: {error}") from error
-
-
 def _coefficients(optimizer: "LearningRateFree", group: dict[str, Any], device: torch.device) -> dict[str, Any]:
     table, row = optimizer.step_size.scalars, optimizer.step_size.scalars.row(group["estimate"])
     scalars = table.on(device, row)
     return optimizer.method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
 
 
-def _run(
-    optimizer: "LearningRateFree", group: dict[str, Any], works: Works, dry: bool, skip: Tensor | None
-) -> list[Tensor]:
-    return kernels.run(optimizer.method, works, partial(_coefficients, optimizer, group), dry, skip)
+# ---------------------------------------------------------------- the plan of a step
 
 
-def _works(optimizer: "LearningRateFree", entries: Entries, lots: Lots, new: list[Tensor]) -> list[Lot]:
-    """Each lot that moves, with the work of its tensors that have a gradient. new: gets those whose work was not kept."""
-    found: dict[int, Lot] = {}
-    scale, state = getattr(optimizer, "grad_scale", None), optimizer.state
-    for (group, params), lot, kept in zip(entries, lots.of, _kept(optimizer, lots, entries), strict=True):
-        if lot == STAYS:
-            continue
-        works = found.setdefault(lot, (group, []))[1]
-        for p in params:
-            again = renewed(kept, p, state, scale)
-            if again is not None:
-                if again.x is not p:
-                    param_state.check_gradient(p, again.g, again.x, optimizer.method, group, optimizer.param_groups)
-                works.append(again)
-            elif p.grad is not None:
-                new.append(p)
-                works += _works_of(optimizer, p, group, kept)
-    return list(found.values())
+def _plan(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> StepPlan:
+    """The plan of the step before, or a new one. Every tensor is looked at before anything moves.
+
+    Raises ValueError or TypeError, with the parameter's name, for one that cannot be used.
+    """
+    plans, scale = optimizer.plans, getattr(optimizer, "grad_scale", None)  # set by a GradScaler around step()
+    version = lots.version, optimizer.step_size.roster.placing, optimizer.backend
+    key = lots.of, plans.options(version, partial(_options, optimizer, entries))
+    moving = [
+        p
+        for (_, params), lot in zip(entries, lots.of, strict=True)
+        if lot != STAYS
+        for p in params
+        if p.grad is not None
+    ]
+    try:
+        return plans.plan(key, moving, optimizer.state, scale) or build_plan(
+            optimizer, entries, key, scale, _coefficients
+        )
+    except Exception as error:
+        plans.abandon_step()
+        if not isinstance(error, kernels.UnfitError):
+            raise
+        raise error.kind(f"{param_state.described(error.task.param, optimizer.param_groups)}: {error}") from error
+    finally:
+        plans.drop_gradients()
 
 
-def _works_of(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], kept: dict[int, Kept]) -> Works:
-    parts = [(place, weight, place.part_gradient(p)) for place, weight in optimizer.step_size.roster.parts(p)]
-    works: Works = []
-    for place, weight, gradient in parts:
-        if gradient is not None:
-            param_state.check_gradient(p, gradient, place.part(p), optimizer.method, group, optimizer.param_groups)
-            if not works:
-                param_state.check_state(p, _own_buffers(optimizer, p, group), group, place, optimizer.param_groups)
-                make_ready(optimizer, p, group)
-            works.append(_work(optimizer, p, gradient, group, place, weight))
-    if len(works) == 1 and parts[0][0].flat_slice is None and not is_unmoved(optimizer, p):
-        kept[id(p)] = Kept(p, optimizer.state[p], works[0], parts[0][0])
-    return works
-
-
-def _kept(optimizer: "LearningRateFree", lots: Lots, entries: Entries) -> list[dict[int, Kept]]:
-    """What is kept of each group's works from the step before."""
-    placing = optimizer.step_size.roster.placing
-    if lots.kept_for[0] is not optimizer.kept or lots.kept_for[1:] != (lots.version, placing, optimizer.backend):
-        lots.kept_for = optimizer.kept, lots.version, placing, optimizer.backend
-        lots.kept = [_kept_of(optimizer, group, placing) for group, _ in entries]
-    return lots.kept
-
-
-def _kept_of(optimizer: "LearningRateFree", group: dict[str, Any], placing: int) -> dict[int, Kept]:
-    options = (
-        optimizer.method.coupled_decay(group),
-        group["maximize"],
-        group.get("slice_p"),
-        placing,
-        optimizer.backend,
-    )
-    return optimizer.kept.setdefault(id(group), KeptWorks()).of(group, options)
-
-
-def _work(
-    optimizer: "LearningRateFree", p: Tensor, gradient: Tensor, group: dict[str, Any], place: LocalShard, weight: float
-) -> Work:
-    """The share of the step of one part of a parameter: plain local tensors."""
-    return Work(
-        x=place.part(p),
-        g=gradient,
-        buf={name: place.part(t) for name, t in _own_buffers(optimizer, p, group).items()},
-        weight=weight,
-        decay=optimizer.method.coupled_decay(group),
-        maximize=group["maximize"],
-        scale=getattr(optimizer, "grad_scale", None),  # set by a GradScaler around step()
-        cut=param_state.cut_of(place, group),
-        origin=place.global_offset or 0,
-        param=p,
-    )
-
-
-def _own_buffers(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-    """What the method keeps of a parameter; others may keep more beside it."""
-    state = optimizer.state.get(p, {})
-    return {name: state[name] for name in optimizer.buffers(group) if name in state}
+def _options(optimizer: "LearningRateFree", entries: Entries) -> list[Options]:
+    """The options of each group on which its tasks depend."""
+    placing, decay = optimizer.step_size.roster.placing, optimizer.method.coupled_decay
+    return [(decay(g), g["maximize"], g.get("slice_p"), placing, optimizer.backend) for g, _ in entries]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from ..kernels import check_backend
@@ -21,9 +22,9 @@ from .param_groups import LiveGroup
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
 from .state.validation import FORMAT
+from .step_plan import PlanCache
 from .step_size import StepSize
 from .step_window import Window
-from .task_cache import KeptWorks
 from .uneven_inputs import MayJoin
 
 
@@ -73,7 +74,7 @@ class LearningRateFree(Optimizer, MayJoin):
         MayJoin.__init__(self)
         self._bound = True
         self.number = torch_compile.enroll(self)
-        self.kept: dict[int, KeptWorks] = {}
+        self.plans = PlanCache()
         self._seen: tuple[list[int], list[bool], int] | None = None  # the parameters that all had their buffers
         self._lots, self._shown = (Lots(self.defaults, type(self).__name__) for _ in range(2))
         self._looked = False  # at all options, in this call of step()
@@ -191,7 +192,8 @@ class LearningRateFree(Optimizer, MayJoin):
         return loss
 
     # torch's compiler rewrites the groups of an optimizer that it traces, and cannot rewrite live ones.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    # torch.compiler.disable would import the compiler, for a second, when the class is made; this waits for the first call.
+    @_disable_dynamo
     @torch.no_grad()
     def take(self) -> None:
         """One call of step(), with the gradients that are there."""

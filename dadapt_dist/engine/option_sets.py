@@ -29,8 +29,6 @@ class Lots:
         self.of: list[int] = []
         self.moves = False
         self.version = next(_versions)
-        self.kept: list[Any] = []  # for the sweep, what it keeps of each group, and for what state of things
-        self.kept_for: tuple[Any, ...] = (None,)
         self._orders: list[tuple[str, ...]] = []  # of the keys in each group
         self._pickers: list[Callable[[list[Any]], Row]] = []
         self._groups: list[Group] = []

@@ -26,7 +26,7 @@ def place(step_size: "StepSize") -> None:
         table.fingerprint(),
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )
-    roster.place(claims, partial(check_pieces, roster, step_size.nonfinite), kernels.present)
+    roster.place(claims, partial(check_pieces, roster, step_size.nonfinite), kernels.rank_fingerprint)
     agreement.settle(
         roster.classes,
         step_size.layout.rank,

@@ -88,11 +88,11 @@ def delivered(member: Member) -> set[int]:
 
 def check_pieces(roster: Roster, nonfinite: str | None) -> None:
     """Raise ValueError for what needs a step whole, where it comes in pieces."""
-    if nonfinite in ("skip", "raise") and any(map(in_pieces, roster)):
+    arriving = [member for member in roster if in_pieces(member)]
+    if nonfinite in ("skip", "raise") and arriving:
         raise ValueError(
-            f"nonfinite={nonfinite!r} needs all gradients before anything moves, and the framework brings a step in "
-            'pieces (ZeRO: groups or sub-groups). Use nonfinite="hold"; DeepSpeed itself skips fp16 overflows, and '
-            'bf16 ones with {"bf16": {"check_grad_overflow": true}}.'
+            f"nonfinite={nonfinite!r} needs all gradients before anything moves, and the framework brings a step in pieces, of "
+            f"groups or sub-groups. {arriving[0].delivery.nonfinite_advice}"
         )
 
 

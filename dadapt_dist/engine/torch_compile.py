@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from ..sharding.dtensor_type import is_dtensor
 
 if TYPE_CHECKING:
     from .optimizer import LearningRateFree
@@ -28,7 +29,7 @@ def enroll(optimizer: "LearningRateFree") -> int:
 
 def traceable(params: list[Tensor]) -> list[Tensor]:
     """The parameters that are handed to the operation; none where some are DTensors, whose steps stay outside the graph."""
-    return [] if any(isinstance(p, DTensor) for p in params) else params
+    return [] if any(is_dtensor(p) for p in params) else params
 
 
 # Written out, since torch before 2.7 infers no schema from list[...].

@@ -1,15 +1,12 @@
 """Registers the adapters of this package. No framework is imported by it."""
 
 import importlib.util
-import os
 
 from ..sharding.registry import register
 from .accelerate import AccelerateAdapter
 from .deepspeed import registration
 from .deepspeed.zero import DeepSpeedAdapter
 from .lightning_wrappers import LightningAdapter
-
-SWITCH = "DADAPT_DIST_REGISTER"
 
 
 def register_builtin() -> None:
@@ -19,5 +16,5 @@ def register_builtin() -> None:
     """
     for adapter in (DeepSpeedAdapter(), AccelerateAdapter(), LightningAdapter()):
         register(adapter)
-    if os.environ.get(SWITCH) != "0" and importlib.util.find_spec("deepspeed") is not None:
+    if not registration.is_switched_off() and importlib.util.find_spec("deepspeed") is not None:
         registration.register()

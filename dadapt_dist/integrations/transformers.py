@@ -1,7 +1,6 @@
 """How does d get into the logs of Hugging Face's Trainer, and who says that a setting works against it?"""
 
 import logging
-import sys
 from typing import Any
 
 try:
@@ -12,6 +11,7 @@ except ImportError as error:
 
 from ..monitor.log_values import base_optimizer
 from ..monitor.merged_log import logged
+from ..sharding.live_objects import living
 from .advice import mistakes
 
 __all__ = ["DAdaptCallback"]
@@ -63,12 +63,25 @@ class DAdaptCallback(TrainerCallback):
         if state.log_history:  # a copy of the logs, made before
             state.log_history[-1].update(values)
 
+    def install(self, trainer: Any) -> "DAdaptCallback":
+        """Put this callback before all others of a Trainer, whether or not it was given to it; returns itself.
+
+        Needed only where the Trainer's handler cannot be found by itself: after gc.freeze().
+
+        Example:
+            >>> trainer = Trainer(model=model, args=args, optimizer_cls_and_kwargs=(Prodigy, {}))
+            >>> DAdaptCallback().install(trainer)
+        """
+        _move_to_front(self, trainer.callback_handler)
+        return self
+
     def _go_first(self) -> None:
-        """Move to the front of the handler that is calling. The Trainer puts its users' callbacks last, and passes no handler."""
-        frame = sys._getframe(1).f_back
-        while frame is not None:
-            handler = frame.f_locals.get("self")
-            if isinstance(handler, CallbackHandler):
-                handler.callbacks = [self, *(other for other in handler.callbacks if other is not self)]
-                return
-            frame = frame.f_back
+        """Move before the integrations that report to trackers. The Trainer puts its users' callbacks last."""
+        for handler in living(CallbackHandler):
+            if any(other is self for other in handler.callbacks):
+                _move_to_front(self, handler)
+
+
+def _move_to_front(callback: DAdaptCallback, handler: CallbackHandler) -> None:
+    if not handler.callbacks or handler.callbacks[0] is not callback:
+        handler.callbacks = [callback, *(other for other in handler.callbacks if other is not callback)]

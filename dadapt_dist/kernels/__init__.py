@@ -1,123 +1,21 @@
-"""How does a step run over real tensors? By the fastest kernel that can take them: compiled, Triton, or plain operations."""
+"""Kernels: how a step runs over the local tensors of a rank."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol, get_args
-
-import torch
-from torch import Tensor
-
-from ..methods.base import Coefficients, Method
 from . import cpu_c, eager, triton_launch
-from .memory_checks import Crowd, Seen, UnfitError, check, check_apart, is_plain
-from .tensor_task import Work
-from .write_protection import check_versions, check_writable
+from .dispatch import Backend, Launch, assign, check_backend, check_together, launches, rank_fingerprint
+from .memory_checks import UnfitError
+from .tensor_task import TensorTask
 
-ByDevice = Callable[[torch.device], Coefficients]
-Share = tuple[list[Work], ByDevice, Any]  # the works of a group, their coefficients, and what keeps their `crowd`
-Backend = Literal["auto", "c", "triton", "eager"]
-
-
-class Kernel(Protocol):
-    """One way to run a step. `run` takes works of one device, of groups with equal options, that `takes` has accepted."""
-
-    def available(self) -> bool:
-        """Can it run anything here?"""
-
-    def takes(self, method: Method, work: Work) -> bool:
-        """Can it take this tensor?"""
-
-    def run(self, method: Method, works: list[Work], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
-        """Advance; float64 [n_sums + 1]: Σ weight·sum of each of `method.sums`, then of the non-finite gradient elements.
-
-        skip: 0-dim bool; where it is true nothing is written, and the sums are 0.
-        """
-
-
-KERNELS: dict[str, Any] = {"c": cpu_c, "triton": triton_launch}
-CHAINS: dict[str, tuple[Any, ...]] = {
-    "auto": (cpu_c, triton_launch),
-    "c": (cpu_c,),
-    "triton": (triton_launch,),
-    "eager": (),
-}
-CURES = {
-    "c": "Install a C compiler (cc, gcc or clang; CC names another), or use backend='auto', which takes the plain loop here",
-    "triton": "Install triton and run on a GPU, or use backend='auto'",
-}
-
-
-def check_backend(backend: str) -> None:
-    """Raise ValueError for a backend that does not exist, or that cannot run anything here."""
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend={backend!r} is not one of {', '.join(map(repr, get_args(Backend)))}")
-    if backend in KERNELS and not KERNELS[backend].available():
-        raise ValueError(f"backend={backend!r} cannot be had here. {CURES[backend]}.")
-
-
-def present(device: torch.device) -> tuple[str, bool]:
-    """What must be equal on all ranks: replicas that round differently would drift apart."""
-    return device.type, cpu_c.available() if device.type == "cpu" else triton_launch.available()
-
-
-def prepare(method: Method, groups: Iterable[Share], backend: str) -> None:
-    """Look at every tensor of a step, and choose its kernel; UnfitError before anything moves.
-
-    A tensor that is where and what it was in the step before is known by one comparison.
-    """
-    chain, new = CHAINS[backend], False
-    groups = list(groups)
-    for works, coefficients, keeper in groups:
-        crowd = keeper.crowd
-        if crowd is not None and crowd.still(works) and (crowd.kernel is not cpu_c or cpu_c.point(works)):
-            continue
-        for work in works:
-            kernel = work.kernel
-            if kernel is None or work.memo is None or not kernel.takes(method, work):
-                new |= work.memo is not None or kernel is None
-                _look(method, work, coefficients, chain)
-        keeper.crowd = Crowd.of(works)
-    if new:
-        check_apart(work for works, _, _ in groups for work in works)
-        check_writable(work for works, _, _ in groups for work in works)
-
-
-def _look(method: Method, work: Work, coefficients: ByDevice, chain: tuple[Any, ...]) -> None:
-    work.memo = None
-    if work.g.is_neg():  # stored with its sign reversed, of which no address tells
-        work.g = work.g.resolve_neg()
-    check(work)
-    work.kernel = next((kernel for kernel in chain if kernel.takes(method, work)), eager)
-    if work.kernel is not eager:
-        return
-    if not all(map(is_plain, (work.x, work.g, *work.buf.values()))):
-        eager.rehearse(method, work, coefficients(work.x.device))
-    else:
-        check_versions(work)
-        work.memo = None if work.g.is_sparse else Seen(work)
-
-
-def run(
-    method: Method, works: Iterable[Work], coefficients: ByDevice, dry: bool, skip: Tensor | None = None
-) -> list[Tensor]:
-    """Run one step over the tensors of groups with equal options, which `prepare` has seen.
-
-    coefficients: `Method.coefficients` with scalars on a device, and "seed", the number of the step. dry: compute the sums and
-    leave all tensors as they are. skip: 0-dim bool, on any device; true: leave them as they are, with sums of 0.
-    Returns float64 [n_sums + 1] for each device and kernel, to be added up: Σ weight·sum of each of `method.sums`, and last of
-    the gradient elements that are not finite, or with which the step would overflow, which take part as if they were zero.
-    """
-    works = list(works)
-    if works and all(work.kernel is cpu_c for work in works):
-        return [cpu_c.run(method, works, coefficients(works[0].x.device), dry, skip)]
-    shares: dict[Any, list[Work]] = {}
-    for work in works:
-        kernel = work.kernel
-        shares.setdefault(kernel if kernel is cpu_c else (kernel, work.x.device), []).append(work)
-    results = []
-    for key, share in shares.items():
-        kernel = cpu_c if key is cpu_c else key[0]
-        results.append(kernel.run(method, share, coefficients(share[0].x.device), dry, skip))
-    return results
-
-
-__all__ = ["Backend", "Crowd", "UnfitError", "Work", "check_backend", "prepare", "present", "run"]
+__all__ = [
+    "Backend",
+    "Launch",
+    "TensorTask",
+    "UnfitError",
+    "assign",
+    "check_backend",
+    "check_together",
+    "cpu_c",
+    "eager",
+    "launches",
+    "rank_fingerprint",
+    "triton_launch",
+]

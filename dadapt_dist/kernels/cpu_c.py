@@ -1,4 +1,4 @@
-"""How does one step run on the CPU, compiled? All tensors of a group in one call of cpu_c_step.c, read and written once each."""
+"""Run a step on the CPU, compiled: all tensors of a group in one call of cpu_c_step.c, each read and written once."""
 
 import ctypes
 from array import array
@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Coefficients, Method
+from ..methods.kernel_signature import KernelSignature
 from . import cpu_c_library
-from .memory_checks import Seen, is_dense_alike, is_plain
+from .memory_checks import is_dense_alike, is_plain
 from .overflow_guard import bounded, safe_size
-from .signatures import SPECS, Spec, ordered
-from .tensor_task import Work
+from .signatures import signature_of
+from .tensor_task import TensorTask
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the codes of cpu_c_step.c
 LARGEST = torch.finfo(torch.float32).max
+TRAFFIC = 6  # cpu_c_step.c's number for a step that moves memory and computes next to nothing
 NONSENSE = 2  # cpu_c_step.c's word for rows that cannot be
 BUFFERS, SUMS, COEFFICIENTS = 5, 4, 12  # the sizes of cpu_c_step.c's arrays
+ROW, GRADIENT = 12, 2  # numbers of a row of cpu_c_step.c, and the place of the gradient's address among them
 
 
 class Job(ctypes.Structure):
@@ -37,97 +40,103 @@ class Job(ctypes.Structure):
     )
 
 
-class Memo(Seen):
-    """What stays the same while a Work keeps its tensors: its row of cpu_c_step.c, but for the gradient."""
+class Rows:
+    """What cpu_c_step.c is told of tasks: a row of numbers for each, in which only the address of the gradient changes."""
 
-    __slots__ = ("odd", "place", "row")
+    def __init__(self, spec: KernelSignature, tasks: Sequence[TensorTask]) -> None:
+        self.spec = spec
+        self.numbers = array("q", [number for task in tasks for number in _row(spec, task)])
+        first = self.numbers.buffer_info()[0]
+        self.places = array(
+            "q", range(first, first + len(tasks) * ROW * self.numbers.itemsize, ROW * self.numbers.itemsize)
+        )
+        self.weights = array("d", [task.weight for task in tasks])
+        self.params = [task.x for task in tasks]
 
-    def __init__(self, work: Work, spec: Spec) -> None:
-        super().__init__(work)
-        fields = [work.buf.get(name) for name in spec.fields]
-        addresses = [0 if t is None else t.data_ptr() for t in fields]
-        kinds = [KINDS[work.x.dtype], KINDS[work.g.dtype], *(0 if t is None else KINDS[t.dtype] for t in fields)]
-        kind = sum(kind << 4 * place for place, kind in enumerate(kinds))
-        first, step = (work.cut.start, work.cut.step) if work.cut is not None and "s" in work.buf else (0, 0)
-        addresses += [0] * (BUFFERS - len(addresses))
-        self.row = array("q", [work.x.numel(), work.x.data_ptr(), 0, *addresses, kind, work.origin, first, step])
-        self.odd = (
-            self.width - 1
-        )  # a gradient that lies elsewhere in the next step may lie at an address that no float has
-        self.place = self.row.buffer_info()[0]
+    def point(self, tasks: Sequence[TensorTask]) -> None:
+        """Take the addresses of the present gradients."""
+        self.numbers[GRADIENT::ROW] = array("q", [task.g.data_ptr() for task in tasks])
+
+
+def _row(spec: KernelSignature, task: TensorTask) -> list[int]:
+    """The row of cpu_c_step.c of one task: size, addresses, dtypes, origin, and which entries sliced buffers keep."""
+    fields = [task.buf.get(name) for name in spec.fields]
+    addresses = [0 if t is None else t.data_ptr() for t in fields] + [0] * (BUFFERS - len(fields))
+    kinds = [KINDS[task.x.dtype], KINDS[task.g.dtype], *(0 if t is None else KINDS[t.dtype] for t in fields)]
+    kind = sum(kind << 4 * place for place, kind in enumerate(kinds))
+    first, step = (task.cut.start, task.cut.step) if task.cut is not None and spec.statistic in task.buf else (0, 0)
+    return [task.x.numel(), task.x.data_ptr(), 0, *addresses, kind, task.origin, first, step]
 
 
 def available() -> bool:
-    """Is there a compiled step? Builds it at the first call, with one log line where that fails."""
+    """Whether there is a compiled step. Builds it at the first call, with one log line where that fails."""
     return cpu_c_library.load() is not None
 
 
 def has_half() -> bool:
-    """Can this build read and write float16?"""
+    """Whether this build can read and write float16."""
     loaded = cpu_c_library.load()
     return loaded is not None and bool(loaded.dadapt_abilities() & 1)
 
 
-def takes(method: Method, work: Work) -> bool:
-    """Can the compiled step take this tensor? Its buffers must be float32 or bfloat16, and all tensors lie in memory alike."""
-    memo = work.memo
-    if type(memo) is not Memo:
-        if not work.x.is_cpu or not _fits(method, work):
-            return False
-        work.memo = memo = Memo(work, SPECS[method.name])
-    elif not memo.still(work):  # `check` must see it first
+def supports(method: Method, task: TensorTask) -> bool:
+    """Whether the compiled step can run this task: buffers in float32 or bfloat16, and all tensors alike in memory."""
+    spec = signature_of(method)
+    if spec is None or not task.x.is_cpu or task.g.layout is not torch.strided or not available():
         return False
-    memo.row[2] = address = work.g.data_ptr()
-    return not address & memo.odd
-
-
-def point(works: Sequence[Work]) -> bool:
-    """Take the present gradients of works that are what they were; False where one lies at an address that no float has."""
-    odd = 0
-    for work in works:
-        work.memo.row[2] = address = work.g.data_ptr()  # type: ignore[attr-defined]
-        odd |= address & work.memo.odd  # type: ignore[attr-defined]
-    return not odd
-
-
-def _fits(method: Method, work: Work) -> bool:
-    spec = SPECS.get(method.name)
-    if spec is None or work.g.layout is not torch.strided or not available():
-        return False
-    tensors = [work.x, work.g, *work.buf.values()]
+    tensors = [task.x, task.g, *task.buf.values()]
     if not all(is_plain(t) and t.is_cpu and t.dtype in KINDS and t.data_ptr() % t.itemsize == 0 for t in tensors):
         return False
     if any(t.dtype is torch.float16 for t in tensors) and not has_half():
         return False
-    if any(t.dtype is torch.float16 for t in work.buf.values()):
+    if any(t.dtype is torch.float16 for t in task.buf.values()):
         return False
-    if work.scale is not None and not work.scale.is_cpu:
+    if task.scale is not None and not task.scale.is_cpu:
         return False
-    if work.cut is None:
+    if task.cut is None:
         return is_dense_alike(tensors)
     return (
         spec.sliced
         and all(t.is_contiguous() for t in tensors)
-        and is_dense_alike([t for t in tensors if t.shape == work.x.shape])
+        and is_dense_alike([t for t in tensors if t.shape == task.x.shape])
     )
 
 
-def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
-    """Run one step over tensors that `takes` has accepted: see `kernels.run`. Raises MemoryError before anything moves."""
+def derive(method: Method, tasks: Sequence[TensorTask]) -> Rows:
+    """The rows of these tasks."""
+    spec = signature_of(method)
+    assert spec is not None, "supports() accepts nothing without a signature"
+    return Rows(spec, tasks)
+
+
+def run(
+    method: Method,
+    tasks: Sequence[TensorTask],
+    c: Coefficients,
+    dry: bool,
+    skip: Tensor | None = None,
+    derived: Rows | None = None,
+) -> Tensor:
+    """Run one step over tensors that `supports` has accepted: see `Kernel.run`. Raises MemoryError before anything moves."""
     if skip is not None and bool(skip):
         return torch.zeros(len(method.sums) + 1, dtype=torch.float64)
-    spec, loaded = SPECS[method.name], cpu_c_library.load()
-    assert loaded is not None, "takes() accepts nothing without a library"
-    rows = array("q", [work.memo.place for work in works])  # type: ignore[attr-defined]
-    weights = array("d", [work.weight for work in works])
-    job = _job(spec, works[0], c, dry)
+    loaded = cpu_c_library.load()
+    assert loaded is not None, "supports() accepts nothing without a library"
+    rows = derived or derive(method, tasks)
+    rows.point(tasks)
+    spec = rows.spec
+    job = _job(spec, tasks[0], c, dry)
     out = (ctypes.c_double * SUMS)()
     failed = loaded.dadapt_step(
-        len(works), rows.buffer_info()[0], weights.buffer_info()[0], ctypes.addressof(job), ctypes.addressof(out)
+        len(tasks),
+        rows.places.buffer_info()[0],
+        rows.weights.buffer_info()[0],
+        ctypes.addressof(job),
+        ctypes.addressof(out),
     )
-    _check_result(failed, len(works))
+    _check_result(failed, len(tasks))
     if not dry:
-        torch.autograd.graph.increment_version([work.x for work in works])  # the writes went behind autograd's back
+        torch.autograd.graph.increment_version(rows.params)  # the writes went behind autograd's back
     factors = [float(factor) for factor in spec.factors(c)]
     sums = [value * factor for value, factor in zip(out, factors, strict=False)]
     return torch.tensor([*sums, out[SUMS - 1]], dtype=torch.float64)
@@ -142,15 +151,18 @@ def _check_result(failed: int, count: int) -> None:
         raise MemoryError(f"no memory for the partial sums of {count} tensors; nothing of the step has moved")
 
 
-def _job(spec: Spec, work: Work, c: Coefficients, dry: bool) -> Job:
-    values = [float(bounded(float(value), LARGEST)) for value in ordered(spec, c)]
+def _job(spec: KernelSignature, task: TensorTask, c: Coefficients, dry: bool) -> Job:
+    values = [
+        float(bounded(float(value), LARGEST))
+        for value in (1.0 if c[name] is None else c[name] for name in spec.coefficients)
+    ]
     return Job(
         coefficient=(ctypes.c_double * COEFFICIENTS)(*values),
-        scale=1.0 if work.scale is None else float(work.scale),
-        decay=work.decay,
+        scale=1.0 if task.scale is None else float(task.scale),
+        decay=task.decay,
         safe=safe_size(values, c.get("keep")),
         method=spec.index,
-        maximize=work.maximize,
+        maximize=task.maximize,
         dry=dry,
         threads=torch.get_num_threads(),
         seed=int(c["seed"]) & 0xFFFFFFFF,
@@ -170,7 +182,7 @@ def traffic(tensors: Sequence[Sequence[Tensor]], written: int, by: float = 1.0) 
     memory = array("q", [number for row in rows for number in row])
     size = 8 * len(rows[0])
     places = array("q", [memory.buffer_info()[0] + size * index for index in range(len(rows))])
-    job = Job(scale=1.0, safe=torch.finfo(torch.float32).max, method=len(SPECS), threads=torch.get_num_threads())
+    job = Job(scale=1.0, safe=torch.finfo(torch.float32).max, method=TRAFFIC, threads=torch.get_num_threads())
     job.coefficient[:3] = [written, used, by]
     weights, out = array("d", [1.0] * len(rows)), (ctypes.c_double * SUMS)()
     arguments = (places.buffer_info()[0], weights.buffer_info()[0], ctypes.addressof(job), ctypes.addressof(out))

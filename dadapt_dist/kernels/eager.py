@@ -1,4 +1,4 @@
-"""How does one step run on a tensor of any device and dtype? One pass of plain torch operations, block by block."""
+"""Run a step as plain torch operations, block by block, on tensors of any device and dtype."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Buffers, Coefficients, Method
-from .memory_checks import Seen, UnfitError, is_dense_alike
+from .memory_checks import UnfitError, is_dense_alike
 from .overflow_guard import bounded, kept_within, tamed
 from .stochastic_rounding import store_stochastic
-from .tensor_task import Work
+from .tensor_task import TensorTask
 
 # Elements of a block. On the CPU a block of every tensor of a step and its temporaries fit a core's cache together;
 # elsewhere a block only bounds the temporaries.
@@ -21,27 +21,38 @@ BLOCK = 1 << 24
 Number = Tensor | float  # 0-dim float64, or a float where the host may read
 
 
-def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
-    """Run one step over any tensors of one device: see `kernels.run`."""
-    device = works[0].x.device
+def derive(method: Method, tasks: Sequence[TensorTask]) -> None:
+    """Nothing: plain operations take the tensors themselves."""
+
+
+def run(
+    method: Method,
+    tasks: Sequence[TensorTask],
+    c: Coefficients,
+    dry: bool,
+    skip: Tensor | None = None,
+    derived: None = None,
+) -> Tensor:
+    """Run one step over any tensors of one device: see `Kernel.run`."""
+    device = tasks[0].x.device
     if skip is not None and readable(device):
         if bool(skip):
             return torch.zeros(len(method.sums) + 1, dtype=torch.float64, device=device)
         skip = None
-    c = _bounded(numbers(c, device), works)
+    c = _bounded(numbers(c, device), tasks)
     rows = []
-    for work in works:
-        with _undone_where(skip, method, work):
-            rows.append([number * work.weight for number in advance(method, work, c, dry)])
+    for task in tasks:
+        with _undone_where(skip, method, task):
+            rows.append([number * task.weight for number in advance(method, task, c, dry)])
     sums = torch.stack([torch.as_tensor(number, dtype=torch.float64, device=device) for number in _added_up(rows)])
     sums = torch.nn.functional.pad(sums, (len(method.sums) + 1 - len(sums), 0))  # a frozen method returns no sums
     return sums if skip is None else torch.where(skip.to(device), 0.0, sums)
 
 
 @contextmanager
-def _undone_where(skip: Tensor | None, method: Method, work: Work) -> Iterator[None]:
+def _undone_where(skip: Tensor | None, method: Method, task: TensorTask) -> Iterator[None]:
     """Put back what is written inside, where `skip` is true; nobody waits to know."""
-    written = [work.x, *(t for name, t in work.buf.items() if name not in method.read_only)]
+    written = [task.x, *(t for name, t in task.buf.items() if name not in method.read_only)]
     before = [] if skip is None else [t.clone() for t in written]
     yield
     for t, was in zip(written, before, strict=False):
@@ -49,29 +60,24 @@ def _undone_where(skip: Tensor | None, method: Method, work: Work) -> Iterator[N
         t.copy_(torch.where(skip.to(t.device), was, t))
 
 
-def takes(method: Method, work: Work) -> bool:
-    """Are its tensors what they were when they were last looked at? There is none that the plain loop does not try."""
-    return type(work.memo) is Seen and work.memo.still(work)
-
-
-def rehearse(method: Method, work: Work, c: Coefficients) -> None:
+def rehearse(method: Method, task: TensorTask, c: Coefficients) -> None:
     """Raise UnfitError for tensors of a subclass with which a step cannot be carried out: it is tried on copies."""
     try:
-        advance(method, work, numbers(c, work.x.device), dry=True)
+        advance(method, task, numbers(c, task.x.device), dry=True)
     except Exception as error:
-        kinds = ", ".join(sorted({type(t).__name__ for t in (work.x, work.g, *work.buf.values())}))
+        kinds = ", ".join(sorted({type(t).__name__ for t in (task.x, task.g, *task.buf.values())}))
         said = f"a step over tensors of type {kinds} cannot be carried out ({error}). Freeze it, or train it as a plain tensor."
-        raise UnfitError(work, said, TypeError) from error
+        raise UnfitError(task, said, TypeError) from error
 
 
-def advance(method: Method, work: Work, c: Coefficients, dry: bool = False) -> list[Number]:
+def advance(method: Method, task: TensorTask, c: Coefficients, dry: bool = False) -> list[Number]:
     """Advance the parameter and its buffers in place; return its partial sums and its count of non-finite elements.
 
     Elements whose gradient is not finite take part as if it were zero, so that they poison neither the buffers nor x.
     dry: compute the sums alone, from copies of a block at a time.
     """
-    rows = [_advance(method, _copied(block) if dry else block, c) for block in blocks(work)]
-    if readable(work.x.device):  # python adds numbers up faster than torch does
+    rows = [_advance(method, _copied(block) if dry else block, c) for block in blocks(task)]
+    if readable(task.x.device):  # python adds numbers up faster than torch does
         rows = [[float(number) for number in row] for row in rows]
     return _added_up(rows)
 
@@ -85,77 +91,77 @@ def _added_up(rows: list[list[Number]]) -> list[Number]:
     return [sum(column) for column in zip(*rows, strict=True)]
 
 
-def _copied(work: Work) -> Work:
-    return replace(work, x=work.x.clone(), buf={name: t.clone() for name, t in work.buf.items()})
+def _copied(task: TensorTask) -> TensorTask:
+    return replace(task, x=task.x.clone(), buf={name: t.clone() for name, t in task.buf.items()})
 
 
-def blocks(work: Work) -> list[Work]:
-    """The work itself, or views of blocks of it where it is large and all its tensors lie in memory alike."""
-    size = CPU_BLOCK if work.x.device.type == "cpu" else BLOCK
-    numel = work.x.numel()
-    if numel <= size or work.g.is_sparse:
-        return [work]
-    whole = [work.x, work.g, *(t for t in work.buf.values() if t.numel() == numel)]
-    if not is_dense_alike(whole) or (work.cut is not None and not work.x.is_contiguous()):
-        return [work]
-    x, g, flat = _flat(work.x), _flat(work.g), {name: _flat(t) for name, t in work.buf.items()}
-    return [_block(work, x, g, flat, slice(at, min(at + size, numel))) for at in range(0, numel, size)]
+def blocks(task: TensorTask) -> list[TensorTask]:
+    """The task itself, or views of blocks of it where it is large and all its tensors lie in memory alike."""
+    size = CPU_BLOCK if task.x.device.type == "cpu" else BLOCK
+    numel = task.x.numel()
+    if numel <= size or task.g.is_sparse:
+        return [task]
+    whole = [task.x, task.g, *(t for t in task.buf.values() if t.numel() == numel)]
+    if not is_dense_alike(whole) or (task.cut is not None and not task.x.is_contiguous()):
+        return [task]
+    x, g, flat = _flat(task.x), _flat(task.g), {name: _flat(t) for name, t in task.buf.items()}
+    return [_block(task, x, g, flat, slice(at, min(at + size, numel))) for at in range(0, numel, size)]
 
 
 def _flat(t: Tensor) -> Tensor:
     return t.view(-1) if t.is_contiguous() else t.as_strided((t.numel(),), (1,))
 
 
-def _block(work: Work, x: Tensor, g: Tensor, buf: Buffers, run: slice) -> Work:
+def _block(task: TensorTask, x: Tensor, g: Tensor, buf: Buffers, run: slice) -> TensorTask:
     """The elements of `run`; of a sliced buffer those that belong to it."""
-    cut, kept = work.cut, run
+    cut, kept = task.cut, run
     if cut is not None:
         before, until = (max(0, -(-(at - cut.start) // cut.step)) for at in (run.start, run.stop))
         cut, kept = slice(cut.start + before * cut.step - run.start, None, cut.step), slice(before, until)
     parts = {name: t[run] if t.numel() == x.numel() else t[kept] for name, t in buf.items()}
     return replace(
-        work,
+        task,
         x=x[run],
         g=g[run],
         buf=parts,
         cut=cut,
-        origin=work.origin + run.start,
-        cut_origin=work.origin + kept.start,
+        origin=task.origin + run.start,
+        cut_origin=task.origin + kept.start,
     )
 
 
-def _advance(method: Method, work: Work, c: Coefficients) -> list[Number]:
-    dtype = work.math_dtype()
-    x = work.x if work.x.dtype == dtype else work.x.to(dtype)
-    buf = {name: t if t.dtype == dtype else t.to(dtype) for name, t in work.buf.items()}
+def _advance(method: Method, task: TensorTask, c: Coefficients) -> list[Number]:
+    dtype = task.math_dtype()
+    x = task.x if task.x.dtype == dtype else task.x.to(dtype)
+    buf = {name: t if t.dtype == dtype else t.to(dtype) for name, t in task.buf.items()}
     before: list[Tensor] = []
     written = {"": x, **{name: t for name, t in buf.items() if name not in method.read_only}}
-    if work.g.is_sparse:
-        g, bad = _sparse_gradient(method, work, x, buf, c)
+    if task.g.is_sparse:
+        g, bad = _sparse_gradient(method, task, x, buf, c)
         sums = method.update_sparse(x, g, buf, c)
     else:
-        g, bad = tamed(method, work, x, buf, c, readable(x.device))
+        g, bad = tamed(method, task, x, buf, c, readable(x.device))
         before = [t.clone() for t in written.values()] if isinstance(bad, Tensor) else []
-        sums = method.update(x, g, buf, c, work.cut)
+        sums = method.update(x, g, buf, c, task.cut)
     for (name, t), was in zip(written.items(), before, strict=False):
-        kept_within(t, was, torch.finfo((work.buf[name] if name else work.x).dtype).max)
-    _write_back(method, work, x, buf, c)
+        kept_within(t, was, torch.finfo((task.buf[name] if name else task.x).dtype).max)
+    _write_back(method, task, x, buf, c)
     return [*sums, bad]
 
 
-def _write_back(method: Method, work: Work, x: Tensor, buf: Buffers, c: Coefficients) -> None:
+def _write_back(method: Method, task: TensorTask, x: Tensor, buf: Buffers, c: Coefficients) -> None:
     """Round what was computed in a wider dtype: the parameter to nearest, once; the buffers stochastically."""
-    if x is not work.x:
-        work.x.copy_(x)
-    for name, t in work.buf.items():
+    if x is not task.x:
+        task.x.copy_(x)
+    for name, t in task.buf.items():
         if buf[name] is not t and name not in method.read_only:
             sliced = t.numel() != x.numel()
-            store_stochastic(t, buf[name], work.kept_origin if sliced else work.origin, c["seed"])
+            store_stochastic(t, buf[name], task.slice_origin if sliced else task.origin, c["seed"])
 
 
-def _bounded(c: Coefficients, works: Sequence[Work]) -> Coefficients:
+def _bounded(c: Coefficients, tasks: Sequence[TensorTask]) -> Coefficients:
     """Coefficients that the dtype of the mathematics holds."""
-    largest = max(torch.finfo(work.math_dtype()).max for work in works)
+    largest = max(torch.finfo(task.math_dtype()).max for task in tasks)
     return {k: v if v is None or k == "seed" else bounded(v, largest) for k, v in c.items()}
 
 
@@ -171,10 +177,12 @@ def numbers(c: Coefficients, device: torch.device) -> Coefficients:
     return {name: float(value) if isinstance(value, Tensor) else value for name, value in c.items()}
 
 
-def _sparse_gradient(method: Method, work: Work, x: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, Number]:
-    g = work.g.coalesce()
+def _sparse_gradient(
+    method: Method, task: TensorTask, x: Tensor, buf: Buffers, c: Coefficients
+) -> tuple[Tensor, Number]:
+    g = task.g.coalesce()
     rows = tuple(g.indices())
-    part = replace(work, x=work.x[rows], g=g.values(), buf={name: t[rows] for name, t in work.buf.items()})
+    part = replace(task, x=task.x[rows], g=g.values(), buf={name: t[rows] for name, t in task.buf.items()})
     values, bad = tamed(method, part, x[rows], {name: t[rows] for name, t in buf.items()}, c, readable(x.device))
     # The indices were checked when the gradient was made; torch warns unless told so.
     return torch.sparse_coo_tensor(g.indices(), values, g.shape, is_coalesced=True, check_invariants=False), bad

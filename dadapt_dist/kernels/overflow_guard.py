@@ -1,4 +1,4 @@
-"""Which gradient elements must a step leave out? Those that are not finite, and those with which it would overflow.
+"""Leave out of a step the gradient elements that are not finite, and those with which it would overflow.
 
 One element of 1e20 is finite, but its square is not in float32: v would be infinite for good. Such an element acts as if it
 were not finite: as 0 in this step, and counted, so that d is held. Which ones these are the method itself says, on copies; a
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Buffers, Coefficients, Method
-from .tensor_task import Work
+from .tensor_task import TensorTask
 
 SAFE, COEFFICIENT = 2.0**40, 2.0**20
 WILD = 2.0**60
@@ -41,40 +41,40 @@ def kept_within(t: Tensor, before: Tensor, largest: float) -> None:
 
 
 def tamed(
-    method: Method, work: Work, x: Tensor, buf: Buffers, c: Coefficients, readable: bool
+    method: Method, task: TensorTask, x: Tensor, buf: Buffers, c: Coefficients, readable: bool
 ) -> tuple[Tensor, Number]:
     """The gradient that the method sees, and how many of its elements were left out.
 
-    x, buf: those of the work, in the dtype of the mathematics, which is that of the result. readable: whether the host may read
+    x, buf: those of the task, in the dtype of the mathematics, which is that of the result. readable: whether the host may read
     values without waiting, which spares the trial of a step with small gradients.
     """
-    raw = _scaled(work, x)
-    g = _decayed(work, raw, x)
-    if readable and _is_quiet(g, c, work.x.dtype):
+    raw = _scaled(task, x)
+    g = _decayed(task, raw, x)
+    if readable and _is_quiet(g, c, task.x.dtype):
         return g, 0.0
     wrong = ~torch.isfinite(raw)
-    rest = _decayed(work, torch.zeros_like(raw), x)
+    rest = _decayed(task, torch.zeros_like(raw), x)
     g = torch.where(wrong, rest, g)
-    for _ in range(2 if work.decay else 1):
-        over = ~_fit(method, work, x, g, buf, c)
+    for _ in range(2 if task.decay else 1):
+        over = ~_fit(method, task, x, g, buf, c)
         g = torch.where(over, torch.where(wrong, 0, rest), g)  # where the decay alone overflows, it is left out too
         wrong |= over
     return g, wrong.sum(dtype=torch.float64)
 
 
-def _scaled(work: Work, x: Tensor) -> Tensor:
-    g = work.g.to(x.dtype)  # before the division, in which float16 would underflow
-    return g if work.scale is None else g / work.scale
+def _scaled(task: TensorTask, x: Tensor) -> Tensor:
+    g = task.g.to(x.dtype)  # before the division, in which float16 would underflow
+    return g if task.scale is None else g / task.scale
 
 
-def _decayed(work: Work, g: Tensor, x: Tensor) -> Tensor:
-    if work.maximize:
+def _decayed(task: TensorTask, g: Tensor, x: Tensor) -> Tensor:
+    if task.maximize:
         g = g.neg()
-    return g.add(x, alpha=work.decay) if work.decay else g
+    return g.add(x, alpha=task.decay) if task.decay else g
 
 
 def _is_quiet(g: Tensor, c: Coefficients, param: torch.dtype) -> bool:
-    """Is every element surely small enough? The sum of the squares is NaN or large when one is not."""
+    """Whether every element is surely small enough: the sum of the squares is NaN or large when one is not."""
     safe = safe_size([value for name, value in c.items() if name != "seed" and value is not None], c.get("keep"))
     if safe < 0:
         return False
@@ -83,19 +83,19 @@ def _is_quiet(g: Tensor, c: Coefficients, param: torch.dtype) -> bool:
     return float(torch.dot(flat, flat)) <= safe * safe
 
 
-def _fit(method: Method, work: Work, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> Tensor:
-    """bool, as x: would a step with g leave each element with what memory can hold, and with squares that do not overflow?
+def _fit(method: Method, task: TensorTask, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> Tensor:
+    """bool, as x: whether a step with g leaves each element with what memory can hold, and with squares that do not overflow.
 
     Where x goes on towards a point that it does not reach in one step, that point is asked for.
     """
     new, after = x.clone(), {name: t if name in method.read_only else t.clone() for name, t in buf.items()}
-    method.update(new, g, after, {**c, "pull": 1.0} if "pull" in c else c, work.cut)
-    fit = new.abs() <= torch.finfo(work.x.dtype).max
+    method.update(new, g, after, {**c, "pull": 1.0} if "pull" in c else c, task.cut)
+    fit = new.abs() <= torch.finfo(task.x.dtype).max
     for name, t in after.items():
         if name not in method.read_only:
-            _and(fit, t.abs() <= torch.finfo(work.buf[name].dtype).max, work.cut)
+            _and(fit, t.abs() <= torch.finfo(task.buf[name].dtype).max, task.cut)
     for t in method.squared(g, buf, after, c):
-        _and(fit, t.abs() <= math.sqrt(torch.finfo(x.dtype).max), work.cut)
+        _and(fit, t.abs() <= math.sqrt(torch.finfo(x.dtype).max), task.cut)
     return fit
 
 

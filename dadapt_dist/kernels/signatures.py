@@ -1,16 +1,13 @@
-"""Arguments of the compiled kernels, by method. A method without them runs as plain torch operations."""
+"""The arguments of the compiled kernels, by method. A method without them runs as plain torch operations."""
 
-from typing import Any
-
-from ..methods import METHODS
-from ..methods.base import Coefficients
-from ..methods.kernel_signature import KernelSignature as Spec
-
-SPECS: dict[str, Spec] = {name: method.signature for name, method in METHODS.items() if method.signature is not None}
-
-__all__ = ["SPECS", "Spec", "ordered"]
+from ..methods.base import Method
+from ..methods.kernel_signature import KernelSignature
 
 
-def ordered(spec: Spec, c: Coefficients) -> list[Any]:
-    """The coefficients in the kernel's order; a decay that the group has not got multiplies by 1."""
-    return [1.0 if c[name] is None else c[name] for name in spec.coefficients]
+def signature_of(method: Method) -> KernelSignature | None:
+    """The signature that a method's class declares itself; None where there is none, and for one that is inherited.
+
+    A class derived from a method may have another update than the kernels.
+    """
+    found: KernelSignature | None = vars(type(method)).get("signature")
+    return found

@@ -1,7 +1,6 @@
-"""What does a kernel get? One tensor's share of a step, as plain local tensors."""
+"""The task of a step on one tensor, as kernels receive it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,16 +9,22 @@ from ..methods.base import Buffers
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Work:
-    """One tensor's share of a step: plain local tensors of this rank, all of one shape but for sliced buffers.
+class TensorTask:
+    """One tensor's part of a step: plain local tensors of this rank, all of one shape but for sliced buffers.
 
-    weight: 1/copies, which multiplies the tensor's sums. decay: coupled weight decay, added to the gradient as decay·x.
-    scale: a 0-dim tensor that the gradient is divided by (loss scaling), or None. cut: which entries of the flattened
-    tensor the sliced buffers keep, or None for all. origin: a number that tells this tensor's elements from those of other
-    tensors and other ranks, for the noise of stochastic rounding: element i draws the noise of (step, origin + i).
-    cut_origin: `origin` for the sliced buffers of a block of a tensor; None: the same.
-    param: the parameter, to be named in errors. kernel: the backend that `prepare` chose. memo: what it remembers of the
-    tensors.
+    Args:
+        x: The parameter's local elements.
+        g: Their gradient, of the same shape.
+        buf: The method's buffers by name.
+        weight: 1/replicas, which multiplies the tensor's sums.
+        decay: Coupled weight decay, added to the gradient as decay·x.
+        maximize: Whether the gradient's sign is reversed.
+        scale: 0-dim tensor that the gradient is divided by (loss scaling), or None.
+        cut: The entries of the flattened tensor that the sliced buffers keep, or None for all.
+        origin: Number that tells this tensor's elements from those of other tensors and ranks, for the noise of stochastic
+            rounding: element i draws the noise of (step, origin + i).
+        cut_origin: `origin` for the sliced buffers of a block of a tensor; None: the same.
+        param: The parameter, to be named in errors.
     """
 
     x: Tensor
@@ -33,12 +38,10 @@ class Work:
     origin: int = 0
     cut_origin: int | None = None
     param: Tensor | None = None
-    kernel: Any = None
-    memo: object = None
 
     @property
-    def kept_origin(self) -> int:
-        """`origin` for the elements of sliced buffers, which count among themselves."""
+    def slice_origin(self) -> int:
+        """`origin` of the elements of sliced buffers, which are numbered among themselves."""
         return self.origin if self.cut_origin is None else self.cut_origin
 
     def math_dtype(self) -> torch.dtype:

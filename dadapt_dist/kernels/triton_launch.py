@@ -1,4 +1,4 @@
-"""How does one step run on a GPU? All tensors of a group in one launch, and nothing that makes the host wait.
+"""Run a step on a GPU: all tensors of a group in one launch, and nothing that makes the host wait.
 
 The kernel finds its tensors through a table of addresses on the device, which is sent there only when an address has
 changed: a step with gradients that stay where they are can be captured in a CUDA graph.
@@ -6,7 +6,6 @@ changed: a step with gradients that stay where they are can be captured in a CUD
 
 import functools
 import importlib
-import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -15,16 +14,16 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Coefficients, Method
-from .memory_checks import Seen, is_dense_alike, is_plain
-from .signatures import SPECS, Spec, ordered
-from .tensor_task import Work
+from ..methods.kernel_signature import KernelSignature
+from .memory_checks import is_dense_alike, is_plain
+from .signatures import signature_of
+from .tensor_task import TensorTask
 
 logger = logging.getLogger(__name__)
 
 KINDS = (torch.float32, torch.bfloat16, torch.float16)
 BLOCK, BLOCKS, WARPS = 1024, 8, 8  # elements of a block, blocks of a program, warps of a program
 BUFFERS, COEFFICIENTS = 5, 11
-PLANS = 8  # tables that a group keeps: tensors may go without a gradient in one step and have one in the next
 
 
 @functools.cache
@@ -42,7 +41,7 @@ def _kernel() -> Any:
 
 
 def available() -> bool:
-    """Is triton there, and a GPU to run on (or triton's interpreter)?"""
+    """Whether there is triton, and a GPU to run on (or triton's interpreter)."""
     return _kernel() is not None and (torch.cuda.is_available() or _interpreted())
 
 
@@ -51,108 +50,111 @@ def _interpreted() -> bool:
     return _kernel() is not None and type(_kernel().step).__name__ == "InterpretedFunction"
 
 
-class Fit(Seen):
-    """That a Work's tensors fit the kernel, and where they are: for as long as it keeps them, all but the gradient.
-
-    serial: never given twice, unlike an id. dtypes: of x and the buffers in the kernel's order, None where there is none.
-    plans: those of the launches in which this tensor is the first; they live as long as it does.
-    """
-
-    __slots__ = ("buffers", "dtypes", "plans", "serial")
-    count = itertools.count()
-
-    def __init__(self, work: Work, spec: Spec) -> None:
-        super().__init__(work)
-        self.serial = next(self.count)
-        self.plans: dict[tuple[object, ...], Plan] = {}
-        fields = [work.buf.get(name) for name in spec.fields]
-        self.dtypes = (work.x.dtype, *(None if t is None else t.dtype for t in fields))
-        tensors = [work.x if t is None else t for t in fields] + [work.x] * (BUFFERS - len(fields))
-        self.buffers = [t.data_ptr() for t in tensors]
-
-    def where(self, g: Tensor) -> list[int]:
-        """The addresses of x, g and the buffers; of x where there is no buffer."""
-        return [self.found[0], g.data_ptr(), *self.buffers]
-
-
-def takes(method: Method, work: Work) -> bool:
-    """Can the kernel take this tensor? On a GPU, buffers float32 or bfloat16, all tensors alike in memory, nothing sliced."""
-    if type(work.memo) is Fit:
-        return work.memo.still(work) and work.g.data_ptr() % work.memo.width == 0  # if not, `check` must see it first
-    fits = (work.x.is_cuda or (work.x.is_cpu and _interpreted())) and _fits(method, work)
-    if fits:
-        work.memo = Fit(work, SPECS[method.name])
-    return fits
-
-
-def _fits(method: Method, work: Work) -> bool:
-    x, g, buffers = work.x, work.g, work.buf.values()
-    if _kernel() is None or method.name not in SPECS or work.cut is not None or g.layout is not torch.strided:
+def supports(method: Method, task: TensorTask) -> bool:
+    """Whether the kernel can run this task: on a GPU, buffers in float32 or bfloat16, all tensors alike in memory, no slices."""
+    x, g, buffers = task.x, task.g, task.buf.values()
+    if not (x.is_cuda or (x.is_cpu and _interpreted())) or _kernel() is None:
+        return False
+    if signature_of(method) is None or task.cut is not None or g.layout is not torch.strided:
         return False
     if x.dtype not in KINDS or g.dtype not in KINDS or any(t.dtype not in KINDS[:2] for t in buffers):
         return False
-    others = [g, *buffers] if work.scale is None else [g, work.scale, *buffers]
+    others = [g, *buffers] if task.scale is None else [g, task.scale, *buffers]
     if not all(is_plain(t) and t.device == x.device for t in (x, *others)) or not is_dense_alike([x, g, *buffers]):
         return False
     return all(t.data_ptr() % t.itemsize == 0 for t in (x, g, *buffers))
 
 
-def run(method: Method, works: Sequence[Work], c: Coefficients, dry: bool, skip: Tensor | None = None) -> Tensor:
-    """Run one step over tensors that `takes` has accepted: see `kernels.run`. Float64, on their device; nobody waits."""
-    spec, device = SPECS[method.name], works[0].x.device
-    kinds: dict[Any, list[Work]] = {}
-    for work in works:
-        kinds.setdefault((work.g.dtype, work.memo.dtypes), []).append(work)  # type: ignore[attr-defined]
-    first = works[0]
-    values = ordered(spec, c)
+def derive(method: Method, tasks: Sequence[TensorTask]) -> "list[Table]":
+    """The tables of these tasks: one for each combination of dtypes, which is a launch."""
+    spec = signature_of(method)
+    assert spec is not None, "supports() accepts nothing without a signature"
+    kinds: dict[Any, list[int]] = {}
+    for index, task in enumerate(tasks):
+        fields = [task.buf.get(name) for name in spec.fields]
+        dtypes = (task.g.dtype, task.x.dtype, *(None if t is None else t.dtype for t in fields))
+        kinds.setdefault(dtypes, []).append(index)
+    return [Table(spec, tasks, same) for same in kinds.values()]
+
+
+def run(
+    method: Method,
+    tasks: Sequence[TensorTask],
+    c: Coefficients,
+    dry: bool,
+    skip: Tensor | None = None,
+    derived: "list[Table] | None" = None,
+) -> Tensor:
+    """Run one step over tensors that `supports` has accepted: see `Kernel.run`. Float64, on their device; nobody waits."""
+    tables = derived or derive(method, tasks)
+    spec, first = tables[0].spec, tasks[0]
+    device = first.x.device
+    values = [1.0 if c[name] is None else c[name] for name in spec.coefficients]
     values += [1.0] * (COEFFICIENTS - len(values))
     scale, skipped = 1.0 if first.scale is None else first.scale, 0.0 if skip is None else skip.to(device)
     h = _vector([*values, first.decay, scale, c["seed"], skipped], device)
     total = None
-    for (_, (_, *dtypes)), same in kinds.items():
-        sums = _launch(method, spec, same, dtypes, h, dry)
+    for table in tables:
+        sums = _launch(table, [tasks[index] for index in table.members], len(method.sums), h, dry)
         total = sums if total is None else total + sums
-    assert total is not None, "there is a work at least"
+    assert total is not None, "there is a task at least"
     return total * _vector([*spec.factors(c), 1.0], device)
 
 
-def _launch(
-    method: Method, spec: Spec, works: list[Work], dtypes: Sequence[torch.dtype | None], h: Tensor, dry: bool
-) -> Tensor:
-    plan = _plan(works)
-    plan.follow(works)
+def _launch(table: "Table", tasks: list[TensorTask], sums: int, h: Tensor, dry: bool) -> Tensor:
+    table.follow(tasks)
+    spec, dtypes = table.spec, table.dtypes
     fields = range(len(spec.fields))
     has = sum(1 << k for k in fields if dtypes[k] is not None)
     rounded = sum(1 << k for k in fields if dtypes[k] is torch.bfloat16)
     written = has & ((1 << (len(spec.fields) - spec.read_only)) - 1)
-    sums = len(method.sums)
-    partial = torch.empty(plan.programs, sums + 1, dtype=torch.float64, device=h.device)
-    if plan.programs:
-        first = works[0]
+    partial = torch.empty(table.programs, sums + 1, dtype=torch.float64, device=h.device)
+    if table.programs:
+        first = tasks[0]
         bases = [first.x, first.g, *(first.buf.get(name, first.x) for name in spec.fields)]
         bases += [first.x] * (2 + BUFFERS - len(bases))
         with torch.cuda.device(h.device) if h.is_cuda else torch.no_grad():
-            _kernel().step[(plan.programs,)](
-                *bases, plan.distances, plan.numels, plan.origins, plan.tensors, plan.chunks, h, partial,
-                spec.index, has, rounded, written, sums, dtypes[spec.fields.index("s")] is not None,
+            _kernel().step[(table.programs,)](
+                *bases, table.distances, table.numels, table.origins, table.tensors, table.chunks, h, partial,
+                spec.index, has, rounded, written, sums, dtypes[spec.fields.index(spec.statistic)] is not None,
                 first.scale is not None, first.decay != 0, first.maximize, dry, torch.finfo(first.x.dtype).max,
-                *plan.units, BLOCK, BLOCKS, num_warps=WARPS, enable_fp_fusion=False,
+                *table.units, BLOCK, BLOCKS, num_warps=WARPS, enable_fp_fusion=False,
             )  # fmt: skip
     if not dry:
-        torch.autograd.graph.increment_version([work.x for work in works])  # the writes went behind autograd's back
-    return (partial * plan.weights).sum(0)
+        torch.autograd.graph.increment_version([task.x for task in tasks])  # the writes went behind autograd's back
+    return (partial * table.weights).sum(0)
 
 
-class Plan:
+class Table:
     """Which program takes what, and where the tensors are: on the device, for as long as they stay.
 
-    programs: their number. tensors, chunks: for each, its tensor and its place in it. distances: int64 [tensors, 7], from
-    the first tensor's x, g and buffers, in units of `units` elements.
+    members: the tasks of the launch, by their places. dtypes: of the buffers in the kernel's order, None where there is
+    none. programs: their number. tensors, chunks: for each, its tensor and its place in it. distances: int64 [tensors, 7],
+    from the first tensor's x, g and buffers, in units of `units` elements.
     """
 
-    def __init__(self, works: list[Work]) -> None:
-        self.device = works[0].x.device
-        sizes = [work.x.numel() for work in works]
+    def __init__(self, spec: KernelSignature, all_tasks: Sequence[TensorTask], members: list[int]) -> None:
+        self.spec, self.members = spec, members
+        tasks = [all_tasks[index] for index in members]
+        self.device = tasks[0].x.device
+        buffers = [[task.buf.get(name) for name in spec.fields] for task in tasks]
+        self.dtypes = [None if t is None else t.dtype for t in buffers[0]]
+        x, g = tasks[0].x.itemsize, tasks[0].g.itemsize
+        self._widths = [x, g, *(x if t is None else t.itemsize for t in buffers[0])]
+        self._widths += [x] * (2 + BUFFERS - len(self._widths))
+        self._x = [task.x.data_ptr() for task in tasks]
+        columns = [
+            [at if t is None else t.data_ptr() for t, at in zip(column, self._x, strict=True)]
+            for column in zip(*buffers, strict=True)
+        ]
+        self._buffers = columns + [self._x] * (BUFFERS - len(columns))
+        self._gradients: list[int] = []
+        self._lay_out(tasks)
+        self.distances = torch.empty(0)
+        self.units: list[int] = []
+
+    def _lay_out(self, tasks: list[TensorTask]) -> None:
+        sizes = [task.x.numel() for task in tasks]
         programs = [-(-size // (BLOCK * BLOCKS)) for size in sizes]
         self.programs = sum(programs)
         tensors = [t for t, number in enumerate(programs) for _ in range(number)]
@@ -160,42 +162,24 @@ class Plan:
         chunks = [chunk for number in programs for chunk in range(number)]
         self.chunks = _sent(torch.tensor(chunks, dtype=torch.int32), self.device)
         self.numels = _sent(torch.tensor(sizes, dtype=torch.int64), self.device)
-        self.origins = _sent(torch.tensor([work.origin for work in works], dtype=torch.int64), self.device)
-        weights = [works[t].weight for t in tensors]
+        self.origins = _sent(torch.tensor([task.origin for task in tasks], dtype=torch.int64), self.device)
+        weights = [tasks[t].weight for t in tensors]
         self.weights = _sent(torch.tensor(weights, dtype=torch.float64).unsqueeze(1), self.device)
-        self.distances = torch.empty(0)
-        self.units: list[int] = []
-        self._found: list[list[int]] = []
 
-    def follow(self, works: list[Work]) -> None:
-        """Send the addresses to the device when one has changed."""
-        found = [work.memo.where(work.g) for work in works]  # type: ignore[attr-defined]
-        if found == self._found:
+    def follow(self, tasks: list[TensorTask]) -> None:
+        """Send the addresses to the device when a gradient lies elsewhere than in the step before."""
+        gradients = [task.g.data_ptr() for task in tasks]
+        if gradients == self._gradients:
             return
-        self._found = found
-        first = works[0]
-        dtypes = first.memo.dtypes  # type: ignore[attr-defined]
-        widths = [t.itemsize for t in (first.x.dtype, first.g.dtype, *(t or first.x.dtype for t in dtypes[1:]))]
-        widths += widths[:1] * (2 + BUFFERS - len(widths))
         columns, self.units = [], []
-        for (base, *others), width in zip(zip(*found, strict=True), widths, strict=True):
+        for (base, *others), width in zip((self._x, gradients, *self._buffers), self._widths, strict=True):
             distances = [0, *(address - base for address in others)]
             aligned = base % 16 == 0 and all(distance % 16 == 0 for distance in distances)
             unit = 16 if aligned else width
             columns.append([distance // unit for distance in distances])
             self.units.append(unit // width)
         self.distances = _sent(torch.tensor(list(zip(*columns, strict=True)), dtype=torch.int64), self.device)
-
-
-def _plan(works: list[Work]) -> Plan:
-    """The plan of a launch over these works: the one of the step before, or a new one."""
-    plans: dict[tuple[object, ...], Plan] = works[0].memo.plans  # type: ignore[attr-defined]
-    key = (works[0].g.dtype, *[work.memo.serial for work in works])  # type: ignore[attr-defined]
-    plan = plans.pop(key, None) or Plan(works)
-    plans[key] = plan  # the last used comes last
-    if len(plans) > PLANS:
-        del plans[next(iter(plans))]
-    return plan
+        self._gradients = gradients
 
 
 def _vector(values: Sequence[Any], device: torch.device) -> Tensor:

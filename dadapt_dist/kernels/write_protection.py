@@ -1,4 +1,4 @@
-"""Which tensors may nobody write?
+"""Refuse tensors that nobody may write.
 
 torch takes arrays of numpy that are mapped read-only (`np.memmap(mode="r")`), and knows nothing of that: writing them ends the
 process. Linux tells. What was made in inference mode torch refuses to write, in the middle of a step.
@@ -11,34 +11,34 @@ import torch
 from torch import Tensor
 
 from .memory_checks import UnfitError, is_plain
-from .tensor_task import Work
+from .tensor_task import TensorTask
 
 MAPS = "/proc/self/maps"
 Run = tuple[int, int]  # first address, and the one behind the last
 
 
-def check_writable(works: Iterable[Work]) -> None:
-    """Raise UnfitError where x or a buffer of a Work cannot be written. Only memory that torch did not allocate is looked up."""
+def check_writable(tasks: Iterable[TensorTask]) -> None:
+    """Raise UnfitError where x or a buffer of a task cannot be written. Only memory that torch did not allocate is looked up."""
     found = [
-        (work, name, t)
-        for work in works
-        for name, t in (("it", work.x), *((f"its buffer {name}", t) for name, t in work.buf.items()))
+        (task, name, t)
+        for task in tasks
+        for name, t in (("it", task.x), *((f"its buffer {name}", t) for name, t in task.buf.items()))
         if t.device.type == "cpu" and is_plain(t) and t.numel() and not t.untyped_storage().resizable()
     ]
     runs = _read_only() if found else []
-    for work, name, t in found:
+    for task, name, t in found:
         if _meets(t, runs):
             raise UnfitError(
-                work,
+                task,
                 f'{name} lies in memory that is mapped read-only (np.memmap(mode="r")?): clone() it, or map it with mode="c".',
             )
 
 
-def check_versions(work: Work) -> None:
+def check_versions(task: TensorTask) -> None:
     """Raise UnfitError for what torch lets nobody write: a tensor made in inference mode."""
-    for name, t in (("it", work.x), *((f"its buffer {name}", t) for name, t in work.buf.items())):
+    for name, t in (("it", task.x), *((f"its buffer {name}", t) for name, t in task.buf.items())):
         if t.is_inference() and not torch.is_inference_mode_enabled():
-            raise UnfitError(work, f"{name} was made in torch.inference_mode(), which makes it constant: clone() it.")
+            raise UnfitError(task, f"{name} was made in torch.inference_mode(), which makes it constant: clone() it.")
 
 
 def _read_only() -> list[Run]:

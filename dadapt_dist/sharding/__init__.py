@@ -2,7 +2,7 @@
 
 from .attaching import attach
 from .framework import FrameworkAdapter
-from .registry import register
+from .registry import register, unregister
 from .shard import LocalShard
 
-__all__ = ["FrameworkAdapter", "LocalShard", "attach", "register"]
+__all__ = ["FrameworkAdapter", "LocalShard", "attach", "register", "unregister"]

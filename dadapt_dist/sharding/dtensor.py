@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torch.distributed._functional_collectives import AsyncCollectiveTensor
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from .dtensor_type import is_dtensor
 from .framework import FrameworkAdapter
 from .shard import LocalShard
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 class DTensorAdapter(FrameworkAdapter):
@@ -19,10 +21,10 @@ class DTensorAdapter(FrameworkAdapter):
 
     def place(self, params: Sequence[Tensor]) -> list[LocalShard | None]:
         """As the base class; raises ValueError for a Partial parameter."""
-        return [_place(p) if isinstance(p, DTensor) else None for p in params]
+        return [_place(p) if is_dtensor(p) else None for p in params]
 
 
-def _place(p: DTensor) -> LocalShard:
+def _place(p: "DTensor") -> LocalShard:
     if any(placement.is_partial() for placement in p.placements):
         raise ValueError(
             f"parameter of shape {tuple(p.shape)} has placements {p.placements}: a Partial tensor is an unfinished sum, "
@@ -51,7 +53,8 @@ def _place(p: DTensor) -> LocalShard:
 
 def _local(t: Tensor) -> Tensor:
     """The tensor that a DTensor holds: the same object at each call, where to_local() wraps that of a parameter anew."""
-    return t._local_tensor if isinstance(t, DTensor) else t
+    local: Tensor = getattr(t, "_local_tensor", t)
+    return local
 
 
 def _gradient(p: Tensor) -> Tensor | None:
@@ -62,16 +65,23 @@ def _gradient(p: Tensor) -> Tensor | None:
     belongs to the tensor parallelism, runs over its mesh, and happens on all its ranks alike.
     """
     grad = p.grad
-    if not isinstance(grad, DTensor) or not isinstance(p, DTensor):
+    if not is_dtensor(grad) or not is_dtensor(p):
         return grad
     if grad.placements != p.placements or grad.device_mesh != p.device_mesh:
         grad = grad.redistribute(p.device_mesh, p.placements)
     local = grad.to_local()
+    if type(local) is Tensor:
+        return local
+    from torch.distributed._functional_collectives import AsyncCollectiveTensor
+
     return local.wait() if isinstance(local, AsyncCollectiveTensor) else local  # the collective may be under way still
 
 
-def _start(p: DTensor) -> int | None:
+def _start(p: "DTensor") -> int | None:
     """First global index of the local piece when it is a run of whole rows, else None."""
+    from torch.distributed.tensor import Shard
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
     rows = [placement.is_replicate() or (type(placement) is Shard and placement.dim == 0) for placement in p.placements]
     if not all(rows):
         return None

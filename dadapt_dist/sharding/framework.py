@@ -91,9 +91,6 @@ class FrameworkAdapter:
         """`tensors` without the names."""
         return [dict.__getitem__(group, "params") for group in groups]
 
-    def masters_to_model(self) -> None:
-        """Copy all of the optimizer's tensors to the model's, after they moved outside the framework's own call of step()."""
-
     def was_loaded(self, groups: Groups) -> bool:
         """Whether the framework has put a checkpoint into these groups by itself, without load_state_dict."""
         return False

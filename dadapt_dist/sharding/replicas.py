@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from ..comm.communicator import ShardLayout
 from ..errors import PlacementError
 from ..options.checks import TRAINABLE
+from .dtensor_type import dtensor_types
 from .rank_claims import MAX_OPTIONS, Claims, check_configuration, check_options, digest, padded
 from .shard import LocalShard
 
@@ -291,4 +291,6 @@ def _checksum(t: Tensor) -> Tensor:
 def _is_readable(item: Item) -> bool:
     """Can its bits be read? Frozen weights may have a format of their own (4 bits, a class that dequantizes) or be on meta."""
     p = item.param
-    return p.requires_grad or (p.dtype in TRAINABLE and type(p) in (Tensor, Parameter, DTensor) and not p.is_meta)
+    return p.requires_grad or (
+        p.dtype in TRAINABLE and type(p) in (Tensor, Parameter, *dtensor_types()) and not p.is_meta
+    )

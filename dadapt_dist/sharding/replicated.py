@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
+from .dtensor_type import is_dtensor
 from .framework import FrameworkAdapter
 from .shard import LocalShard
 
@@ -31,10 +30,14 @@ class ReplicatedAdapter(FrameworkAdapter):
 
     def parts_of(self, thing: Any) -> Iterator[Any]:
         """The DistributedDataParallel modules of a model."""
+        from torch.nn.parallel import DistributedDataParallel
+
         modules = thing.modules() if isinstance(thing, nn.Module) else ()
         return (module for module in modules if isinstance(module, DistributedDataParallel))
 
 
 def _gradient(p: Tensor) -> Tensor | None:
     grad = p.grad
-    return grad.full_tensor() if isinstance(grad, DTensor) else grad
+    if grad is None or type(grad) is Tensor or not is_dtensor(grad):
+        return grad
+    return grad.full_tensor()

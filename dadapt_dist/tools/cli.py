@@ -1,4 +1,4 @@
-"""What can be done from the shell? `dadapt-dist demo`, `demo-grid`, `plot`, `run`, `universal`, `bench`, `doctor`."""
+"""Commands of `dadapt-dist`: demo, demo-grid, plot, run, universal, bench and doctor. Each imports what it needs when it runs."""
 
 import logging
 from pathlib import Path
@@ -10,6 +10,7 @@ try:
 except ImportError as error:
     raise ImportError("the command line needs typer and rich: pip install dadapt-dist[demo]") from error
 
+from .. import __version__
 from .bench import cli
 from .doctor.cli import doctor
 from .method_names import method_flags
@@ -27,8 +28,19 @@ errors = Console(stderr=True, soft_wrap=True, highlight=False)
 Hidden = typer.Option(hidden=True)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
-def main(context: typer.Context) -> None:
+def main(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Send the library's log to the terminal."""
     if context.invoked_subcommand != "run":  # a script sets up its own log
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -131,8 +143,10 @@ def universal(
 )
 def run(context: typer.Context) -> None:
     """Run a script with the optimizers known to DeepSpeed by name: dadapt-dist run train.py ARGUMENTS."""
+    from ..integrations.builtin import register_builtin
     from ..integrations.deepspeed.run_script import main as run_script
 
+    register_builtin()
     run_script(context.args)
 
 

@@ -114,13 +114,13 @@ def test_a_local_gradient_of_another_shape_is_an_error(pool2: WorkerPool) -> Non
         assert "has the local shape (1, 3), the parameter (3, 3)" in said
 
 
-def test_the_work_is_kept(pool2: WorkerPool) -> None:
-    assert pool2.run(kept_works) == [(1, True)] * 2
+def test_the_task_and_the_plan_are_kept(pool2: WorkerPool) -> None:
+    assert pool2.run(kept_plan) == [(1, True, True)] * 2
 
 
-def kept_works() -> tuple[int, bool]:
+def kept_plan() -> tuple[int, bool, bool]:
     run = Run().steps(2)
-    (works,) = run.optimizer.kept.values()
-    known = works._kept[id(run.p)]
+    plans = run.optimizer.plans
+    task, (plan,) = plans._tasks[id(run.p)], plans._plans
     run.step(2)
-    return len(works._kept), works._kept[id(run.p)] is known
+    return len(plans._tasks), plans._tasks[id(run.p)] is task, plans._plans == [plan]

@@ -22,7 +22,7 @@ from dadapt_dist.kernels import eager
 from dadapt_dist.methods import METHODS
 from tests.helpers.classes import CLASSES
 from tests.helpers.collectives import reduces
-from tests.helpers.kernel_cases import coefficients_of, copied, options_of, work_of
+from tests.helpers.kernel_cases import coefficients_of, copied, options_of, task_of
 from tests.helpers.layout_runs import OPTIONS
 from tests.helpers.layouts import LAYOUTS, Job
 from tests.helpers.models import Tiny, batch, loss_of, part
@@ -294,19 +294,19 @@ def test_the_count_of_steps_waits_for_a_device_only_when_it_is_read(monkeypatch:
     assert (count.read(), count.reached(6)) == (5, False)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CLASSES)
 @pytest.mark.parametrize("on_device", [False, True])
 def test_the_plain_loop_writes_nothing_where_it_is_told_to_skip(
     method: str, on_device: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if on_device:
         monkeypatch.setattr(eager, "readable", lambda device: False)
-    how, work = METHODS[method](), work_of(method, (30, 4))
-    before, same, c = copied(work), copied(work), coefficients_of(METHODS[method](), options_of(method))
-    assert not eager.run(how, [work], c, False, torch.tensor(True)).any()
-    assert contents([work.x, work.buf]) == contents([before.x, before.buf])
-    assert torch.equal(eager.run(how, [work], c, False, torch.tensor(False)), eager.run(how, [same], c, False))
-    assert contents([work.x, work.buf]) == contents([same.x, same.buf]) != contents([before.x, before.buf])
+    how, task = METHODS[method](), task_of(method, (30, 4))
+    before, same, c = copied(task), copied(task), coefficients_of(METHODS[method](), options_of(method))
+    assert not eager.run(how, [task], c, False, torch.tensor(True)).any()
+    assert contents([task.x, task.buf]) == contents([before.x, before.buf])
+    assert torch.equal(eager.run(how, [task], c, False, torch.tensor(False)), eager.run(how, [same], c, False))
+    assert contents([task.x, task.buf]) == contents([same.x, same.buf]) != contents([before.x, before.buf])
 
 
 def test_after_an_error_in_a_step_the_scaler_can_go_on() -> None:

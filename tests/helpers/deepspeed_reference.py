@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .deepspeed_runs import BATCH, DECAYS, NAMES, Case, Odd, batch, indices, loss_of
 from .oracles import ORACLES
 from .oracles.base import Oracle
+from .oracles.dog import DoGOracle
 
 STAGE_0_SCALE = 2.0**8  # initial_scale_power of the configuration
 
@@ -31,7 +32,7 @@ class Expected:
 def reference(case: Case, ranks: int = 2, skipped: Sequence[int] = ()) -> Expected:
     """One process on the global batches of the case, but for those that DeepSpeed skips."""
     what = case.method, case.groups, case.precision, case.clip, case.lrs, case.steps, tuple(skipped)
-    rounding = () if case.precision == "fp32" else (case.stage, case.accumulation, ranks)
+    rounding = (case.in_pieces,) if case.precision == "fp32" else (case.in_pieces, case.stage, case.accumulation, ranks)
     return _reference(_Key((*what, *case.optimizer_options.items(), *rounding), case, ranks, tuple(skipped)))
 
 
@@ -64,7 +65,7 @@ def _reference(key: _Key) -> Expected:
             oracle.step(clipped(grads, case.clip))
             for p in oracle.params:  # DeepSpeed's are float32: the next rounding to low precision has to be theirs
                 p.copy_(p.float())
-        expected.d.append(oracle.d)
+        expected.d.append(oracle.latest if isinstance(oracle, DoGOracle) else oracle.d)
         expected.k.append(next(iter(oracle.k.values())))
     return expected
 
@@ -75,7 +76,9 @@ def make_oracle(case: Case) -> Oracle:
         for which, decay in zip(indices(case.groups), DECAYS[case.groups], strict=True)
     ]
     model = Odd().to(case.dtype)  # DeepSpeed rounds the weights before it copies them to float32
-    return ORACLES[case.method](list(model.parameters()), groups, **case.optimizer_options)
+    lagged = {"lagged": case.in_pieces} if case.method in ("dadapt_sgd", "dog") else {}
+    kinds = {**ORACLES, "dog": DoGOracle}
+    return kinds[case.method](list(model.parameters()), groups, **lagged, **case.optimizer_options)
 
 
 def clipped(grads: list[Tensor], clip: float) -> list[Tensor | None]:

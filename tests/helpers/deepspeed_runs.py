@@ -108,7 +108,12 @@ class Case:
 
     @property
     def optimizer_options(self) -> dict[str, Any]:
-        return {**OPTIONS[self.method], **self.options}
+        return {**OPTIONS.get(self.method, {}), **self.options}
+
+    @property
+    def in_pieces(self) -> bool:
+        """Does a step come in several calls?"""
+        return self.stage > 0 and (self.groups > 1 or (self.stage == 3 and self.sub_group == SUB_GROUP))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -165,7 +170,7 @@ class Trainer:
             {"params": [params[i] for i in which], "weight_decay": decay}
             for which, decay in zip(indices(case.groups), DECAYS[case.groups], strict=True)
         ]
-        cls, options, config = CLASSES[case.method], case.optimizer_options, case.deepspeed_config()
+        cls, options, config = {**CLASSES, "dog": dd.DoG}[case.method], case.optimizer_options, case.deepspeed_config()
         if case.entry == "json":
             config["optimizer"] = {"type": cls.__name__, "params": options}
             return {"model_parameters": groups, "config": config}

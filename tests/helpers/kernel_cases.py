@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dadapt_dist.kernels import Work, eager
+from dadapt_dist.kernels import TensorTask, eager
 from dadapt_dist.methods import METHODS, Method
 
 from .classes import CLASSES
@@ -34,7 +34,7 @@ def coefficients_of(method: Method, options: dict[str, Any], device: str = "cpu"
     return method.coefficients(options, scalars, method.constants(options)) | {"seed": scalars["k"]}
 
 
-def work_of(
+def task_of(
     key: str,
     shape: int | tuple[int, ...],
     *,
@@ -44,7 +44,7 @@ def work_of(
     options: dict[str, Any] | None = None,
     seed: int = 0,
     **fields: Any,
-) -> Work:
+) -> TensorTask:
     """A tensor in the middle of training: every buffer holds something, and no two alike."""
     generator = torch.Generator().manual_seed(seed)
     method, cut = METHODS[key](), fields.get("cut")
@@ -58,25 +58,25 @@ def work_of(
         small = buffer.statistic and buffer.init != "param"
         t = values(0.1, statistics if small else torch.float32, sliced=buffer.sliced)
         buf[name] = t.square_().add_(1e-3) if name in ("exp_avg_sq", "alphak") else t
-    return Work(x=values(0.1, param), g=values(1.0, gradient), buf=buf, **fields)
+    return TensorTask(x=values(0.1, param), g=values(1.0, gradient), buf=buf, **fields)
 
 
-def in_float64(work: Work) -> Work:
+def in_float64(task: TensorTask) -> TensorTask:
     """The same, exact, in float64."""
-    scale = None if work.scale is None else work.scale.double()
-    buf = {name: t.double() for name, t in work.buf.items()}
-    return replace(work, x=work.x.double(), g=work.g.double(), buf=buf, scale=scale, memo=None)
+    scale = None if task.scale is None else task.scale.double()
+    buf = {name: t.double() for name, t in task.buf.items()}
+    return replace(task, x=task.x.double(), g=task.g.double(), buf=buf, scale=scale)
 
 
-def on(work: Work, device: str) -> Work:
+def on(task: TensorTask, device: str) -> TensorTask:
     """The same on another device."""
-    scale = None if work.scale is None else work.scale.to(device)
-    buf = {name: t.to(device) for name, t in work.buf.items()}
-    return replace(work, x=work.x.to(device), g=work.g.to(device), buf=buf, scale=scale, memo=None)
+    scale = None if task.scale is None else task.scale.to(device)
+    buf = {name: t.to(device) for name, t in task.buf.items()}
+    return replace(task, x=task.x.to(device), g=task.g.to(device), buf=buf, scale=scale)
 
 
-def copied(work: Work) -> Work:
-    return replace(work, x=work.x.clone(), buf={n: t.clone() for n, t in work.buf.items()}, memo=None)
+def copied(task: TensorTask) -> TensorTask:
+    return replace(task, x=task.x.clone(), buf={n: t.clone() for n, t in task.buf.items()})
 
 
 def rounded_at(x: torch.Tensor) -> float:
@@ -84,26 +84,26 @@ def rounded_at(x: torch.Tensor) -> float:
     return {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}[x.dtype]
 
 
-def check(method: Method, works: list[Work], c: dict[str, Any], kernel: Any) -> torch.Tensor:
+def check(method: Method, tasks: list[TensorTask], c: dict[str, Any], kernel: Any) -> torch.Tensor:
     """Run the kernel, and compare all tensors and sums with one step of the plain loop in float64; return the sums."""
-    truth = [in_float64(work) for work in works]
-    plain = [copied(work) for work in works]
-    assert all(kernel.takes(method, work) for work in works)
+    truth = [in_float64(task) for task in tasks]
+    plain = [copied(task) for task in tasks]
+    assert all(kernel.supports(method, task) for task in tasks)
     before = copy.deepcopy(plain)
-    dry = kernel.run(method, works, c, True)
-    for work, same in zip(works, before, strict=True):
-        assert torch.equal(work.x, same.x), "a dry run moved the parameter"
-        assert all(torch.equal(work.buf[n], same.buf[n]) for n in work.buf), "a dry run moved a buffer"
-    sums = kernel.run(method, works, c, False)
+    dry = kernel.run(method, tasks, c, True)
+    for task, same in zip(tasks, before, strict=True):
+        assert torch.equal(task.x, same.x), "a dry run moved the parameter"
+        assert all(torch.equal(task.buf[n], same.buf[n]) for n in task.buf), "a dry run moved a buffer"
+    sums = kernel.run(method, tasks, c, False)
     assert torch.equal(dry, sums)
     expected = eager.run(method, truth, c, False)
     eager.run(method, plain, c, False)
-    scale = sum(float(work.g.double().nan_to_num(0, 0, 0).abs().sum()) for work in works) + 1.0
+    scale = sum(float(task.g.double().nan_to_num(0, 0, 0).abs().sum()) for task in tasks) + 1.0
     assert torch.allclose(sums.cpu(), expected.cpu(), rtol=1e-5, atol=1e-6 * scale), (sums, expected)
     assert sums[-1] == expected[-1]
-    for work, right, loop in zip(works, truth, plain, strict=True):
-        _compare("x", work.x, right.x)
-        for name, t in work.buf.items():
+    for task, right, loop in zip(tasks, truth, plain, strict=True):
+        _compare("x", task.x, right.x)
+        for name, t in task.buf.items():
             if t.dtype is torch.bfloat16:  # the noise is the same in every backend: nearly all are the same bits
                 differ = (t != loop.buf[name]).double().mean() if t.numel() else 0.0
                 assert differ < 1e-3, f"{name}: {differ} of the elements are rounded otherwise"

@@ -7,8 +7,9 @@ import torch
 
 from dadapt_dist.kernels import eager, triton_launch
 from dadapt_dist.methods import METHODS
+from tests.helpers.classes import CLASSES
 
-from .kernel_cases import check, coefficients_of, copied, on, options_of, work_of
+from .kernel_cases import check, coefficients_of, copied, on, options_of, task_of
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 DTYPES = [(F32, F32, F32), (BF16, BF16, F32), (F32, BF16, BF16), (F16, F16, F32)]
@@ -26,20 +27,20 @@ def _small_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 def step(key: str, shapes: Any, options: dict[str, Any] | None = None, **fields: Any) -> torch.Tensor:
     """Check one step over tensors of these shapes, each with a weight of its own."""
     options = options or options_of(key)
-    works = [
+    tasks = [
         on(
-            work_of(key, shape, options=options, seed=index, weight=1 / (1 + index), origin=100 * index, **fields),
+            task_of(key, shape, options=options, seed=index, weight=1 / (1 + index), origin=100 * index, **fields),
             DEVICE,
         )
         for index, shape in enumerate(shapes)
     ]
     method = METHODS[key]()
-    return check(method, works, coefficients_of(method, options, DEVICE), triton_launch)
+    return check(method, tasks, coefficients_of(method, options, DEVICE), triton_launch)
 
 
 # The interpreter takes seconds a case: there, dtypes that no method treats in a way of its own are tried with one of them.
 CASES = [
-    (key, dtypes) for key in METHODS for dtypes in DTYPES if DEVICE == "cuda" or key == "prodigy" or dtypes == DTYPES[2]
+    (key, dtypes) for key in CLASSES for dtypes in DTYPES if DEVICE == "cuda" or key == "prodigy" or dtypes == DTYPES[2]
 ]
 
 
@@ -55,98 +56,101 @@ def test_what_is_done_to_a_gradient_first(fields: dict[str, Any]) -> None:
 
 
 def test_a_step_that_is_skipped_writes_nothing() -> None:
-    method, work = METHODS["prodigy"](), on(work_of("prodigy", 2000), DEVICE)
-    plain, c = copied(work), coefficients_of(METHODS["prodigy"](), options_of("prodigy"), DEVICE)
-    assert triton_launch.takes(method, work)
-    assert not triton_launch.run(method, [work], c, False, torch.tensor(True, device=DEVICE)).any()
-    assert all(torch.equal(t, plain.buf[name]) for name, t in work.buf.items())
-    assert torch.equal(work.x, plain.x)
-    assert triton_launch.run(method, [work], c, False, torch.tensor(False, device=DEVICE)).any()
-    assert not torch.equal(work.x, plain.x)
+    method, task = METHODS["prodigy"](), on(task_of("prodigy", 2000), DEVICE)
+    plain, c = copied(task), coefficients_of(METHODS["prodigy"](), options_of("prodigy"), DEVICE)
+    assert triton_launch.supports(method, task)
+    assert not triton_launch.run(method, [task], c, False, torch.tensor(True, device=DEVICE)).any()
+    assert all(torch.equal(t, plain.buf[name]) for name, t in task.buf.items())
+    assert torch.equal(task.x, plain.x)
+    assert triton_launch.run(method, [task], c, False, torch.tensor(False, device=DEVICE)).any()
+    assert not torch.equal(task.x, plain.x)
 
 
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_elements_that_are_not_finite_are_counted_and_taken_as_zero(key: str) -> None:
     options, method = options_of(key), METHODS[key]()
-    work = work_of(key, 2000)
-    work.g[::7], work.g[3], work.g[1999] = float("nan"), float("inf"), float("-inf")
-    bad = int((~work.g.isfinite()).sum())
-    work = on(work, DEVICE)
-    assert check(method, [work], coefficients_of(method, options, DEVICE), triton_launch)[-1] == bad
-    assert all(t.isfinite().all() for t in (work.x, *work.buf.values()))
+    task = task_of(key, 2000)
+    task.g[::7], task.g[3], task.g[1999] = float("nan"), float("inf"), float("-inf")
+    bad = int((~task.g.isfinite()).sum())
+    task = on(task, DEVICE)
+    assert check(method, [task], coefficients_of(method, options, DEVICE), triton_launch)[-1] == bad
+    assert all(t.isfinite().all() for t in (task.x, *task.buf.values()))
 
 
 def test_tensors_that_lie_at_odd_addresses_or_in_another_order() -> None:
     method, options = METHODS["prodigy"](), options_of("prodigy")
     c = coefficients_of(method, options, DEVICE)
-    odd, even = on(work_of("prodigy", 2003), DEVICE), on(work_of("prodigy", 2003, seed=1), DEVICE)
+    odd, even = on(task_of("prodigy", 2003), DEVICE), on(task_of("prodigy", 2003, seed=1), DEVICE)
     odd.g = torch.randn(2006, device=DEVICE)[3:]
     odd.buf["s"] = torch.randn(2005, device=DEVICE)[2:]
     check(method, [even, odd], c, triton_launch)
-    work = on(work_of("prodigy", (4, 3, 5, 7)), DEVICE)
-    work.x, work.g = (t.to(memory_format=torch.channels_last) for t in (work.x, work.g))
-    work.buf = {name: t.to(memory_format=torch.channels_last) for name, t in work.buf.items()}
-    check(method, [work], c, triton_launch)
+    task = on(task_of("prodigy", (4, 3, 5, 7)), DEVICE)
+    task.x, task.g = (t.to(memory_format=torch.channels_last) for t in (task.x, task.g))
+    task.buf = {name: t.to(memory_format=torch.channels_last) for name, t in task.buf.items()}
+    check(method, [task], c, triton_launch)
 
 
 def test_it_leaves_to_the_plain_loop_what_it_cannot_take() -> None:
     method = METHODS["prodigy"]()
-    gaps = on(work_of("prodigy", (40, 30)), DEVICE)
+    gaps = on(task_of("prodigy", (40, 30)), DEVICE)
     gaps.x = torch.randn(40, 60, device=DEVICE)[:, ::2]
-    sliced = on(work_of("prodigy", 40, cut=slice(0, None, 3)), DEVICE)
-    double = on(work_of("prodigy", 10), DEVICE)
+    sliced = on(task_of("prodigy", 40, cut=slice(0, None, 3)), DEVICE)
+    double = on(task_of("prodigy", 10), DEVICE)
     double.x = double.x.double()
-    assert not any(triton_launch.takes(method, work) for work in (gaps, sliced, double))
+    assert not any(triton_launch.supports(method, task) for task in (gaps, sliced, double))
 
 
 def test_prodigy_without_momentum_and_any_method_without_statistics() -> None:
     step("prodigy", [500], options_of("prodigy", betas=(0.0, 0.99)))
-    for key in METHODS:
+    for key in CLASSES:
         method, options = METHODS[key](), options_of(key)
-        work = on(work_of(key, 500), DEVICE)
+        task = on(task_of(key, 500), DEVICE)
         for name in [name for name, buffer in method.buffers(options).items() if buffer.statistic]:
-            del work.buf[name]
-        plain, c = copied(work), coefficients_of(method, options, DEVICE)
-        assert triton_launch.takes(method, work)
-        triton_launch.run(method, [work], c, False)
+            del task.buf[name]
+        plain, c = copied(task), coefficients_of(method, options, DEVICE)
+        assert triton_launch.supports(method, task)
+        triton_launch.run(method, [task], c, False)
         eager.run(method, [plain], c, False)
-        assert torch.allclose(work.x, plain.x, rtol=1e-6, atol=1e-7)
+        assert torch.allclose(task.x, plain.x, rtol=1e-6, atol=1e-7)
 
 
 def test_tensors_of_several_dtypes_in_one_group() -> None:
     method, options = METHODS["dadapt_adam"](), options_of("dadapt_adam")
-    works = [on(work_of("dadapt_adam", 300, param=dtype, seed=i), DEVICE) for i, dtype in enumerate((F32, BF16, F32))]
-    check(method, works, coefficients_of(method, options, DEVICE), triton_launch)
+    tasks = [on(task_of("dadapt_adam", 300, param=dtype, seed=i), DEVICE) for i, dtype in enumerate((F32, BF16, F32))]
+    check(method, tasks, coefficients_of(method, options, DEVICE), triton_launch)
 
 
 def test_a_table_is_made_anew_when_a_gradient_has_moved_and_only_then() -> None:
     method, options = METHODS["prodigy"](), options_of("prodigy")
-    c, work = coefficients_of(method, options, DEVICE), on(work_of("prodigy", 300), DEVICE)
-    assert triton_launch.takes(method, work)
-    triton_launch.run(method, [work], c, False)
-    plan = triton_launch._plan([work])
-    table = plan.distances
-    triton_launch.run(method, [work], c, False)
-    assert plan.distances is table
-    work.g = work.g.clone()
-    check(method, [work], c, triton_launch)
-    assert plan.distances is not table
+    c, task = coefficients_of(method, options, DEVICE), on(task_of("prodigy", 300), DEVICE)
+    assert triton_launch.supports(method, task)
+    tables = triton_launch.derive(method, [task])
+    triton_launch.run(method, [task], c, False, None, tables)
+    sent = tables[0].distances
+    triton_launch.run(method, [task], c, False, None, tables)
+    assert tables[0].distances is sent
+    task.g = task.g.clone()
+    other = copied(task)
+    triton_launch.run(method, [task], c, False, None, tables)
+    assert tables[0].distances is not sent
+    triton_launch.run(method, [other], c, False)
+    assert torch.equal(task.x, other.x)
 
 
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 @pytest.mark.parametrize("fields", [{}, {"decay": 0.1, "maximize": True}], ids=str)
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, in the interpreter
 def test_gradients_that_overflow_are_those_of_the_plain_loop(key: str, fields: dict[str, Any]) -> None:
     method, options = METHODS[key](), options_of(key)
-    work, c = work_of(key, 600, options=options, **fields), coefficients_of(method, options, DEVICE)
-    work.g[:27:3] = torch.tensor([1e15, 1e18, 1e19, 1.9e19, -1e20, 1e25, 1e30, -1e38, 3e38])
-    work.g[500] = float("nan")
-    work = on(work, DEVICE)
-    other = copied(work)
-    assert triton_launch.takes(method, work)
-    sums, right = triton_launch.run(method, [work], c, False), eager.run(method, [other], c, False)
+    task, c = task_of(key, 600, options=options, **fields), coefficients_of(method, options, DEVICE)
+    task.g[:27:3] = torch.tensor([1e15, 1e18, 1e19, 1.9e19, -1e20, 1e25, 1e30, -1e38, 3e38])
+    task.g[500] = float("nan")
+    task = on(task, DEVICE)
+    other = copied(task)
+    assert triton_launch.supports(method, task)
+    sums, right = triton_launch.run(method, [task], c, False), eager.run(method, [other], c, False)
     assert sums[-1] == right[-1] >= 1
     assert torch.allclose(sums, right, rtol=1e-5)
-    for t, expected in zip((work.x, *work.buf.values()), (other.x, *other.buf.values()), strict=True):
+    for t, expected in zip((task.x, *task.buf.values()), (other.x, *other.buf.values()), strict=True):
         assert bool(t.isfinite().all())
         assert torch.allclose(t, expected, rtol=1e-4, atol=1e-5)

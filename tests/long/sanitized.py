@@ -87,20 +87,24 @@ instead()
 SEEDED = """
 import torch
 import tests.long.sanitized
-from tests.helpers.kernel_cases import coefficients_of, options_of, work_of
+from tests.helpers.kernel_cases import coefficients_of, options_of, task_of
 from dadapt_dist.kernels import cpu_c
 from dadapt_dist.methods import METHODS
 torch.set_num_threads(4)
-works = [work_of("prodigy", 1 << 17) for _ in range(2)]
+tasks = [task_of("prodigy", 1 << 17) for _ in range(2)]
 method, c = METHODS["prodigy"](), coefficients_of(METHODS["prodigy"](), options_of("prodigy"))
-assert all(cpu_c.takes(method, work) for work in works)
-cpu_c.run(method, works, c, False)
+assert all(cpu_c.supports(method, task) for task in tasks)
+rows = cpu_c.derive(method, tasks)
+cpu_c.run(method, tasks, c, False, None, rows)
 print("clean", flush=True)
 {fault}
-cpu_c.run(method, works, c, False)
+cpu_c.run(method, tasks, c, False, None, rows)
 print("unseen", flush=True)
 """
-FAULTS = {"address": "works[0].memo.row[0] += 1", "thread": "works[1].memo.row[1:8] = works[0].memo.row[1:8]"}
+FAULTS = {
+    "address": "rows.numbers[0] += 1",
+    "thread": "tasks[1].g = tasks[0].g; rows.numbers[13:20] = rows.numbers[1:8]",
+}
 
 
 def sees(kind: str) -> str:

@@ -80,7 +80,7 @@ class Advice:
             self._first_lr = self._last_lr = max(rates(step_size), default=0.0)
             begun: list[tuple[int, Check]] = [(1, _check_start), (10, _check_lr), (PATIENCE, _check_d)]
             if bool(starts(step_size).isnan().any()):  # a method without d0
-                self._checks, self._due = begun[:2] if self._steps == 0 else [], 1
+                self._checks, self._due = [*begun[:2]] if self._steps == 0 else [], 1
                 return
             fresh: list[tuple[int, Check]] = [*begun] if self._steps == 0 else []
             after = step_size.freeze_after

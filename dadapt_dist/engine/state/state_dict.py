@@ -11,10 +11,10 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ...methods import Buffer
 from ...options.checks import check_options, listed
+from ...sharding.dtensor_type import is_dtensor
 from ...sharding.resolve import resolve
 from ...sharding.shard import LocalShard
 from ..estimate_state import OF_ESTIMATE
@@ -244,7 +244,7 @@ def _check_place(name: str, t: Tensor, p: Tensor) -> None:
             f"the checkpoint's {name} has shape {tuple(t.shape)}, its parameter {tuple(p.shape)}: the model or its "
             "sharding is another one. Reshard with torch.distributed.checkpoint."
         )
-    there, here = ((x.device_mesh, x.placements) if isinstance(x, DTensor) else "whole" for x in (t, p))
+    there, here = ((x.device_mesh, x.placements) if is_dtensor(x) else "whole" for x in (t, p))
     if there != here:
         raise ValueError(
             f"the checkpoint's {name} of a parameter of shape {tuple(p.shape)} is placed as {there}, the parameter as "

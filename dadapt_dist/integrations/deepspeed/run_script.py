@@ -1,30 +1,24 @@
 """How does a script that never imports dadapt_dist get its optimizers? `python -m dadapt_dist.run train.py ARGUMENTS`.
 
 It imports dadapt_dist, which makes the names known to DeepSpeed, and runs the script as `python train.py ARGUMENTS` would:
-the same sys.argv, sys.path, `__name__`, `__file__`, traceback and exit code. It starts no processes; that is the launcher's
-work:
+the same arguments, sys.path, `__name__`, `__file__`, traceback and exit code. What differs is what `runpy.run_path` does:
+sys.argv[0] is the absolute path, `__loader__` is None and `__package__` empty, and exit handlers no longer find the script in
+sys.modules["__main__"]. It starts no processes; that is the launcher's work:
 
     torchrun --nproc-per-node 8 -m dadapt_dist.run train.py --deepspeed_config zero3.json
     deepspeed --module dadapt_dist.run train.py --deepspeed_config zero3.json
     mpirun -n 8 python -m dadapt_dist.run train.py --deepspeed_config zero3.json
 """
 
-import builtins
 import difflib
-import importlib.machinery
 import importlib.util
-import io
 import logging
 import os
 import re
 import runpy
 import sys
-import types
 from collections.abc import Sequence
 from typing import NoReturn
-
-from ...methods.registry import class_names
-from .registration import register
 
 logger = logging.getLogger("dadapt_dist.run")
 
@@ -58,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if not line or line[0].startswith("-"):
         got = f"not {line[0]}" if line else "and there is none"
         _stop(f"the first argument must be the script, or -m and a module, {got}\n{USAGE.splitlines()[0]}")
+    from .registration import register
+
     register()
     try:
         (_run_module if as_module else _run_script)(line[0], local_rank + line[1:])
@@ -71,21 +67,10 @@ def _run_script(script: str, arguments: list[str]) -> None:
     if not os.path.exists(script):
         _stop(f"{script} does not exist in {os.getcwd()}: name the script first, its arguments after it")
     sys.argv = [script, *arguments]
-    path = os.path.abspath(script)
-    if os.path.isdir(path) or not _is_text(path):  # a folder or an archive with a __main__.py
-        _first_on_path(None)
-        runpy.run_path(script, run_name="__main__")
-        return
-    _first_on_path(os.path.dirname(os.path.realpath(path)))
-    with io.open_code(path) as file:
-        code = compile(file.read(), path, "exec", dont_inherit=True)
-    # Not runpy.run_path: it makes sys.argv[0] or __file__ other than python's, and its __main__ ends with the call, before
-    # threads and exit handlers of the script.
-    module = types.ModuleType("__main__")
-    loader = importlib.machinery.SourceFileLoader("__main__", path)
-    module.__dict__.update(__file__=path, __builtins__=builtins, __loader__=loader, __cached__=None)
-    sys.modules["__main__"] = module
-    exec(code, module.__dict__)
+    path = os.path.abspath(script)  # __file__ is absolute, as with python
+    holds_main = os.path.isdir(path) or not _is_text(path)  # a folder or an archive with a __main__.py
+    _first_on_path(None if holds_main else os.path.dirname(os.path.realpath(path)))
+    runpy.run_path(script if holds_main else path, run_name="__main__")
 
 
 def _run_module(name: str, arguments: list[str]) -> None:
@@ -118,6 +103,8 @@ def _is_text(path: str) -> bool:
 
 def _hint(error: BaseException) -> None:
     """Log which of our names was meant, if DeepSpeed did not find a name near one of them."""
+    from ...methods.registry import class_names
+
     for pattern in _UNKNOWN_NAME:
         for asked in pattern.findall(str(error)):
             lower = {name.lower(): name for name in class_names()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...engine.state.buffers import note_loaded
 from ...engine.state.validation import check_elements, check_format, check_kind, check_order, numbers_of
+from ...engine.step_plan import PlanCache
 from ...options.checks import check_options, listed
 from ...sharding.resolve import resolve
 
@@ -94,7 +95,7 @@ def complete(optimizer: "LearningRateFree", saved: Iterable[Mapping[str, Any]]) 
         kept = {name: (spec, state[name]) for name, spec in specs.items() if name in state}
         state.update({name: t.to(dtypes.restored(p, spec, t.dtype)) for name, (spec, t) in kept.items()})
     note_loaded(optimizer)
-    optimizer.kept = {}
+    optimizer.plans = PlanCache()
 
 
 def _check_buffers(optimizer: "LearningRateFree") -> None:

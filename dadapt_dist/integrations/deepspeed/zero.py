@@ -139,22 +139,6 @@ class ZeroAdapter(DeepSpeedAdapter):
     def params(self, groups: Groups) -> list[Sequence[Tensor]]:
         return [[p for _, p in named] for named in self.tensors(groups)]
 
-    def masters_to_model(self) -> None:
-        from deepspeed import comm
-
-        kind, wrapper = wrapper_of(self._engine())
-        if kind == "DeepSpeedZeroOptimizer_Stage3":
-            for low, flat in zip(
-                wrapper.fp16_partitioned_groups_flat, wrapper.fp32_partitioned_groups_flat, strict=True
-            ):
-                low.data.copy_(flat.data)
-        elif kind == "DeepSpeedZeroOptimizer":
-            # Not by the links from parameters to partitions: they ignore round_robin_gradients, and DeepSpeed before 0.19 lets
-            # them point elsewhere after it has loaded a universal checkpoint.
-            flats, ranks = wrapper.single_partition_of_fp32_groups, wrapper.real_dp_process_group
-            for low, flat, group in zip(wrapper.parallel_partitioned_bit16_groups, flats, ranks, strict=True):
-                low[comm.get_rank(group)].data.copy_(flat.data)
-
     def was_loaded(self, groups: Groups) -> bool:
         return any(map(dict.__contains__, groups, repeat(universal_restore.MARK)))
 

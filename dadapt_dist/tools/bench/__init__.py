@@ -1,1 +1,1 @@
-"""What does a step cost, beside its peers and beside what memory and network allow? `dadapt-dist bench`."""
+"""Measure a step against other optimizers and the limits of memory and network: `dadapt-dist bench`."""

@@ -1,15 +1,16 @@
-"""What can be measured from the shell? `dadapt-dist bench step`, `sync`, `memory` and `scale`."""
+"""Commands `dadapt-dist bench step`, `sync`, `memory` and `scale`; torch is imported when one runs."""
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import torch
 import typer
 from rich.console import Console
 
-from .peers import OURS
-from .report import Report
+from ..method_names import method_names
 from .shapes import SHAPES
+
+if TYPE_CHECKING:
+    from .report import Report
 
 app = typer.Typer(help="Measure steps, the reduce, memory and the host's work.", no_args_is_help=True)
 console = Console(soft_wrap=True, highlight=False)
@@ -23,7 +24,7 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 @app.command()
 def step(
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(OURS)}.")] = "prodigy",
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(method_names())}.")] = "prodigy",
     shape: Annotated[
         str, typer.Option(help=f"{', '.join(SHAPES)}, or a number of parameters in one tensor.")
     ] = "tensors",
@@ -46,11 +47,13 @@ def step(
     markdown: Markdown = False,
 ) -> None:
     """Time one step against torch's AdamW, the released packages and what memory alone allows."""
+    import torch
+
     from .step import measure
 
     _check_files(json, plot)
     method = method.replace("-", "_")
-    _require(method in OURS, f"--method {method} is not one of {', '.join(OURS)}")
+    _require(method in method_names(), f"--method {method} is not one of {', '.join(method_names())}")
     right = shape in SHAPES or (shape.isdecimal() and int(shape) > 0)
     _require(right, f"--shape {shape} is neither a number of parameters nor one of {', '.join(SHAPES)}")
     _require(dtype in ("float32", "bfloat16", "float16"), f"--dtype {dtype} is not one of float32, bfloat16, float16")
@@ -136,7 +139,7 @@ def scale(
 
 
 def _deliver(
-    report: Report, json: Path | None, plot: Path | None, markdown: bool, labels: tuple[str, ...], key: str
+    report: "Report", json: Path | None, plot: Path | None, markdown: bool, labels: tuple[str, ...], key: str
 ) -> None:
     if markdown:
         console.print(report.markdown(), markup=False)
@@ -158,6 +161,8 @@ def _check_files(json: Path | None, plot: Path | None) -> None:
 
 def _check_device(device: str) -> None:
     _require(device in ("cpu", "cuda"), f"--device {device} is neither cpu nor cuda")
+    import torch
+
     _require(device == "cpu" or torch.cuda.is_available(), "--device cuda: there is no CUDA device here")
 
 

@@ -1,4 +1,4 @@
-"""How far apart can two processes of one machine be? As far as a user-space switch delays their frames.
+"""Emulate distant hosts on one machine with a user-space switch that delays frames.
 
 Every emulated host is a network namespace with one tap device; the switch reads each frame and hands it on after the
 delay. It needs root, /dev/net/tun and the commands `unshare`, `nsenter` and `ip` (Linux).

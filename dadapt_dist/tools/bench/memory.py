@@ -1,4 +1,4 @@
-"""How much memory does an optimizer hold, and how much more does it take while it steps?"""
+"""Measure the memory of an optimizer between steps and at the peak of a step."""
 
 import gc
 from collections.abc import Iterator, Sequence

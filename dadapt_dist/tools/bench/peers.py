@@ -1,4 +1,4 @@
-"""Which optimizers is a step compared with? Each where it is installed."""
+"""Optimizers that a step is compared with, where they are installed."""
 
 import contextlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""How is a measurement shown and kept? As a table, as JSON with the facts of the machine, as markdown, as a plot."""
+"""Measurements as a table, as JSON with the facts of the machine, as markdown and as a plot."""
 
 import json
 import math

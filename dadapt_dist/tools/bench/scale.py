@@ -1,4 +1,4 @@
-"""What do placing, summing and reducing cost the host, with many ranks and with many tensors?"""
+"""Measure the host time of placing, summing and reducing with many ranks and many tensors."""
 
 import statistics
 from collections.abc import Callable, Iterator

@@ -1,9 +1,10 @@
-"""Over which tensors is a step measured, and how many words of memory must it move?"""
+"""Tensors over which a step is measured, and the words of memory that it must move."""
 
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
-from ...methods import METHODS
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 # A small transformer's tensors, a shard of FSDP1 or ZeRO, and many tensors in which only the host's work counts.
 SHAPES: dict[str, list[tuple[int, ...]]] = {
@@ -16,11 +17,13 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
     "flat": [(20_000_000,)],
     "tiny": [(100,)] * 1000,
 }
-OPTIONS = {"betas": (0.9, 0.999), "momentum": 0.0, "decouple": True, "beta3": None, "weight_decay": 0.0}
 
 
-def parameters(shapes: list[tuple[int, ...]], dtype: torch.dtype, device: str) -> list[nn.Parameter]:
+def parameters(shapes: list[tuple[int, ...]], dtype: "torch.dtype", device: str) -> "list[nn.Parameter]":
     """Parameters with gradients, the same at every call."""
+    import torch
+    from torch import nn
+
     generator = torch.Generator(device).manual_seed(0)
     params = []
     for shape in shapes:
@@ -33,7 +36,9 @@ def parameters(shapes: list[tuple[int, ...]], dtype: torch.dtype, device: str) -
 
 def words(method: str) -> tuple[int, int, int]:
     """(words an element that a step reads and writes, buffers, buffers that it writes): x, g and every buffer once."""
+    from ...methods import METHODS
+
     kind = METHODS[method]()
-    names = kind.buffers(OPTIONS)
+    names = kind.buffers(kind.options.defaults())
     written = sum(name not in kind.read_only for name in names)
     return 2 + len(names) + 1 + written, len(names), written

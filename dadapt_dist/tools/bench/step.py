@@ -1,4 +1,4 @@
-"""How long does one step take, beside its peers and the memory limit? All take turns, so that all meet the same machine."""
+"""Time one step beside other optimizers and the memory limit, in turns, so that all meet the same machine."""
 
 import statistics
 import time

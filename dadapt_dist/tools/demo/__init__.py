@@ -1,1 +1,1 @@
-"""Which example shows the optimizers at work? A small language model, trained on several processes."""
+"""Example: a small language model, trained on several processes without a learning rate."""

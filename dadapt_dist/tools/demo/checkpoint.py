@@ -1,4 +1,4 @@
-"""How does a run survive a kill at any moment? Checkpoints are written aside, then renamed; the last two are kept."""
+"""Checkpoints that survive a kill at any moment: written aside, then renamed; the last two are kept."""
 
 import os
 import shutil

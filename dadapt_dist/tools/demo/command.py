@@ -1,4 +1,4 @@
-"""What does `dadapt-dist demo` do around the training script? Check, launch, show the result beside AdamW's."""
+"""Run `dadapt-dist demo`: check the settings, launch the training script, show the result beside AdamW's."""
 
 import json
 from importlib.resources import files

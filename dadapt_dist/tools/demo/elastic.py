@@ -1,4 +1,4 @@
-"""How do the ranks start and, whatever happens, all end? torch's elastic launcher, in this process."""
+"""Start the ranks with torch's elastic launcher in this process, and make sure that all of them end."""
 
 import logging
 import os

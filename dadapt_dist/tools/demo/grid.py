@@ -1,4 +1,4 @@
-"""How good is AdamW when its learning rate is searched? Measures the table that the demo shows."""
+"""Measure AdamW over a grid of learning rates: the table that the demo shows."""
 
 import json
 import logging

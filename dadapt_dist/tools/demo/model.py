@@ -1,4 +1,4 @@
-"""Which model does the demo train? A small byte-level transformer; plain torch, nothing about sharding."""
+"""The demo's model: a small byte-level transformer in plain torch, without any sharding."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How is the demo's model spread over the ranks? One function for each --sharding, which also deals out the batch."""
+"""Shard the demo's model over the ranks: one function for each --sharding, which also divides the batch."""
 
 import warnings
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How does the user see a run go on? A bar with loss, d and d·lr; plain lines where the output is no terminal."""
+"""Show a run's progress: a bar with loss, d and d·lr, or plain lines if the output is not a terminal."""
 
 from collections.abc import Mapping
 

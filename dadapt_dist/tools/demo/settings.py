@@ -1,4 +1,4 @@
-"""What can be asked of a demo run, and is it possible? Everything is checked before anything is written."""
+"""Settings of a demo run, all checked before anything is written."""
 
 import argparse
 import importlib.util
@@ -178,7 +178,7 @@ def _check_change(stored: dict[str, Any], given: dict[str, Any]) -> None:
 
 
 def _is_like(name: str, value: Any) -> bool:
-    """Is it of the kind of this setting?"""
+    """Return whether a value has the type of this setting."""
     kinds = {"lr": (int, float, type(None)), "text": (str, type(None))}.get(name, (type(getattr(Settings, name)),))
     return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 

@@ -1,4 +1,4 @@
-"""Which bytes does the demo learn, and which of them form the batch of a step?"""
+"""Bytes that the demo learns, and those of them that form the batch of a step."""
 
 import hashlib
 import os

@@ -1,19 +1,16 @@
-"""How does one train with a learning-rate-free optimizer on several processes? A whole script, to read and to copy.
+"""Train with a learning-rate-free optimizer on several processes: a whole script, to read and to copy.
 
     torchrun --nproc-per-node 2 -m dadapt_dist.tools.demo.train --sharding fsdp2 --method prodigy
 
 What is special to dadapt_dist: `build_optimizer`, and a base lr of 1.0 under a schedule with peak 1. The rest is any
-torch script. Under DeepSpeed (--sharding zero1, zero2, zero3) the loop is that of zero.py.
+torch script. Under DeepSpeed (--sharding zero1, zero2, zero3) the loop is that of train_deepspeed.py.
 """
 
-import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,20 +18,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from dadapt_dist import monitor, optimizers, schedules
+from dadapt_dist import monitor, schedules
 
 from .checkpoint import Checkpoints
+from .common import LOG_EVERY, WARMUP, class_of, finish, held_out_bits, logger, mean, options, pick_device
 from .elastic import exit_with_launcher
 from .model import SIZES, ByteModel
-from .parallel import Rows, spread
+from .parallel import spread
 from .progress import Progress
 from .settings import Settings, parse
-from .text import HELD_OUT_BATCHES, Text, load_text
-
-logger = logging.getLogger("dadapt_dist.tools.demo")
-LOG_EVERY = 5
-WARMUP = 0.05
-BITS = 1 / torch.tensor(2.0).log().item()  # the loss is in nats a byte
+from .text import Text, load_text
 
 
 def build_optimizer(method: str, model: nn.Module, lr: float | None) -> Optimizer:
@@ -44,16 +37,6 @@ def build_optimizer(method: str, model: nn.Module, lr: float | None) -> Optimize
         return AdamW(params, lr=lr or 1e-3, weight_decay=0.0)
 
     return class_of(method)(params, **options(method, lr))
-
-
-def class_of(method: str) -> Callable[..., Optimizer]:
-    """The optimizer class of a method, which is named as on the command line."""
-    return optimizers.of_method(method.replace("-", "_"))
-
-
-def options(method: str, lr: float | None) -> dict[str, Any]:
-    """What the optimizer is told: an lr of 1.0 and, for Prodigy, the recommended options for a schedule with warm-up."""
-    return {"lr": lr or 1.0} | ({"use_bias_correction": True, "safeguard_warmup": True} if method == "prodigy" else {})
 
 
 def train(settings: Settings, text: Text) -> None:
@@ -94,41 +77,6 @@ def train(settings: Settings, text: Text) -> None:
 
     finish(settings, held_out_bits(model, rows, text, device), optimizer, time.monotonic() - began)
     return None
-
-
-def finish(settings: Settings, bits: float, optimizer: Optimizer, seconds: float) -> None:
-    """Rank 0 writes result.json."""
-    if dist.get_rank() == 0:
-        result = {"held_out_bits_per_byte": bits, **monitor.record(optimizer), "seconds": seconds}
-        (settings.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-        logger.info("held-out loss: %.4f bits/byte", bits)
-
-
-def held_out_bits(model: nn.Module, rows: Rows, text: Text, device: torch.device) -> float:
-    """Mean loss on the held-out bytes in bits per byte, the same on every rank."""
-    total = torch.zeros((), device=device)
-    with torch.no_grad():
-        for batch in text.held_out_batches():
-            inputs, targets = (rows.of(part).to(device) for part in batch)
-            total += F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-    return mean(total) / HELD_OUT_BATCHES * BITS
-
-
-def mean(value: torch.Tensor) -> float:
-    """The mean of a number over all ranks; every rank has equally many rows."""
-    value = value.detach().clone()
-    dist.all_reduce(value)
-    return value.item() / dist.get_world_size()
-
-
-def pick_device() -> torch.device:
-    """This rank's GPU where every rank of this machine has one, else the CPU."""
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if torch.cuda.is_available() and torch.cuda.device_count() >= ranks_here:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-        return device
-    return torch.device("cpu")
 
 
 def main() -> None:

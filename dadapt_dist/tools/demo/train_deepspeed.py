@@ -1,4 +1,4 @@
-"""How does one train with a learning-rate-free optimizer under DeepSpeed? The demo's loop, for --sharding zero1, 2 and 3.
+"""Train with a learning-rate-free optimizer under DeepSpeed: the demo's loop for --sharding zero1, zero2 and zero3.
 
 What is special to dadapt_dist: the optimizer's entry in the config, and a schedule with peak 1. The rest is any DeepSpeed
 script.
@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from dadapt_dist import monitor, schedules
 
+from .common import LOG_EVERY, WARMUP, class_of, finish, held_out_bits, logger, mean, options, pick_device
 from .model import SIZES, ByteModel
 from .parallel import Rows
 from .progress import Progress
 from .settings import Settings
 from .text import BATCH, Text
-from .train import LOG_EVERY, WARMUP, class_of, finish, held_out_bits, logger, mean, options, pick_device
 
 
 def config_of(settings: Settings) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Is everything right for learning-rate-free training here? `dadapt-dist doctor [CONFIG...]`."""
+"""Check environment and configs for learning-rate-free training: `dadapt-dist doctor [CONFIG...]`."""

@@ -1,15 +1,15 @@
-"""`dadapt-dist doctor`: what is here, and which settings are wrong?"""
+"""Command `dadapt-dist doctor`; torch is imported when it runs."""
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from ... import launch
-from . import config_files, environment
+if TYPE_CHECKING:
+    from . import config_files, environment
 
 console = Console(soft_wrap=True, highlight=False)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -26,6 +26,8 @@ def doctor(
 
     Start it as you start your training: torchrun --nproc-per-node 2 -m dadapt_dist doctor ds.json
     """
+    from ... import launch
+
     try:
         speaks, found = _environment(reduce, timeout)
     except (launch.LaunchError, RuntimeError) as error:
@@ -41,8 +43,10 @@ def doctor(
     raise typer.Exit(2 if unreadable else int(is_wrong))
 
 
-def _checked(configs: list[Path]) -> tuple[config_files.Checked, list[config_files.UnreadableError]]:
+def _checked(configs: list[Path]) -> "tuple[config_files.Checked, list[config_files.UnreadableError]]":
     """What is wrong in every file that can be read, and why another cannot be."""
+    from . import config_files
+
     wrong: config_files.Checked = []
     unreadable: list[config_files.UnreadableError] = []
     for path in configs:
@@ -54,7 +58,9 @@ def _checked(configs: list[Path]) -> tuple[config_files.Checked, list[config_fil
     return wrong, unreadable
 
 
-def _or_error(path: Path) -> config_files.Checked | config_files.UnreadableError:
+def _or_error(path: Path) -> "config_files.Checked | config_files.UnreadableError":
+    from . import config_files
+
     try:
         return config_files.check(path)
     except config_files.UnreadableError as error:
@@ -74,7 +80,10 @@ def _line(said: object, most: int = 600) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def _environment(reduce: bool, timeout: float) -> tuple[bool, environment.Facts]:
+def _environment(reduce: bool, timeout: float) -> "tuple[bool, environment.Facts]":
+    from ... import launch
+    from . import environment
+
     world = launch.detect(os.environ)
     found = environment.environment(world, os.environ)
     if reduce:
@@ -82,7 +91,7 @@ def _environment(reduce: bool, timeout: float) -> tuple[bool, environment.Facts]
     return world.rank == 0, [*found, *environment.versions()]
 
 
-def _show(found: environment.Facts, wrong: config_files.Checked) -> None:
+def _show(found: "environment.Facts", wrong: "config_files.Checked") -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in found:
         table.add_row(name, value)

@@ -1,4 +1,4 @@
-"""Which settings of a JSON or YAML file are wrong?"""
+"""Read a JSON or YAML config and list its wrong settings."""
 
 import json
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
-"""What in a DeepSpeed config makes learning-rate-free training wrong?"""
+"""Find settings of a DeepSpeed config that are wrong for learning-rate-free training."""
 
 import torch
 
+from ...integrations.known_issues import APEX_AMP
 from ...methods.registry import class_names
 from .deepspeed_zero import check_offload, check_zero
 from .findings import Config, Finding, Findings, check_multiplier, check_warm_up, is_on, section, suggested
@@ -17,7 +18,7 @@ SCHEDULES = {
 
 
 def is_one(config: Config) -> bool:
-    """Does this look like DeepSpeed's JSON?"""
+    """Return whether this looks like a DeepSpeed config."""
     return any(mark in config for mark in MARKS)
 
 
@@ -28,14 +29,12 @@ def check(config: Config) -> Findings:
     yield from check_offload(config)
     yield from check_zero(config)
     if is_on(section(config, "amp").get("enabled")):
-        yield Finding(
-            "amp.enabled", "Apex AMP rewrites step() and the parameters", "use bf16 or torch_autocast instead"
-        )
+        yield Finding("amp.enabled", f"{APEX_AMP.title} {APEX_AMP.problem}", APEX_AMP.cure)
     if "gradient_clipping" not in config:
         yield Finding(
             "gradient_clipping",
-            "it is not said: 1.0 since DeepSpeed 0.19.3, none before",
-            "say it: 0.0 for none",
+            "not set; the default is 1.0 since DeepSpeed 0.19.3 and no clipping before",
+            "set it explicitly, 0.0 disables clipping",
             is_error=False,
         )
 
@@ -75,8 +74,8 @@ def _schedule(config: Config) -> Findings:
         yield Finding("scheduler.type", f"{name!r} is no scheduler of DeepSpeed", cure)
     key = SCHEDULES.get(name)
     if name == "WarmupLR" and key not in params:
-        said = "left out, it is the optimizer's lr in newer releases of DeepSpeed and 0.001 in older ones"
-        yield Finding(f"scheduler.params.{key}", said, "say it: 1.0", is_error=False)
+        said = "not set; the default is the optimizer's lr in newer releases of DeepSpeed and 0.001 in older ones"
+        yield Finding(f"scheduler.params.{key}", said, "set it to 1.0", is_error=False)
     elif key:
         yield from check_multiplier(f"scheduler.params.{key}", params.get(key, 0.001), "the largest learning rate")
     if name == "LRRangeTest":

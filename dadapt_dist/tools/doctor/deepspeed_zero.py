@@ -1,33 +1,30 @@
-"""What in a DeepSpeed config's stage, precision and offload makes learning-rate-free training wrong?"""
+"""Find wrong combinations of ZeRO stage, precision and offload in a DeepSpeed config."""
 
 import importlib.metadata
 import re
 from typing import Any
 
+from ...integrations.known_issues import DEFECTS, ELASTIC_CHECKPOINT, FEATURES
 from .findings import Config, Finding, Findings, is_off, is_on, number, section
 
-OWN_STEP = {
-    # what steps with an Adam of its own, of which d would know nothing
-    "zenflow": "ZenFlow", "super_offload": "SuperOffload",
-}  # fmt: skip
+TWIN_FLOW = next(feature for feature in FEATURES if feature.title == "Twin-Flow")
 BUFFERS = {"Prodigy": 6, "DAdaptAdam": 5, "DAdaptAdaGrad": 5, "DAdaptSGD": 4, "DAdaptAdan": 7, "DAdaptLion": 4}
 """Parameter, gradient and the buffers of each method, which NVMe offload holds in memory together."""
-WRONG_AT_STAGE_0 = {"fp16": ((0, 18, 3), (99,)), "bf16": ((0, 17, 6), (0, 18, 5))}
-"""The first and the last version of DeepSpeed whose stage 0 delivers wrong gradients (99: it still does)."""
 
 
 def check_zero(config: Config) -> Findings:
     """Every setting that is wrong, but the offload's."""
     zero = section(config, "zero_optimization")
     stage = number(zero.get("stage", 0))
-    for name, title in OWN_STEP.items():
-        if is_on(zero.get(name)) or is_on(section(zero, "offload_optimizer").get(name)):
-            yield Finding(f"zero_optimization.{name}", f"{title} steps with an Adam of its own", f"remove {name}")
-    if is_on(zero.get("elastic_checkpoint")) and stage in (1, 2):
+    for feature in FEATURES:
+        key = feature.key
+        if key != TWIN_FLOW.key and (is_on(zero.get(key)) or is_on(section(zero, "offload_optimizer").get(key))):
+            yield Finding(f"zero_optimization.{key}", f"{feature.title} {feature.problem}", feature.cure)
+    if is_on(zero.get(ELASTIC_CHECKPOINT.key)) and stage in (1, 2):
         yield Finding(
             "zero_optimization.elastic_checkpoint",
-            "it saves no parameter groups, and d is in them",
-            "remove it; a universal checkpoint goes to another number of ranks",
+            f"it {ELASTIC_CHECKPOINT.problem}",
+            f"{ELASTIC_CHECKPOINT.cure}; a universal checkpoint goes to another number of ranks",
         )
     if stage == 0:
         yield from _precision(config)
@@ -55,14 +52,15 @@ def _options(params: Config, stage: int) -> Findings:
 
 def _precision(config: Config) -> Findings:
     installed = deepspeed_version()
-    for name, (first, last) in WRONG_AT_STAGE_0.items():
+    for defect in DEFECTS:
+        name = defect.precision
         if not is_on(section(config, name).get("enabled")):
             continue
-        if installed is None or first <= installed <= last:
-            until = "" if last == (99,) else f" to {'.'.join(map(str, last))}"
+        if installed is None or defect.is_likely(".".join(map(str, installed))):
+            until = f" to {defect.last}" if defect.is_fixed else ""
             yield Finding(
                 f"{name}.enabled",
-                f"at stage 0 DeepSpeed {'.'.join(map(str, first))}{until} delivers wrong gradients",
+                f"at stage 0 DeepSpeed {defect.first}{until} delivers wrong gradients",
                 "use stage 1",
                 is_error=installed is not None,
             )
@@ -92,7 +90,7 @@ def check_offload(config: Config) -> Findings:
     ratio = number(offload.get("ratio", 1.0))
     if ratio is not None and ratio < 1:
         yield Finding(
-            "zero_optimization.offload_optimizer.ratio", "Twin-Flow steps with an Adam of its own", "set it to 1"
+            "zero_optimization.offload_optimizer.ratio", f"{TWIN_FLOW.title} {TWIN_FLOW.problem}", "set it to 1"
         )
     if device == "nvme":
         yield from _nvme(offload, method)

@@ -1,4 +1,4 @@
-"""What is here: which launcher, which versions, and does the reduce work, in how many milliseconds?"""
+"""Report launcher, versions, and the time of the optimizer's reduce."""
 
 import importlib.metadata
 import platform
@@ -36,7 +36,7 @@ def environment(world: launch.World, env: Mapping[str, str]) -> Facts:
     where = f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}" if "MASTER_ADDR" in env and "MASTER_PORT" in env else "not set"
     nodes = "unknown" if world.nodes is None else str(world.nodes)
     gpus = torch.cuda.device_count()
-    kind, compiled = kernels.present(torch.device("cuda" if gpus else "cpu"))
+    kind, compiled = kernels.rank_fingerprint(torch.device("cuda" if gpus else "cpu"))
     return [
         ("launcher", world.launcher),
         ("rank", f"{world.rank} of {world.world_size}; {world.local_rank} of {world.local_world_size} on this machine"),

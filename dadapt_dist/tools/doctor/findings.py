@@ -1,4 +1,4 @@
-"""What is a setting that makes learning-rate-free training wrong?"""
+"""A finding of the doctor, and helpers that read settings from configs."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,12 +40,12 @@ def number(value: Any) -> float | None:
 
 
 def is_off(value: Any) -> bool:
-    """Is it false, also where a file has it as text?"""
+    """Return whether a setting is false, or text that means false."""
     return value is False or str(value).lower() in ("false", "no", "0")
 
 
 def is_on(value: Any) -> bool:
-    """Is it there and not false? A section, {"enabled": ...}, is on unless it says otherwise; "auto" is for others to say."""
+    """Return whether a setting is there and not false; a section is on unless its "enabled" is false, "auto" counts as off."""
     if isinstance(value, Mapping):
         return is_on(value.get("enabled", True))
     return bool(value) and value != "auto" and not is_off(value)

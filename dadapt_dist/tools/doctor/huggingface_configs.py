@@ -1,4 +1,4 @@
-"""What in a config of Accelerate or the Trainer makes learning-rate-free training wrong?"""
+"""Find settings of Accelerate's and the Trainer's configs that are wrong for learning-rate-free training."""
 
 from dataclasses import replace
 
@@ -7,12 +7,12 @@ from .findings import Config, Finding, Findings, check_multiplier, check_warm_up
 
 
 def is_accelerate(config: Config) -> bool:
-    """Does this look like the YAML of `accelerate config`?"""
+    """Return whether this looks like the YAML of `accelerate config`."""
     return "distributed_type" in config
 
 
 def is_trainer(config: Config) -> bool:
-    """Does this look like transformers' TrainingArguments?"""
+    """Return whether this looks like transformers' TrainingArguments."""
     return "output_dir" in config or "learning_rate" in config
 
 

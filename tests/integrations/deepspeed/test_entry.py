@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 import dadapt_dist as dd
+from dadapt_dist import optimizers
 from dadapt_dist.integrations.deepspeed import registration
 from dadapt_dist.methods.registry import class_names
-from tests.helpers.classes import CLASSES
 from tests.helpers.pool import WorkerPool
 
-NAMES = [cls.__name__ for cls in CLASSES.values()]
+NAMES = [cls.__name__ for cls in optimizers.classes().values()]
 
 
 class Theirs(torch.optim.SGD):
@@ -69,9 +69,61 @@ def test_a_foreign_name_stays_and_the_warning_says_whose_it_is(
 
 def test_a_class_of_an_earlier_import_of_this_package_gives_way(torch_optim: pytest.MonkeyPatch) -> None:
     earlier = type("Prodigy", (Theirs,), {"__module__": "dadapt_dist.optimizers"})
-    torch_optim.setattr(torch.optim, "Prodigy", earlier)
+    torch_optim.setattr(torch.optim, "__getattr__", {"Prodigy": earlier, "Other": 7}.__getitem__)
     registration.register()
     assert torch.optim.Prodigy is dd.Prodigy
+    assert torch.optim.Other == 7  # another package's way of adding names goes on
+    torch_optim.setattr(registration, "_before", [])
+    with pytest.raises(AttributeError, match=r"module 'torch\.optim' has no attribute 'prodigy'"):
+        assert torch.optim.prodigy
+    with pytest.raises(ImportError):
+        from torch.optim import prodigy  # noqa: F401
+
+
+REGISTRY = """
+import dadapt_dist, dadaptation, torch  # as mmengine's registry: by the names of torch.optim, then dadaptation's
+known = {}
+for name in dir(torch.optim):
+    found = getattr(torch.optim, name)
+    if not name.startswith("__") and isinstance(found, type) and issubclass(found, torch.optim.Optimizer):
+        known[name] = found
+for name in ("DAdaptAdaGrad", "DAdaptAdam", "DAdaptSGD"):
+    if name in known:
+        raise KeyError(f"{name} is already registered in optimizer at {known[name].__module__}")
+print(torch.optim.Prodigy.__module__)
+"""
+
+
+def test_a_registry_of_all_of_torch_optim_and_then_dadaptation_meets_no_name_twice() -> None:
+    done = subprocess.run([sys.executable, "-c", REGISTRY], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "dadapt_dist.optimizers\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "there"),
+    [
+        ("", "True"),
+        ("os.environ['DADAPT_DIST_REGISTER'] = '0'", "False"),
+        (
+            "import importlib.util as u; own = u.find_spec; u.find_spec = lambda n: None if n == 'deepspeed' else own(n)",
+            "False",
+        ),
+    ],
+    ids=["installed", "switched off", "not installed"],
+)
+def test_torch_optim_is_entered_only_for_an_installed_deepspeed_and_may_be_left_alone(before: str, there: str) -> None:
+    program = f"import os, torch\n{before}\nimport dadapt_dist; print(hasattr(torch.optim, 'Prodigy'))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"{there}\n", done.stderr
+
+
+def test_switched_off_deepspeeds_list_stays_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = ModuleType("deepspeed.runtime.zero.utils")
+    monkeypatch.setitem(sys.modules, loaded.__name__, loaded)
+    monkeypatch.setenv("DADAPT_DIST_REGISTER", "0")
+    loaded.ZERO_SUPPORTED_OPTIMIZERS = known = []
+    registration.accept(dd.Prodigy)
+    assert known == []
 
 
 def test_importing_imports_no_deepspeed() -> None:

@@ -40,6 +40,11 @@ def test_every_method_follows_one_process(stage: int, pool2: WorkerPool) -> None
     run_and_check(pool2, [Case(stage=stage, method=method, groups=3, sub_group=SUB_GROUP) for method in OPTIONS])
 
 
+def test_dog_follows_one_process_one_step_late_where_a_step_comes_in_pieces(pool2: WorkerPool) -> None:
+    options = {"reps_rel": 1e-2}
+    run_and_check(pool2, [Case(stage=s, method="dog", groups=g, options=options) for s in (0, 1, 2, 3) for g in (1, 3)])
+
+
 def test_clipping_matters() -> None:
     """The matrix would say nothing of it if the norm were always below."""
     assert deviation_of_d(reference(Case(stage=2, clip=CLIP)).d, reference(Case(stage=2)).d) > 1e-2

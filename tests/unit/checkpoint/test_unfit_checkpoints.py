@@ -57,7 +57,8 @@ def with_an_element(value: float) -> Callable[[Tensor], Tensor]:
 
 
 def nested(t: Tensor) -> Tensor:
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():  # action= came with Python 3.11
+        warnings.simplefilter("ignore")
         return torch.nested.nested_tensor([t.flatten()])
 
 

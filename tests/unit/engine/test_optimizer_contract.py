@@ -13,7 +13,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.optim import lr_scheduler
 
 import dadapt_dist as dd
-from dadapt_dist import optimizers
+from dadapt_dist.engine import optimizer_class
 from tests.helpers.classes import CLASSES
 from tests.helpers.layouts import LAYOUTS
 from tests.helpers.models import Tiny, gradients
@@ -421,7 +421,7 @@ def test_log_every_logs_and_nothing_is_printed(library_log: Any, capsys: pytest.
 
 
 def test_fsdp_in_use_is_taken_and_said_once_to_be_needless(library_log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizers, "_said", set())
+    monkeypatch.setattr(optimizer_class, "_said", set())
     for _ in range(3):
         dd.Prodigy([nn.Parameter(torch.ones(2))], fsdp_in_use=True)
     dd.DAdaptSGD([nn.Parameter(torch.ones(2))], fsdp_in_use=True)

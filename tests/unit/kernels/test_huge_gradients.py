@@ -9,7 +9,7 @@ from dadapt_dist.kernels import cpu_c, eager
 from dadapt_dist.methods import METHODS
 from tests.helpers.backends import BACKENDS
 from tests.helpers.classes import CLASSES
-from tests.helpers.kernel_cases import coefficients_of, copied, options_of, work_of
+from tests.helpers.kernel_cases import coefficients_of, copied, options_of, task_of
 
 HUGE = [1e15, 1e18, 1e19, 1.9e19, -1e20, 1e25, 1e30, -1e38, 3e38]
 SIZE = 300
@@ -39,7 +39,7 @@ def everything(optimizer: Any) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_everything_stays_finite_and_what_overflows_acts_as_if_it_were_not_finite(key: str, backend: str) -> None:
     for step in (0, 4):
         nan, of_nan = run(key, backend, {step: float("nan")})
@@ -56,7 +56,7 @@ def test_everything_stays_finite_and_what_overflows_acts_as_if_it_were_not_finit
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_huge_gradients_step_after_step(key: str, backend: str) -> None:
     """AdaGrad adds squares up, and every one alone fits."""
     at = dict(enumerate([1e19, -1.8e19, 1.8e19, 1e19, 3e38, 1e19, 1.8e19, 1e19]))
@@ -65,7 +65,7 @@ def test_huge_gradients_step_after_step(key: str, backend: str) -> None:
         assert all(bool(t.isfinite().all()) for t in (p, *everything(optimizer)))
 
 
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_float64_overflows_later(key: str) -> None:
     for value in (1e150, 1e160, 1e300):
         p, optimizer = run(key, "eager", {0: value, 4: value}, torch.float64)
@@ -85,7 +85,7 @@ def test_float64_overflows_later(key: str) -> None:
     ],
     ids=lambda fields: "-".join(fields) or "plain",
 )
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_backends_take_the_same_decision(key: str, fields: dict[str, Any], backend: str) -> None:
     from dadapt_dist.kernels import triton_launch
 
@@ -93,15 +93,15 @@ def test_backends_take_the_same_decision(key: str, fields: dict[str, Any], backe
     if fields.get("param") is torch.float16 and not cpu_c.has_half():
         pytest.skip("the compiler has no float16")
     method, options = METHODS[key](), options_of(key)
-    work = work_of(key, 700, options=options, **fields)
-    work.g[: 3 * len(HUGE) : 3] = torch.tensor(HUGE).to(work.g.dtype)
-    work.g[500] = float("nan")
-    other, c = copied(work), coefficients_of(method, options)
-    assert kernel.takes(method, work)
-    sums, right = kernel.run(method, [work], c, False), eager.run(method, [other], c, False)
+    task = task_of(key, 700, options=options, **fields)
+    task.g[: 3 * len(HUGE) : 3] = torch.tensor(HUGE).to(task.g.dtype)
+    task.g[500] = float("nan")
+    other, c = copied(task), coefficients_of(method, options)
+    assert kernel.supports(method, task)
+    sums, right = kernel.run(method, [task], c, False), eager.run(method, [other], c, False)
     assert sums[-1] == right[-1] > (0 if key == "dadapt_lion" else 1)
     assert torch.allclose(sums, right, rtol=1e-5)
-    for t, expected in zip((work.x, *work.buf.values()), (other.x, *other.buf.values()), strict=True):
+    for t, expected in zip((task.x, *task.buf.values()), (other.x, *other.buf.values()), strict=True):
         assert bool(t.isfinite().all())
         assert torch.allclose(t.double(), expected.double(), rtol=1e-2 if t.dtype != torch.float32 else 1e-4, atol=1e-5)
 
@@ -109,13 +109,13 @@ def test_backends_take_the_same_decision(key: str, fields: dict[str, Any], backe
 @pytest.mark.skipif(not cpu_c.available(), reason="no C compiler")
 def test_sliced_statistics_overflow_alike() -> None:
     method, options, cut = METHODS["prodigy"](), options_of("prodigy", slice_p=3), slice(1, None, 3)
-    work = work_of("prodigy", 5000, options=options, cut=cut)
-    work.g[:90:10] = torch.tensor(HUGE)
-    work.buf["s"][0] = 3e38
-    other, c = copied(work), coefficients_of(method, options)
-    assert cpu_c.takes(method, work)
-    assert cpu_c.run(method, [work], c, False)[-1] == eager.run(method, [other], c, False)[-1]
-    assert torch.allclose(work.x, other.x, rtol=1e-4)
+    task = task_of("prodigy", 5000, options=options, cut=cut)
+    task.g[:90:10] = torch.tensor(HUGE)
+    task.buf["s"][0] = 3e38
+    other, c = copied(task), coefficients_of(method, options)
+    assert cpu_c.supports(method, task)
+    assert cpu_c.run(method, [task], c, False)[-1] == eager.run(method, [other], c, False)[-1]
+    assert torch.allclose(task.x, other.x, rtol=1e-4)
 
 
 def test_a_sparse_gradient_that_overflows_leaves_its_row_finite() -> None:

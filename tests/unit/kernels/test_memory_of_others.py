@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from dadapt_dist.methods import METHODS
 from tests.helpers.backends import BACKENDS
 from tests.helpers.classes import CLASSES
 
@@ -43,7 +42,7 @@ def test_a_gradient_whose_storage_was_shrunk(backend: str, bytes_left: int, step
     optimizer.step()
 
 
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_a_first_gradient_without_memory_is_refused_before_anything_is_measured(key: str) -> None:
     p = torch.nn.Parameter(torch.ones(9000))
     optimizer = CLASSES[key]([p])

@@ -85,7 +85,7 @@ def refused(params: list[nn.Parameter], optimizer: dd.LearningRateFree, name: st
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_a_parameter_that_changed_between_steps_is_refused(key: str, backend: str) -> None:
     for change in OF_PARAMETERS:
         params, optimizer = made(key, backend)
@@ -94,7 +94,7 @@ def test_a_parameter_that_changed_between_steps_is_refused(key: str, backend: st
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_a_buffer_that_changed_between_steps_is_refused(key: str, backend: str) -> None:
     params, optimizer = made(key, backend)
     for index in range(len(optimizer.state[params[0]])):
@@ -153,7 +153,7 @@ def test_a_gradient_of_another_shape_does_not_broadcast(backend: str, steps: int
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_a_gradient_with_its_sign_reversed_is_that_gradient(key: str, backend: str) -> None:
     (params, optimizer), (others, other) = (made(key, backend, 0) for _ in range(2))
     for p, q in zip(params, others, strict=True):
@@ -232,15 +232,16 @@ def test_sizes_of_nothing_and_of_one() -> None:
 @pytest.mark.skipif(not cpu_c.available(), reason="no C compiler")
 @pytest.mark.parametrize("field", [(0, -1), (0, 1 << 60), (1, 0), (3, 2), (8, 0xFFFFFFFF), (11, 5)])
 def test_step_c_refuses_rows_that_cannot_be(field: tuple[int, int]) -> None:
-    from tests.helpers.kernel_cases import coefficients_of, options_of, work_of
+    from tests.helpers.kernel_cases import coefficients_of, options_of, task_of
 
-    method, work = METHODS["dadapt_adam"](), work_of("dadapt_adam", 10)
-    assert cpu_c.takes(method, work)
-    before = work.x.clone()
-    work.memo.row[field[0]] = field[1]  # type: ignore[attr-defined]
+    method, task = METHODS["dadapt_adam"](), task_of("dadapt_adam", 10)
+    assert cpu_c.supports(method, task)
+    before = task.x.clone()
+    rows = cpu_c.derive(method, [task])
+    rows.numbers[field[0]] = field[1]
     with pytest.raises(ValueError, match="refused"):
-        cpu_c.run(method, [work], coefficients_of(method, options_of("dadapt_adam")), False)
-    assert torch.equal(work.x, before)
+        cpu_c.run(method, [task], coefficients_of(method, options_of("dadapt_adam")), False, None, rows)
+    assert torch.equal(task.x, before)
 
 
 @pytest.mark.skipif(sanitized.VARIABLE in sanitized.os.environ, reason="this is a sanitizer's run")

@@ -71,17 +71,6 @@ def test_a_group_with_lr_zero_gives_the_oracles_numbers_and_stays_where_it_is(ke
     assert torch.equal(ours.x[-1][12:31], ours.start[12:31])
 
 
-@pytest.mark.parametrize("key", METHODS)
-def test_maximize_is_the_method_on_negated_gradients(key: str) -> None:
-    problem = Problem()
-    down = run_ours(key, {"d0": 1e-3}, problem=problem)
-    up = run_ours(
-        key, {"d0": 1e-3, "maximize": True}, gradients=lambda step, xs: [-g for g in problem.gradients(step, xs)]
-    )
-    assert torch.equal(down.x[-1], up.x[-1])
-    assert down.d == up.d
-
-
 @pytest.mark.parametrize("scale", [1e-18, 1e12])
 @pytest.mark.parametrize("key", ["prodigy", "dadapt_adam", "dadapt_sgd", "dadapt_adan"])
 def test_tiny_and_huge_gradients_give_the_oracles_numbers(key: str, scale: float) -> None:

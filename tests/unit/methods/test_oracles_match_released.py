@@ -33,7 +33,7 @@ from tests.helpers.oracles.released import (
     with_gaps,
 )
 
-METHODS = list(ORACLES)
+METHODS = list(RELEASED)
 
 
 @pytest.mark.parametrize(("key", "options"), CASES, ids=lambda value: str(value).replace(" ", ""))
@@ -176,7 +176,7 @@ def test_unknown_options_raise(key: str) -> None:
         ORACLES[key]([torch.zeros(2)], bogus=1)
     with pytest.raises(TypeError, match="bogus"):
         ORACLES[key]([torch.zeros(2)], [{"indices": [0], "bogus": 1}])
-    assert set(ORACLES) == set(RELEASED)
+    assert set(ORACLES) >= set(RELEASED)
 
 
 # From here on: where the oracles (and the library) depart from the released code.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dadapt_dist.engine.estimate_state import ScalarTable
-from dadapt_dist.kernels import Work
+from dadapt_dist.kernels import TensorTask
 from dadapt_dist.kernels.eager import advance, numbers
 from dadapt_dist.methods import METHODS
 from tests.helpers.classes import CLASSES
@@ -30,7 +30,7 @@ def table_of(key: str, estimates: int = 1) -> ScalarTable:
     return table
 
 
-def work_of(key: str, numel: int, seed: int, dtype: torch.dtype) -> Work:
+def task_of(key: str, numel: int, seed: int, dtype: torch.dtype) -> TensorTask:
     """A parameter in the middle of training: every buffer holds something."""
     generator = torch.Generator().manual_seed(seed)
     buffers = METHODS[key]().buffers(DEFAULTS[key])
@@ -39,30 +39,30 @@ def work_of(key: str, numel: int, seed: int, dtype: torch.dtype) -> Work:
         t = torch.randn(numel, generator=generator, dtype=torch.float64).to(dtype)
         return t.abs() + 1e-3 if positive else t
 
-    return Work(
+    return TensorTask(
         x=values(),
         g=values(),
         buf={name: values(positive=name in ("exp_avg_sq", "alphak")) for name in buffers},
     )
 
 
-def part_of(work: Work, begin: int, end: int) -> Work:
-    return Work(
-        x=work.x[begin:end].clone(),
-        g=work.g[begin:end].clone(),
-        buf={name: t[begin:end].clone() for name, t in work.buf.items()},
+def part_of(task: TensorTask, begin: int, end: int) -> TensorTask:
+    return TensorTask(
+        x=task.x[begin:end].clone(),
+        g=task.g[begin:end].clone(),
+        buf={name: t[begin:end].clone() for name, t in task.buf.items()},
     )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 @given(numel=st.integers(0, 40), cuts=st.lists(st.integers(0, 40), max_size=4), seed=st.integers(0, 10**6))
 def test_splitting_a_tensor_and_updating_the_parts_is_updating_the_whole(
     key: str, dtype: torch.dtype, numel: int, cuts: list[int], seed: int
 ) -> None:
     method, table = METHODS[key](), table_of(key)
     coefficients = method.coefficients(DEFAULTS[key], table.of(0), table.constants(0))
-    whole = work_of(key, numel, seed, dtype)
+    whole = task_of(key, numel, seed, dtype)
     edges = [0, *sorted(min(cut, numel) for cut in cuts), numel]
     parts = [part_of(whole, begin, end) for begin, end in pairwise(edges)]
 
@@ -79,22 +79,22 @@ def test_splitting_a_tensor_and_updating_the_parts_is_updating_the_whole(
     )
 
 
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 @given(numel=st.integers(0, 20), seed=st.integers(0, 10**6))
 def test_rehearsing_gives_the_sums_of_the_step_and_moves_nothing(key: str, numel: int, seed: int) -> None:
     method, table = METHODS[key](), table_of(key)
     coefficients = method.coefficients(DEFAULTS[key], table.of(0), table.constants(0))
-    work = work_of(key, numel, seed, torch.float64)
-    before = part_of(work, 0, numel)
+    task = task_of(key, numel, seed, torch.float64)
+    before = part_of(task, 0, numel)
 
-    rehearsed = advance(method, work, coefficients, dry=True)
+    rehearsed = advance(method, task, coefficients, dry=True)
 
-    assert torch.equal(before.x, work.x)
-    assert all(torch.equal(before.buf[name], work.buf[name]) for name in work.buf)
-    assert rehearsed == advance(method, work, coefficients)
+    assert torch.equal(before.x, task.x)
+    assert all(torch.equal(before.buf[name], task.buf[name]) for name in task.buf)
+    assert rehearsed == advance(method, task, coefficients)
 
 
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 @given(data=st.data())
 def test_scalars_stay_finite_and_d_never_falls_whatever_the_sums(key: str, data: st.DataObject) -> None:
     table = table_of(key, estimates=2)
@@ -113,7 +113,7 @@ def test_scalars_stay_finite_and_d_never_falls_whatever_the_sums(key: str, data:
                 assert table.values["held"][row] - before["held"][row] == unusable
 
 
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 @given(
     first=st.lists(st.floats(0, 1e3), min_size=4, max_size=4),
     second=st.lists(st.floats(0, 1e3), min_size=4, max_size=4),
@@ -129,7 +129,7 @@ def test_estimates_do_not_disturb_each_other(key: str, first: list[float], secon
         assert all(together.values[name][row] == alone.values[name][0] for name in alone.values)
 
 
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_zero_sums_move_nothing(key: str) -> None:
     table = table_of(key)
     before = {name: value.clone() for name, value in table.values.items()}
@@ -138,13 +138,13 @@ def test_zero_sums_move_nothing(key: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("key", CLASSES)
 def test_large_tensors_taken_block_by_block_are_the_whole_tensors(
     key: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method, table = METHODS[key](), table_of(key)
     coefficients = numbers(method.coefficients(DEFAULTS[key], table.of(0), table.constants(0)), torch.device("cpu"))
-    whole, blocked = work_of(key, 40, 3, dtype), work_of(key, 40, 3, dtype)
+    whole, blocked = task_of(key, 40, 3, dtype), task_of(key, 40, 3, dtype)
     whole.g[5] = blocked.g[5] = float("nan")
     sums = torch.tensor(advance(method, whole, coefficients), dtype=torch.float64)
     monkeypatch.setattr("dadapt_dist.kernels.eager.CPU_BLOCK", 7)

@@ -1,0 +1,23 @@
+"""Public names of the package, imported by its __init__; apart from it so that the command line starts without torch."""
+
+from . import optimizers
+from .engine.optimizer import LearningRateFree
+from .engine.step_size import StepSize
+from .errors import NonFiniteError, PlacementError
+from .integrations.builtin import register_builtin
+from .monitor.log_values import base_optimizer, log_values
+from .optimizers import *  # noqa: F403 - the classes of all methods
+from .sharding.attaching import attach
+
+__all__ = [
+    "LearningRateFree",
+    "NonFiniteError",
+    "PlacementError",
+    "StepSize",
+    "attach",
+    "base_optimizer",
+    "log_values",
+]
+__all__ += optimizers.__all__
+
+register_builtin()

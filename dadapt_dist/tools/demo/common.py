@@ -1,0 +1,69 @@
+"""What the demo's loops share: constants, the optimizer's class and options, and the result at the end."""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from dadapt_dist import monitor, optimizers
+
+from .parallel import Rows
+from .settings import Settings
+from .text import HELD_OUT_BATCHES, Text
+
+logger = logging.getLogger("dadapt_dist.tools.demo")
+LOG_EVERY = 5
+WARMUP = 0.05
+BITS = 1 / torch.tensor(2.0).log().item()  # the loss is in nats a byte
+
+
+def class_of(method: str) -> Callable[..., Optimizer]:
+    """The optimizer class of a method, which is named as on the command line."""
+    return optimizers.of_method(method.replace("-", "_"))
+
+
+def options(method: str, lr: float | None) -> dict[str, Any]:
+    """Keywords for the optimizer: an lr of 1.0 and, for Prodigy, the recommended options for a schedule with warm-up."""
+    return {"lr": lr or 1.0} | ({"use_bias_correction": True, "safeguard_warmup": True} if method == "prodigy" else {})
+
+
+def finish(settings: Settings, bits: float, optimizer: Optimizer, seconds: float) -> None:
+    """Write result.json and log the held-out loss, on rank 0."""
+    if dist.get_rank() == 0:
+        result = {"held_out_bits_per_byte": bits, **monitor.record(optimizer), "seconds": seconds}
+        (settings.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        logger.info("held-out loss: %.4f bits/byte", bits)
+
+
+def held_out_bits(model: nn.Module, rows: Rows, text: Text, device: torch.device) -> float:
+    """Mean loss on the held-out bytes in bits per byte, the same on every rank."""
+    total = torch.zeros((), device=device)
+    with torch.no_grad():
+        for batch in text.held_out_batches():
+            inputs, targets = (rows.of(part).to(device) for part in batch)
+            total += F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+    return mean(total) / HELD_OUT_BATCHES * BITS
+
+
+def mean(value: torch.Tensor) -> float:
+    """The mean of a number over all ranks; every rank has equally many rows."""
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value.item() / dist.get_world_size()
+
+
+def pick_device() -> torch.device:
+    """This rank's GPU where every rank of this machine has one, else the CPU."""
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if torch.cuda.is_available() and torch.cuda.device_count() >= ranks_here:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")

@@ -1,0 +1,163 @@
+"""A method is one file: everything of the package follows from it. This one is the whole toy, with its oracle."""
+
+import inspect
+import math
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+import dadapt_dist as dd
+from dadapt_dist import optimizers
+from dadapt_dist.methods import METHODS, Buffer, Documentation, Method, registry
+from dadapt_dist.methods.base import Buffers, Coefficients, Initial, Options, Scalars, Sums, grown, total
+from dadapt_dist.options.fields import D0, GROWTH_RATE, LR, WEIGHT_DECAY, is_positive, option
+from dadapt_dist.options.method_options import MethodOptions
+from dadapt_dist.options.plain_values import number
+from dadapt_dist.tools import generate, method_names
+from dadapt_dist.tools.demo.settings import Settings
+from dadapt_dist.tools.doctor.deepspeed_config import check as doctor
+from tests.helpers.method_suite import CHECKS, Check, Row
+from tests.helpers.oracles.base import Estimate, Group, Oracle, State
+from tests.helpers.registered import registrations_undone
+
+
+@dataclass(frozen=True)
+class ToyOptions(MethodOptions):
+    """Options of `Toy`."""
+
+    lr: float = LR(1.0)
+    boost: float = option(
+        2.0, number, is_positive, "a number > 0", "use the default, {usual}", "multiplies the estimate"
+    )
+    weight_decay: float = WEIGHT_DECAY(0.0, doc="decay of the parameters, by weight_decay·d·lr a step")
+    d0: float = D0(1e-4)
+    growth_rate: float = GROWTH_RATE(math.inf)
+
+
+class ToyMethod(Method):
+    """Gradient descent along g/(1 + |g|) with D-Adaptation."""
+
+    name = "toy_descent"
+    options = ToyOptions
+    documentation = Documentation(
+        summary="Softened sign descent with D-Adaptation.",
+        when="never: it is a test",
+        reference="after Defazio and Mishchenko, arXiv 2301.07733",
+        equations="""
+            update  u = γ·g/(1 + |g|);  x = x·(1 - wd·γ) - r·u;  s = s + u
+            sums    inner = Σ r·u·s with s of before the step,  s_l1 = Σ r·|s|
+            rule    num = num + inner;  d_hat = boost·num/s_l1;  d = max(d, min(d_hat, d·growth_rate))
+        """,
+    )
+    after = Sums(("inner", "s_l1"), needs="s_l1")
+
+    def scalars(self, options: Options) -> dict[str, Initial]:
+        return {"d": options["d0"], "numerator": 0.0}
+
+    def constants(self, options: Options) -> dict[str, float]:
+        return super().constants(options) | {"boost": options["boost"]}
+
+    def buffers(self, options: Options) -> dict[str, Buffer]:
+        return {"s": Buffer(statistic=True)}
+
+    def coefficients(self, options: Options, scalars: Scalars, constants: Any) -> Coefficients:
+        gamma = scalars["d"] * options["lr"]
+        return {"gamma": gamma, "keep": 1 - gamma * options["weight_decay"], "r": options["layer_scale"]}
+
+    def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
+        u = g / (1 + g.abs()) * c["gamma"]
+        x.mul_(c["keep"]).sub_(u * c["r"])
+        if "s" not in buf:
+            return ()
+        inner = total(u * buf["s"]) * c["r"]
+        return inner, total(buf["s"].add_(u).abs()) * c["r"]
+
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Any) -> Scalars:
+        numerator = scalars["numerator"] + sums["inner"]
+        d_hat = constants["boost"] * numerator / sums["s_l1"]
+        return {"d": grown(scalars, d_hat, constants), "numerator": numerator}
+
+
+class ToyOracle(Oracle):
+    defaults: ClassVar[dict[str, Any]] = {"boost": 2.0, "weight_decay": 0.0, "growth_rate": math.inf, "d0": 1e-4}
+
+    def new_state(self, x: Tensor, group: Group) -> State:
+        return {"s": torch.zeros_like(x)}
+
+    def new_scalars(self, group: Group) -> dict[str, Any]:
+        return {"num": 0.0}
+
+    def update(self, x: Tensor, g: Tensor, state: State, group: Group, estimate: Estimate) -> dict[str, Tensor]:
+        r, gamma = group["layer_scale"], estimate["d"] * group["lr"]
+        u = gamma * g / (1 + abs(g))
+        inner = (r * u * state["s"]).sum()
+        x.copy_(x - gamma * group["weight_decay"] * x - r * u)
+        state["s"] = state["s"] + u
+        return {"inner": inner, "s_l1": (r * state["s"].abs()).sum()}
+
+    def rule(self, estimate: Estimate, sums: dict[str, float]) -> None:
+        estimate["num"] += sums["inner"]
+        d_hat = estimate["first"]["boost"] * estimate["num"] / sums["s_l1"]
+        estimate["d"] = max(estimate["d"], min(d_hat, estimate["d"] * estimate["first"]["growth_rate"]))
+
+
+@pytest.fixture
+def toy() -> Iterator[Any]:
+    """The optimizer class of the toy, for one test."""
+    with registrations_undone():
+        yield optimizers.register(ToyMethod)
+    assert "toy_descent" not in METHODS
+    assert not hasattr(torch.optim, "Toy")
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_toy_passes_the_conformance_suite(toy: Any, check: Check) -> None:
+    check(Row("toy_descent", ToyOracle, {"d0": 1e-4}))
+
+
+def test_the_toy_is_a_public_class(toy: Any) -> None:
+    assert toy is optimizers.Toy is optimizers.classes()["toy_descent"]  # type: ignore[attr-defined]
+    assert issubclass(toy, dd.LearningRateFree)
+    assert (toy.__module__, toy.__qualname__) == ("dadapt_dist.optimizers", "Toy")
+    assert pickle.loads(pickle.dumps(toy)) is toy
+    parameters = inspect.signature(toy).parameters
+    assert list(parameters)[:6] == ["params", "lr", "boost", "weight_decay", "d0", "growth_rate"]
+    assert {"layer_scale", "freeze_after", "step_size"} <= set(parameters)
+    assert "boost: multiplies the estimate. A number > 0; default 2.0." in toy.__doc__
+    p = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(
+        ValueError, match=r"Toy: boost=-1 is out of range; it must be a number > 0\. Use the default, 2\.0\."
+    ):
+        toy([p], boost=-1)
+    with pytest.raises(TypeError, match="Toy: unknown keyword 'bost'; did you mean 'boost'"):
+        toy([p], bost=1.0)
+
+
+def test_deepspeed_finds_the_toy_by_name(toy: Any) -> None:
+    assert torch.optim.Toy is toy  # type: ignore[attr-defined]
+
+
+def test_the_command_line_offers_the_toy(toy: Any, tmp_path: Any) -> None:
+    assert "toy-descent" in method_names.method_flags()
+    assert Settings.of({"method": "toy-descent", "out": str(tmp_path / "out")}).method == "toy-descent"
+
+
+def test_the_doctor_knows_the_toy(toy: Any) -> None:
+    config = {"optimizer": {"type": "Toy", "params": {"lr": 1.0}}, "gradient_clipping": 1.0}
+    assert not any("optimizer" in finding.where for finding in doctor(config))
+    wrong = {"optimizer": {"type": "Toy", "params": {"bost": 1.0}}}
+    assert any("boost" in finding.problem for finding in doctor(wrong))
+    assert registry.tensors_of("Toy") == 3
+
+
+def test_the_documents_have_a_row_and_a_section_of_the_toy(toy: Any) -> None:
+    page = generate.page(generate.PAGE.read_text(encoding="utf-8"))
+    assert "| [`Toy`](#toy) | never: it is a test | [arXiv 2301.07733](https://arxiv.org/abs/2301.07733) |" in page
+    assert "### Toy\n" in page
+    assert "Defaults: `lr=1.0, boost=2.0, weight_decay=0.0, d0=0.0001, growth_rate=inf`." in page
+    assert "class Toy(LearningRateFree):" in generate.stub()
