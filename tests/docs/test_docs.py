@@ -1,4 +1,4 @@
-"""Does what the pages say hold: does their code run, do links resolve, is every public name and option there?"""
+"""Check the pages: their code runs, links resolve, and every public name and option is documented."""
 
 import os
 import re
