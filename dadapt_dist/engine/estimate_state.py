@@ -92,7 +92,7 @@ class ScalarTable:
             self.values[name][row] = _tensor(value)
             return
         if not 0 < value < math.inf:
-            raise ValueError(f"d={value!r} must be a number > 0. To start from another d, pass d0 to the optimizer.")
+            raise ValueError(f"d={value!r} must be a number > 0. {self.cure_of_d()}")
         own = {key: self.read(row, key) for key in self.values}
         if value == own["d"]:
             return
@@ -104,6 +104,11 @@ class ScalarTable:
             )
         for key, new in self.method.moved(value, own, sums, self.constants(row)).items():
             self.values[key][row] = new
+
+    def cure_of_d(self) -> str:
+        """Which option of the method the first d comes from, for a d that cannot be."""
+        names = self.method.estimate_options
+        return f"To start from another d, pass {'d0' if 'd0' in names else ' or '.join(names)} to the optimizer."
 
     def _last_sums(self, row: int) -> dict[str, float] | None:
         """The global sums of the last step, where it moved this estimate."""

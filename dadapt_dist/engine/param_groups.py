@@ -41,15 +41,17 @@ class LiveGroup(dict[str, Any]):
         return super().__getitem__(key)
 
     def __setitem__(self, key: str, value: Any) -> None:
+        if key == "d" and key not in self._live:
+            raise ValueError(
+                f"d={value!r} cannot be set: {self._step_size.scalars.method.name} has no d. Set lr, which shapes its steps."
+            )
         if key not in self._live:
             super().__setitem__(key, assigned(key, value, self._checks, "a parameter group"))
         elif key == "steps":
             self._step_size.restore(int(scalar(key, value, "parameter group")))
         else:
             if key == "d" and ((read := number(value)) is NOTHING or not 0 < read < math.inf):
-                raise ValueError(
-                    f"d={value!r} must be a number > 0. To start from another d, pass d0 to the optimizer."
-                )
+                raise ValueError(f"d={value!r} must be a number > 0. {self._step_size.scalars.cure_of_d()}")
             self._step_size.set_value(super().__getitem__("estimate"), key, scalar(key, value, "parameter group"))
 
     def update(self, *others: Any, **options: Any) -> None:

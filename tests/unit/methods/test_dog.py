@@ -1,0 +1,73 @@
+"""DoG: a d that its user sets, and what its checkpoints may hold."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import dadapt_dist as dd
+
+
+def step(p: nn.Parameter, optimizer: dd.LearningRateFree, value: float = 1.0) -> None:
+    p.grad = torch.full_like(p, value)
+    optimizer.step()
+
+
+def test_a_d_set_before_the_first_step_is_that_of_the_first_step() -> None:
+    p = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    optimizer = dd.DoG([p], eps=1e-30)
+    optimizer.param_groups[0]["d"] = 0.5
+    step(p, optimizer)
+    assert optimizer.d == 0.5
+    torch.testing.assert_close(p.detach(), torch.full((4,), -0.25, dtype=torch.float64))  # d/√Σg²
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_d_set_by_hand_is_saved_and_loaded(steps: int) -> None:
+    p, q = (nn.Parameter(torch.ones(4)) for _ in range(2))
+    optimizer, other = dd.DoG([p]), dd.DoG([q])
+    for _ in range(steps):
+        step(p, optimizer)
+    optimizer.param_groups[0]["d"] = 0.5
+    other.load_state_dict(optimizer.state_dict())
+    q.data.copy_(p.data)
+    for _ in range(3):
+        step(p, optimizer)
+        step(q, other)
+        assert optimizer.d == other.d >= 0.5
+    assert torch.equal(p, q)
+
+
+def test_d_may_not_be_set_below_the_distance_that_the_weights_have_gone() -> None:
+    p = nn.Parameter(torch.ones(4))
+    optimizer = dd.DoG([p])
+    for _ in range(3):
+        step(p, optimizer)
+    d = optimizer.d
+    with pytest.raises(ValueError, match=r"is below .* the largest distance .* Lower lr instead"):
+        optimizer.param_groups[0]["d"] = d / 2
+    assert optimizer.d == d
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan"), "1"])
+def test_a_d_that_cannot_be_names_the_option_of_the_method(value: Any) -> None:
+    with pytest.raises(ValueError, match="pass reps_rel to the optimizer"):
+        dd.DoG([nn.Parameter(torch.ones(4))]).param_groups[0]["d"] = value
+    with pytest.raises(ValueError, match="pass d0 to the optimizer"):
+        dd.Prodigy([nn.Parameter(torch.ones(4))]).param_groups[0]["d"] = value
+
+
+def test_a_checkpoint_of_large_float64_gradients_loads() -> None:
+    p = nn.Parameter(torch.ones(4, dtype=torch.float64))
+    optimizer = dd.DoG([p])
+    step(p, optimizer, 1e100)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.param_groups[0]["g_sq_sum"] == pytest.approx(4e200)
+
+
+def test_a_method_without_d_refuses_a_d() -> None:
+    optimizer = dd.COCOB([nn.Parameter(torch.ones(4))])
+    with pytest.raises(ValueError, match=r"d=0.1 cannot be set: cocob has no d. Set lr"):
+        optimizer.param_groups[0]["d"] = 0.1
+    assert "d" not in optimizer.param_groups[0]
