@@ -85,10 +85,13 @@ class ScalarTable:
         value: Any = self.values[name][row].tolist()
         return tuple(value) if self.values[name].dim() > 1 else float(value)
 
-    def set(self, estimate: str, name: str, value: float) -> None:
-        """Set a scalar, in place. With d go those that would move it back; ValueError for a d that cannot be."""
+    def set(self, estimate: str, name: str, value: float, *, alone: bool = True) -> None:
+        """Set a scalar, in place. With d go those that would move it back; ValueError for a d that cannot be.
+
+        alone: False where all other scalars are given too, so that none has to go with d.
+        """
         row = self.row(estimate)
-        if name != "d":
+        if name != "d" or not alone:
             self.values[name][row] = _tensor(value)
             return
         if not 0 < value < math.inf:

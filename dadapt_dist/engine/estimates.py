@@ -135,10 +135,13 @@ class Estimates(ABC):
         table = self.current()
         return table.read(table.row(estimate), name)
 
-    def set_value(self, estimate: str, name: str, value: float) -> None:
-        """Set one scalar of one estimate, after the reduce under way. d stays there until larger is found."""
+    def set_value(self, estimate: str, name: str, value: float, *, alone: bool = True) -> None:
+        """Set one scalar of one estimate, after the reduce under way. d stays there until larger is found.
+
+        alone: False where all other scalars are set too.
+        """
         self.finish()
         before = self.scalars.read(self.scalars.row(estimate), name)
-        self.scalars.set(estimate, name, value)
+        self.scalars.set(estimate, name, value, alone=alone)
         if value != before:
             self.agreement.set_by_hand(estimate, name, value)

@@ -215,7 +215,7 @@ class StepSize(Estimates):
     def _put_back(self, before: Scalars) -> None:
         """A step that is skipped leaves no scalar behind but the count of such steps: its gradients were not the first."""
         for name, value in before.items():
-            if name != "held":
+            if name != "held" or self.nonfinite == "raise":  # of which an error tells, and which is no step
                 self.scalars.values[name].copy_(value)
         self._done.clear()
 

@@ -5,6 +5,7 @@ such a group says of d would neither be used nor kept up to date.
 """
 
 import logging
+import math
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from .validation import check_format, check_order, numbers_of
 
 if TYPE_CHECKING:
     from ..optimizer import LearningRateFree
+    from ..step_size import StepSize
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ def adopt(optimizer: "LearningRateFree") -> None:
         groups[index] = options
     optimizer.bind_groups()
     for estimate, scalars in given.items():
-        _take(next(group for group in groups if group["estimate"] == estimate), scalars)
+        _take(optimizer.step_size, next(group for group in groups if group["estimate"] == estimate), scalars)
 
 
 def _is_ours(optimizer: "LearningRateFree", group: dict[str, Any]) -> bool:
@@ -80,17 +82,21 @@ def _check_agree(first: dict[str, Any], scalars: dict[str, Any], estimate: str) 
         )
 
 
-def _take(group: dict[str, Any], scalars: dict[str, Any]) -> None:
+def _take(step_size: "StepSize", group: dict[str, Any], scalars: dict[str, Any]) -> None:
     before = {name: group[name] for name in scalars}
     changed = {name for name, value in scalars.items() if value != before[name]}
+    whole = scalars.keys() >= step_size.scalars.values.keys()  # then nothing has to follow d
     for name in sorted(changed):
-        group[name] = scalars[name]
+        if name == "d" and whole:
+            step_size.set_value(group["estimate"], name, scalars[name], alone=False)
+        else:
+            group[name] = scalars[name]
     if changed & {"d", "steps"}:
         logger.warning(
             "the parameter groups were replaced by others: d goes on at %g, as they say, instead of %g, and steps at %d instead "
             "of %d",
-            group["d"],
-            before.get("d", group["d"]),
+            d := group.get("d", math.nan),
+            before.get("d", d),
             group["steps"],
             before.get("steps", group["steps"]),
         )

@@ -22,8 +22,6 @@ class DoGOracle(Oracle):
         self, params: list[Tensor], groups: list[Group] | None = None, *, lagged: bool = False, **options: Any
     ):
         self.lagged = lagged
-        for group in groups or [options]:
-            group["d0"] = None
         self.shared = {**self.shared, "d0": None}
         super().__init__(params, groups, **options)
         for name, estimate in self.estimates.items():

@@ -1,5 +1,7 @@
-"""DoG: a d that its user sets, and what its checkpoints may hold."""
+"""Scalars that a user sets or puts back, of DoG above all, whose d is a distance, and of COCOB, which has none."""
 
+import math
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from torch import nn
 
 import dadapt_dist as dd
+from tests.helpers.classes import ALL, first_d
 
 
 def step(p: nn.Parameter, optimizer: dd.LearningRateFree, value: float = 1.0) -> None:
@@ -71,3 +74,36 @@ def test_a_method_without_d_refuses_a_d() -> None:
     with pytest.raises(ValueError, match=r"d=0.1 cannot be set: cocob has no d. Set lr"):
         optimizer.param_groups[0]["d"] = 0.1
     assert "d" not in optimizer.param_groups[0]
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_groups_of_an_earlier_time_bring_all_their_scalars(method: str) -> None:
+    """Also a d below the present one, and of a method without d."""
+    p = nn.Parameter(torch.ones(4, dtype=torch.float64))
+    optimizer = ALL[method]([p], **first_d(method, 1e-3))
+    for _ in range(3):
+        step(p, optimizer)
+    earlier = [{**group, "params": [p]} for group in optimizer.param_groups]
+    scalars = {name: value.clone() for name, value in optimizer.step_size.scalars.values.items()}
+    for _ in range(20):
+        step(p, optimizer)
+    optimizer.param_groups[:] = earlier
+    assert len(optimizer.effective_lr) == 1  # which looks at the groups
+    assert all(torch.equal(value, scalars[name]) for name, value in optimizer.step_size.scalars.values.items())
+    assert optimizer.step_size.steps == 3
+    step(p, optimizer)
+
+
+@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("before", ["exact", "lagged"])
+@pytest.mark.parametrize(("mode", "held"), [("hold", 2), ("skip", 2), ("raise", 0)])
+def test_steps_that_are_held_or_skipped_are_counted_and_errors_are_not(
+    method: str, before: Any, mode: Any, held: int
+) -> None:
+    p = nn.Parameter(torch.ones(4))
+    optimizer = ALL[method]([p], step_size=dd.StepSize(before=before, nonfinite=mode), **first_d(method, 1e-3))
+    for value in (math.nan, 1.0, 1.0, math.inf, 1.0):
+        with suppress(dd.NonFiniteError):
+            step(p, optimizer, value)
+    assert optimizer.step_size.held_steps == held
+    assert bool(p.isfinite().all())
