@@ -1,4 +1,4 @@
-"""How far does each stage of DeepSpeed depart from one process? Writes the DeepSpeed table of docs/layouts.md.
+"""Measure how far each stage of DeepSpeed departs from one process, and write the DeepSpeed table of docs/layouts.md.
 
     python -m docs.measure_deepspeed
 

@@ -1,4 +1,4 @@
-"""How large is each departure from the released packages? Writes the sizes that docs/deviations.md quotes.
+"""Measure each departure from the released packages, and write the sizes that docs/deviations.md quotes.
 
     python -m docs.measure_deviations
 

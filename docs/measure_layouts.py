@@ -1,4 +1,4 @@
-"""How far does each layout depart from one process, and which collectives run? Writes the tables of docs/layouts.md.
+"""Measure how far each layout departs from one process and which collectives run, and write the tables of docs/layouts.md.
 
     python -m docs.measure_layouts
 

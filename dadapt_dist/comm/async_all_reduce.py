@@ -95,7 +95,7 @@ class Reduce:
 
     @property
     def under_way(self) -> bool:
-        """Are there sums that nobody has taken yet?"""
+        """Whether there are sums that nobody has taken yet."""
         return self._pending is not None
 
     def launch(self, sums: Tensor, tag: int = 0) -> None:
@@ -123,7 +123,7 @@ class Reduce:
             return self._finish(pending)
 
     def is_late(self) -> bool:
-        """Do the sums under way not come, although somebody waits for them who can do without?
+        """Return whether the pending sums fail to arrive while a reader waits who can do without them.
 
         A rank that has left out a step() sends none before its next one, for which it may need this rank: in the model's next
         backward pass. To wait here would stop both.
@@ -157,7 +157,7 @@ class Reduce:
             return self._finish(self._start(sums, tag)).to(sums.device)
 
     def shadow(self, *, end: bool) -> bool:
-        """Take part in one reduce without sums; does Join end with it? end: say so, as a rank that has waited for all others."""
+        """Take part in one reduce without sums; return whether Join ends with it. end: announce the end, after all others."""
         with _told(self.step, lost=False):
             device = self.layout.reduce_device(self.home)
             buffer = torch.zeros(self.width + HEAD + 3 * self.n_marks, dtype=torch.float64, device=device)

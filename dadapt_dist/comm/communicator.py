@@ -70,7 +70,7 @@ class ShardLayout:
 
     @property
     def is_distributed(self) -> bool:
-        """Is torch.distributed initialised, with more than one rank? Raises nothing, also while a process ends."""
+        """Whether torch.distributed runs with more than one rank. Never raises, not even while a process ends."""
         return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
     @property

@@ -1,4 +1,4 @@
-"""What does a step leave behind whose gradients a GradScaler found to overflow? Nothing, on any rank."""
+"""Leave out a step whose gradients overflow under a GradScaler, on all ranks alike."""
 
 import logging
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class Overflows:
         self._said = False
 
     def agree(self, finding: Finding, reduce: Reduce, device: torch.device) -> Tensor:
-        """Did a scaler find an overflow, on any rank? A collective call of all ranks, if there are several; 0-dim bool.
+        """Return whether any rank's scaler found an overflow (0-dim bool). Collective, if there are several ranks.
 
         The scalers of all ranks then go by that. Where the ranks are in different steps, which is reported elsewhere, each
         goes by its own.
@@ -101,7 +101,7 @@ class StepCount:
         return self.count
 
     def reached(self, limit: int) -> bool:
-        """Is the number at least so high? Waits for the device in no more than as many steps as overflowed, and one."""
+        """Return whether the number is at least `limit`. Waits for the device at most once for each overflow, and once more."""
         return self._least >= limit or (self.count >= limit and self.read() >= limit)
 
 

@@ -107,10 +107,13 @@ class ScalarTable:
         """The numbers that each scalar which is a vector has."""
         return {name: value.shape[1] for name, value in self.values.items() if value.dim() > 1}
 
-    def set(self, estimate: str, name: str, value: Any) -> None:
-        """Set a scalar, in place. With d go those that would move it back; ValueError for a d that cannot be."""
+    def set(self, estimate: str, name: str, value: Any, *, alone: bool = True) -> None:
+        """Set a scalar, in place. With d go those that would move it back; ValueError for a d that cannot be.
+
+        alone: False where all other scalars are given too, so that none has to go with d.
+        """
         row = self.row(estimate)
-        for key, new in self._moved(row, name, value).items():
+        for key, new in (self._moved(row, name, value) if alone else {name: value}).items():
             self.values[key][row] = _tensor(new)
         self.seal()
 
@@ -123,7 +126,7 @@ class ScalarTable:
         if name != "d":
             return {name: value}
         if not 0 < value < math.inf:
-            raise ValueError(f"d={value!r} must be a number > 0. To start from another d, pass d0 to the optimizer.")
+            raise ValueError(f"d={value!r} must be a number > 0. {self.cure_of_d()}")
         own = {key: self.read(row, key) for key in self.values}
         if value == own["d"]:
             return {}
@@ -134,6 +137,11 @@ class ScalarTable:
                 "held, whose sums say how far. Take a step first, or give a new optimizer this d0."
             )
         return self.method.moved(value, own, sums, self.constants(row))
+
+    def cure_of_d(self) -> str:
+        """Which option of the method the first d comes from, for a d that cannot be."""
+        names = self.method.estimate_options
+        return f"To start from another d, pass {'d0' if 'd0' in names else ' or '.join(names)} to the optimizer."
 
     def _last_sums(self, row: int) -> dict[str, float] | None:
         """The global sums of the last step, where it moved this estimate."""
@@ -217,16 +225,16 @@ class ScalarTable:
 
     @property
     def is_sumless(self) -> bool:
-        """Has the method no sums at all, and so no collective?"""
+        """Whether the method has no sums at all, and so no collective."""
         return not any(self.names_of(phase) for phase in PHASES)
 
     @property
     def always_before(self) -> bool:
-        """Does every step want `before` sums, and not just those until something is known?"""
+        """Whether every step wants `before` sums, not only the steps until something is known."""
         return type(self.method).wants_before is Method.wants_before
 
     def wants(self, phase: str) -> bool:
-        """Does some estimate still want the sums of this phase? Waits for the device where that depends on scalars."""
+        """Return whether some estimate still wants the sums of this phase. Waits for the device if that depends on scalars."""
         if getattr(self.method, phase) is None:
             return False
         if phase == "start":
@@ -288,7 +296,7 @@ class ScalarTable:
         return self._copy(moved), usable
 
     def _awaits(self, phase: str) -> Tensor | bool:
-        """bool [n_estimates]: may these sums move the estimates?"""
+        """Return which estimates these sums may move: bool [n_estimates], or True for all."""
         if phase == "start":
             return self.values[STARTED] == 0
         wanted = self.method.wants_before(self.values) if phase == "before" else None
@@ -364,7 +372,7 @@ def _differ(now: Any, before: Any) -> bool:
 
 
 def _finite(value: Tensor) -> Tensor:
-    """bool [n_estimates]: is all of an estimate's value finite?"""
+    """Return which estimates have a value that is finite in every entry: bool [n_estimates]."""
     finite = torch.isfinite(value)
     return finite if value.dim() == 1 else finite.flatten(1).all(1)
 

@@ -1,4 +1,4 @@
-"""Who takes part in the estimates of a StepSize, and what is read of them?"""
+"""The estimates of a StepSize: which groups take part, and how their scalars are read and set."""
 
 import math
 from abc import ABC, abstractmethod
@@ -163,11 +163,14 @@ class Estimates(ABC):
         table = self.current()
         return self.steps if name == "steps" else table.read(table.row(estimate), name)
 
-    def set_value(self, estimate: str, name: str, value: Any) -> None:
-        """Set one scalar of one estimate, after the reduce under way. d stays there until larger is found."""
+    def set_value(self, estimate: str, name: str, value: Any, *, alone: bool = True) -> None:
+        """Set one scalar of one estimate, after the reduce under way. d stays there until larger is found.
+
+        alone: False where all other scalars are set too.
+        """
         self.finish()
         before = self.scalars.read(self.scalars.row(estimate), name)
-        self.scalars.set(estimate, name, value)
+        self.scalars.set(estimate, name, value, alone=alone)
         if value != before:
             self._done.clear()
             self.agreement.set_by_hand(estimate, name, value)
@@ -192,8 +195,7 @@ class Estimates(ABC):
             )
         name = self.scalars.names[0] if estimate is None else estimate
         self.scalars.row(name)  # raises for an estimate that does not exist
-        if "d" not in self.current().values:
-            raise ValueError(f"{self.scalars.method.name} estimates no d: there is none to set.")
+        self.current()
         self._set([((name, "d"), value)])
 
     def adopt_between_steps(self) -> None:
@@ -221,16 +223,20 @@ class Estimates(ABC):
             self._set(given)
 
     def _set(self, given: Sequence[tuple[Key, Any]]) -> None:
-        values = param_groups.checked(given, self.scalars.lengths)
+        values = param_groups.checked(given, self.scalars)
         self.finish()
+        names = self.scalars.values.keys()
+        whole = {
+            e for e in self.scalars.names if names <= {name for of, name in values if of == e}
+        }  # nothing follows d
         for (estimate, name), value in values.items():
-            if name != "steps":
+            if name != "steps" and estimate not in whole:
                 self.scalars.check(estimate, name, value)
         for (estimate, name), value in values.items():
             if name == "steps":
                 self.restore(int(value))
             else:
-                self.set_value(estimate, name, value)
+                self.set_value(estimate, name, value, alone=estimate not in whole)
 
     @abstractmethod
     def restore(self, steps: int) -> None:

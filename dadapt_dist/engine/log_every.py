@@ -1,4 +1,4 @@
-"""What does an optimizer log of its steps, for those who set log_every?"""
+"""Log d every `log_every` steps, as the released packages do."""
 
 import logging
 from typing import TYPE_CHECKING

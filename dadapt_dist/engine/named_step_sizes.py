@@ -1,4 +1,4 @@
-"""Which StepSize does a name mean? For configurations in YAML or JSON, which cannot hold one."""
+"""StepSizes shared by name, for configurations in YAML or JSON, which cannot hold an object."""
 
 import weakref
 from collections.abc import Mapping

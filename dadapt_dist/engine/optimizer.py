@@ -1,4 +1,4 @@
-"""How do method, layout and step size make one torch optimizer? One pass over the parameters a step."""
+"""The torch optimizer made of a method, a layout and a step size: one pass over the parameters a step."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -109,6 +109,8 @@ class LearningRateFree(Optimizer, MayJoin):
         groups, views = self.groups, self._views()
         for group, of_group in zip(groups, views, strict=True):
             group.update(of_group, method=self.method.name, format=FORMAT)
+            if "d" not in of_group:
+                group.pop("d", None)
         self._lots.watch(
             (*self.step_size.scalars.values, "steps"), chain.from_iterable(of_group.values() for of_group in views)
         )
@@ -295,7 +297,7 @@ class LearningRateFree(Optimizer, MayJoin):
         return {n: b for n, b in named.items() if not (self.step_size.frozen and b.statistic)}
 
     def is_prepared(self) -> bool:
-        """Has every trainable parameter its buffers? False after one was unfrozen."""
+        """Return whether every trainable parameter has its buffers; False after one was unfrozen."""
         params = [*self.params()]
         seen = [*map(id, params)], [p.requires_grad for p in params], len(self.state)
         if seen != self._seen or self.delivery.replaces_parameters:

@@ -1,4 +1,4 @@
-"""Which groups take a step together, in one call of a kernel? Those whose options are equal; there may be one a parameter."""
+"""Collect groups with equal options, which take a step together in one kernel call; there may be a group a parameter."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count, repeat
@@ -38,6 +38,7 @@ class Lots:
         self._pickers: list[
             tuple[Callable[[list[Any]], Row], Callable[[list[Any]], Row]]
         ] = []  # of options, of scalars
+        self._strange = False  # has a group a d that no estimate has?
         self._alike = False  # have all groups the same keys in the same order?
         self._groups: list[Group] = []
         self._rows: list[Row] = []
@@ -77,10 +78,12 @@ class Lots:
             pickers = {order: (_picker(order, self._names), _picker(order, self._scalars)) for order in {*orders}}
             self._orders, self._pickers = orders, [pickers[order] for order in orders]
             self._alike = len(pickers) == 1
+            self._strange = bool(self._scalars) and "d" not in self._scalars and any("d" in order for order in pickers)
         values = [*map(list, map(dict.values, groups))]
         rows = [*self._picked(0, values)]
         if self._scalars:
-            self.replaced = not all(map(is_, chain.from_iterable(self._picked(1, values)), self._views))
+            kept = all(map(is_, chain.from_iterable(self._picked(1, values)), self._views))
+            self.replaced = not kept or self._strange
         return rows, [*map(dict.get, groups, repeat("lr"))]
 
     def _picked(self, which: int, values: list[list[Any]]) -> Iterator[Row]:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..options.plain_values import NOTHING, number
+from .estimate_state import ScalarTable
 from .state.validation import scalar
 
 Group = dict[str, Any]
@@ -21,23 +22,25 @@ Key = tuple[str, str]
 
 
 def given(groups: Sequence[Group], views: Sequence[Mapping[str, Tensor]]) -> list[tuple[Key, Any]]:
-    """The values that lie in the groups in place of their views."""
-    return [
+    """The values that lie in the groups in place of their views, or as d where the method has none."""
+    replaced = [
         (("" if name == "steps" else group["estimate"], name), group[name])
         for group, of_group in zip(groups, views, strict=True)
         for name, view in of_group.items()
         if name in group and group[name] is not view
     ]
+    strange = (group for group, of_group in zip(groups, views, strict=True) if "d" in group and "d" not in of_group)
+    return [*replaced, *(((group["estimate"], "d"), group["d"]) for group in strange)]
 
 
-def checked(values: Iterable[tuple[Key, Any]], lengths: Mapping[str, int]) -> dict[Key, Any]:
-    """The values as python numbers, d before the others, which may follow it. lengths: of the scalars that are vectors.
+def checked(values: Iterable[tuple[Key, Any]], table: ScalarTable) -> dict[Key, Any]:
+    """The values as python numbers, d before the others, which may follow it.
 
     Raises ValueError for one that cannot be right, and where groups of one estimate were given different ones.
     """
     numbers: dict[Key, Any] = {}
     for key, value in sorted(values, key=lambda item: item[0][1] != "d"):
-        read = _read(key[1], value, lengths)
+        read = _read(key[1], value, table)
         if numbers.setdefault(key, read) != read:
             raise ValueError(
                 f"groups of one estimate were given different values of {key[1]}: {numbers[key]!r} and {read!r}. One estimate "
@@ -46,10 +49,12 @@ def checked(values: Iterable[tuple[Key, Any]], lengths: Mapping[str, int]) -> di
     return numbers
 
 
-def _read(name: str, value: Any, lengths: Mapping[str, int]) -> Any:
+def _read(name: str, value: Any, table: ScalarTable) -> Any:
+    if name not in ("steps", *table.values):
+        raise ValueError(f"d={value!r} cannot be set: {table.method.name} has no d. Set lr, which shapes its steps.")
     if name == "d" and ((read := number(value)) is NOTHING or not 0 < read < math.inf):
-        raise ValueError(f"d={value!r} must be a number > 0. To start from another d, pass d0 to the optimizer.")
-    return scalar(name, value, "parameter group", lengths.get(name))
+        raise ValueError(f"d={value!r} must be a number > 0. {table.cure_of_d()}")
+    return scalar(name, value, "parameter group", table.lengths.get(name))
 
 
 def plain(value: Any) -> Any:

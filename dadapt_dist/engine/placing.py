@@ -1,4 +1,4 @@
-"""What do all ranks settle together before the first step, and again when parameters, state or ranks are others?"""
+"""What all ranks agree on before the first step, and again after parameters, state or ranks have changed."""
 
 from functools import partial
 from typing import TYPE_CHECKING

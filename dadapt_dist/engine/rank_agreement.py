@@ -1,4 +1,4 @@
-"""Do all ranks still have the same options? Digests of them ride in each reduce, one for each option, to name what differs.
+"""Verify that all ranks keep the same options: a digest of each rides in every reduce, so that a difference has a name.
 
 What the estimate depends on (d0, d_coef, ...) has to be equal on all ranks. What the update depends on (lr, betas, ...) only
 among ranks with the same parameters: pipeline stages may have other groups. Those ranks form a class, and each class has

@@ -181,7 +181,7 @@ class StepSize(Estimates):
         return tuple(found)
 
     def _is_lagged(self) -> bool:
-        """Do the sums of before a step ride in its one reduce, for the step that follows?"""
+        """Return whether `before` sums ride in the step's one reduce and count in the step that follows."""
         return self.before == "lagged" or any(map(in_pieces, self.roster))
 
     def _measure(self, window: Window, phases: Sequence[str]) -> Scalars:
@@ -216,7 +216,8 @@ class StepSize(Estimates):
 
     def _put_back(self, before: Scalars) -> None:
         """A step that is skipped leaves no scalar behind but the count of such steps: its gradients were not the first."""
-        self.scalars.put({name: value for name, value in before.items() if name != "held"})
+        kept = set() if self.nonfinite == "raise" else {"held"}  # of which an error tells, and which is no step
+        self.scalars.put({name: value for name, value in before.items() if name not in kept})
         self._done.clear()
 
     def _close_early(self, window: Window) -> None:
@@ -259,22 +260,22 @@ class StepSize(Estimates):
         return int(self.freeze_after is not None and moves)
 
     def _some_move(self) -> bool:
-        """Has some group of the sharing optimizers an lr above 0?"""
+        """Return whether some group of the sharing optimizers has an lr above 0."""
         return any(member.lots().moves for member in self.roster)
 
     @property
     def frozen(self) -> bool:
-        """Does d stay for good? True from step `freeze_after` on."""
+        """Whether d stays for good: True from step `freeze_after` on."""
         return self.freeze_after is not None and self._count.reached(self.freeze_after)
 
     def _agreed(self, found: Finding | None) -> Tensor | None:
-        """Has a scaler, of any rank, found an overflow that is ours to leave out? A collective call, with a scaler."""
+        """Return whether any rank's scaler found an overflow that we leave out. Collective, with a scaler."""
         if found is None or self.nonfinite is not None:
             return None
         return self._overflows.agree(found, self.reduce, self.scalars.device)
 
     def _moving(self, window: Window) -> list[bool]:
-        """For each estimate: has a group of it an lr above 0? All that no group of this rank has go with the step."""
+        """Return for each estimate whether a group of it has an lr above 0; estimates without a group here follow the step."""
         names = self.scalars.names
         if len(names) == 1 or not window.moves:
             return [window.moves] * len(names)

@@ -53,7 +53,7 @@ class Window:
         return sums if self.overflows is None else torch.where(self.overflows, 0.0, sums)
 
     def is_complete(self, roster: Roster, *, recount: bool = False) -> bool:
-        """Have all pieces of all optimizers come? recount: an optimizer may be gone, and is not to be waited for."""
+        """Return whether all pieces of all optimizers have come. recount: do not wait for an optimizer that is gone."""
         if recount or not self.missing:
             self.missing = expected(roster) - self.arrived
         return not self.missing
@@ -63,7 +63,7 @@ class Window:
 
 
 def in_pieces(member: Member) -> bool:
-    """Does a step of this optimizer arrive in several calls of step()?"""
+    """Return whether a step of this optimizer arrives in several calls of step()."""
     return member.delivery.in_pieces and len(expected_of(member)) > 1
 
 

@@ -1,4 +1,4 @@
-"""How does a step run inside a function that torch compiles? As one operation that the compiler does not look into.
+"""Run a step inside a function that torch compiles, as one operation that the compiler does not look into.
 
 There is nothing in a step for a compiler to gain: kernels/ are compiled already. But a call that it cannot trace would break
 the function into pieces, or raise with fullgraph=True.

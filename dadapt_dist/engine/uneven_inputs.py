@@ -1,4 +1,4 @@
-"""What does a rank do that has run out of input, while others train on (torch's `Join`)?
+"""Keep a rank that has run out of input in step with the others, for torch's `Join`.
 
 It takes part in every reduce of ours without adding anything. How many there will be it cannot know: the others may accumulate
 gradients, or skip steps. So a thread starts one after another until the ranks that came last say that it ends. They then hand

@@ -1,4 +1,4 @@
-"""Which settings of a trainer work against an optimizer that finds its own step size? Each as a sentence with its cure."""
+"""Find a trainer's settings that work against an optimizer that finds its own step size; each is a sentence with its cure."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""How does d get into the logs of PyTorch Lightning? A callback for `lightning` and for `pytorch_lightning`."""
+"""Callback that logs d in PyTorch Lightning, for `lightning` and `pytorch_lightning`."""
 
 import importlib.util
 import logging

@@ -1,4 +1,4 @@
-"""How does d get into the logs of Hugging Face's Trainer, and who says that a setting works against it?"""
+"""Callback that logs d in Hugging Face's Trainer and warns of settings that work against it."""
 
 import logging
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which folder is so private that code may be loaded from it, and is a file in it still what was built?
+"""Find a folder private enough to load code from, and check that a file in it is still what was built.
 
 A library that is loaded is code that runs. So the folder is the user's own, closed to everybody else, and reached by folders
 in which nobody else can rename anything; a file in it is a regular one of the user's, and has the digest that was written

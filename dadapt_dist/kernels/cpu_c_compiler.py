@@ -1,4 +1,4 @@
-"""Which C compilers are here, and what becomes of a source that one of them is given?"""
+"""Find C compilers, and run one on a source within a time limit."""
 
 import contextlib
 import hashlib

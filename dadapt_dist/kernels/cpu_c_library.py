@@ -1,4 +1,4 @@
-"""Where is the compiled step, and which build of it is taken?
+"""Find or build the compiled step, and load it.
 
 A wheel may bring it built, beside this file. From source it is built once a user, at first use, into a cache folder that is
 the user's alone, under a name made of the source, the flags, the machine and the compiler: another version never finds a
@@ -223,7 +223,7 @@ def _built(folder: Path, failures: Failures) -> Found:
 
 
 def _is_there(path: Path) -> bool:
-    """Was another rank faster? A lesser build is written anew, for it counts by its age."""
+    """Whether another rank was faster. A lesser build is written anew, for it counts by its age."""
     try:
         os.close(cpu_c_cache.checked(path))
     except (UnavailableError, OSError):
@@ -232,7 +232,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _compiled(made: Path, failures: Failures) -> tuple[str, bool]:
-    """Compile cpu_c_step.c into `made` by the first compiler that can; (its name, may it be kept?).
+    """Compile cpu_c_step.c into `made` by the first compiler that can; (its name, whether it may be kept).
 
     What is less than the best build of the first compiler has a name of its own, and is not kept at all where the best
     failed for a reason of the moment.

@@ -1,4 +1,4 @@
-"""Which gradient elements must a step leave out? Those that are not finite, and those with which it would overflow.
+"""Leave out of a step the gradient elements that are not finite, and those with which it would overflow.
 
 One element of 1e20 is finite, but its square is not in float32: v would be infinite for good. Such an element acts as if it
 were not finite: as 0 in this step, and counted, so that d is held. Which ones these are the method itself says, on copies; a
@@ -50,7 +50,7 @@ def tamed(
     """
     raw = _scaled(task, x)
     g = _decayed(task, raw, x)
-    if readable and _is_quiet(g, c, task.x.dtype):
+    if readable and _is_quiet((g, *method.multiplied(x, buf, c)), c, task.x.dtype):
         return g, 0.0
     wrong = ~torch.isfinite(raw)
     rest = _decayed(task, torch.zeros_like(raw), x)
@@ -73,18 +73,22 @@ def _decayed(task: TensorTask, g: Tensor, x: Tensor) -> Tensor:
     return g.add(x, alpha=task.decay) if task.decay else g
 
 
-def _is_quiet(g: Tensor, c: Coefficients, param: torch.dtype) -> bool:
-    """Is every element surely small enough? The sum of the squares is NaN or large when one is not."""
+def _is_quiet(sizes: tuple[Tensor, ...], c: Coefficients, param: torch.dtype) -> bool:
+    """Whether every element is surely small enough: a sum of squares is NaN or large when one is not."""
     safe = safe_size([value for name, value in c.items() if name != "seed" and value is not None], c.get("keep"))
     if safe < 0:
         return False
     safe = safe * HALF if param is torch.float16 else safe
-    flat = g.view(-1) if g.is_contiguous() else g.reshape(-1)
-    return float(torch.dot(flat, flat)) <= safe * safe
+    return all(_sum_of_squares(t) <= safe * safe for t in sizes)
+
+
+def _sum_of_squares(t: Tensor) -> float:
+    flat = t.view(-1) if t.is_contiguous() else t.reshape(-1)
+    return float(torch.dot(flat, flat))
 
 
 def _fit(method: Method, task: TensorTask, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> Tensor:
-    """bool, as x: would a step with g leave each element with what memory can hold, and with squares that do not overflow?
+    """bool, as x: whether a step with g leaves each element with what memory can hold, and with squares that do not overflow.
 
     Where x goes on towards a point that it does not reach in one step, that point is asked for.
     """

@@ -1,4 +1,4 @@
-"""How is a float32 value stored in a bfloat16 buffer without losing small changes? Stochastically, the same in every backend.
+"""Store float32 values in bfloat16 buffers without losing small changes: stochastically, alike in every backend.
 
 An average such as s = 0.9995·s + c·g moves by less than half a unit in bfloat16's last place: rounded to nearest it would
 never decay. Rounded up with the probability of the remainder it is right on average.

@@ -1,4 +1,4 @@
-"""What does one program of the GPU compute? Some blocks of one tensor: each buffer is read once and written once.
+"""One program of the GPU's step: some blocks of one tensor, each buffer read once and written once.
 
 All tensors of a group are one launch. A program finds its tensor by its number, and the tensor's memory by distances from
 base pointers: distance times a constant tells the compiler how far the addresses are aligned, so that loads are 128 bits
@@ -137,7 +137,7 @@ def _overflows(
     g, z, b0, b1, b2, b3, b4, s0, c0,
     METHOD: tl.constexpr, WRITTEN: tl.constexpr, ROUNDED: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
-    """Which elements would leave what memory cannot hold, or a square that overflows? As `fits` of cpu_c_step.c."""
+    """The elements that would leave what memory cannot hold, or a square that overflows, as `fits` of cpu_c_step.c."""
     over = _beyond(z, LARGEST)
     if WRITTEN & 1:
         over |= _beyond(b0, _bound(METHOD == 2, ROUNDED & 1))

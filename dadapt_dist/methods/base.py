@@ -142,6 +142,13 @@ class Method(ABC):
         """
         return (g,)
 
+    def multiplied(self, x: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        """What of x and the buffers, elementwise, can make even a step with a small gradient overflow where it is large.
+
+        Such a step is tried first, as one with a large gradient is.
+        """
+        return ()
+
     # ---------------------------------------------------------------- sums
 
     def measure_start(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -80,10 +80,11 @@ class COCOBMethod(Method):
         largest, total = buf["largest"], buf["total"].add_(size)
         torch.maximum(largest, size, out=largest)
         reward = buf["reward"].addcmul_(g, x - buf["x0"], value=-1).clamp_(min=0)
-        bet = buf["coins"].sub_(g) / largest  # divided one after the other: the product of both may be too large
-        bet.div_(torch.maximum(total + largest, largest * c["alpha"])).mul_(largest + reward).mul_(c["r"]).add_(
-            buf["x0"]
-        )
+        bet = (
+            buf["coins"].sub_(g) / largest
+        )  # all in units of the largest gradient, of which no multiple need be finite
+        bet.div_((total / largest).add_(1).clamp_(min=c["alpha"])).mul_((reward / largest).add_(1)).mul_(c["r"])
+        bet.add_(buf["x0"])
         if c["pull"] == 1:
             x.copy_(bet)
         else:
@@ -92,6 +93,10 @@ class COCOBMethod(Method):
 
     def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return ()
+
+    def multiplied(self, x: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+        """The wealth in units of the largest gradient, and the way that multiplies it: both grow with every bet that is won."""
+        return (buf["reward"] / buf["largest"]).mul_(c["r"]), (x - buf["x0"]).mul_(c["r"])
 
     def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
         return float("nan")  # there is none

@@ -1,4 +1,4 @@
-"""D-Adapt AdaGrad: what is one step, and what is the next d? (Defazio & Mishchenko, arXiv 2301.07733)"""
+"""D-Adapt AdaGrad: the step and the next d (Defazio & Mishchenko, arXiv 2301.07733)"""
 
 import math
 from collections.abc import Mapping

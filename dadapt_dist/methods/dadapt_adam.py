@@ -1,4 +1,4 @@
-"""D-Adapt Adam: what is one step, and what is the next d? (Defazio & Mishchenko, arXiv 2301.07733, released v3 form)"""
+"""D-Adapt Adam: the step and the next d (Defazio & Mishchenko, arXiv 2301.07733, released v3 form)"""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""D-Adapt Adan: what is one step, and what is the next d? (released with arXiv 2301.07733; Adan: arXiv 2208.06677)"""
+"""D-Adapt Adan: the step and the next d (released with arXiv 2301.07733; Adan: arXiv 2208.06677)"""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""D-Adapt Lion: what is one step, and what is the next d? (released with arXiv 2301.07733; Lion: arXiv 2302.06675)"""
+"""D-Adapt Lion: the step and the next d (released with arXiv 2301.07733; Lion: arXiv 2302.06675)"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

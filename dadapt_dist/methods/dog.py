@@ -61,7 +61,7 @@ class DoGMethod(Method):
     estimate_options = ("reps_rel",)
 
     def scalars(self, options: Options) -> dict[str, Initial]:
-        return {"d": float(options["reps_rel"]), "g_sq_sum": 0.0}
+        return {"d": float(options["reps_rel"]), "g_sq_sum": 0.0, "given_d": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
         return {"reps_rel": float(options["reps_rel"])}
@@ -76,7 +76,8 @@ class DoGMethod(Method):
         return (total(x.square()),)
 
     def fold_start(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
-        return {"d": constants["reps_rel"] * (1 + torch.sqrt(sums["x_sq"]))}
+        found = constants["reps_rel"] * (1 + torch.sqrt(sums["x_sq"]))
+        return {"d": torch.where(scalars["given_d"] > 0, scalars["given_d"], found)}
 
     def measure_before(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return total((x - buf["x0"]).square()), total(g.square())
@@ -105,4 +106,4 @@ class DoGMethod(Method):
                 f"d={d!r} is below {scalars['d']!r}, the largest distance from the first weights so far, to which d of dog "
                 "returns in its next step. Lower lr instead, which multiplies it."
             )
-        return {"d": d}
+        return {"d": d} if scalars["k"] > 0 else {"d": d, "given_d": d}  # which the start leaves as it is

@@ -1,4 +1,4 @@
-"""Prodigy: what is one step, and what is the next d? (Mishchenko & Defazio, arXiv 2306.06101, Algorithm 3)"""
+"""Prodigy: the step and the next d (Mishchenko & Defazio, arXiv 2306.06101, Algorithm 3)"""
 
 import math
 from collections.abc import Mapping

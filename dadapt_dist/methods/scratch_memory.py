@@ -1,4 +1,4 @@
-"""Where do the temporaries of a step live? On the CPU in memory that is kept: fresh memory costs a page fault every 4 KiB."""
+"""Temporaries of a step, on the CPU in memory that is kept: fresh memory costs a page fault every 4 KiB."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Which DistributedDataParallel modules hold parameters of ours, and which `Join` are they in?"""
+"""Find the DistributedDataParallel modules that hold our parameters, and the `Join` contexts that they are in."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any

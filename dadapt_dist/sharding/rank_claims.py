@@ -1,4 +1,4 @@
-"""What does a rank say of its options when parameters are placed, and do the ranks agree?"""
+"""What each rank says of its options when parameters are placed, and the check that the ranks agree."""
 
 import hashlib
 from collections.abc import Hashable, Mapping

@@ -1,4 +1,4 @@
-"""How many ranks hold the same elements of a parameter, and do all ranks' elements make up the model exactly once?
+"""Count the ranks that hold the same elements, and verify that all ranks' elements make up the model exactly once.
 
 Runs once, before the first update. Ranks with the same list of parameters form a class (all ranks, in most runs; one class
 a pipeline stage). Of a tensor held by H ranks in n distinct pieces there are H/n copies of each piece; a rank then
@@ -272,7 +272,7 @@ def _entry(item: Item, checksum: int) -> Entry:
 
 
 def _compared(item: Item, world_size: int) -> bool:
-    """Is it still to be shown that other ranks hold the same elements?"""
+    """Return whether it is still to be shown that other ranks hold the same elements."""
     return item.place.num_shards < world_size and not item.proven and _is_readable(item)
 
 
@@ -289,7 +289,7 @@ def _checksum(t: Tensor) -> Tensor:
 
 
 def _is_readable(item: Item) -> bool:
-    """Can its bits be read? Frozen weights may have a format of their own (4 bits, a class that dequantizes) or be on meta."""
+    """Return whether its bits can be read. Frozen weights may be quantized, of a class of their own, or on the meta device."""
     p = item.param
     return p.requires_grad or (
         p.dtype in TRAINABLE and type(p) in (Tensor, Parameter, *dtensor_types()) and not p.is_meta

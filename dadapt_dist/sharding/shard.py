@@ -42,7 +42,7 @@ class LocalShard:
 
     @property
     def is_plain(self) -> bool:
-        """Is the parameter itself the local tensor?"""
+        """Whether the parameter itself is the local tensor."""
         return self.local is whole and self.flat_slice is None
 
     def part(self, t: Tensor) -> Tensor:
@@ -59,5 +59,5 @@ class LocalShard:
         return self.local(p).numel() if self.flat_slice is None else self.flat_slice.stop - self.flat_slice.start
 
     def is_in_memory(self, p: Tensor) -> bool:
-        """Are the elements there? A framework may have swapped them out, and then brings them back for its call of step()."""
+        """Return whether the elements are in memory; a framework that swapped them out brings them back for its step()."""
         return self.flat_slice is None or self.flat_slice.stop <= self.local(p).numel()

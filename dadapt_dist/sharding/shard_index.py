@@ -1,4 +1,4 @@
-"""Which optimizers share one d, and where do all their parameters live?"""
+"""The optimizers that share one d, and the shards of all their parameters."""
 
 import weakref
 from collections import Counter
@@ -49,7 +49,7 @@ class Member(Protocol):
         """Ask the frameworks anew how they bring a step."""
 
     def is_prepared(self) -> bool:
-        """Has every trainable parameter its buffers?"""
+        """Return whether every trainable parameter has its buffers."""
 
     def prepare(self) -> None:
         """Create the buffers of every trainable parameter."""
@@ -101,7 +101,7 @@ class Roster:
         return [group for member in self for group in member.groups]
 
     def is_cut(self) -> bool:
-        """Is some parameter in pieces, or on some ranks only? As far as it is known before they are placed."""
+        """Return whether some parameter is sharded, or on some ranks only, as far as is known before they are placed."""
         if self._placed is not None:
             return not self.is_replicated
         params = [p for member in self for _, _, p in member.named_params()]
@@ -138,7 +138,7 @@ class Roster:
             self.restored = False
 
     def is_placed(self) -> bool:
-        """Does every parameter have a placement? Not at the first step, nor when parameters or the process group are others."""
+        """Return whether every parameter is placed; not at the first step, nor after parameters or the process group changed."""
         placed = self._placed  # a rank without parameters has to take part in placing them all the same
         if placed is None or not self._is_parent(self.layout.parent):
             return False
@@ -151,7 +151,7 @@ class Roster:
         return True
 
     def _is_parent(self, parent: Any) -> bool:
-        """Is this the process group in which the parameters were placed?"""
+        """Return whether this is the process group in which the parameters were placed."""
         return parent is None if self._parent is None else parent is not None and self._parent() is parent
 
     def place(

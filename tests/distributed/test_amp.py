@@ -1,4 +1,4 @@
-"""Does loss scaling change nothing, and do all ranks stay in the same step when one of them overflows?"""
+"""Check that loss scaling changes nothing, and that all ranks stay in the same step when one of them overflows."""
 
 import gc
 import math

@@ -1,4 +1,4 @@
-"""Do torch's checkpoint tools find what they expect: state dict forms, dummy steps, partial loads, half-way saves?"""
+"""Check torch's checkpoint tools: forms of state dicts, dummy steps, partial loads, saves in the middle of a step."""
 
 import contextlib
 import copy

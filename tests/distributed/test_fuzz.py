@@ -1,4 +1,4 @@
-"""Do random configurations follow the oracle, and are faults of the kinds that they are for found and told apart?"""
+"""Check that random configurations follow the oracle, and that the fuzzer finds and tells apart seeded faults."""
 
 import random
 

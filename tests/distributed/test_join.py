@@ -1,4 +1,4 @@
-"""Ranks run out of input at different times (torch's `Join`): is d that of one process, and do all go on equal afterwards?"""
+"""Check that d is that of one process when ranks run out of input at different times (torch's `Join`)."""
 
 from typing import Any
 

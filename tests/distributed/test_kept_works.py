@@ -1,4 +1,4 @@
-"""Is what a step keeps for the next one given up when a framework changes what lies under a distributed parameter?"""
+"""Check that a step's cache is discarded when a framework replaces what a distributed parameter holds."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Do the files of launch/ start what they say, with one d, where their engines run here; and are all of them well formed?"""
+"""Check that the files of launch/ are well formed and, where their launchers run here, give one d."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Does every method under every layout follow the trajectory of one process, with one all-reduce a step?"""
+"""Check that every method under every layout follows the trajectory of one process, with one all-reduce per step."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What does a NaN or infinite gradient do, on one rank of several, with each way of handling it?"""
+"""Check each way of handling a NaN or infinite gradient on one rank of several."""
 
 import logging
 import math

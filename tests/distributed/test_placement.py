@@ -1,4 +1,4 @@
-"""Is every element counted once, whatever is replicated, sliced or alike, and is it said where that cannot be known?"""
+"""Check that every element counts once, whatever is replicated, sliced or alike, and that doubt raises an error."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Does the worker pool report every failure under the right name, and start clean afterwards?"""
+"""Check that the worker pool reports every failure under the right name, and starts clean afterwards."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What if ranks hold different things, or one does what the others do not: is it right, or said, and never a hang?"""
+"""Check that ranks that hold or do different things train correctly or report it, and never hang."""
 
 import gc
 import logging

@@ -1,4 +1,4 @@
-"""Does training go on in the same processes after ranks were lost, replaced, or came apart, and is nothing lost in silence?"""
+"""Check that training continues in the same processes after ranks were lost or diverged, and no sums vanish silently."""
 
 import copy
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Is the one reduce of a step the same on every rank, one at a time, and waited for by nobody in the step?"""
+"""Check that the single reduce of a step is the same on every rank, runs one at a time, and never blocks the step."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Is every failure of the released packages under sharded training gone here?
+"""Check that no failure of the released packages under sharded training remains here.
 
 Each test tells one failure of prodigyopt 1.1.2 or dadaptation 3.2, shows ours against the float64 oracle of one process
 and, where that costs little and cannot hang, shows the released package failing.

@@ -1,4 +1,4 @@
-"""Does a checkpoint written under one layout go on under another as if nothing had happened?"""
+"""Check that a checkpoint written under one layout continues under another as if uninterrupted."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""Does a run under torchrun end with the bits of an uninterrupted one when a rank is killed while a checkpoint is written?"""
+"""Check that a torchrun job whose rank is killed during a save ends with the bits of an uninterrupted run."""
 
 import hashlib
 import random

@@ -1,4 +1,4 @@
-"""Do windows, shared step sizes, separate estimates and freezing do what they say, with one all-reduce a step?"""
+"""Check windows, shared step sizes, separate estimates and freezing, with one all-reduce per step."""
 
 from typing import Any
 

@@ -1,5 +1,6 @@
-"""Does what the pages say hold: does their code run, do links resolve, is every public name and option there?"""
+"""Check the pages: their code runs, links resolve, and every public name and option is documented."""
 
+import logging
 import os
 import re
 import textwrap
@@ -20,6 +21,7 @@ from tests.helpers.layouts import LAYOUTS
 from tests.helpers.registered import registrations_undone
 
 ROOT = Path(__file__).parents[2]
+ADVICE = "dadapt_dist.engine.diagnostics.advice"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
 FENCE = re.compile(r"^(?P<indent> *)```python(?P<info>[^\n]*)\n(?P<code>.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -69,6 +71,7 @@ def test_the_code_of_a_page_runs(
     page: str, pools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library_log: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    library_log.set_level(logging.DEBUG, logger=ADVICE)  # a page turns it off; the fixture restores it
     namespace: dict[str, Any] = {"__name__": "page"}
     with registrations_undone():
         for block in blocks(page):
@@ -78,9 +81,7 @@ def test_the_code_of_a_page_runs(
                 assert pools(block.ranks).run(execute_on_a_rank, block, str(tmp_path)) == [True] * block.ranks
             else:
                 execute(block, namespace)
-    assert [
-        record.getMessage() for record in library_log.records if record.name == "dadapt_dist.engine.diagnostics.advice"
-    ] == []
+    assert [record.getMessage() for record in library_log.records if record.name == ADVICE] == []
 
 
 def test_the_quick_start_learns_and_shows_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Do the files of the package keep the rules that make it readable: who imports whom, no host syncs, short files?"""
+"""Check the rules that keep the package readable: no host syncs in a step, short files, no imports of tests."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Is what gets published complete, and does it install and import in an environment of its own?"""
+"""Check that what gets published is complete, and installs and imports in a fresh environment."""
 
 import email
 import os

@@ -1,1 +1,1 @@
-"""Do random configurations on real ranks follow the one-process oracle? `python -m tests.fuzz --help`, `make fuzz`."""
+"""Compare random configurations on real ranks with the one-process oracle: `python -m tests.fuzz --help`, `make fuzz`."""

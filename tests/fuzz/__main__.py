@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz`: which options has the fuzzer?"""
+"""The command line of the fuzzer, `python -m tests.fuzz`."""
 
 import argparse
 import os

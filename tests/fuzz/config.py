@@ -1,4 +1,4 @@
-"""Which configuration does a seed stand for, and what is left of it when one of its features is dropped?
+"""The configuration that a seed stands for, and what is left of it when one of its features is dropped.
 
 Parent and ranks draw it by themselves from the seed, so that a run is repeated by its number alone.
 """

@@ -1,4 +1,4 @@
-"""How are configurations run one after the other, and what is said of one that fails?"""
+"""Run configurations one after the other, and report those that fail."""
 
 import os
 import shutil

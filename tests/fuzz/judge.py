@@ -1,4 +1,4 @@
-"""What should the ranks have seen? The oracle runs the same configuration in one process, uninterrupted, in float64."""
+"""What the ranks should have seen: the oracle runs the same configuration in one process, uninterrupted, in float64."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""How is the problem's model laid out over the ranks, and which entries of the flat vector does this rank hold?
+"""Lay the problem's model out over the ranks, and find the entries of the flat vector that this rank holds.
 
 A model is made of the numbers of its entries first, so that its local parts say by themselves what they hold, whatever cut
 them; nothing here knows how any framework shards.

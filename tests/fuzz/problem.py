@@ -1,4 +1,4 @@
-"""What is trained? Whole tensors, and whole gradients that depend on nothing but the seed, the name and the step.
+"""The training problem: whole tensors, and whole gradients that depend only on the seed, the name and the step.
 
 Gradients do not depend on the parameters: rounding in one layout is never blown up, and every rank knows them all.
 Everything lies in one flat vector, whose entry 0 is padding.

@@ -1,4 +1,4 @@
-"""What does one rank do with a configuration? It trains, and reports what it saw; the judge compares.
+"""Train one rank of a configuration, and report what it saw; the judge compares.
 
 Nothing is compared here, and nothing that a rank does depends on what it sees.
 """

@@ -1,4 +1,4 @@
-"""Does a step on a real GPU wait for nothing, run in one launch, fit into a CUDA graph and come to the right numbers?"""
+"""Check that a step on a real GPU waits for nothing, is one launch, fits into a CUDA graph and gives the right numbers."""
 
 from collections.abc import Callable
 from typing import Any

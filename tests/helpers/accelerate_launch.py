@@ -1,4 +1,4 @@
-"""How does a worker become what `accelerate launch` would have started, under a file of configs/accelerate?
+"""Turn a worker into a process that `accelerate launch` would have started under a file of configs/accelerate.
 
 The file becomes environment variables by Accelerate's own code, as its launcher does it. Only the device is ours: Accelerate
 has no FSDP and no DeepSpeed on CPUs, so it is told that the processes form a group of GPUs, with the device "cpu".

@@ -1,4 +1,4 @@
-"""Which plain script of Accelerate do the tests run, on every rank of a `WorkerPool`, and what does it see?"""
+"""The plain Accelerate script that the tests run on every rank of a `WorkerPool`, and what each rank saw."""
 
 import gc
 from collections.abc import Sequence

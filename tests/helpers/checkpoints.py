@@ -1,4 +1,4 @@
-"""What do the checkpoint tests train, and how is it packed for a checkpoint?"""
+"""What the checkpoint tests train, and how it is packed into a checkpoint."""
 
 from collections.abc import Callable
 from typing import Any

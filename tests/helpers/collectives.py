@@ -1,4 +1,4 @@
-"""How many reduces of the optimizer's own does CommDebugMode count?"""
+"""Count the optimizer's own reduces in CommDebugMode."""
 
 from typing import Any
 

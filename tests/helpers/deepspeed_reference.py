@@ -1,4 +1,4 @@
-"""What should one process give for a configuration of DeepSpeed? The independent float64 oracle on the same global batch.
+"""Expected results of a DeepSpeed configuration: the independent float64 oracle on the same global batch.
 
 With low-precision weights the oracle takes its gradients from a low-precision copy of its weights, rank by rank and
 micro-step by micro-step, and averages them in the order and the dtype of DeepSpeed's wrapper.

@@ -1,4 +1,4 @@
-"""How is a tiny model trained through DeepSpeed in every configuration? `train` runs on every rank of a `WorkerPool`."""
+"""Train a tiny model through DeepSpeed in every configuration; `train` runs on every rank of a `WorkerPool`."""
 
 import gc
 import logging

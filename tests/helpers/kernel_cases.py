@@ -1,4 +1,4 @@
-"""Which steps do the kernels' tests take? One step from the middle of training, and what it must come to, in float64."""
+"""Steps for the kernels' tests: one step from the middle of training, and its expected result in float64."""
 
 import copy
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from dadapt_dist.kernels import TensorTask, eager
 from dadapt_dist.methods import METHODS, Method
 
-from .classes import CLASSES
+from .classes import ALL, first_d
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "prodigy": {"weight_decay": 0.01, "decouple": True},
@@ -18,14 +18,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dadapt_adagrad": {"momentum": 0.25},
     "dadapt_adan": {"weight_decay": 0.02},
     "dadapt_lion": {"weight_decay": 0.01},
+    "dog": {"weight_decay": 0.01},
+    "cocob": {"weight_decay": 0.01},
 }
-SCALARS = {"d": 0.01, "d_max": 0.01, "numerator": 0.3, "k": 6.0, "g0_norm": 0.3, "gsq_weighted": 0.1}
+SCALARS = {"d": 0.01, "d_max": 0.01, "numerator": 0.3, "k": 6.0, "g0_norm": 0.3, "gsq_weighted": 0.1, "g_sq_sum": 0.2}
+POSITIVE = ("exp_avg_sq", "alphak", "largest", "total", "reward")
 
 
 def options_of(key: str, **other: Any) -> dict[str, Any]:
     """The options of a group, as the optimizer has them."""
-    given = OPTIONS[key] | {"d0": 1e-3, "layer_scale": 0.7} | other
-    return dict(CLASSES[key]([torch.nn.Parameter(torch.zeros(1))], **given).defaults)
+    given = OPTIONS[key] | first_d(key, 1e-3) | {"layer_scale": 0.7} | other
+    return dict(ALL[key]([torch.nn.Parameter(torch.zeros(1))], **given).defaults)
 
 
 def coefficients_of(method: Method, options: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
@@ -57,7 +60,7 @@ def task_of(
     for name, buffer in method.buffers(options or options_of(key)).items():
         small = buffer.statistic and buffer.init != "param"
         t = values(0.1, statistics if small else torch.float32, sliced=buffer.sliced)
-        buf[name] = t.square_().add_(1e-3) if name in ("exp_avg_sq", "alphak") else t
+        buf[name] = t.square_().add_(1e-3) if name in POSITIVE else t
     return TensorTask(x=values(0.1, param), g=values(1.0, gradient), buf=buf, **fields)
 
 

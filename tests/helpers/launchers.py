@@ -1,4 +1,4 @@
-"""How does a test start the script tests/helpers/launched.py, and what must its ranks have seen?"""
+"""Start the script tests/helpers/launched.py under a launcher, and check what its ranks saw."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""How is the tiny model trained under each layout? Every layout sees the same global batch and the same initial values."""
+"""Train the tiny model under each layout, from the same global batch and the same initial values."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-"""How does PyTorch Lightning run on every rank of a `WorkerPool`, and what did each rank see?
+"""Run PyTorch Lightning on every rank of a `WorkerPool`, and return what each rank saw.
 
 Lightning has FSDP1 and DeepSpeed for GPUs only and says so in a check of its own; the subclasses here leave that check out
 and name the CPU as the device. FSDP2 (`ModelParallelStrategy`) and DDP run as they are.

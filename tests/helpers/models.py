@@ -1,4 +1,4 @@
-"""Which tiny models do the tests train? Float64, uneven shapes, and one global batch for every layout."""
+"""Tiny models for the tests: float64, uneven shapes, and one global batch for every layout."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""How do tests run a function on several ranks without paying for process start-up each time?
+"""A pool of ranks that run test functions without the cost of starting processes each time.
 
 A `WorkerPool` holds one process per rank, joined in a gloo group on the loopback interface. `pool.run(fn, ...)` calls
 `fn(...)` on every rank and returns the results in rank order; `fn` reads its rank from `torch.distributed`.

@@ -1,4 +1,4 @@
-"""How is one of our optimizers run next to an oracle or a released package, on given gradients, in one process?"""
+"""Run one of our optimizers on given gradients, next to an oracle or a released package, in one process."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,16 +8,18 @@ from torch import Tensor
 
 import dadapt_dist as dd
 
-from .classes import CLASSES
+from .classes import ALL
 from .oracles import ORACLES
 from .oracles.released import Problem, Trace, flat, grouped, make_released, released_step
+
+NO_D = 1e-6  # of a method without d, as its oracle has it
 
 
 def make_ours(
     key: str, starts: Sequence[Tensor], options: dict[str, Any], groups: list[dict[str, Any]] | None = None
 ) -> tuple[dd.LearningRateFree, list[torch.nn.Parameter]]:
     xs, param_groups = grouped(starts, groups)
-    return CLASSES[key](param_groups, **options), xs
+    return ALL[key](param_groups, **options), xs
 
 
 def our_step(optimizer: dd.LearningRateFree, xs: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
@@ -46,7 +48,7 @@ def run_ours(
         problem,
         set_lr,
         lambda grads: our_step(optimizer, xs, grads),
-        lambda: (float(optimizer.param_groups[0]["d"]), xs),
+        lambda: (float(optimizer.param_groups[0].get("d", NO_D)), xs),
         **how,
     )
 
@@ -96,5 +98,5 @@ def run_released(
         for group in optimizer.param_groups if lrs is not None else ():
             group["lr"] = lrs[step]
         released_step(optimizer, xs, (gradients or problem.gradients)(step, xs))
-        trace.add(float(optimizer.param_groups[0]["d"]), xs)
+        trace.add(float(optimizer.param_groups[0].get("d", NO_D)), xs)
     return trace

@@ -1,4 +1,4 @@
-"""How does a test get a Slurm of its own? One node, this machine, with its daemons and files in a folder of the test's."""
+"""A private Slurm for a test: one node, this machine, with daemons and files in a folder of the test's own."""
 
 import getpass
 import os

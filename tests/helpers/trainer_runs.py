@@ -1,4 +1,4 @@
-"""How does Hugging Face's Trainer run on every rank of a `WorkerPool`, and what did each rank see?
+"""Run Hugging Face's Trainer on every rank of a `WorkerPool`, and return what each rank saw.
 
 Only the device is ours: Accelerate has no FSDP and no DeepSpeed on CPUs, so it is told that the processes form a group of
 GPUs, with the device "cpu". Models are tiny and random; nothing is downloaded.

@@ -1,4 +1,4 @@
-"""Does the GPU's step come to what the plain loop comes to? In triton's interpreter (test_triton) and on a GPU (test_gpu)."""
+"""Compare the GPU's step with the plain loop, in triton's interpreter (test_triton) and on a GPU (test_gpu)."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import torch
 
 from dadapt_dist.kernels import eager, triton_launch
 from dadapt_dist.methods import METHODS
+from tests.helpers.classes import CLASSES
 
 from .kernel_cases import check, coefficients_of, copied, on, options_of, task_of
 

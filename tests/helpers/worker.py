@@ -1,4 +1,4 @@
-"""What does one rank of a `WorkerPool` do between start and end?
+"""The life of one rank of a `WorkerPool`, from start to end.
 
 The parent sends a pickled `(fn, args, kwargs)` and receives a pickled `(True, result)` or `(False, (exception, text))`;
 the first answer, before any call, tells that the rank has joined the group.

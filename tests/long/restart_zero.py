@@ -1,4 +1,4 @@
-"""How does DeepSpeed's ZeRO-2 go on after a crash? The script examples/restart.py, with DeepSpeed's checkpoints."""
+"""Resume DeepSpeed's ZeRO-2 after a crash: the script examples/restart.py, with DeepSpeed's checkpoints."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Does a run whose ranks are killed end as one that was left alone? `python -m tests.long.restarts --help`, `make restarts`.
+"""Check that a run whose ranks are killed ends as an undisturbed one: `python -m tests.long.restarts --help`, `make restarts`.
 
 torchrun starts a real script and starts it again. Its ranks are killed by SIGKILL at random moments after the first
 checkpoint, often while one is being written.

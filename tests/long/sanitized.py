@@ -1,4 +1,4 @@
-"""Is the compiled step free of stray accesses, undefined behaviour and races? `make sanitize` builds it with gcc's sanitizers.
+"""Check the compiled step for stray accesses, undefined behaviour and races: `make sanitize` builds it with gcc's sanitizers.
 
 `python -m tests.long.sanitized` builds cpu_c_step.c twice: with the address and undefined-behaviour sanitizers and the thread
 sanitizer, and runs the kernels' tests on each build. As a pytest plugin (-p tests.long.sanitized) this module puts the build

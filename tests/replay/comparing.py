@@ -1,4 +1,4 @@
-"""Which cases of two recordings differ, where first, and by how much?"""
+"""Find the cases in which two recordings differ, where they first do, and by how much."""
 
 import math
 from collections.abc import Iterator

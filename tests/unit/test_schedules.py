@@ -1,4 +1,4 @@
-"""Do the schedules peak at 1, never waste a step at lr 0, and end where they say?"""
+"""Check that schedules peak at 1, never waste a step at lr 0, and end at their documented value."""
 
 import math
 from collections.abc import Callable

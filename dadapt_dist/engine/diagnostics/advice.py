@@ -1,4 +1,4 @@
-"""What is likely wrong with this run? Each said once, with its cure, on the first rank.
+"""Warn once, on the first rank, of settings that are likely wrong, each with its cure.
 
 Nothing here stops a run, waits for a device or calls a collective. Most checks come in the first steps and are done then;
 afterwards a step costs a few comparisons. To hear none: DADAPT_DIST_ADVICE=off, or
@@ -137,7 +137,7 @@ def peaks(step_size: "StepSize") -> list[float]:
 
 
 def guarded(step_size: "StepSize") -> bool:
-    """Is d guarded against a warm-up, or of a method that need not be?"""
+    """Return whether d is guarded against a warm-up, or the method needs no guard."""
     return all(group.get("safeguard_warmup") is not False for group in groups(step_size))
 
 

@@ -1,4 +1,4 @@
-"""How is each likely mistake said? One text for the plain loop, the trainers' callbacks and the page on troubles."""
+"""Texts of the warnings, shared by plain loops, the trainers' callbacks and docs/troubleshooting.md."""
 
 import torch
 

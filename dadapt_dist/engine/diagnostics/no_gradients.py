@@ -1,4 +1,4 @@
-"""Does anything train at all? Some frameworks give the model new parameters and leave the optimizer the old ones."""
+"""Warn when no parameter receives a gradient, for example after a framework replaced the parameters."""
 
 import logging
 

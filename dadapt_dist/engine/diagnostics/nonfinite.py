@@ -1,4 +1,4 @@
-"""Who is told, and how often, that a step was held because a gradient was not finite?"""
+"""Log, once each, gradients that are not finite and ranks that are out of step."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Do several optimizers train one model, each with a d of its own? They should share a StepSize; said once.
+"""Warn once when several optimizers train one model, each with a d of its own; they should share a StepSize.
 
 One d is an estimate for one model. torchtitan's model parts, or one optimizer a parameter stepped in backward, are one model
 in several optimizers; a GAN's two are not. Looked at in one step alone: gradients that another optimizer had before this one

@@ -1,4 +1,4 @@
-"""Which buffers does an optimizer create, and when?"""
+"""Create the buffers of parameters, keep x0 up to date until the first move, and release them after freezing."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -56,7 +56,7 @@ def _report_lost(optimizer: "LearningRateFree", fresh: list[Tensor]) -> None:
 
 
 def lacks_buffers(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any]) -> bool:
-    """Should buffers be created for this parameter now? What others keep in its state is no buffer of ours."""
+    """Return whether buffers should be created for this parameter now. Entries that others keep in its state do not count."""
     if not p.requires_grad or not _missing(optimizer, p, group):
         return False
     return all(place.is_in_memory(p) for place, _ in optimizer.step_size.roster.parts(p))
@@ -138,7 +138,7 @@ def _compress(p: Tensor, state: dict[str, Any], specs: dict[str, Buffer], place:
 
 
 def is_unmoved(optimizer: "LearningRateFree", p: Tensor) -> bool:
-    """Has no step used this parameter's x0 yet?"""
+    """Return whether no step has used this parameter's x0 yet."""
     return bool(optimizer.unmoved) and any(t in optimizer.unmoved for t in tensors_of(optimizer.state[p]))
 
 

@@ -1,4 +1,4 @@
-"""What lies in the state that is not ours, and how does it travel? Wrappers keep tensors and numbers of their own there."""
+"""Carry entries of the state that wrappers own, tensors and numbers, through saving and loading."""
 
 from collections.abc import Collection, Mapping
 from copy import deepcopy

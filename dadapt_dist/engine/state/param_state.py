@@ -1,4 +1,4 @@
-"""What are a parameter's buffers, and which of its elements do they keep?"""
+"""Buffers of one parameter: their dtypes, the elements that they keep, and the checks before a step."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,7 +201,7 @@ def expand(p: Tensor, t: Tensor, place: LocalShard, cut: slice) -> Tensor:
 
 
 def is_whole(p: Tensor, t: Tensor, place: LocalShard, cut: slice) -> bool:
-    """Is a sliced buffer in the form in which it is saved?"""
+    """Return whether a sliced buffer has the form in which it is saved."""
     kept = len(range(place.local(p).numel())[cut])
     return t.shape == p.shape and (t.dim() != 1 or place.local(t).numel() != kept)
 

@@ -1,4 +1,4 @@
-"""What if somebody has put dicts of his own in the place of the parameter groups? Their scalars become ours, or are refused.
+"""Adopt parameter groups that somebody has replaced by other dicts: take over their scalars, or refuse them.
 
 Trainers and wrappers replace groups (`optimizer.param_groups = new`, `param_groups[:] = new`, `optimizer.__setstate__`). What
 such a group says of d would neither be used nor kept up to date.
@@ -14,6 +14,7 @@ from .validation import check_format, check_order, numbers_of
 
 if TYPE_CHECKING:
     from ..optimizer import LearningRateFree
+    from ..step_size import StepSize
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def adopt(optimizer: "LearningRateFree") -> None:
         groups[index] = options
     optimizer.bind_groups()
     for estimate, scalars in given.items():
-        _take(optimizer, estimate, scalars)
+        _take(optimizer.step_size, estimate, scalars)
 
 
 def _checked(optimizer: "LearningRateFree", group: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -77,20 +78,20 @@ def _check_agree(first: dict[str, Any], scalars: dict[str, Any], estimate: str) 
         )
 
 
-def _take(optimizer: "LearningRateFree", estimate: str, scalars: dict[str, Any]) -> None:
-    step_size = optimizer.step_size
+def _take(step_size: "StepSize", estimate: str, scalars: dict[str, Any]) -> None:
     before = {name: step_size.value(estimate, name) for name in (*step_size.scalars.values, "steps")}
     changed = {name for name, value in scalars.items() if value != before[name]}
+    whole = scalars.keys() >= step_size.scalars.values.keys()  # then nothing has to follow d
     for name in sorted(changed - {"steps"}):
-        step_size.set_value(estimate, name, scalars[name])
+        step_size.set_value(estimate, name, scalars[name], alone=not whole)
     if "steps" in changed:
         step_size.restore(scalars["steps"])
     if changed & {"d", "steps"}:
         logger.warning(
             "the parameter groups were replaced by others: d goes on at %g, as they say, instead of %g, and steps at %d instead "
             "of %d",
-            scalars.get("d", before.get("d", math.nan)),
-            before.get("d", math.nan),
+            d := scalars.get("d", before.get("d", math.nan)),
+            before.get("d", d),
             scalars.get("steps", before["steps"]),
             before["steps"],
         )

@@ -1,4 +1,4 @@
-"""What is saved, and how is it loaded again without losing anything?
+"""Save and load the state dict; a load checks everything before it changes anything.
 
 Scalars lie in the groups as python numbers under a key set that is fixed at construction, equal on all ranks. Buffers
 lie in `state` as tensors in the shape and placement of their parameter, so torch.distributed.checkpoint and FSDP1
@@ -201,7 +201,7 @@ def _pairs(
 
 
 def _frozen_then(groups: list[Dict], state: Mapping[Any, Any]) -> bool:
-    """Was nothing trainable when this was saved? `buffers.prepare` leaves an empty entry then."""
+    """Return whether nothing was trainable when this was saved; `buffers.prepare` then leaves an empty entry."""
     entries = [state[index] for group in groups for index in group["params"] if index in state]
     return bool(entries) and not any(entries)
 

@@ -1,4 +1,4 @@
-"""Can this be what an optimizer saved? Structure, numbers and tensors of a checkpoint, looked at before anything changes."""
+"""Validate the structure, numbers and tensors of a checkpoint before anything changes."""
 
 import math
 from collections import Counter
@@ -21,7 +21,8 @@ WHERE_FROM = "pass what optimizer.state_dict() returned."
 GO_BACK = "Go back to an earlier checkpoint."
 COUNTS = ("k", "held", "steps", "started")
 DISTANCES = ("d", "d_max")
-NORMS = ("g0_norm", "gsq_weighted", "g_sq_sum")
+NORMS = ("g0_norm", "gsq_weighted", "given_d")
+SQUARES = ("g_sq_sum",)  # never squared again
 NONE: Mapping[str, int] = {}
 LARGEST_COUNT = 2**53  # counts are kept in float64
 LARGEST_DISTANCE = torch.finfo(torch.float32).max
@@ -130,9 +131,10 @@ def scalar(name: str, value: Any, where: str, length: int | None = None) -> Any:
         right = number is not None and 0 < number <= LARGEST_DISTANCE
         allowed = f"finite, > 0 and at most {LARGEST_DISTANCE:.1e}"
     else:
-        lowest = 0 if name in NORMS else -LARGEST_SUM
-        right = number is not None and lowest <= number <= LARGEST_SUM
-        allowed = f"finite, >= {lowest:g} and <= {LARGEST_SUM:g}"
+        lowest = 0 if name in (*NORMS, *SQUARES) else -LARGEST_SUM
+        highest = torch.finfo(torch.float64).max if name in SQUARES else LARGEST_SUM
+        right = number is not None and lowest <= number <= highest
+        allowed = f"finite, >= {lowest:g} and <= {highest:g}"
     if number is None or not right:
         raise ValueError(f"{where}: {name}={value!r} is out of range; it must be {allowed}. {GO_BACK}")
     return int(number) if name in COUNTS else float(number)

@@ -1,4 +1,4 @@
-"""What is read of DeepSpeed, in which of its versions, and what do its engines say about a parameter?
+"""Private fields of DeepSpeed that are read, checked with its version, and what its engines say about a parameter.
 
 DeepSpeed has no public way to ask which parameters its flat tensors hold. Every private attribute that is read stands in
 FIELDS; one that is gone raises an error that names it and the version.
@@ -91,7 +91,7 @@ def engines() -> Iterator[Any]:
 
 
 def is_supported(engine: Any) -> bool:
-    """Is it known where the parameters are, of an engine that is built?"""
+    """Return whether it is known where the parameters of a finished engine are."""
     return engine.optimizer is engine.basic_optimizer or type(engine.optimizer).__name__ in WRAPPERS
 
 
@@ -274,6 +274,6 @@ def _tensor_parallel(engine: Any, p: Tensor, local: int) -> Slice:
 
 
 def _is_added_after_the_sum(module: Any, p: Tensor) -> bool:
-    """Is it the bias of a row-parallel layer? AutoTP before DeepSpeed 0.17 marks it, but every rank has it whole."""
+    """Return whether it is the bias of a row-parallel layer, which AutoTP before DeepSpeed 0.17 marks though it is whole."""
     rows = (m for m in module.modules() if type(m).__name__.endswith("llreduce"))  # Linear, Conv_LinearAL
     return any(getattr(m, "bias", None) is p for m in rows)

@@ -1,4 +1,4 @@
-"""How does a script that never imports dadapt_dist get its optimizers? `python -m dadapt_dist.run train.py ARGUMENTS`.
+"""Run a script that never imports dadapt_dist with its optimizers: `python -m dadapt_dist.run train.py ARGUMENTS`.
 
 It imports dadapt_dist, which makes the names known to DeepSpeed, and runs the script as `python train.py ARGUMENTS` would:
 the same arguments, sys.path, `__name__`, `__file__`, traceback and exit code. What differs is what `runpy.run_path` does:

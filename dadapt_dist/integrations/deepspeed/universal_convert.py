@@ -1,4 +1,4 @@
-"""How does a DeepSpeed checkpoint go on with another number of ranks? As a universal checkpoint, with all buffers.
+"""Convert a DeepSpeed checkpoint into a universal one, with all buffers, for another number of ranks.
 
 DeepSpeed's converter, deepspeed.checkpoint.ds_to_universal, knows the names of Adam's state: fp32, exp_avg, exp_avg_sq.
 It is run as often as needed, each time with other buffers under these names, and the results are put together.

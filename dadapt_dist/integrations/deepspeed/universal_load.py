@@ -1,4 +1,4 @@
-"""How does a DeepSpeed run go on with another number of ranks? `convert` its checkpoint, then `load` it.
+"""Resume a DeepSpeed run on another number of ranks: `convert` its checkpoint, then `load` it.
 
 python -m dadapt_dist.universal checkpoints checkpoints/resharded
 """

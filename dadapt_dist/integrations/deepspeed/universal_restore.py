@@ -1,4 +1,4 @@
-"""What if a framework has put a checkpoint into the state and the groups by itself, without load_state_dict?
+"""Validate state that DeepSpeed's universal loader wrote directly into the optimizer, without load_state_dict.
 
 DeepSpeed does so with universal checkpoints. Such a load is complete when every buffer came along; only then may a step
 use it. An x0 of before, next to a d and a numerator of the checkpoint, would train on without a sign of being wrong.

@@ -1,4 +1,4 @@
-"""Which features of DeepSpeed leave the optimizer out, and in which versions does it deliver wrong gradients?"""
+"""Refuse features of DeepSpeed that bypass the optimizer, and warn of versions that deliver wrong gradients."""
 
 import logging
 from typing import Any

@@ -1,4 +1,4 @@
-"""What does a checkpoint that DeepSpeed saved hold, and is it one of ours?"""
+"""Read the checkpoint files that DeepSpeed saved, and verify that they are ours."""
 
 import contextlib
 import importlib

@@ -8,8 +8,6 @@ from ...integrations.known_issues import DEFECTS, ELASTIC_CHECKPOINT, FEATURES
 from .findings import Config, Finding, Findings, is_off, is_on, number, section
 
 TWIN_FLOW = next(feature for feature in FEATURES if feature.title == "Twin-Flow")
-BUFFERS = {"Prodigy": 6, "DAdaptAdam": 5, "DAdaptAdaGrad": 5, "DAdaptSGD": 4, "DAdaptAdan": 7, "DAdaptLion": 4}
-"""Parameter, gradient and the buffers of each method, which NVMe offload holds in memory together."""
 
 
 def check_zero(config: Config) -> Findings:
@@ -97,17 +95,14 @@ def check_offload(config: Config) -> Findings:
 
 
 def _nvme(offload: Config, method: Any) -> Findings:
-    needed = BUFFERS.get(str(method), max(BUFFERS.values()))
+    from ...methods.registry import class_names, tensors_of
+
+    # NVMe offload holds a parameter, its gradient and its buffers in memory together.
+    needed = tensors_of(method) if method in class_names() else max(map(tensors_of, class_names()))
     count = number(offload.get("buffer_count", 4))
     if count is not None and count < needed:
         yield Finding(
             "zero_optimization.offload_optimizer.buffer_count",
             f"{count:g} is fewer than the {needed} tensors of {method or 'the largest method'}",
             f"set it to {needed}",
-        )
-    if method == "DAdaptSGD":
-        yield Finding(
-            "optimizer.type",
-            "with several sub-groups on NVMe the gradients are never in memory together, as its first sum needs them",
-            "offload to the CPU, or use another method",
         )

@@ -1,4 +1,4 @@
-"""The numbers that each method should give: plain float64 transcriptions that share no code with the library.
+"""Reference numbers for each method: plain float64 transcriptions that share no code with the library.
 
 A file is named as its method and holds one subclass of `Oracle`; it is found by itself.
 """

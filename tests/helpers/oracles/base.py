@@ -1,4 +1,4 @@
-"""What do all oracles share? Options, groups, named estimates, and the conditions under which d and k move.
+"""What all oracles share: options, groups, named estimates, and the conditions under which d and k move.
 
 Everything is float64, on one process, one parameter at a time. A method's file holds its update and its rule.
 """

@@ -1,4 +1,4 @@
-"""With which options is each oracle compared with its released package?"""
+"""The options with which each oracle is compared with its released package."""
 
 import math
 from typing import Any

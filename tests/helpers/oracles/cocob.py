@@ -1,4 +1,4 @@
-"""Which numbers should COCOB give? (Orabona & Tommasi, arXiv 1705.07795, Algorithm 2)"""
+"""Reference numbers for COCOB (Orabona & Tommasi, arXiv 1705.07795, Algorithm 2)."""
 
 from typing import Any, ClassVar
 

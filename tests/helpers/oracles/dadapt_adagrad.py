@@ -1,4 +1,4 @@
-"""Which numbers should D-Adapt AdaGrad give? (Defazio & Mishchenko, arXiv 2301.07733)"""
+"""Reference numbers for D-Adapt AdaGrad (Defazio & Mishchenko, arXiv 2301.07733)."""
 
 import math
 from typing import Any, ClassVar

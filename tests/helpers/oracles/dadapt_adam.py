@@ -1,4 +1,4 @@
-"""Which numbers should D-Adapt Adam give? (Defazio & Mishchenko, arXiv 2301.07733, the released third form)"""
+"""Reference numbers for D-Adapt Adam (Defazio & Mishchenko, arXiv 2301.07733, the released third form)."""
 
 import math
 from typing import Any, ClassVar

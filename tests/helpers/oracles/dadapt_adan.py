@@ -1,4 +1,4 @@
-"""Which numbers should D-Adapt Adan give? (released with arXiv 2301.07733; Adan: arXiv 2208.06677)"""
+"""Reference numbers for D-Adapt Adan (released with arXiv 2301.07733; Adan: arXiv 2208.06677)."""
 
 import math
 from typing import Any, ClassVar

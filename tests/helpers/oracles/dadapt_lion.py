@@ -1,4 +1,4 @@
-"""Which numbers should D-Adapt Lion give? (released with arXiv 2301.07733; Lion: arXiv 2302.06675)"""
+"""Reference numbers for D-Adapt Lion (released with arXiv 2301.07733; Lion: arXiv 2302.06675)."""
 
 import math
 from typing import Any, ClassVar

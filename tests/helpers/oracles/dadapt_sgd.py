@@ -1,4 +1,4 @@
-"""Which numbers should D-Adapt SGD give? (Defazio & Mishchenko, arXiv 2301.07733)"""
+"""Reference numbers for D-Adapt SGD (Defazio & Mishchenko, arXiv 2301.07733)."""
 
 import math
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""Which numbers should DoG give? (Ivgi, Hinder & Carmon, arXiv 2302.12022)"""
+"""Reference numbers for DoG (Ivgi, Hinder & Carmon, arXiv 2302.12022)."""
 
 import math
 from typing import Any, ClassVar
@@ -22,8 +22,6 @@ class DoGOracle(Oracle):
         self, params: list[Tensor], groups: list[Group] | None = None, *, lagged: bool = False, **options: Any
     ):
         self.lagged = lagged
-        for group in groups or [options]:
-            group["d0"] = None
         self.shared = {**self.shared, "d0": None}
         super().__init__(params, groups, **options)
         for name, estimate in self.estimates.items():

@@ -1,4 +1,4 @@
-"""Which numbers should Prodigy give? (Mishchenko & Defazio, arXiv 2306.06101; eps is scaled by d_k, as in the paper)"""
+"""Reference numbers for Prodigy (Mishchenko & Defazio, arXiv 2306.06101; eps is scaled by d_k, as in the paper)."""
 
 import math
 from typing import Any, ClassVar

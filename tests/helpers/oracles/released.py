@@ -1,4 +1,4 @@
-"""How is a released optimizer run next to an oracle, each on its own parameters and gradients?"""
+"""Run a released optimizer next to an oracle, each on its own parameters and gradients."""
 
 import contextlib
 import io

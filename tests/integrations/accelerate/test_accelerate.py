@@ -1,4 +1,4 @@
-"""Does a plain script of Accelerate train as one process would, under every file of configs/accelerate, and resume to the bit?"""
+"""Check that an Accelerate script trains as one process does under every file of configs/accelerate, and resumes."""
 
 import json
 import math

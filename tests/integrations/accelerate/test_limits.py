@@ -1,4 +1,4 @@
-"""What of Accelerate cannot work, and does it say so? What goes into its log, and are files and page right?"""
+"""Check that what cannot work under Accelerate raises, and that its log, configuration files and page are right."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Does a run that DeepSpeed saved and loaded go on as if it had never stopped, and is what does not fit refused by name?"""
+"""Check that a run saved and loaded by DeepSpeed continues as if uninterrupted, and that unfit checkpoints are refused."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

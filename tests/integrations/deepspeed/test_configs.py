@@ -1,4 +1,4 @@
-"""Does every file in configs/deepspeed train as it stands, and does d follow one process under DeepSpeed's schedules?"""
+"""Check that every file in configs/deepspeed trains unchanged, and that d follows one process under DeepSpeed's schedules."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Does DeepSpeed find our optimizers by the name in its JSON, without a flag, and say so when it cannot?"""
+"""Check that DeepSpeed finds our optimizers by their JSON name without a flag, and that failure gives a message."""
 
 import logging
 import subprocess

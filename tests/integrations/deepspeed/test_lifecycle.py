@@ -1,4 +1,4 @@
-"""What if engines come and go, an optimizer has a past, or a step breaks off?"""
+"""Check engines that come and go, optimizers that have already stepped, and steps that fail halfway."""
 
 import logging
 from typing import Any

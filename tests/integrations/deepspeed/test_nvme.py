@@ -1,4 +1,4 @@
-"""Are a method's buffers swapped to NVMe and back, and is d the one of a run that keeps everything in memory?"""
+"""Check that a method's buffers are swapped to NVMe and back, with the d of a run that keeps everything in memory."""
 
 from pathlib import Path
 from typing import Any

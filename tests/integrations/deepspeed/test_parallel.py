@@ -1,4 +1,4 @@
-"""Is d under DeepSpeed's pipeline, expert, tensor and sequence parallelism that of one process, whoever holds what?"""
+"""Compare d under DeepSpeed's pipeline, expert, tensor and sequence parallelism with one process."""
 
 import contextlib
 import copy

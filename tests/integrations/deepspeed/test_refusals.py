@@ -1,4 +1,4 @@
-"""Is what DeepSpeed can do, and learning-rate-free optimizers cannot go with, refused by name before anything moves?"""
+"""Check that DeepSpeed features that exclude learning-rate-free optimizers are refused by name before anything moves."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Does `dadapt-dist run train.py` give a script all that `python train.py` gives, and the optimizers' names besides?"""
+"""Check that `dadapt-dist run train.py` gives a script all that `python train.py` does, plus the optimizers' names."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""On meshes of pipeline x data x tensor x expert parallelism, do all ranks together count every element once?
+"""Check that all ranks of pipeline x data x tensor x expert meshes together count every element once.
 
 Such meshes are simulated: a thread for each rank, DeepSpeed's own topology and expert groups as lists of ranks, and objects
 with the attributes that its engines and ZeRO wrappers have. The collectives are exchanges between the threads.

@@ -1,4 +1,4 @@
-"""Is d under DeepSpeed's stages, precisions, offloads and entries that of one process, with one all-reduce a step?
+"""Compare d under DeepSpeed's stages, precisions, offloads and entries with one process, with one all-reduce per step.
 
 Every test trains several configurations in one call of the workers, since starting an engine is what takes the time.
 """

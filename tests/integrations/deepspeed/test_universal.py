@@ -1,4 +1,4 @@
-"""Does a DeepSpeed run go on with another number of ranks, with every buffer of its method, and is nothing lost in silence?"""
+"""Check that a DeepSpeed run continues with another number of ranks and every buffer, and never loses any silently."""
 
 import shutil
 import subprocess

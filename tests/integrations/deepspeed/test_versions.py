@@ -1,4 +1,4 @@
-"""Does the newest and the oldest supported DeepSpeed train with one process's d, and what is said of those that do not?"""
+"""Check that the oldest and newest supported DeepSpeed give one process's d, and that unsupported ones are reported."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Does a step that DeepSpeed brings in pieces stay one step, whatever a piece holds and whoever looks in between?"""
+"""Check that a step that DeepSpeed takes in several calls stays one step, whatever each call holds."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

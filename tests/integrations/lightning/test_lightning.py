@@ -1,4 +1,4 @@
-"""Does PyTorch Lightning train with our optimizers as in one process, log d, resume to the bit, and warn of mistakes?"""
+"""Check that PyTorch Lightning trains our optimizers as one process does, logs d, resumes and warns of mistakes."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Is d over MPI, without torch.distributed, that of one process, with one nonblocking reduction a step?"""
+"""Check that d over MPI, without torch.distributed, is that of one process, with one nonblocking reduction per step."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Which mistaken settings does the Trainer's callback name, with which cure, and is it silent about the right ones?"""
+"""Check which mistaken settings the Trainer's callback warns of, with which cure, and that correct ones give no warning."""
 
 import math
 from dataclasses import replace

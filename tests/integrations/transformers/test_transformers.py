@@ -1,4 +1,4 @@
-"""Does Hugging Face's Trainer train with our optimizers as in one process, log d and resume to the bit?"""
+"""Check that Hugging Face's Trainer trains our optimizers as one process does, logs d and resumes bit for bit."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Does the demo train in every layout, say what it cannot do, and go on after a kill as if nothing had happened?"""
+"""Check that the demo trains in every layout, reports what it cannot do, and resumes after a kill as if uninterrupted."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Does a checkpoint of a released package, converted, go on here as it would have gone on there?"""
+"""Check that a converted checkpoint of a released package continues the run as that package would."""
 
 import copy
 from collections.abc import Callable

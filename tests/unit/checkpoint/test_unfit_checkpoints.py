@@ -1,4 +1,4 @@
-"""Is a checkpoint that does not fit refused, by the name of what is wrong, with nothing changed?"""
+"""Check that a checkpoint that does not fit is refused with the name of what is wrong, and changes nothing."""
 
 import warnings
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What becomes of files that are not what they seem: pickles of strangers, pipes, devices, bombs, garbage?"""
+"""Check the handling of hostile or broken files: pickles from strangers, pipes, devices, bombs, garbage."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Is a likely mistake said once, with its cure, on one rank, and nothing of a right run? Does a d set by hand stay?"""
+"""Check that a likely mistake gives one warning with its cure on one rank, and that a d set by hand stays."""
 
 import logging
 import math

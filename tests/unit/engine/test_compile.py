@@ -1,4 +1,4 @@
-"""Does a step run inside a compiled function without breaking it, compiled once, and come to the same?"""
+"""Check that a step inside a compiled function compiles once, breaks no graph and gives the same result."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Do groups with equal options cost what one group costs, and come to the same bits? Counted in calls, not in milliseconds."""
+"""Check that groups with equal options cost what one group costs and give the same bits, by counting calls."""
 
 import cProfile
 import pstats

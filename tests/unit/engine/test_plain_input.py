@@ -1,4 +1,4 @@
-"""Is an option taken for what it can be read as, whatever its class, and a frozen parameter whatever its dtype?"""
+"""Check that option values of any class that can be read, and frozen parameters of any dtype, are accepted."""
 
 import io
 import math

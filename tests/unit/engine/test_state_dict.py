@@ -1,4 +1,4 @@
-"""Does a loaded optimizer go on as if it had never been interrupted, in one process?"""
+"""Check that a loaded optimizer continues as if it had never been interrupted, in one process."""
 
 import copy
 import pickle

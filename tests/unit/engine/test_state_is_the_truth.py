@@ -1,4 +1,4 @@
-"""Does what lies in the state decide, and not which objects hold it? Replaced parameters, wrappers' entries, foreign keys."""
+"""Check that the contents of the state decide, not the objects that hold it, e.g. after parameters were replaced."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Does the compiled step come to what the plain loop comes to, for every method, dtype, size and place in memory?"""
+"""Compare the compiled step with the plain loop for every method, dtype, size and place in memory."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Does a finite gradient of any size leave everything finite, and d able to move? And do all backends decide alike?"""
+"""Check that finite gradients of any size leave everything finite and d able to move, equally on all backends."""
 
 from typing import Any
 
@@ -8,11 +8,12 @@ import torch
 from dadapt_dist.kernels import cpu_c, eager
 from dadapt_dist.methods import METHODS
 from tests.helpers.backends import BACKENDS
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL, CLASSES, WITH_D, first_d
 from tests.helpers.kernel_cases import coefficients_of, copied, options_of, task_of
 
 HUGE = [1e15, 1e18, 1e19, 1.9e19, -1e20, 1e25, 1e30, -1e38, 3e38]
 SIZE = 300
+SQUARES_NOTHING = ("dadapt_lion", "cocob")
 
 
 def gradient(p: torch.Tensor, step: int) -> torch.Tensor:
@@ -24,7 +25,7 @@ def run(key: str, backend: str, at: dict[int, float], dtype: torch.dtype = torch
     """Twelve steps, with a first gradient element of this size at some of them."""
     torch.manual_seed(0)
     p = torch.nn.Parameter(torch.randn(SIZE, dtype=dtype))
-    optimizer = CLASSES[key]([p], d0=1e-4, backend=backend, **options)
+    optimizer = ALL[key]([p], **first_d(key, 1e-4), backend=backend, **options)
     for step in range(12):
         p.grad = gradient(p, step)
         if step in at:
@@ -39,7 +40,7 @@ def everything(optimizer: Any) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 def test_everything_stays_finite_and_what_overflows_acts_as_if_it_were_not_finite(key: str, backend: str) -> None:
     for step in (0, 4):
         nan, of_nan = run(key, backend, {step: float("nan")})
@@ -50,13 +51,13 @@ def test_everything_stays_finite_and_what_overflows_acts_as_if_it_were_not_finit
             assert held <= 1
             if held:  # bit for bit a run with NaN there: this element and this step alone
                 assert torch.equal(p, nan)
-                assert optimizer.d == of_nan.d
-        assert of_nan.d > 1e-4 or key == "dadapt_adagrad"  # whose d grows later than this
-        assert held or key == "dadapt_lion", "3e38 squared overflows, and Lion alone squares nothing"
+                assert optimizer.d == of_nan.d or key not in WITH_D
+        assert of_nan.d > 1e-4 or key == "dadapt_adagrad" or key not in WITH_D  # AdaGrad's d grows later than this
+        assert held or key in SQUARES_NOTHING, "3e38 squared overflows"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 def test_huge_gradients_step_after_step(key: str, backend: str) -> None:
     """AdaGrad adds squares up, and every one alone fits."""
     at = dict(enumerate([1e19, -1.8e19, 1.8e19, 1e19, 3e38, 1e19, 1.8e19, 1e19]))
@@ -65,7 +66,7 @@ def test_huge_gradients_step_after_step(key: str, backend: str) -> None:
         assert all(bool(t.isfinite().all()) for t in (p, *everything(optimizer)))
 
 
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 def test_float64_overflows_later(key: str) -> None:
     for value in (1e150, 1e160, 1e300):
         p, optimizer = run(key, "eager", {0: value, 4: value}, torch.float64)
@@ -141,14 +142,43 @@ def test_the_log_and_the_error_say_what_happened(library_log: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", ["prodigy", "dadapt_lion"])
+@pytest.mark.parametrize("key", ["prodigy", "dadapt_lion", "cocob"])
 @pytest.mark.parametrize("size", [1.0, 1e18])
 def test_weights_that_run_away_stay_finite(key: str, size: float, backend: str) -> None:
-    """A gradient that never turns lets d grow until the decay alone, or a coefficient, is beyond float32."""
+    """A gradient that never turns lets d grow until the decay alone, a coefficient or COCOB's wealth is beyond float32."""
     p = torch.nn.Parameter(torch.ones(3))
-    optimizer = CLASSES[key]([p], d0=1e10 if key == "dadapt_lion" else 1.0, weight_decay=0.1, backend=backend)
-    for _ in range(80):
+    first = first_d(key, 1e10 if key == "dadapt_lion" else 1.0)
+    optimizer = ALL[key]([p], **first, weight_decay=0.0 if key == "cocob" else 0.1, backend=backend)
+    for _ in range(200 if key == "cocob" else 80):
         p.grad = torch.full((3,), size)
         optimizer.step()
         assert all(bool(t.isfinite().all()) for t in (p, *everything(optimizer)))
     assert optimizer.step_size.held_steps > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_bet_that_is_won_again_and_again_is_left_out_when_the_weights_cannot_hold_it(dtype: torch.dtype) -> None:
+    """Of a small gradient: COCOB's wealth doubles with every step."""
+    p = torch.nn.Parameter(torch.ones(3, dtype=dtype))
+    optimizer = ALL["cocob"]([p])
+    for _ in range(200):
+        p.grad = torch.tensor([1.0, -1.0, 0.0], dtype=dtype)
+        optimizer.step()
+        assert all(bool(t.isfinite().all()) for t in (p, *everything(optimizer)))
+    assert optimizer.step_size.held_steps > 0
+    assert float(p.detach().abs().max()) > torch.finfo(dtype).max / 4
+    assert p[2] == 1
+
+
+def test_bets_of_the_largest_gradients_are_those_of_small_ones() -> None:
+    """Only ratios of gradients count; alpha times the largest one need not be finite."""
+    small, large = (torch.nn.Parameter(torch.zeros(2, dtype=torch.float32)) for _ in range(2))
+    optimizers = [ALL["cocob"]([p], eps=eps) for p, eps in ((small, 2.0**-20), (large, 2.0**104))]
+    for sign in (1.0, 1.0, -1.0, 1.0):
+        small.grad = torch.tensor([sign, -0.5])
+        large.grad = small.grad * 2.0**124
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(small, large)
+    assert small.detach().abs().min() > 0
+    assert optimizers[1].step_size.held_steps == 0

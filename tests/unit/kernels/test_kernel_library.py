@@ -1,4 +1,4 @@
-"""Is the compiled step found or built wherever it can be, by many ranks at once, and missed with one log line where not?"""
+"""Check that the compiled step is found or built by many ranks at once, and that its absence gives one log message."""
 
 import ctypes
 import logging

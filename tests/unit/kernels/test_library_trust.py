@@ -1,4 +1,4 @@
-"""Is a library loaded only where nobody else can have put it, and what becomes of broken compilers, folders and builds?"""
+"""Check that a library is loaded only from where nobody else can write, and that broken compilers and builds are handled."""
 
 import logging
 import os

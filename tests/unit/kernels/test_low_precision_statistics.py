@@ -1,4 +1,4 @@
-"""Does s in bfloat16, rounded stochastically, give the d of float32, also after a checkpoint and under sharding?"""
+"""Check that s in bfloat16, rounded stochastically, gives the d of float32, also after a checkpoint and when sharded."""
 
 import copy
 from typing import Any

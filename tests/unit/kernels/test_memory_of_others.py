@@ -1,4 +1,4 @@
-"""Is memory that changed under a step seen, when nothing but the storage tells of it?"""
+"""Check that memory that changed under a step is detected when only the storage shows it."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from tests.helpers.backends import BACKENDS
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL
 
 
 def stepped(backend: str, steps: int) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
     torch.manual_seed(0)
     p = torch.nn.Parameter(torch.randn(64, 8))
-    optimizer = CLASSES["prodigy"]([("a", torch.nn.Parameter(torch.ones(3))), ("w", p)], d0=1e-2, backend=backend)
+    optimizer = ALL["prodigy"]([("a", torch.nn.Parameter(torch.ones(3))), ("w", p)], d0=1e-2, backend=backend)
     for _ in range(steps):
         backward(optimizer)
         optimizer.step()
@@ -42,10 +42,10 @@ def test_a_gradient_whose_storage_was_shrunk(backend: str, bytes_left: int, step
     optimizer.step()
 
 
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 def test_a_first_gradient_without_memory_is_refused_before_anything_is_measured(key: str) -> None:
     p = torch.nn.Parameter(torch.ones(9000))
-    optimizer = CLASSES[key]([p])
+    optimizer = ALL[key]([p])
     p.grad = torch.ones(9000)
     p.grad.untyped_storage().resize_(0)
     before = {name: value.clone() for name, value in optimizer.step_size.scalars.values.items()}
@@ -62,7 +62,7 @@ def test_a_first_gradient_without_memory_is_refused_before_anything_is_measured(
 )
 def test_a_buffer_that_is_none_is_refused(wrong: object, slice_p: int) -> None:
     p = torch.nn.Parameter(torch.ones(64, 8))
-    optimizer = CLASSES["prodigy"]([p], slice_p=slice_p)
+    optimizer = ALL["prodigy"]([p], slice_p=slice_p)
     for _ in range(2):
         p.grad = torch.ones(64, 8)
         optimizer.step()
@@ -75,7 +75,7 @@ def test_a_buffer_that_is_none_is_refused(wrong: object, slice_p: int) -> None:
 
 def test_what_was_made_in_inference_mode_is_refused_whole() -> None:
     first, p = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(4))
-    optimizer = CLASSES["prodigy"]([first, p], backend="eager")
+    optimizer = ALL["prodigy"]([first, p], backend="eager")
     for _ in range(2):
         first.grad, p.grad = torch.ones(3), torch.ones(4)
         optimizer.step()
@@ -90,7 +90,7 @@ def test_what_was_made_in_inference_mode_is_refused_whole() -> None:
 @pytest.mark.parametrize("part", ["_indices", "_values"])
 def test_a_sparse_gradient_whose_storage_was_freed(part: str) -> None:
     w, other = torch.nn.Parameter(torch.ones(90, 70)), torch.nn.Parameter(torch.ones(3))
-    optimizer = CLASSES["dadapt_adagrad"]([other, w])
+    optimizer = ALL["dadapt_adagrad"]([other, w])
     indices = torch.arange(90).unsqueeze(0)
     w.grad = torch.sparse_coo_tensor(indices, torch.ones(90, 70), (90, 70), check_invariants=True)
     getattr(w.grad, part)().untyped_storage().resize_(0)
@@ -132,7 +132,7 @@ def test_memory_that_may_only_be_read_is_refused(backend: str, steps: int, tmp_p
 def test_a_parameter_without_memory_of_its_own_is_refused_before_its_buffers_are_made() -> None:
     p = torch.nn.Parameter(torch.ones(1).expand(1 << 40))  # its buffers would be terabytes
     p.grad = torch.ones(1).expand(1 << 40)
-    optimizer = CLASSES["prodigy"]([p])
+    optimizer = ALL["prodigy"]([p])
     with pytest.raises(ValueError, match="share memory"):
         optimizer.step()
     assert not optimizer.state[p]

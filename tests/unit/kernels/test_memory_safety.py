@@ -1,4 +1,4 @@
-"""Does a step refuse, by name and before anything moves, tensors whose memory is not what their buffers were made for?"""
+"""Check that a step refuses, before anything moves, tensors whose memory does not match their buffers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,8 @@ from torch.testing._internal.two_tensor import TwoTensor
 import dadapt_dist as dd
 from dadapt_dist.kernels import cpu_c
 from dadapt_dist.methods import METHODS
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL
+from tests.helpers.method_suite import d_of
 from tests.long import sanitized
 
 BACKENDS = ["eager", *(["c"] if cpu_c.available() else [])]
@@ -21,7 +22,7 @@ State = dict[str, Tensor]
 def made(key: str, backend: str, steps: int = 2) -> tuple[list[nn.Parameter], dd.LearningRateFree]:
     """Two named parameters after some steps; the first is the one that is tampered with."""
     params = [nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(5))]
-    optimizer = CLASSES[key]([("w", params[0]), ("b", params[1])], backend=backend)
+    optimizer = ALL[key]([("w", params[0]), ("b", params[1])], backend=backend)
     for _ in range(steps):
         step(params, optimizer)
     return params, optimizer
@@ -85,7 +86,7 @@ def refused(params: list[nn.Parameter], optimizer: dd.LearningRateFree, name: st
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 def test_a_parameter_that_changed_between_steps_is_refused(key: str, backend: str) -> None:
     for change in OF_PARAMETERS:
         params, optimizer = made(key, backend)
@@ -94,7 +95,7 @@ def test_a_parameter_that_changed_between_steps_is_refused(key: str, backend: st
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 def test_a_buffer_that_changed_between_steps_is_refused(key: str, backend: str) -> None:
     params, optimizer = made(key, backend)
     for index in range(len(optimizer.state[params[0]])):
@@ -153,7 +154,7 @@ def test_a_gradient_of_another_shape_does_not_broadcast(backend: str, steps: int
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 def test_a_gradient_with_its_sign_reversed_is_that_gradient(key: str, backend: str) -> None:
     (params, optimizer), (others, other) = (made(key, backend, 0) for _ in range(2))
     for p, q in zip(params, others, strict=True):
@@ -165,7 +166,7 @@ def test_a_gradient_with_its_sign_reversed_is_that_gradient(key: str, backend: s
         optimizer.step()
         other.step()
     assert all(torch.equal(p, q) for p, q in zip(params, others, strict=True))
-    assert optimizer.d == other.d
+    assert optimizer.d == d_of(other)
 
 
 def test_a_subclass_is_stepped_right_or_refused_by_name() -> None:

@@ -1,4 +1,4 @@
-"""Is the GPU's step right on a machine without a GPU? Triton's interpreter runs it, in a process of its own."""
+"""Check the GPU's step on a machine without a GPU, in triton's interpreter in a separate process."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""Is `effective_lr` the rate of the step that is taken? One step from a fresh optimizer, against the underlying method's."""
+"""Compare `effective_lr` with the rate of the step that is taken: one step from a fresh optimizer."""
 
 from typing import Any
 

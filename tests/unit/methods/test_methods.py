@@ -1,16 +1,16 @@
-"""Does every method, with every option, give the oracle's and the released package's numbers in one process?"""
+"""Compare every method, with every option, with its oracle and its released package in one process."""
 
 from typing import Any
 
 import pytest
 import torch
 
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL, WITH_D, first_d
 from tests.helpers.oracles.cases import CASES, HALF_AT_LR_ZERO, WARMUP_COSINE, WARMUP_FROM_ZERO, with_eps
 from tests.helpers.oracles.released import Problem, assert_same, with_gaps
 from tests.helpers.runs import run_oracle, run_ours, run_released
 
-METHODS = list(CLASSES)
+METHODS = list(ALL)
 BEYOND_RELEASED: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     ("prodigy", {"eps": 1e-8}, [{"indices": [0, 1], "lr": 0.5, "weight_decay": 0.1}, {"indices": [2, 3], "eps": 1e-3}]),
     ("prodigy", {"use_bias_correction": True}, [{"indices": [0, 3], "betas": (0.5, 0.9)}, {"indices": [1, 2]}]),
@@ -35,6 +35,12 @@ BEYOND_RELEASED: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
 ]
 
 
+def first(key: str) -> tuple[dict[str, Any], float]:
+    """(options of a run of 200 steps, the d that it is to outgrow ten times)."""
+    d0 = {"dadapt_adagrad": 1e-3, "dog": 1e-3}.get(key, 1e-6)
+    return first_d(key, d0), d0 if key in WITH_D else 0.0
+
+
 @pytest.mark.parametrize(("key", "options"), CASES, ids=lambda value: str(value).replace(" ", ""))
 def test_a_method_gives_the_released_numbers_over_200_steps(key: str, options: dict[str, Any]) -> None:
     options = with_eps(key, options)
@@ -51,23 +57,23 @@ def test_groups_with_options_of_their_own_give_the_oracles_numbers(key: str, opt
 @pytest.mark.parametrize("key", METHODS)
 @pytest.mark.parametrize("lrs", [WARMUP_COSINE, WARMUP_FROM_ZERO], ids=["warm-up and cosine", "warm-up from lr 0"])
 def test_a_schedule_gives_the_oracles_numbers(key: str, lrs: list[float]) -> None:
-    options = {"d0": 1e-3 if key == "dadapt_adagrad" else 1e-6}
-    assert_same(run_ours(key, options, lrs=lrs), run_oracle(key, options, lrs=lrs), d0=options["d0"])
+    options, d0 = first(key)
+    assert_same(run_ours(key, options, lrs=lrs), run_oracle(key, options, lrs=lrs), d0=d0)
 
 
 @pytest.mark.parametrize("key", METHODS)
 def test_parameters_without_a_gradient_in_some_steps_give_the_oracles_numbers(key: str) -> None:
     gradients = with_gaps(Problem().gradients)
-    options = {"d0": 1e-3 if key == "dadapt_adagrad" else 1e-6}
+    options, d0 = first(key)
     ours = run_ours(key, options, gradients=gradients)
-    assert_same(ours, run_oracle(key, options, gradients=gradients), d0=options["d0"])
+    assert_same(ours, run_oracle(key, options, gradients=gradients), d0=d0)
 
 
 @pytest.mark.parametrize("key", METHODS)
 def test_a_group_with_lr_zero_gives_the_oracles_numbers_and_stays_where_it_is(key: str) -> None:
-    options = {"d0": 1e-3 if key == "dadapt_adagrad" else 1e-6}
+    options, d0 = first(key)
     ours, theirs = run_ours(key, options, groups=HALF_AT_LR_ZERO), run_oracle(key, options, groups=HALF_AT_LR_ZERO)
-    assert_same(ours, theirs, d0=options["d0"])
+    assert_same(ours, theirs, d0=d0)
     assert torch.equal(ours.x[-1][12:31], ours.start[12:31])
 
 

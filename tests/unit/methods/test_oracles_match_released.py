@@ -1,4 +1,4 @@
-"""Are the float64 oracles the released methods, and where, on purpose and by how much, are they not?"""
+"""Compare the float64 oracles with the released methods, and measure where they differ on purpose."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Are updates additive over any splitting, and do the rules stand zero, tiny, huge and non-finite sums?"""
+"""Check that updates are additive over any split, and that the rules survive zero, tiny, huge and non-finite sums."""
 
 import math
 from itertools import pairwise
@@ -13,11 +13,13 @@ from dadapt_dist.engine.estimate_state import ScalarTable
 from dadapt_dist.kernels import TensorTask
 from dadapt_dist.kernels.eager import advance, numbers
 from dadapt_dist.methods import METHODS
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL
+from tests.helpers.kernel_cases import POSITIVE
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    key: dict(cls([torch.nn.Parameter(torch.zeros(1))]).defaults) for key, cls in CLASSES.items()
+    key: dict(cls([torch.nn.Parameter(torch.zeros(1))]).defaults) for key, cls in ALL.items()
 }
+WITH_SUMS = [key for key in ALL if METHODS[key].after is not None or METHODS[key].before is not None]
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True, width=64)
 
 
@@ -25,9 +27,15 @@ def table_of(key: str, estimates: int = 1) -> ScalarTable:
     table = ScalarTable(METHODS[key]())
     for index in range(estimates):
         table.add(f"e{index}", DEFAULTS[key])
-    if "g0_norm" in table.values:
-        table.values["g0_norm"].fill_(2.0)
+    for name, value in {"g0_norm": 2.0, "g_sq_sum": 2.0, "started": 1.0}.items():
+        if name in table.values:
+            table.values[name].fill_(value)
     return table
+
+
+def phase_of(method: Any) -> str:
+    """The phase whose sums every step has."""
+    return "after" if method.after is not None else "before"
 
 
 def task_of(key: str, numel: int, seed: int, dtype: torch.dtype) -> TensorTask:
@@ -42,7 +50,7 @@ def task_of(key: str, numel: int, seed: int, dtype: torch.dtype) -> TensorTask:
     return TensorTask(
         x=values(),
         g=values(),
-        buf={name: values(positive=name in ("exp_avg_sq", "alphak")) for name in buffers},
+        buf={name: values(positive=name in POSITIVE) for name in buffers},
     )
 
 
@@ -55,7 +63,7 @@ def part_of(task: TensorTask, begin: int, end: int) -> TensorTask:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 @given(numel=st.integers(0, 40), cuts=st.lists(st.integers(0, 40), max_size=4), seed=st.integers(0, 10**6))
 def test_splitting_a_tensor_and_updating_the_parts_is_updating_the_whole(
     key: str, dtype: torch.dtype, numel: int, cuts: list[int], seed: int
@@ -79,7 +87,7 @@ def test_splitting_a_tensor_and_updating_the_parts_is_updating_the_whole(
     )
 
 
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 @given(numel=st.integers(0, 20), seed=st.integers(0, 10**6))
 def test_rehearsing_gives_the_sums_of_the_step_and_moves_nothing(key: str, numel: int, seed: int) -> None:
     method, table = METHODS[key](), table_of(key)
@@ -94,51 +102,56 @@ def test_rehearsing_gives_the_sums_of_the_step_and_moves_nothing(key: str, numel
     assert rehearsed == advance(method, task, coefficients)
 
 
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", WITH_SUMS)
 @given(data=st.data())
 def test_scalars_stay_finite_and_d_never_falls_whatever_the_sums(key: str, data: st.DataObject) -> None:
+    """Of a method with sums: another's scalars do not move."""
     table = table_of(key, estimates=2)
-    width = len(table.method.sums) + 1
+    phase = phase_of(table.method)
+    names, needs = table.names_of(phase), getattr(table.method, phase).needs
+    width = len(names) + 1
     for _ in range(4):
         sums = data.draw(st.lists(st.lists(NUMBERS, min_size=width, max_size=width), min_size=2, max_size=2))
         before = {name: value.clone() for name, value in table.values.items()}
-        table.apply(torch.tensor(sums, dtype=torch.float64))
+        table.apply(torch.tensor(sums, dtype=torch.float64), (phase,))
         for row in range(2):
             assert all(math.isfinite(float(value[row])) for value in table.values.values())
             assert table.values["d"][row] >= before["d"][row] > 0
             unusable = not all(map(math.isfinite, sums[row])) or sums[row][-1] != 0
-            if unusable or sums[row][table.method.sums.index(table.method.after.needs)] <= 0:
+            if unusable or sums[row][names.index(needs)] <= 0:
                 for name in set(before) - {"held"}:
                     assert table.values[name][row] == before[name][row], name
                 assert table.values["held"][row] - before["held"][row] == unusable
 
 
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 @given(
     first=st.lists(st.floats(0, 1e3), min_size=4, max_size=4),
     second=st.lists(st.floats(0, 1e3), min_size=4, max_size=4),
 )
 def test_estimates_do_not_disturb_each_other(key: str, first: list[float], second: list[float]) -> None:
-    width = len(METHODS[key].sums)
+    phase = phase_of(METHODS[key])
+    width = len(table_of(key).names_of(phase))
     rows = [[*first[:width], 0.0], [*second[:width], 0.0]]
     together = table_of(key, estimates=2)
-    together.apply(torch.tensor(rows, dtype=torch.float64))
+    together.apply(torch.tensor(rows, dtype=torch.float64), (phase,))
     for row, sums in enumerate(rows):
         alone = table_of(key)
-        alone.apply(torch.tensor([sums], dtype=torch.float64))
+        alone.apply(torch.tensor([sums], dtype=torch.float64), (phase,))
         assert all(together.values[name][row] == alone.values[name][0] for name in alone.values)
 
 
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 def test_zero_sums_move_nothing(key: str) -> None:
     table = table_of(key)
     before = {name: value.clone() for name, value in table.values.items()}
-    table.apply(torch.zeros(1, len(table.method.sums) + 1, dtype=torch.float64))
+    phases = ("start", phase_of(table.method))
+    table.apply(table.no_sums(phases), phases)
     assert all(torch.equal(value, before[name]) for name, value in table.values.items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 def test_large_tensors_taken_block_by_block_are_the_whole_tensors(
     key: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Is a log whole after a crash, flat enough for any tracker, and drawn as a picture?"""
+"""Check that a log is complete after a crash, flat enough for any tracker, and can be plotted."""
 
 import builtins
 import json

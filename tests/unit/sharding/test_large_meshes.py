@@ -1,4 +1,4 @@
-"""Do the sums of a 512-rank mesh add up to the whole model, with one small all-reduce a rank?
+"""Check that the sums of a 512-rank mesh add up to the whole model, with one small all-reduce per rank.
 
 One process visits every rank of a 2 x 32 x 8 mesh (replicate x shard x tensor parallel) under a fake process group, records
 what that rank would send, and adds it up. The fake group is internal to torch: where it is missing the test is skipped and
@@ -106,6 +106,6 @@ def _sums_of_one_process(optimizer: dd.LearningRateFree, params: list[nn.Paramet
     seen: list[Tensor] = []
     table = optimizer.step_size.scalars
     original = table.apply
-    table.apply = lambda sums: (seen.append(sums.clone()), original(sums))[1]  # type: ignore[method-assign]
+    table.apply = lambda sums, phases: (seen.append(sums.clone()), original(sums, phases))[1]  # type: ignore[method-assign]
     optimizer.step()
     return seen[0]

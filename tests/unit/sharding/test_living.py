@@ -1,4 +1,4 @@
-"""Are the live objects of a class found, and the collector left as it is?"""
+"""Check that the search finds the live objects of a class and leaves the garbage collector unchanged."""
 
 import gc
 
