@@ -145,7 +145,7 @@ def test_training_goes_on_as_if_the_batch_had_not_been(layout: str, pools: Any) 
     assert ranks[1][0][0].scales == pools(2).run(adamw, layout)[1]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CLASSES)
 @pytest.mark.parametrize("on_device", [False, True])
 def test_one_process_goes_on_too(method: str, on_device: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """on_device: as on an accelerator, whose flag the host does not read."""
@@ -294,7 +294,7 @@ def test_the_count_of_steps_waits_for_a_device_only_when_it_is_read(monkeypatch:
     assert (count.read(), count.reached(6)) == (5, False)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CLASSES)
 @pytest.mark.parametrize("on_device", [False, True])
 def test_the_plain_loop_writes_nothing_where_it_is_told_to_skip(
     method: str, on_device: bool, monkeypatch: pytest.MonkeyPatch

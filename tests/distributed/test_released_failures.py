@@ -52,7 +52,8 @@ def follow(job: Job, optimizer: torch.optim.Optimizer) -> list[float]:
         optimizer.zero_grad()
         job.backward(step)
         optimizer.step()
-        ds.append(float(optimizer.param_groups[0]["d"]))
+        # A group of ours shows d as of the last reduce that was waited for; the released classes have no attribute d.
+        ds.append(float(getattr(optimizer, "d", optimizer.param_groups[0]["d"])))
     return ds
 
 
