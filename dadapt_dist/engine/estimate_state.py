@@ -207,13 +207,11 @@ class ScalarTable:
     # ---------------------------------------------------------------- sums
 
     def names_of(self, phase: str) -> tuple[str, ...]:
-        """Names of the sums of a phase: the method's own, "taken" (above 0) at the start, and the loss where it is used."""
+        """Names of the sums of a phase: the method's own, and "taken" (above 0) at the start."""
         spec: Sums | None = getattr(self.method, phase)
         if spec is None:
             return ()
-        carries_loss = self.method.uses_loss and phase == ("after" if self.method.before is None else "before")
-        extra = ("taken",) if phase == "start" else ("loss",) if carries_loss else ()
-        return (*spec.names, *extra)
+        return (*spec.names, "taken") if phase == "start" else spec.names
 
     def width(self, phases: Iterable[str]) -> int:
         """How many numbers a step with these phases has for each estimate: its sums, and the count of bad elements."""

@@ -84,8 +84,6 @@ class Method(ABC):
     """Names of the sums that `update` returns: those of `after`."""
     estimate_options: ClassVar[tuple[str, ...]] = ("d0", "d_coef", "growth_rate", "beta3")
     """Options that all groups of one estimate must share."""
-    uses_loss: ClassVar[bool] = False
-    """Does a fold take sums["loss"], the loss averaged over ranks? In `before`, or else in `after`."""
     read_only: ClassVar[tuple[str, ...]] = ("p0", "x0")
     """Buffers that `update` never writes."""
     sparse: ClassVar[bool] = False
@@ -202,12 +200,6 @@ class Method(ABC):
         share = min(1.0, d / highest)
         changed = {"d": d, "d_max": d, "numerator": scalars.get("numerator", 0.0) * share}
         return {name: value for name, value in changed.items() if name in scalars}
-
-    def to_eval(self, x: Tensor, buf: Buffers, options: Options) -> None:  # noqa: B027 - the identity
-        """Turn x, in place, from the point of the gradient into the point to evaluate; the same point by default."""
-
-    def to_train(self, x: Tensor, buf: Buffers, options: Options) -> None:  # noqa: B027 - the identity
-        """Undo `to_eval`, in place."""
 
 
 def total(t: Tensor) -> Tensor:

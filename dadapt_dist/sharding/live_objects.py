@@ -52,6 +52,7 @@ class Finder:
 
     def __init__(self) -> None:
         self._found: weakref.ref[Any] | None = None
+        self._candidates: list[weakref.ref[Any]] = []  # of the last search: one of them may fit later
         self._asked, self._next, self._missed = 0, 1, 0
 
     def find(self, cls: type, fits: Callable[[Any], bool]) -> Any:
@@ -63,10 +64,14 @@ class Finder:
         self._missed += 1
         if found is not None and self._missed < PATIENCE:  # it is alive, and may fit again the next time
             return None
+        found = next((thing for ref in self._candidates if (thing := ref()) is not None and fits(thing)), None)
         self._asked += 1
-        if self._asked < self._next:
-            return None
-        found = next((thing for thing in living(cls) if fits(thing)), None)
+        if found is None:
+            if self._asked < self._next:
+                return None
+            things = list(living(cls))
+            self._candidates = [weakref.ref(thing) for thing in things]
+            found = next((thing for thing in things if fits(thing)), None)
         self._next = 1 if found is not None else 2 * self._asked
         self._asked = 0 if found is not None else self._asked
         self._found = None if found is None else weakref.ref(found)

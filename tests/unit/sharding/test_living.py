@@ -92,7 +92,17 @@ def test_what_was_found_is_kept_while_it_is_alive_and_fits(monkeypatch: pytest.M
     assert finder.find(Thing, lambda item: item is first) is first
     found = [finder.find(Thing, lambda item: item is second) for _ in range(3)]
     assert found == [None, None, second]
-    assert len(searches) == 2
+    assert len(searches) == 1, "the second was there when the first was found"
+
+
+def test_what_fits_only_later_is_found_at_once_however_often_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scaler takes an optimizer on in its own step; until then whoever reads the attribute gets no."""
+    things, fit = [Thing()], []
+    monkeypatch.setattr(live_objects, "_referrers", lambda cls: things)
+    finder = Finder()
+    assert [finder.find(Thing, fit.__contains__) for _ in range(6)] == [None] * 6
+    fit.append(things[0])
+    assert finder.find(Thing, fit.__contains__) is things[0]
 
 
 @pytest.mark.parametrize("thing", [nn.Linear(2, 2), torch.optim.SGD([nn.Parameter(torch.ones(1))]), 3, None], ids=str)
