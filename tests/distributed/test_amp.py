@@ -20,7 +20,6 @@ import dadapt_dist as dd
 from dadapt_dist.sharding import live_objects
 from tests.helpers.classes import CLASSES
 from tests.helpers.collectives import reduces
-from tests.helpers.layout_runs import OPTIONS
 from tests.helpers.layouts import LAYOUTS, Job
 from tests.helpers.models import batch, loss_of, part
 from tests.helpers.wrapper import Wrapper

@@ -14,13 +14,13 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
-from tests.helpers.classes import CLASSES
-from tests.helpers.layout_runs import OPTIONS
+from tests.helpers.classes import ALL, WITH_D, WITHOUT_SUMS, parts
+from tests.helpers.collectives import reduces_of
 from tests.helpers.layouts import LAYOUTS, Job, ranks, shard2
 from tests.helpers.models import Tiny
 from tests.helpers.said import Messages
 
-METHODS = list(CLASSES)
+METHODS = list(ALL)
 BAD = {2: math.nan, 4: math.inf, 6: -math.inf}  # step -> the gradient element on rank 1
 STEPS = 8
 Bits = dict[str, Tensor]
@@ -71,7 +71,7 @@ def train(layout: str, method: str, mode: str, bad: dict[int, float], steps: lis
     """On every rank: train on the batches `steps`, with a bad element at the batches in `bad`."""
     job, log, handler = LAYOUTS[layout][1](), Log(), Messages()
     logging.getLogger("dadapt_dist").addHandler(handler)
-    optimizer = CLASSES[method](job.params(), d0=1e-3, nonfinite=mode, **OPTIONS[method])
+    optimizer = ALL[method](job.params(), nonfinite=mode, **parts(method))
     for step in steps:
         optimizer.zero_grad()
         job.backward(step)
@@ -96,8 +96,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 RUNS = [("fsdp2", method) for method in METHODS] + [("ddp", "prodigy"), ("ddp", "dadapt_sgd")]
-ALL = list(range(STEPS))
-CLEAN = [step for step in ALL if step not in BAD]
+EVERY = list(range(STEPS))
+CLEAN = [step for step in EVERY if step not in BAD]
 _clean: dict[tuple[str, str, int], list[Log]] = {}
 
 
@@ -113,8 +113,8 @@ def clean_run(pools: Any, layout: str, method: str, steps: list[int]) -> list[Lo
 def test_hold_keeps_the_scalars_on_every_rank_and_trains_the_finite_elements(
     layout: str, method: str, pools: Any
 ) -> None:
-    logs = pools(2).run(train, layout, method, "hold", BAD, ALL)
-    zeroed = pools(2).run(train, layout, method, "hold", dict.fromkeys(BAD, 0.0), ALL[:3])
+    logs = pools(2).run(train, layout, method, "hold", BAD, EVERY)
+    zeroed = pools(2).run(train, layout, method, "hold", dict.fromkeys(BAD, 0.0), EVERY[:3])
     for log, other in zip(logs, zeroed, strict=True):
         assert log.finite
         assert all(same(a, b) for a, b in zip(log.scalars, logs[0].scalars, strict=True)), (
@@ -133,7 +133,7 @@ def test_hold_keeps_the_scalars_on_every_rank_and_trains_the_finite_elements(
 
 @pytest.mark.parametrize(("layout", "method"), RUNS)
 def test_skip_leaves_everything_on_all_ranks_as_if_the_step_had_not_been(layout: str, method: str, pools: Any) -> None:
-    logs = pools(2).run(train, layout, method, "skip", BAD, ALL)
+    logs = pools(2).run(train, layout, method, "skip", BAD, EVERY)
     clean = clean_run(pools, layout, method, CLEAN)
     for log, reference in zip(logs, clean, strict=True):
         for step in BAD:
@@ -153,7 +153,7 @@ def test_skip_leaves_everything_on_all_ranks_as_if_the_step_had_not_been(layout:
 def test_raise_raises_on_all_ranks_in_the_same_step_and_training_can_go_on(
     layout: str, method: str, pools: Any
 ) -> None:
-    logs = pools(2).run(train, layout, method, "raise", BAD, ALL)
+    logs = pools(2).run(train, layout, method, "raise", BAD, EVERY)
     clean = clean_run(pools, layout, method, CLEAN)
     for log, reference in zip(logs, clean, strict=True):
         assert log.errors == list(BAD)
@@ -168,8 +168,8 @@ def test_raise_raises_on_all_ranks_in_the_same_step_and_training_can_go_on(
 @pytest.mark.parametrize("mode", ["hold", "skip", "raise"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_bad_first_gradient_loses_nothing(method: str, mode: str, pools: Any) -> None:
-    logs = pools(2).run(train, "fsdp2", method, mode, {0: math.nan}, ALL[:5])
-    clean = clean_run(pools, "fsdp2", method, ALL[1:5])
+    logs = pools(2).run(train, "fsdp2", method, mode, {0: math.nan}, EVERY[:5])
+    clean = clean_run(pools, "fsdp2", method, EVERY[1:5])
     for log, reference in zip(logs, clean, strict=True):
         assert log.finite or (method == "dadapt_adan" and mode != "hold")  # pre_grad: no gradient seen yet
         assert log.scalars[0]["d"].item() == 1e-3
@@ -184,7 +184,7 @@ def test_a_bad_first_gradient_loses_nothing(method: str, mode: str, pools: Any) 
 def overflow(method: str, dtype: torch.dtype, value: float) -> dict[str, Any]:
     """On every rank, under FSDP2: after three steps the last rank's gradients are all huge but finite."""
     job = Job(shard2(Tiny(dtype=dtype)), *ranks(), dtype=dtype)
-    optimizer = CLASSES[method](job.params(), d0=1e-3, **OPTIONS[method])
+    optimizer = ALL[method](job.params(), **parts(method))
     for step in range(3):
         optimizer.zero_grad()
         job.backward(step)
@@ -254,7 +254,7 @@ def test_a_skipped_step_leaves_the_estimates_whose_gradients_were_finite(key: st
     def run(steps: list[int]) -> tuple[dd.LearningRateFree, Bits]:
         weights = [torch.nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2)]
         groups = [{"params": [w], "estimate": name} for w, name in zip(weights, "ab", strict=True)]
-        optimizer = CLASSES[key](groups, d0=1e-2, nonfinite=mode, **OPTIONS[key])
+        optimizer = ALL[key](groups, nonfinite=mode, **parts(key, 1e-2))
         for step in steps:
             for number, w in enumerate(weights):
                 w.grad = torch.full_like(w, math.nan if number == 1 and step in spoiled else 1.0 + 0.1 * step)

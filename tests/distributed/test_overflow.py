@@ -23,7 +23,6 @@ from dadapt_dist.methods import METHODS
 from tests.helpers.classes import CLASSES
 from tests.helpers.collectives import reduces
 from tests.helpers.kernel_cases import coefficients_of, copied, options_of, task_of
-from tests.helpers.layout_runs import OPTIONS
 from tests.helpers.layouts import LAYOUTS, Job
 from tests.helpers.models import Tiny, batch, loss_of, part
 from tests.helpers.said import Messages
