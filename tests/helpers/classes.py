@@ -4,18 +4,24 @@ A list of methods is one of these, so that a new method appears in it by itself:
 test is about. CLASSES: those whose d starts at the option d0, the D-Adaptation family with released packages.
 """
 
+from collections import defaultdict
 from typing import Any
+
+import torch
 
 import dadapt_dist as dd
 from dadapt_dist import optimizers
-from dadapt_dist.methods import METHODS
+from dadapt_dist.methods import METHODS, Method
 
 ALL: dict[str, type[dd.LearningRateFree]] = optimizers.classes()
 CLASSES = {name: cls for name, cls in ALL.items() if "d0" in METHODS[name].options.checks()}
 COMPILED = [name for name, method in METHODS.items() if method.signature is not None]
 WITH_D = [name for name, method in METHODS.items() if "d" in method().scalars(method.options.defaults())]
 WITH_BEFORE = [name for name, method in METHODS.items() if method.before is not None]
+ALWAYS_BEFORE = [name for name in WITH_BEFORE if METHODS[name].wants_before is Method.wants_before]
 WITHOUT_SUMS = [name for name, m in METHODS.items() if m.start is m.before is m.after is None]
+_buffers, _numbers = defaultdict[str, Any](lambda: torch.ones(1)), defaultdict[str, Any](lambda: 1.0)
+SQUARES_NOTHING = [n for n, m in METHODS.items() if m().squared(torch.ones(1), _buffers, _buffers, _numbers) == ()]
 
 # What lets more of a method take part than its defaults; the others train with weight decay where they have it.
 PARTS: dict[str, dict[str, Any]] = {
