@@ -2,10 +2,10 @@
 
     python -m docs.measure_layouts
 
-Every layout of tests/helpers/layouts.py trains the float64 model of tests/helpers/models.py for 10 steps with every method,
-on the global batch that one process sees; a method with sums before the move twice, exact and lagged. The deviation of d is max |d/d1 - 1| over steps and ranks, that of the
-parameters max ‖x - x1‖/‖x1‖ over tensors and ranks; d1, x1: the one-process float64 oracles of tests/helpers/oracles. Last
-come two low-precision runs of Prodigy under FSDP2 against the same float64 oracle.
+Every layout of tests/helpers/layouts.py trains the float64 model of tests/helpers/models.py for 10 steps with every method, on
+the global batch that one process sees; with sums before the move twice, exact and lagged. The deviation of d is max |d/d1 - 1|
+over steps and ranks, that of the parameters max ‖x - x1‖/‖x1‖ over tensors and ranks; d1, x1: the one-process float64 oracles
+of tests/helpers/oracles. Last come two low-precision runs of Prodigy under FSDP2 against the same float64 oracle.
 """
 
 import sys

@@ -11,6 +11,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
+from dadapt_dist.methods import METHODS
 from tests.helpers.classes import ALL, WITH_D, first_d, make
 from tests.helpers.collectives import reduces_of
 from tests.helpers.oracles import ORACLES
@@ -175,25 +176,18 @@ def frozen(method: str, freeze_after: int) -> dict[str, Any]:
     return {"d": ds, "collectives": collectives, "buffers": buffers, "params": local}
 
 
-RELEASED_BUFFERS = {
-    "prodigy": {"s", "p0"},
-    "dog": {"x0"},
-    **dict.fromkeys(("dadapt_adam", "dadapt_adan", "dadapt_lion"), {"s"}),
-}
-
-
 @pytest.mark.parametrize("method", ALL)
 def test_freezing_stops_d_and_the_collectives_and_releases_the_statistics(method: str, pools: Any) -> None:
     alone = frozen(method, 5)
-    oracle = ORACLES[method](
-        [whole(index) for index in range(len(SHAPES))], freeze_after=5, **first_d(method, 1e-3)
-    )
+    oracle = ORACLES[method]([whole(index) for index in range(len(SHAPES))], freeze_after=5, **first_d(method, 1e-3))
     for step in range(STEPS):
         oracle.step([slope(index, step) for index in range(len(SHAPES))])
         assert alone["d"][step] == pytest.approx(oracle.d, rel=1e-12, nan_ok=method not in WITH_D)
     for ours, wanted in zip(alone["params"], oracle.params, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-14)
-    assert set(alone["buffers"][4]) - set(alone["buffers"][5]) == RELEASED_BUFFERS.get(method, set())
+    buffers = METHODS[method]().buffers(METHODS[method].options.defaults())
+    released = {name for name, buffer in buffers.items() if buffer.statistic}
+    assert set(alone["buffers"][4]) - set(alone["buffers"][5]) == released
     for result in pools(2).run(frozen, method, 5):
         assert result["d"] == pytest.approx(alone["d"], rel=1e-12, nan_ok=method not in WITH_D)
         assert len({d.hex() for d in result["d"][4:]}) == 1

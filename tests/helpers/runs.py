@@ -65,7 +65,9 @@ def run_oracle(
     problem = problem or Problem()
     oracle = ORACLES[key](problem.starts, groups, **(options or {}))
     first = oracle.groups[0]["estimate"]
-    return _run(problem, oracle.set_lr, oracle.step, lambda: (oracle.ds[first] if oracle.has_d else NO_D, oracle.params), **how)
+    return _run(
+        problem, oracle.set_lr, oracle.step, lambda: (oracle.ds[first] if oracle.has_d else NO_D, oracle.params), **how
+    )
 
 
 def _run(
