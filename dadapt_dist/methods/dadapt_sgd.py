@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..options.fields import D0, FSDP_IN_USE, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY
-from ..options.method_options import MethodOptions
+from ..options.fields import D0, FSDP_IN_USE, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY, MethodOptions
 from .base import Buffer, Buffers, Coefficients, Initial, Method, Options, Scalars, Sums, add_, dot, grown, total
 from .documentation import Documentation
 from .kernel_signature import KernelSignature
