@@ -16,7 +16,7 @@ from ..options.checks import check_options
 from ..sharding import registry
 from ..sharding.framework import FrameworkAdapter
 from . import amp, log_every, param_groups, torch_compile
-from .amp import Finding, told
+from .amp import Finding
 from .local_step import Entries, measure, sweep
 from .option_sets import Lots
 from .state import buffers, param_state, replaced_groups
@@ -88,7 +88,7 @@ class LearningRateFree(Optimizer, MayJoin):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch's optimizers do. Raises ValueError for an option that cannot be right; nothing is added."""
         if self._bound:
-            replaced_groups.adopt(self)
+            self._adopt_groups()
         if isinstance(param_group, dict):
             where = f"{type(self).__name__} group {len(self.param_groups)}"
             param_group = check_options(param_group, self.method.options.checks(), where, type(self))
@@ -128,8 +128,15 @@ class LearningRateFree(Optimizer, MayJoin):
         Empty while there are groups that are not ours yet: see `replaced_groups`.
         """
         groups = self.groups
-        are_ours = len(groups) == len(self.bound) and all(map(is_, groups, self.bound))
-        return param_groups.given(groups, self._views()) if are_ours else []
+        return param_groups.given(groups, self._views()) if self._are_bound(groups) else []
+
+    def _adopt_groups(self) -> None:
+        """Take in groups that somebody has put in the place of ours."""
+        if not self._are_bound(self.param_groups):
+            replaced_groups.adopt(self)
+
+    def _are_bound(self, groups: list[dict[str, Any]]) -> bool:
+        return len(groups) == len(self.bound) and all(map(is_, groups, self.bound))
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -181,7 +188,7 @@ class LearningRateFree(Optimizer, MayJoin):
 
         Waits for the reduce under way.
         """
-        replaced_groups.adopt(self)
+        self._adopt_groups()
         return [self._rate(group) for group in self.groups]
 
     def _rate(self, group: dict[str, Any]) -> float:
@@ -239,9 +246,11 @@ class LearningRateFree(Optimizer, MayJoin):
     def take(self) -> None:
         """One call of step(), with the gradients that are there."""
         try:
-            with told(self) as found:
-                replaced_groups.adopt(self)
-                self._take(found)
+            self._adopt_groups()
+            self._take(None if self.__dict__.get("found_inf") is None else amp.finding_of(self))
+        except BaseException:
+            amp.forget(self)
+            raise
         finally:
             self._looked = False
 
@@ -253,7 +262,8 @@ class LearningRateFree(Optimizer, MayJoin):
             self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)
             return
-        self.announce()
+        if self._join_config.is_first_joinable:
+            self.announce()
         shown = [(group, group["params"]) for group in groups]
         self._looked = lots is self._lots
         self.step_size.step(self, found, lambda window: self._run(window, shown, lots, found))

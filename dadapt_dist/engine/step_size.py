@@ -164,7 +164,8 @@ class StepSize(Estimates):
         self._follow(lots)
         if not self.roster.is_placed():
             placing.place(self)
-        self.joining.look_for_join()
+        if self.joining.modules:
+            self.joining.look_for_join()
         self.roster.prepare(release=self.frozen and not self._released)
         self._released = self.frozen
 
