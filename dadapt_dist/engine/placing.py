@@ -22,7 +22,7 @@ def place(step_size: "StepSize") -> None:
     roster, table, agreement = step_size.roster, step_size.scalars, step_size.agreement
     agreement.begin(table.constants(0), set().union(*(member.defaults for member in roster)))
     claims = Claims(
-        (*table.configuration(), step_size.nonfinite, step_size.freeze_after),
+        (*table.configuration(), step_size.nonfinite, step_size.freeze_after, step_size.before),
         table.fingerprint(),
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )
