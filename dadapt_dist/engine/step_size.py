@@ -184,10 +184,19 @@ class StepSize(Estimates):
         self.advice.look(self, self.held.count)
         self.reduce.step = self.calls
         self._follow(lots)
-        if not self.roster.is_placed():
-            placing.place(self)
-        self.joining.look_for_join()
-        self.roster.prepare(release=self.frozen and not self._released)
+        if not self.roster.is_ready():
+            if not self.roster.is_placed():
+                placing.place(self)
+            self.roster.prepare()
+        self._release()
+        if self.joining.modules:
+            self.joining.look_for_join()
+
+    def _release(self) -> None:
+        """Drop the buffers that serve the estimate alone, once it is frozen."""
+        if self.frozen and not self._released:
+            for member in self.roster:
+                member.release_statistics()
         self._released = self.frozen
 
     def _wanted(self) -> tuple[str, ...]:
@@ -217,7 +226,7 @@ class StepSize(Estimates):
         for phase in phases:
             sums = window.usable(torch.stack([member.measure((phase,)) for member in self.roster]).sum(0))
             if table.names_of(phase):
-                placing.mark(self)
+                self._mark()
                 sums = self.reduce.now(sums, tag=0 if table.method.after is not None else self._tag(self._some_move()))
             table.apply(sums, (phase,))
             if phase == "before" and table.method.after is None:
@@ -232,7 +241,7 @@ class StepSize(Estimates):
             decide(window, window.measured, self.reduce)
             return
         check_scales(self.roster)
-        placing.mark(self)
+        self._mark()
         sums = torch.stack([member.rehearse(window.phases) for member in self.roster]).sum(0)
         decide(window, self.reduce.now(sums), self.reduce)
 
@@ -265,17 +274,22 @@ class StepSize(Estimates):
         if window.launches:
             self.held.idle.expect(window.moves, window.overflows)
             if window.reduced is None:
-                placing.mark(self)
+                self._mark()
                 self.reduce.launch(window.usable(window.sums), tag=self._tag(window.moves))
             else:
                 self.reduce.put(window.reduced)
             self._riding = window.phases
-            if self.sync == "step" or self.layout.world_size == 1:
+            if self.sync == "step" or self.reduce.ranks == 1:
                 self.finish()
         elif sumless:  # nobody knows of the other ranks' gradients
             sums = window.usable(window.sums) if window.reduced is None else window.reduced
             table.apply(sums)
             self.held.note(table.values["held"], None, sums)
+
+    def _mark(self) -> None:
+        """Let the coming reduce tell the other ranks of this one's options and of its model's steps."""
+        if self.reduce.ranks > 1:
+            placing.mark(self)
 
     def _tag(self, moves: bool) -> int:
         """A rank that counts a step which the others do not count would freeze at another time: they have to agree on it."""
