@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ..kernels import check_backend
 from ..methods import METHODS, Buffer
+from ..methods.base import Dtypes
 from ..options.checks import check_options
 from ..sharding import registry
 from ..sharding.framework import FrameworkAdapter
@@ -50,7 +51,7 @@ class LearningRateFree(Optimizer, MayJoin):
         method: str,
         options: dict[str, Any],
         step_size: StepSize,
-        dtypes: param_state.Dtypes = param_state.Dtypes(),  # noqa: B008 - immutable
+        dtypes: Dtypes = Dtypes(),  # noqa: B008 - immutable
         backend: str = "auto",
     ) -> None:
         registry.on_optimizer_building()
@@ -58,7 +59,7 @@ class LearningRateFree(Optimizer, MayJoin):
         self.method = METHODS[method]()
         options = self.method.options.defaults() | options
         options = check_options(options, self.method.options.checks(), type(self).__name__, type(self))
-        self.step_size = step_size
+        self.step_size: StepSize = step_size
         check_backend(backend)
         self.dtypes, self.backend = dtypes, backend
         self.unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
