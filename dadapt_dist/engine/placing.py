@@ -9,7 +9,7 @@ import torch
 from .. import kernels
 from ..comm.async_all_reduce import Reduce
 from ..comm.communicator import ShardLayout
-from ..options.checks import NonFinite
+from ..options.checks import Before, NonFinite
 from ..sharding.rank_claims import Claims
 from ..sharding.shard_index import ShardIndex, home_device
 from .diagnostics.nonfinite import HeldReport
@@ -36,6 +36,7 @@ class Placeable(Protocol):
     agreement: Agreement
     held: HeldReport
     nonfinite: NonFinite | None
+    before: Before
     freeze_after: int | None
 
     @property
@@ -59,7 +60,7 @@ def place(step_size: Placeable) -> None:
     table, agreement = step_size.scalars, step_size.agreement
     agreement.begin(table.constants(0), set().union(*(member.defaults for member in roster)))
     claims = Claims(
-        (*table.configuration(), step_size.nonfinite, step_size.freeze_after),
+        (*table.configuration(), step_size.nonfinite, step_size.freeze_after, step_size.before),
         table.fingerprint(),
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )

@@ -21,11 +21,11 @@ from ..options.checks import Before, NonFinite, Sync, check_choice, check_freeze
 from ..sharding.shard_index import ShardIndex
 from . import placing
 from .amp import Finding
-from .amp_overflow import Overflows, StepCount, check_scales
+from .amp_overflow import Overflows, check_scales
 from .diagnostics import separate_estimates
 from .diagnostics.advice import Advice
 from .diagnostics.nonfinite import HeldReport
-from .estimates import Estimates
+from .estimates import Estimates, StepCount
 from .members import Member, Roster
 from .option_sets import STAYS
 from .rank_agreement import Agreement

@@ -51,7 +51,7 @@ class DAdaptSGDMethod(Method):
         notes="""
             ‖g0‖² = Σ r·g² of the first step whose gradients are not all zero. It is needed before that step's
             update: one blocking reduce, once. Until then nothing moves. Where a framework brings a step in pieces (ZeRO), and
-            with StepSize(before="lagged"), that step only measures, and the first update is one step later.
+            with before="lagged", that step only measures, and the first update is one step later.
         """,
     )
     signature = KernelSignature(

@@ -50,7 +50,7 @@ class DoGMethod(Method):
             update  x = x - r·lr·d/√(G + eps)·g
         """,
         notes="""
-            Both norms are those of the very step: one blocking reduce a step, or, with StepSize(before="lagged"), those of
+            Both norms are those of the very step: one blocking reduce a step, or, with before="lagged", those of
             the step before, hidden. It is at its best with an average of the weights.
         """,
     )
