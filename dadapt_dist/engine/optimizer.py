@@ -1,5 +1,6 @@
 """The torch optimizer made of a method, a layout and a step size: one pass over the parameters a step."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from operator import is_
@@ -55,7 +56,9 @@ class LearningRateFree(Optimizer, MayJoin):
         dtypes: Dtypes = Dtypes(),  # noqa: B008 - immutable
         backend: str = "auto",
     ) -> None:
-        registry.on_optimizer_building()
+        for adapter in registry.adapters:
+            if adapter.module in sys.modules:
+                adapter.on_construction(type(self))
         param_state.check_dtypes(dtypes)
         self.method = METHODS[method]()
         options = self.method.options.defaults() | options
@@ -70,7 +73,6 @@ class LearningRateFree(Optimizer, MayJoin):
         super().__init__(params, dict(options))
         step_size.join(self.method, options, self.param_groups)
         self._join()
-        registry.on_optimizer_built(type(self))
 
     def _join(self) -> None:
         MayJoin.__init__(self)
