@@ -94,7 +94,7 @@ MOVED = {
     "layout": "comm.communicator",
     "log_every": "engine.log_every",
     "lots": "engine.option_sets",
-    "methods.scratch": "methods.scratch_memory",
+    "methods.scratch": "methods.ops",
     "named": "engine.named_step_sizes",
     "optimizer": "engine.optimizer",
     "overflow": "engine.amp_overflow",
