@@ -54,6 +54,6 @@ def mark(step_size: "StepSize") -> None:
     if step_size.layout.world_size > 1:
         reduce, table = step_size.reduce, step_size.scalars
         device = step_size.layout.reduce_device(table.device)
-        reduce.marks = step_size.agreement.marks(step_size.roster.groups(), table.all_constants(), device)
+        reduce.agreement.marks = step_size.agreement.marks(step_size.roster.groups(), table.all_constants(), device)
         # Stages of a pipeline have collectives of their own: of theirs, one step's may be two of another's.
         reduce.pace_now = reduce.pace.count() if step_size.roster.is_of_largest_class else None

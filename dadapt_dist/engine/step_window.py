@@ -119,7 +119,7 @@ def refuse_again(roster: Roster) -> None:
 def decide(window: Window, reduced: Tensor, reduce: Reduce) -> None:
     """Skip the step, on all ranks alike, when these global sums of it are not finite; keep them for its end otherwise."""
     window.reduced = reduced
-    if reduce.differ is not None and bool(reduce.differ[: len(reduce.differ) - reduce.n_told].any()):
+    if reduce.differ is not None and reduce.agreement.is_apart(reduce.differ):
         return  # these are no sums of one step: d is held, and the finite elements train
     clean = torch.isfinite(reduced).all(1) & (reduced[:, -1] == 0)
     window.skipped = not bool(clean.all())

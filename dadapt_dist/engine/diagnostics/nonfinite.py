@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...comm.step_agreement import read
 from ...options.checks import listed
 from ..rank_agreement import COPIES
 from .no_gradients import IdleReport
@@ -72,8 +73,9 @@ class HeldReport:
     def say(self, step: int, marks: Sequence[str]) -> None:
         """Log, once each, when a step before this one was held, or when none had a gradient. marks: what the ranks compare."""
         self.idle.say()
-        doubtful, steps, *options = self._differ.tolist() or [False, False]
-        named = {MEANS.get(name, name) for name, differs in zip(marks, options, strict=False) if differs}
+        found = self._differ.tolist()
+        doubtful, steps, marked = read(found, marks) if found else (False, False, set[str]())
+        named = {MEANS.get(name, name) for name in marked}
         if COPIES in named and COPIES not in self._told:
             self._told.add(COPIES)
             logger.warning(DIFFERENT_COPIES)
