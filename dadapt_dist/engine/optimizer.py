@@ -202,7 +202,11 @@ class LearningRateFree(Optimizer, MayJoin):
             RuntimeError: in the middle of a step.
 
         Example:
+            >>> import torch, dadapt_dist
+            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
             >>> optimizer.set_d(1e-3)
+            >>> optimizer.d
+            0.001
         """
         self.step_size.set_d(value, estimate)
 

@@ -21,11 +21,11 @@ from ..options.checks import Before, NonFinite, Sync, check_choice, check_freeze
 from ..sharding.shard_index import Member, Roster
 from . import placing
 from .amp import Finding
-from .amp_overflow import Overflows, StepCount, check_scales
+from .amp_overflow import Overflows, check_scales
 from .diagnostics import separate_estimates
 from .diagnostics.advice import Advice
 from .diagnostics.nonfinite import HeldReport
-from .estimates import Estimates
+from .estimates import Estimates, StepCount
 from .option_sets import STAYS
 from .rank_agreement import Agreement
 from .step_window import Window, decide, delivered, expected, in_pieces, refuse, refuse_again
@@ -35,19 +35,33 @@ from .uneven_inputs import Joining
 class StepSize(Estimates):
     """The estimate of D that one or several optimizers share, over all ranks of a process group.
 
-    estimates: names of the separate estimates; groups choose with {"estimate": name}. None: those that the groups name.
-    process_group: ranks over which the sums run (None: all), or a layout such as MPILayout. copies: see `ShardLayout`.
-    sync: "next_step" hides the all-reduce behind the next forward and backward; "step" waits for it in the step.
-    nonfinite: what a NaN or infinite gradient does. None: "hold", but a step in which a GradScaler found an overflow, on
-    any rank, leaves everything as it was. "hold": d stays where it is on every rank, and only the elements with finite
-    gradients train. "skip": nothing moves on any rank. "raise": NonFiniteError on all ranks in the same step, before
-    anything moves. "skip" and "raise" need the sums inside the step: the step is computed twice and waits for a blocking
-    reduce.
-    before: sums that a method needs before the weights move (DoG's ‖x - x0‖ and ‖g‖; D-Adapt SGD's ‖g0‖, in one step). "exact"
-    takes them by a blocking reduce in the step; "lagged" uses those of the step before, which ride in its one hidden reduce,
-    and the first step only measures. Where a framework brings a step in pieces (ZeRO) they are always lagged.
-    freeze_after: number of steps after which d stays, buffers of the estimate are dropped and (with None or "hold") the
-    sums are no longer reduced.
+    Args:
+        estimates: Names of the separate estimates; groups choose with {"estimate": name}. None: those that the groups name.
+        process_group: Ranks over which the sums run (None: all), or a layout such as `MPILayout`.
+        copies: For sharding that cannot be read from a parameter: see `ShardLayout`.
+        sync: "next_step" hides the all-reduce behind the next forward and backward; "step" waits for it in the step.
+        nonfinite: What a NaN or infinite gradient does. None: "hold", but a step in which a GradScaler found an overflow, on
+            any rank, leaves everything as it was. "hold": d stays where it is on every rank, and only the elements with
+            finite gradients train. "skip": nothing moves on any rank. "raise": NonFiniteError on all ranks in the same step,
+            before anything moves. "skip" and "raise" need the sums inside the step: the step is computed twice and waits for
+            a blocking reduce.
+        freeze_after: Number of steps after which d stays, buffers of the estimate are dropped and (with None or "hold") the
+            sums are no longer reduced.
+        before: When sums count that a method needs before the weights move (DoG's ‖x - x0‖ and ‖g‖; D-Adapt SGD's ‖g0‖, in
+            one step). "exact" takes them by a blocking reduce in the step; "lagged" uses those of the step before, which ride
+            in its one hidden reduce, and the first step only measures. Where a framework brings a step in pieces (ZeRO) they
+            are always lagged.
+
+    Raises:
+        ValueError: An argument is none of its choices, or a count is below 1.
+
+    Example:
+        >>> import torch, dadapt_dist
+        >>> step_size = dadapt_dist.StepSize()
+        >>> first, second = torch.nn.Linear(4, 2), torch.nn.Linear(2, 1)
+        >>> optimizers = [dadapt_dist.Prodigy(model.parameters(), step_size=step_size) for model in (first, second)]
+        >>> step_size.d
+        1e-06
     """
 
     def __init__(
@@ -88,6 +102,14 @@ class StepSize(Estimates):
         """Bracket the pieces of one step: every `step()` of the sharing optimizers inside belongs to it.
 
         No `step()` inside: no collective. An exception inside: the window is dropped without a collective.
+
+        Raises:
+            RuntimeError: A window is open already.
+
+        Example:
+            >>> with step_size.window():  # doctest: +SKIP
+            ...     generator_optimizer.step()
+            ...     encoder_optimizer.step()
         """
         if self._explicit or self._window is not None:
             raise RuntimeError("a window of this StepSize is already open: windows do not nest")
