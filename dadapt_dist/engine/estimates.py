@@ -15,6 +15,7 @@ from ..methods.base import Method, Options
 from ..options.plain_values import NOTHING, number
 from ..sharding.shard_index import Roster
 from . import param_groups
+from .diagnostics.nonfinite import HeldReport
 from .estimate_state import ScalarTable
 from .option_sets import Lots
 from .param_groups import Key
@@ -83,6 +84,7 @@ class Estimates(ABC):
     table: ScalarTable | None
     reduce: Reduce
     agreement: Agreement
+    held: HeldReport
     _declared: tuple[str, ...] | None
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
@@ -114,6 +116,7 @@ class Estimates(ABC):
         """Take the method of the first optimizer; another method later raises ValueError."""
         if self.table is None:
             self.table = ScalarTable(method)
+            self.held.culprit = "a gradient, or the loss," if method.wants_loss else "a gradient"
             for name in self._declared or ():
                 self.table.add(name, defaults, given=False)
         elif self.table.method.name != method.name:

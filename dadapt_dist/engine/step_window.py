@@ -133,6 +133,6 @@ def refuse(window: Window, step: int, nonfinite: str | None) -> None:
         elements = int(window.reduced[:, -1].sum().nan_to_num())
         raise NonFiniteError(
             f"{elements} gradient elements are not finite, or so large that they would overflow, in step {step} (0: a sum "
-            'overflowed). Nothing has moved on any rank. nonfinite="skip" leaves such steps out, "hold" trains the finite '
-            "elements."
+            "overflowed, or the loss, where the method uses it, is not finite). Nothing has moved on any rank. "
+            'nonfinite="skip" leaves such steps out, "hold" trains the finite elements.'
         )
