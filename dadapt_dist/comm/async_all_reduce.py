@@ -47,6 +47,7 @@ class Reduce:
 
     def __init__(self, layout: ShardLayout) -> None:
         self.layout = layout
+        self.ranks = 1  # of the layout, since `restart`
         self.count = self.step = 0
         self.width = 0  # as many numbers as any reduce sends as sums: one that stands in for another has its length
         self.home = torch.device("cpu")  # where the sums live
@@ -69,7 +70,8 @@ class Reduce:
         home, width: of the sums. marks: how many. told: how many of them, the last, are only told of.
         """
         self.agreement.restart(marks, told)
-        self.count, self.home, self.width, self.differ, self.pace_now = 0, home, width, None, None
+        self.count, self.ranks = 0, self.layout.world_size
+        self.home, self.width, self.differ, self.pace_now = home, width, None, None
         if self.layout.parent is not None:
             self.pace.begin(self.layout.group)
 
@@ -165,8 +167,7 @@ class Reduce:
             raise
 
     def _start(self, sums: Tensor, tag: int) -> Sent:
-        ranks = self.layout.world_size
-        if ranks == 1:
+        if self.ranks == 1:
             return Sent(sums, None, sums.shape)
         if self.agreement.stopped:
             return Sent(torch.full_like(sums, torch.nan), None, sums.shape)
@@ -176,7 +177,7 @@ class Reduce:
         buffer[:size].copy_(sums.flatten())
         self.agreement.encode(buffer[width + 1 :], self.count, tag, self.pace_now)
         self.layout.count_launch()
-        return Sent(buffer, self.layout.all_reduce(buffer), sums.shape, width, ranks)
+        return Sent(buffer, self.layout.all_reduce(buffer), sums.shape, width, self.ranks)
 
     def _finish(self, sent: Sent) -> Tensor:
         if sent.work is None:

@@ -18,7 +18,7 @@ from ..comm.async_all_reduce import Reduce
 from ..comm.communicator import ShardLayout
 from ..methods.base import Options, Scalars
 from ..options.checks import Before, NonFinite, Sync, check_choice, check_freeze_after, check_names
-from ..sharding.shard_index import Member, Roster
+from ..sharding.shard_index import ShardIndex
 from . import placing
 from .amp import Finding
 from .amp_overflow import Overflows, check_scales
@@ -26,6 +26,7 @@ from .diagnostics import separate_estimates
 from .diagnostics.advice import Advice
 from .diagnostics.nonfinite import HeldReport
 from .estimates import Estimates, StepCount
+from .members import Member, Roster
 from .option_sets import STAYS
 from .rank_agreement import Agreement
 from .step_window import Window, decide, delivered, expected, in_pieces, refuse, refuse_again
@@ -82,7 +83,8 @@ class StepSize(Estimates):
         self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, check_freeze_after(freeze_after)
         self.before = before
         self._count, self._overflows = StepCount(), Overflows()
-        self.roster = Roster(self.layout)
+        self.shards = ShardIndex(self.layout)
+        self.roster = Roster(self.shards)
         self.table = None
         self.joining = Joining(self)
         separate_estimates.join(self)
@@ -184,10 +186,19 @@ class StepSize(Estimates):
         self.advice.look(self, self.held.count)
         self.reduce.step = self.calls
         self._follow(lots)
-        if not self.roster.is_placed():
-            placing.place(self)
-        self.joining.look_for_join()
-        self.roster.prepare(release=self.frozen and not self._released)
+        if not self.roster.is_ready():
+            if not self.roster.is_placed():
+                placing.place(self)
+            self.roster.prepare()
+        self._release()
+        if self.joining.modules:
+            self.joining.look_for_join()
+
+    def _release(self) -> None:
+        """Drop the buffers that serve the estimate alone, once it is frozen."""
+        if self.frozen and not self._released:
+            for member in self.roster:
+                member.release_statistics()
         self._released = self.frozen
 
     def _wanted(self) -> tuple[str, ...]:
@@ -217,7 +228,7 @@ class StepSize(Estimates):
         for phase in phases:
             sums = window.usable(torch.stack([member.measure((phase,)) for member in self.roster]).sum(0))
             if table.names_of(phase):
-                placing.mark(self)
+                self._mark()
                 sums = self.reduce.now(sums, tag=0 if table.method.after is not None else self._tag(self._some_move()))
             own = table.apply(sums, (phase,))
             if phase == "before" and table.method.after is None:
@@ -232,7 +243,7 @@ class StepSize(Estimates):
             decide(window, window.measured, self.reduce)
             return
         check_scales(self.roster)
-        placing.mark(self)
+        self._mark()
         sums = torch.stack([member.rehearse(window.phases) for member in self.roster]).sum(0)
         decide(window, self.reduce.now(sums), self.reduce)
 
@@ -265,17 +276,22 @@ class StepSize(Estimates):
         if window.launches:
             self.held.idle.expect(window.moves, window.overflows)
             if window.reduced is None:
-                placing.mark(self)
+                self._mark()
                 self.reduce.launch(window.usable(window.sums), tag=self._tag(window.moves))
             else:
                 self.reduce.put(window.reduced)
             self._riding = window.phases
-            if self.sync == "step" or self.layout.world_size == 1:
+            if self.sync == "step" or self.reduce.ranks == 1:
                 self.finish()
         elif sumless:  # nobody knows of the other ranks' gradients
             sums = window.usable(window.sums) if window.reduced is None else window.reduced
             table.apply(sums)
             self.held.note(table.values["held"], None, sums)
+
+    def _mark(self) -> None:
+        """Let the coming reduce tell the other ranks of this one's options and of its model's steps."""
+        if self.reduce.ranks > 1:
+            placing.mark(self)
 
     def _tag(self, moves: bool) -> int:
         """A rank that counts a step which the others do not count would freeze at another time: they have to agree on it."""
@@ -369,8 +385,9 @@ class StepSize(Estimates):
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
-        return self.__dict__ | {"roster": None, "joining": None}
+        return self.__dict__ | {"shards": None, "roster": None, "joining": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.roster, self.joining = Roster(self.layout), Joining(self)
+        self.shards = ShardIndex(self.layout)
+        self.roster, self.joining = Roster(self.shards), Joining(self)

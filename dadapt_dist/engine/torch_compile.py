@@ -6,21 +6,27 @@ the function into pieces, or raise with fullgraph=True.
 
 import itertools
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ..methods import Method
 from ..sharding.dtensor_type import is_dtensor
-
-if TYPE_CHECKING:
-    from .optimizer import LearningRateFree
 
 _numbers = itertools.count()
 _live: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
 
 
-def enroll(optimizer: "LearningRateFree") -> int:
+class Traced(Protocol):
+    """An optimizer whose steps a compiled function takes. traced: the parameters that are handed to the operation."""
+
+    number: int
+    traced: list[Tensor]
+    method: Method
+
+
+def enroll(optimizer: object) -> int:
     """A number by which a compiled function knows the optimizer."""
     number = next(_numbers)
     _live[number] = optimizer
@@ -81,7 +87,7 @@ def _(
     return None
 
 
-def step(optimizer: "LearningRateFree", *losses: Any) -> None:
+def step(optimizer: Traced, *losses: Any) -> None:
     """What the compiler sees of a step.
 
     losses: what was given to step() as the loss, and what its closure returned.

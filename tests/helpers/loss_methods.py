@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dadapt_dist import optimizers
 from dadapt_dist.methods import METHODS, Buffer, Documentation, Method
-from dadapt_dist.methods.base import Buffers, Coefficients, Initial, Options, Scalars, Sums, add_, total
-from dadapt_dist.options.fields import LR
-from dadapt_dist.options.method_options import MethodOptions
+from dadapt_dist.methods.base import Buffers, Coefficients, Initial, Options, Scalars, Sums
+from dadapt_dist.methods.ops import add_, total
+from dadapt_dist.options.fields import LR, MethodOptions
 
 
 @dataclass(frozen=True)
