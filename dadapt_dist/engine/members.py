@@ -283,6 +283,10 @@ class MovesTensors(HasState, Protocol):
     backend: str
     plans: PlanCache
 
+    @property
+    def loss(self) -> Tensor | float | None:
+        """The loss of the present step on this rank."""
+
 
 class HasGroups(Protocol):
     """An optimizer to those who look after its groups."""
