@@ -55,6 +55,12 @@ def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0
     Raises:
         ValueError: An argument is out of range.
 
+    Example:
+        >>> import torch, dadapt_dist
+        >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
+        >>> cosine_with_warmup(optimizer, total_steps=100, warmup=0.1).get_last_lr()
+        [0.1]
+
     Source: I. Loshchilov and F. Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, arXiv 1608.03983, section 3.
     """
     low = _fraction("final", final, closed=True)
@@ -76,6 +82,12 @@ def warmup_stable_decay(optimizer: Optimizer, total_steps: int, warmup: float = 
 
     Raises:
         ValueError: An argument is out of range.
+
+    Example:
+        >>> import torch, dadapt_dist
+        >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
+        >>> warmup_stable_decay(optimizer, total_steps=100, warmup=0.25, decay=0.5).get_last_lr()
+        [0.04]
 
     Source: S. Hu et al., MiniCPM: Unveiling the Potential of Small Language Models, arXiv 2404.06395, section 4.
     """

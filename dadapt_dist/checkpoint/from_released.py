@@ -18,13 +18,9 @@ Dict = dict[str, Any]
 
 
 def convert(state_dict: Mapping[str, Any], method: str | None = None, params: Iterable[Tensor] | None = None) -> Dict:
-    """A state dict of prodigyopt 1.x or dadaptation 3.x as one that the optimizer of the same name here loads.
+    """Convert a state dict of prodigyopt 1.x or dadaptation 3.x into one that the optimizer of the same name here loads.
 
     The loaded optimizer continues the released trajectory, but for the departures in docs/deviations.md.
-
-    state_dict: what the released optimizer's `state_dict()` gave; it stays as it is, and the result shares no tensor
-    with it. method: "prodigy", "dadapt_adam", ...; None finds it from the keys of the groups. params: the parameters in
-    the optimizer's order, to check shapes against; the checkpoint alone is enough without.
 
         scalars   d, d_max, k, gsq_weighted, g0_norm   the same; read from the first group, as the released code does
                   numerator                            d_numerator (Prodigy), numerator_weighted (Adam, SGD, Lion)
@@ -39,8 +35,22 @@ def convert(state_dict: Mapping[str, Any], method: str | None = None, params: It
 
     Numbers that are 0-dim tensors (d after a sharded run) become python numbers; buffers keep dtype and device.
 
-    Raises ValueError, naming what is missing or does not fit: an unknown or ambiguous method, scalars, options or
-    buffers that are not there, shapes of other parameters.
+    Args:
+        state_dict: What the released optimizer's `state_dict()` returned. It stays as it is, and the result shares no tensor
+            with it.
+        method: "prodigy", "dadapt_adam", ...; None finds it from the keys of the groups.
+        params: The parameters in the optimizer's order, to check shapes against; None where the checkpoint is enough.
+
+    Returns:
+        The state dict to give to `load_state_dict`.
+
+    Raises:
+        ValueError: The method is unknown or ambiguous, scalars, options or buffers are missing, or shapes are those of other
+            parameters; the message names them.
+
+    Example:
+        >>> released = torch.load("released.pt")["optimizer"]  # doctest: +SKIP
+        >>> optimizer.load_state_dict(convert(released, "prodigy", model.parameters()))  # doctest: +SKIP
     """
     groups = _groups_of(state_dict)
     found = _found_method(groups, method)

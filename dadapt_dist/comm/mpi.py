@@ -55,7 +55,7 @@ class MPILayout(ShardLayout):
             object.__setattr__(self, name, value)  # a layout never changes afterwards
 
     def with_copies(self, copies: Callable[[Tensor], int | None] | None) -> "MPILayout":
-        """Return a layout of the same communicator with another `copies`."""
+        """Return a layout of the same communicator with another `copies`, which is as for `ShardLayout`."""
         other = object.__new__(MPILayout)
         ShardLayout.__init__(other, self.process_group, copies)
         other._set(self._size, self._rank, self._progress)
@@ -67,19 +67,23 @@ class MPILayout(ShardLayout):
 
     @property
     def is_distributed(self) -> bool:
+        """Whether the communicator has more than one rank."""
         return self._size > 1
 
     @property
     def world_size(self) -> int:
+        """Ranks of the communicator."""
         return self._size
 
     @property
     def rank(self) -> int:
+        """This process's rank in the communicator."""
         return self._rank
 
     @property
     def parent(self) -> Any:
-        return None  # a communicator lives as long as MPI does
+        """None: a communicator lives as long as MPI does."""
+        return None
 
     def meet(self) -> None:
         """Nothing to do: the communicator is a duplicate of its own."""
@@ -88,15 +92,19 @@ class MPILayout(ShardLayout):
         """Nothing to note."""
 
     def all_reduce(self, sums: Tensor) -> "MPISum":
+        """Start the sum over all ranks of a CPU tensor, float64 [n]; the tensor holds the total after `wait`."""
         return MPISum(self.process_group, sums, self._progress)
 
     def all_gather(self, row: Tensor) -> Tensor:
+        """Return every rank's row, [world_size, n] from [n]."""
         return torch.tensor(self.process_group.allgather(row.tolist()), dtype=row.dtype, device=row.device)
 
     def all_gather_object(self, item: Any) -> list[Any]:
+        """Return every rank's item, in the order of the ranks."""
         return list(self.process_group.allgather(item))
 
     def reduce_device(self, home: torch.device) -> torch.device:
+        """Return the CPU, where MPI adds up, whatever device the parameters are on."""
         return torch.device("cpu")
 
 

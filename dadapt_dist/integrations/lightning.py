@@ -35,8 +35,13 @@ class DAdaptCallback(Callback):
 
     `Trainer(..., callbacks=[DAdaptCallback()])`. Optimizers that are not of dadapt_dist are passed over; where several are,
     names end in the optimizer's place: "d/optimizer0". At the start of training, rank 0 warns through `logging`, once, of
-    a peak lr other than 1.0, of a warm-up without safeguard_warmup, and of clipping that holds DAdaptAdaGrad down. Raises
-    TypeError there when no optimizer is of dadapt_dist.
+    a peak lr other than 1.0, of a warm-up without safeguard_warmup, and of clipping that holds DAdaptAdaGrad down.
+
+    Raises:
+        TypeError: At the start of training, if no optimizer is from dadapt_dist.
+
+    Example:
+        >>> trainer = Trainer(max_epochs=1, callbacks=[DAdaptCallback()])  # doctest: +SKIP
     """
 
     def __init__(self) -> None:

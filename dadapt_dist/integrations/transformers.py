@@ -25,7 +25,15 @@ class DAdaptCallback(TrainerCallback):
     `Trainer(..., callbacks=[DAdaptCallback()])` is enough: it moves itself before the integrations that report to
     trackers, and state.log_history gets the values too. Both belong to the coming step. At the start of training, rank 0
     warns through `logging`, once, of a peak lr other than 1.0, of a warm-up without safeguard_warmup, and of clipping that
-    holds DAdaptAdaGrad down. Raises TypeError there when the Trainer has got no optimizer of dadapt_dist.
+    holds DAdaptAdaGrad down.
+
+    Raises:
+        TypeError: At the start of training, if the Trainer's optimizer is not from dadapt_dist.
+
+    Example:
+        >>> trainer = Trainer(  # doctest: +SKIP
+        ...     model, args, train_dataset=data, optimizer_cls_and_kwargs=(Prodigy, {}), callbacks=[DAdaptCallback()]
+        ... )
     """
 
     def __init__(self) -> None:
@@ -68,9 +76,12 @@ class DAdaptCallback(TrainerCallback):
 
         Needed only where the Trainer's handler cannot be found by itself: after gc.freeze().
 
+        Args:
+            trainer: A Trainer of transformers.
+
         Example:
-            >>> trainer = Trainer(model=model, args=args, optimizer_cls_and_kwargs=(Prodigy, {}))
-            >>> DAdaptCallback().install(trainer)
+            >>> trainer = Trainer(model, args, optimizer_cls_and_kwargs=(Prodigy, {}))  # doctest: +SKIP
+            >>> DAdaptCallback().install(trainer)  # doctest: +SKIP
         """
         _move_to_front(self, trainer.callback_handler)
         return self

@@ -11,9 +11,20 @@ from ..errors import LaunchError
 class World:
     """Place of this process among those that were started together.
 
-    launcher: "torchrun", "env" (RANK and WORLD_SIZE by whoever set them, or a process group that existed), "openmpi",
-    "mvapich", "mpich" (also Intel MPI), "slurm" or "python" (no launcher). node, nodes: which of how many machines; None
-    where the launcher does not say. has_local_rank: False where it says nothing of the ranks on one machine either.
+    Args:
+        launcher: "torchrun", "env" (RANK and WORLD_SIZE by whoever set them, or a process group that existed), "openmpi",
+            "mvapich", "mpich" (also Intel MPI), "slurm" or "python" (no launcher).
+        rank: This process's number among all, from 0.
+        world_size: How many processes there are.
+        local_rank: Its number among those on this machine, from 0.
+        local_world_size: How many processes run on this machine.
+        node: Number of this machine, from 0; None where the launcher does not say.
+        nodes: How many machines there are; None where the launcher does not say.
+        has_local_rank: Whether the launcher tells of the ranks on one machine.
+
+    Example:
+        >>> World("python").variables()["WORLD_SIZE"]
+        '1'
     """
 
     launcher: str
@@ -57,9 +68,19 @@ FAMILIES = {
 def detect(env: Mapping[str, str]) -> World:
     """Return the place of this process. RANK and WORLD_SIZE come first, then MPI's variables, then those of a Slurm step.
 
-    What RANK and WORLD_SIZE leave out, such as LOCAL_RANK, comes from MPI or Slurm where these agree with them. Raises
-    LaunchError when a variable is missing or no number, when the rank is not below the size, and when RANK and an MPI or
-    Slurm launcher disagree. A launcher that mpirun or srun started once on each machine is no disagreement.
+    What RANK and WORLD_SIZE leave out, such as LOCAL_RANK, comes from MPI or Slurm where these agree with them. A launcher
+    that mpirun or srun started once on each machine is no disagreement.
+
+    Args:
+        env: Environment variables, such as `os.environ`.
+
+    Raises:
+        LaunchError: A variable is missing or no number, the rank is not below the size, or RANK and an MPI or Slurm launcher
+            disagree.
+
+    Example:
+        >>> detect({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}).rank
+        1
     """
     outer = _outer(env)
     given = [name for name in ("RANK", "WORLD_SIZE") if name in env]

@@ -15,10 +15,16 @@ MOST_BYTES = 1 << 30
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return the records of a JSONL file, without a torn last line.
 
+    Args:
+        path: The file.
+
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: A line other than the last is not a JSON object (the message names it), or the path is not a regular
             file of at most 1 GiB.
+
+    Example:
+        >>> [line["d"] for line in read_jsonl("run.jsonl")]  # doctest: +SKIP
     """
     lines = read_bytes(path, MOST_BYTES).split(b"\n")
     records = []
@@ -48,6 +54,14 @@ class JsonlWriter:
 
     Raises:
         OSError: The file cannot be written.
+
+    Example:
+        >>> import os, tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "run.jsonl")
+        >>> with JsonlWriter(path) as log:
+        ...     log.write(step=1, loss=0.5, d=1e-3)
+        >>> read_jsonl(path)
+        [{'step': 1, 'loss': 0.5, 'd': 0.001}]
     """
 
     def __init__(self, path: str | os.PathLike[str], *, rank: int = 0, resume_step: int | None = None) -> None:
@@ -67,7 +81,7 @@ class JsonlWriter:
         return resume_step is not None and self.path.exists()
 
     def write(self, step: int, **numbers: Any) -> None:
-        """Append {"step": step, **numbers} and flush it."""
+        """Append {"step": step, **numbers} and flush it; numbers are what json takes."""
         if self._file is not None:
             self._file.write(_line({"step": step, **numbers}))
             self._file.flush()

@@ -13,6 +13,14 @@ def record(optimizer: Optimizer) -> dict[str, float]:
     With one group and one estimate the keys are "lr", "d" and "effective_lr"; with more, "lr/0", "d/<estimate>",
     "effective_lr/0" and so on. For other optimizers (AdamW) `effective_lr` is `lr`, and there is no `d`. It waits for the
     pending reduce but starts no collective; on a slow network call it every few steps.
+
+    Args:
+        optimizer: Any torch optimizer.
+
+    Example:
+        >>> import torch, dadapt_dist
+        >>> record(dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters(), d0=1e-5))
+        {'lr': 1.0, 'd': 1e-05, 'effective_lr': 1e-05}
     """
     groups: list[dict[str, Any]] = optimizer.param_groups
     lrs = [float(group["lr"]) for group in groups]

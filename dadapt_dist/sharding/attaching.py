@@ -26,9 +26,9 @@ def attach(thing: Any) -> None:
         TypeError: It is none of these, and contains none.
 
     Example:
-        >>> model = DistributedDataParallel(model)
-        >>> optimizer = dadapt_dist.Prodigy(model.parameters())
-        >>> dadapt_dist.attach(model)
+        >>> import torch, dadapt_dist
+        >>> scaler = torch.amp.GradScaler("cpu")
+        >>> dadapt_dist.attach(scaler)
     """
     found = list(_parts(thing, {id(thing)}))
     if not found:

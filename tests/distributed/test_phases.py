@@ -22,7 +22,7 @@ PHASES = [way for way in WAYS if way[0] in (*WITH_BEFORE, *WITHOUT_SUMS)]
 
 
 def build(method: str, params: Any, before: Any, **shared: Any) -> dd.LearningRateFree:
-    made: dd.LearningRateFree = ALL[method](params, step_size=dd.StepSize(before=before, **shared), **parts(method))  # type: ignore[call-arg]
+    made: dd.LearningRateFree = ALL[method](params, before=before, **shared, **parts(method))  # type: ignore[call-arg]
     return made
 
 
@@ -134,3 +134,21 @@ def resumed(method: str, before: Any) -> bool:
 @pytest.mark.parametrize(("method", "before"), PHASES)
 def test_a_checkpoint_after_every_step_changes_nothing(method: str, before: str, pools: Any) -> None:
     assert all(pools(2).run(resumed, method, before))
+
+
+def disagree() -> str:
+    """One rank reduces before the weights move, the other not: neither may wait for what the other never sends."""
+    job = Job(shard2(Tiny()), *ranks())
+    optimizer = dd.DoG(job.params(), before=("exact", "lagged")[dist.get_rank()])  # type: ignore[arg-type]
+    job.backward(0)
+    try:
+        optimizer.step()
+    except dd.PlacementError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_that_differ_in_before_are_refused_alike(pools: Any) -> None:
+    texts = pools(2).run(disagree)
+    assert texts[0] == texts[1]
+    assert "freeze_after, nonfinite, before)" in texts[0]

@@ -33,17 +33,29 @@ INFO = "universal_checkpoint_info"
 def convert(
     checkpoint: str | Path, output: str | Path, tag: str | None = None, workers: int = 1, *, trust: bool = False
 ) -> Path:
-    """Make a universal checkpoint of a ZeRO checkpoint (stage 1, 2 or 3) of an optimizer of this package; returns its path.
+    """Convert a ZeRO checkpoint (stage 1, 2 or 3) of an optimizer of this package into a universal checkpoint.
 
-    checkpoint: the folder given to `engine.save_checkpoint`, of which the tag in `latest`, or the one given, is taken; or the
-    folder of one tag itself. output: the new folder, named like a tag; the file `latest_universal` beside it gets its
-    name. It appears when it is whole: on an error there is none. workers: processes that read and merge.
+    DeepSpeed's converter unpickles the files whole, which runs code that is in them, so files that another user than you or
+    root owns, or that others may write, are refused.
 
-    DeepSpeed's converter unpickles the files whole, which runs code that is in them. So files that another user than you or
-    root owns, or that others may write, are refused. trust: True takes them all the same.
+    Args:
+        checkpoint: The folder given to `engine.save_checkpoint`, or the folder of one tag in it.
+        output: The new folder, named like a tag; the file `latest_universal` beside it gets its name. It appears when it is
+            whole: after an error there is none.
+        tag: The checkpoint of the folder; None: the one that `latest` names.
+        workers: Processes that read and merge.
+        trust: True takes files that others may have written all the same.
 
-    Raises ValueError for a folder that is no such checkpoint, was written by another optimizer, lacks buffers, or that
-    DeepSpeed cannot convert; and for an output that exists.
+    Returns:
+        The path of the new folder.
+
+    Raises:
+        ValueError: The folder is no such checkpoint, was written by another optimizer, lacks buffers, or cannot be converted
+            by DeepSpeed; or the output exists.
+
+    Example:
+        >>> from dadapt_dist import universal  # doctest: +SKIP
+        >>> universal.convert("checkpoints", "checkpoints/resharded")  # doctest: +SKIP
     """
     source, target = tag_folder(Path(checkpoint), tag), Path(os.path.abspath(output))
     if target.exists():

@@ -27,16 +27,27 @@ Dict = dict[str, Any]
 def load(
     engine: Any, folder: str | Path, tag: str | None = None, *, trust: bool = False, **options: Any
 ) -> tuple[str, Dict]:
-    """`engine.load_checkpoint` for a universal checkpoint, with what DeepSpeed's loader of ZeRO-3 leaves out.
+    """Load a universal checkpoint into a DeepSpeed engine, with what DeepSpeed's loader of ZeRO-3 leaves out.
 
-    engine: with {"checkpoint": {"load_universal": true}} in its config. folder: the one in which `latest_universal` and
-    the tags lie. options: load_module_strict, load_lr_scheduler_states, custom_load_fn, as DeepSpeed's. Returns what
-    engine.load_checkpoint returns. At stages 1 and 2 engine.load_checkpoint itself does as well.
+    At stages 1 and 2 `engine.load_checkpoint` itself does as well. DeepSpeed unpickles the files whole, which runs code that
+    is in them, so files that another user than you or root owns, or that others may write, are refused.
 
-    DeepSpeed unpickles the files whole, which runs code that is in them. So files that another user than you or root owns, or
-    that others may write, are refused. trust: True takes them all the same.
+    Args:
+        engine: The engine, with {"checkpoint": {"load_universal": true}} in its config.
+        folder: The folder in which `latest_universal` and the tags lie.
+        tag: The checkpoint; None: the one that `latest_universal` names.
+        trust: True takes files that others may have written all the same.
+        options: load_module_strict, load_lr_scheduler_states and custom_load_fn, as `engine.load_checkpoint` has them.
 
-    Raises ValueError, with nothing changed, for a checkpoint of another method, stage or model, or one that lacks buffers.
+    Returns:
+        What `engine.load_checkpoint` returns: the path and the client's state.
+
+    Raises:
+        ValueError: The checkpoint is of another method, stage or model, or lacks buffers; nothing has changed.
+
+    Example:
+        >>> from dadapt_dist import universal  # doctest: +SKIP
+        >>> universal.load(engine, "checkpoints/resharded")  # doctest: +SKIP
     """
     optimizer, kind = _checked(engine, options)
     found = tag_folder(Path(folder), tag, "latest_universal")
