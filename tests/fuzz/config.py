@@ -9,8 +9,13 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+from dadapt_dist.methods import METHODS
+from tests.helpers.classes import first_d
+
 EVENTS = ("deepcopy", "recover", "reload", "left_out", "replace", "go_on_alone")
-METHODS = ("prodigy", "prodigy", "dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_adan", "dadapt_lion")
+DRAWN = ("prodigy", "prodigy", "dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_adan", "dadapt_lion")
+OTHERS = tuple(name for name in METHODS if name not in DRAWN)
+"""Methods that came later, which take the place of the one drawn in a share of the seeds: seeds stand for what they stood for."""
 # What the library does not do yet, and so is never drawn: names of features below. Empty it when the last has landed.
 PENDING: frozenset[str] = frozenset()
 HUGE = (1e15, -1e17, 1e30, -3e38)
@@ -108,7 +113,7 @@ class Config:
     @property
     def needs_all_gradients(self) -> bool:
         """Are sums of all optimizers taken before the first of several moves?"""
-        early = self.method == "dadapt_sgd" or self.shared.get("nonfinite", "hold") != "hold"
+        early = METHODS[self.method].before is not None or self.shared.get("nonfinite", "hold") != "hold"
         return early and self.optimizers > 1
 
     @property
@@ -142,16 +147,31 @@ class Config:
 def draw(seed: int, without: Iterable[str] = (), pending: frozenset[str] = PENDING) -> Config:
     """The configuration of a seed, without the features that are named."""
     config = _draw(Random(seed), seed)
+    r = Random(f"method {seed}")
+    if OTHERS and r.random() < len(OTHERS) / (len(OTHERS) + len(DRAWN)):
+        config = _of_method(config, r.choice(OTHERS))
     for name in (*without, *sorted(pending & FEATURES.keys())):
         config = FEATURES[name](config)
     return _fit(config)
+
+
+def _of_method(c: Config, method: str) -> Config:
+    """The same with another method, and those of the options that it has; those that share an estimate differ in none of its."""
+    known, own = METHODS[method].options.checks(), set(METHODS[method].estimate_options)
+    first = {"reps_rel": c.options["d0"]} if "reps_rel" in known else {}
+
+    def fitting(options: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in options.items() if name in (*known, "estimate", "maximize")}
+
+    groups = tuple(replace(g, options={k: v for k, v in fitting(g.options).items() if k not in own}) for g in c.groups)
+    return replace(c, method=method, options=fitting(c.options) | first, groups=groups, apart=None)
 
 
 # -------------------------------------------------------------------- drawing
 
 
 def _draw(r: Random, seed: int) -> Config:
-    method, steps = r.choice(METHODS), r.randint(8, 16)
+    method, steps = r.choice(DRAWN), r.randint(8, 16)
     shapes = {
         f"{r.choice(('', 'a.', 'b.'))}w{i}": _shape(r) for i in range(r.choices((r.randint(2, 7), 16), (9, 1))[0])
     }
@@ -412,7 +432,7 @@ def _fits_event(c: Config, what: str, step: int) -> bool:
     if what in ("recover", "go_on_alone") and c.own_group:  # which is gone with the others
         return False
     if what == "left_out":  # alone a rank can neither do what waits for the others, nor what they average
-        waits = c.scaler or c.method == "dadapt_sgd" or c.shared.get("nonfinite", "hold") != "hold"
+        waits = c.scaler or METHODS[c.method].before is not None or c.shared.get("nonfinite", "hold") != "hold"
         return not (waits or real or c.placed or "sync" in c.shared or any(group.added == step for group in c.groups))
     return {
         "deepcopy": layout in ("copies", "experts", "pipeline"),
@@ -492,7 +512,7 @@ def _no_scales_of_others(c: Config) -> Config:
 
 def _no_late_estimates(c: Config) -> Config:
     """An estimate that is added later has no norm of a first gradient."""
-    late = c.method == "dadapt_sgd" and any("estimate" in g.options and g.added for g in c.groups)
+    late = METHODS[c.method].before is not None and any("estimate" in g.options and g.added for g in c.groups)
     return _merged(c, added=0) if late else c
 
 
@@ -532,7 +552,7 @@ FEATURES: dict[str, Callable[[Config], Config]] = {
     "nonfinite": lambda c: _shared_without(c, "nonfinite"),
     "sync": lambda c: _shared_without(c, "sync"),
     "freeze": lambda c: _shared_without(c, "freeze_after"),
-    "options": lambda c: replace(c, options={"d0": 1e-3}),
+    "options": lambda c: replace(c, options=first_d(c.method, 1e-3)),
     "dtypes": lambda c: replace(c, dtypes={}),
     "dtype": lambda c: replace(c, dtype="float64", dtypes={}),
     "backend": lambda c: replace(c, backend="eager"),

@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL, WITH_D
 from tests.helpers.collectives import reduces
 
 from .config import FSDP1, Config, Group, draw, some_names
@@ -125,7 +125,7 @@ class Training:
         self.optimizers: list[dd.LearningRateFree] = []
         for number in range(config.optimizers):
             mine = [g for g in config.groups if g.optimizer == number and (g.added < step + also or g.added == 0)]
-            optimizer = CLASSES[config.method]([self.torch_group(g, step) for g in mine], **options)
+            optimizer = ALL[config.method]([self.torch_group(g, step) for g in mine], **options)
             self.optimizers.append(optimizer)
             self.groups += zip(mine, optimizer.param_groups, strict=True)
             if config.foreign:
@@ -231,8 +231,8 @@ class Training:
         self.seen.reduces[step] = reduces(communication.get_comm_counts())
 
     def ds(self) -> dict[str, str]:
-        names = self.step_size.scalars.names
-        return {name: float(self.step_size.value(name, "d")).hex() for name in names}
+        names, has_d = self.step_size.scalars.names, self.config.method in WITH_D
+        return {name: float(self.step_size.value(name, "d") if has_d else math.nan).hex() for name in names}
 
     # ---------------------------------------------------------------- events before a step
 

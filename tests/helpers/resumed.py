@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import dadapt_dist as dd
 
+from .classes import first_d
 from .oracles.released import Problem
 from .runs import make_ours, our_step
 
@@ -29,7 +30,7 @@ class Run:
     ) -> None:
         self.problem = Problem()
         starts = [start.to(dtype) for start in self.problem.starts]
-        self.optimizer, self.xs = make_ours(key, starts, {"d0": 1e-4, **(options or {})}, groups)
+        self.optimizer, self.xs = make_ours(key, starts, {**first_d(key, 1e-4), **(options or {})}, groups)
 
     def steps(self, first: int, number: int) -> "Run":
         for step in range(first, first + number):

@@ -10,16 +10,17 @@ import torch
 from torch import nn
 
 import dadapt_dist as dd
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL, ALWAYS_BEFORE, WITH_D, WITHOUT_SUMS
 from tests.helpers.resumed import AFTER, BEFORE, TWO_GROUPS, Pair, Run, same, snapshot, through_a_file
 from tests.helpers.runs import our_step
 
 TWO_ESTIMATES: list[dict[str, Any]] = [{"indices": [0, 3]}, {"indices": [2, 1], "estimate": "rest"}]
 
 CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]] | None]] = [
-    *((key, {}, None) for key in CLASSES),
-    *((key, {"lr": 0.7, "state_dtype": torch.float64}, None) for key in CLASSES),
-    *((key, {"state_dtype": torch.float64}, TWO_GROUPS) for key in CLASSES),
+    *((key, {}, None) for key in ALL),
+    *((key, {"lr": 0.7, "state_dtype": torch.float64}, None) for key in ALL),
+    *((key, {"state_dtype": torch.float64}, TWO_GROUPS) for key in ALL),
+    *((key, {"freeze_after": 9}, TWO_ESTIMATES) for key in (*ALWAYS_BEFORE, *WITHOUT_SUMS)),
     ("prodigy", {"weight_decay": 0.1, "use_bias_correction": True, "d0": 1e-2}, TWO_GROUPS),
     ("prodigy", {"d_coef": 2.0, "growth_rate": 1.3, "d0": 1e-2}, TWO_GROUPS),
     ("prodigy", {"safeguard_warmup": True, "decouple": False, "weight_decay": 0.1, "beta3": 0.9}, None),
@@ -59,10 +60,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert same(snapshot(resumed.optimizer), snapshot(whole.optimizer))
     assert same(resumed.weights(), whole.weights())
     frozen = options.get("freeze_after", BEFORE + 1) <= BEFORE
-    assert frozen or largest(whole.optimizer.d) > 1.2 * d, "d never moved: the comparison would be empty"
+    assert frozen or key not in WITH_D or largest(whole.optimizer.d) > 1.2 * d, (
+        "d never moved: the comparison would be empty"
+    )
 
 
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", [key for key in ALL if key != "dog"])  # whose one buffer holds bfloat16 weights
 def test_float32_buffers_of_bfloat16_parameters_are_saved_and_loaded_as_float32(key: str) -> None:
     run = Run(key, dtype=torch.bfloat16).steps(0, BEFORE)
     other = Run(key, dtype=torch.bfloat16).take(run.weights(), run.optimizer.state_dict())
@@ -148,7 +151,7 @@ def test_a_loaded_group_still_shows_the_current_d() -> None:
 @pytest.mark.parametrize(
     "clone", [copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))], ids=["deepcopy", "pickle"]
 )
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 def test_a_copied_optimizer_goes_on_alone_like_the_original(key: str, clone: Callable[[Any], Any]) -> None:
     run = Run(key, {}, TWO_ESTIMATES).steps(0, BEFORE)
     optimizer, xs = clone((run.optimizer, run.xs))

@@ -8,7 +8,7 @@ import torch
 
 import dadapt_dist as dd
 from dadapt_dist.kernels.stochastic_rounding import noise, store_stochastic
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL
 from tests.helpers.pool import WorkerPool
 
 BF16 = torch.bfloat16
@@ -62,11 +62,11 @@ def test_d_stays_near_that_of_float32_over_2000_steps(backend: str) -> None:
     assert ours[-1] > 1e-3
 
 
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", ALL)
 def test_only_the_statistics_are_narrow(key: str) -> None:
     for dtype in (torch.float32, BF16):
         p = torch.nn.Parameter(torch.ones(5, dtype=dtype))
-        optimizer = CLASSES[key]([p], statistics_dtype=BF16)
+        optimizer = ALL[key]([p], statistics_dtype=BF16)
         p.grad = torch.ones_like(p)
         optimizer.step()
         found = {name: t.dtype for name, t in optimizer.state[p].items()}
