@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from operator import is_
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 
 from ..kernels import check_backend
 from ..methods import METHODS, Buffer
-from ..options.checks import check_options
+from ..options.checks import check_choice, check_options
 from ..sharding import registry
 from ..sharding.framework import FrameworkAdapter
-from . import amp, log_every, param_groups, torch_compile
-from .amp import Finding, told
+from . import amp, amp_alone, log_every, param_groups, torch_compile
+from .amp import AmpScaling, Finding, told
 from .local_step import Entries, measure, sweep
 from .option_sets import Lots
 from .state import buffers, param_state, replaced_groups
@@ -40,8 +40,7 @@ class LearningRateFree(Optimizer, MayJoin):
     Nothing about a parameter is kept from the construction: frameworks wrap, shard and swap parameters afterwards.
     """
 
-    amp_scaling: Literal["internal", "external"] | None = None
-    """Who unscales gradients under a GradScaler: this optimizer in step(), the scaler before it, or (None) as is found out."""
+    _amp_scaling: AmpScaling | None = None
 
     def __init__(
         self,
@@ -79,6 +78,7 @@ class LearningRateFree(Optimizer, MayJoin):
         checks, where = self.method.options.checks(), type(self).__name__
         self._lots, self._shown = (Lots(self.defaults, checks, where) for _ in range(2))
         self._looked = False  # at all options, in this call of step()
+        self._knows_scaler = False  # whether a scaler that tells nothing was looked for
         self._delivery, self._groups = None, self.param_groups
         self.step_size.roster.add(self)
         self.bind_groups()
@@ -257,6 +257,10 @@ class LearningRateFree(Optimizer, MayJoin):
             self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)
             return
+        if not self._knows_scaler:
+            self._knows_scaler = True
+            if found is None:
+                amp_alone.check(self)
         self.announce()
         shown = [(group, group["params"]) for group in groups]
         self._looked = lots is self._lots
@@ -279,6 +283,26 @@ class LearningRateFree(Optimizer, MayJoin):
     def rehearse(self, phases: Sequence[str] = ("after",)) -> Tensor:
         """The sums of the coming step, with nothing moved: float64 [n_estimates, width]."""
         return sweep(self, self._all(), self.lots(), phases=phases, dry=True)
+
+    @property
+    def amp_scaling(self) -> AmpScaling | None:
+        """Who unscales gradients under a GradScaler, and leaves overflowed steps out. Set it on all ranks alike.
+
+        "internal": this optimizer, in step(), on all ranks together. "external": the scaler or trainer, before step(); it has
+        to see to it that no rank leaves a step out alone. None: as is found out from what the scaler handles.
+
+        Raises:
+            ValueError: On assignment of another value; nothing changes.
+
+        Example:
+            >>> optimizer.amp_scaling = "internal"
+        """
+        return self._amp_scaling
+
+    @amp_scaling.setter
+    def amp_scaling(self, value: AmpScaling | None) -> None:
+        check_choice("amp_scaling", value, (None, "internal", "external"))
+        self._amp_scaling = value
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -337,8 +361,8 @@ class LearningRateFree(Optimizer, MayJoin):
     def __getstate__(self) -> dict[str, Any]:
         self.step_size.finish()
         self.step_size.adopt_between_steps()
-        own = ("method", "step_size", "dtypes", "backend", "unmoved", "_bound")
-        return super().__getstate__() | {name: self.__dict__[name] for name in own}
+        own = ("method", "step_size", "dtypes", "backend", "unmoved", "_bound", "_amp_scaling")
+        return super().__getstate__() | {name: getattr(self, name) for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         adopted = "step_size" not in state  # by somebody who puts a checkpoint together by himself
