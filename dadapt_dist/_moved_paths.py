@@ -101,7 +101,7 @@ MOVED = {
     "own_group": "comm.process_group",
     "pace": "comm.model_pace",
     "placing": "engine.placing",
-    "plain": "options.plain_values",
+    "plain": "options.fields",
     "reading": "files.bounded_read",
     "reduce": "comm.async_all_reduce",
     "released": "checkpoint.released_formats",

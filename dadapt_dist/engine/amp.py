@@ -8,8 +8,7 @@ refuse to clip.
 
 import gc
 import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +23,6 @@ from ..sharding.live_objects import Finder, warn_if_hidden
 AmpScaling = Literal["internal", "external"]
 TOLD = ("grad_scale", "found_inf")
 _finders: "weakref.WeakKeyDictionary[Optimizer, Finder]" = weakref.WeakKeyDictionary()
-_wrappers: "weakref.WeakKeyDictionary[Optimizer, weakref.ref[Any]]" = weakref.WeakKeyDictionary()
 _strangers: dict[int, "weakref.ref[Any]"] = {}  # what scalers handle beside our optimizers, by its id
 
 
@@ -61,19 +59,13 @@ def handle_of(scaler: Any, optimizer: Any) -> Any:
     handled = getattr(scaler, "_per_optimizer_states", ())
     if id(optimizer) in handled:
         return optimizer
-    wrapper = _wrapper_of(optimizer)
+    wrapper = None if optimizer._wrapper is None else optimizer._wrapper()
     if wrapper is not None and id(wrapper) in handled:
         return wrapper
     wrapper = next((thing for thing in _with_ids(handled) if _shows(thing, optimizer)), None)
     if wrapper is not None:
-        _wrappers[optimizer] = weakref.ref(wrapper)
+        optimizer._wrapper = weakref.ref(wrapper)
     return wrapper
-
-
-def _wrapper_of(optimizer: Any) -> Any:
-    """The wrapper by which a scaler was last seen to handle the optimizer; None without one."""
-    ref = _wrappers.get(optimizer) if _wrappers else None
-    return None if ref is None else ref()
 
 
 def _with_ids(ids: Iterable[int]) -> list[Any]:
@@ -121,32 +113,39 @@ class Finding:
         return True
 
 
-@contextmanager
-def told(optimizer: Any) -> Iterator[Finding | None]:
-    """What a GradScaler has told of this step, or None; its `grad_scale` is the optimizer's inside.
+def borrow(optimizer: Any) -> None:
+    """Take over what a scaler has told the wrapper that it was given. `give_back` ends it."""
+    vars(optimizer).update(_told(optimizer._wrapper()))
 
-    A scaler tells what it was given: the wrapper, where it was given one. It takes both back itself after a step that returns,
-    and multiplies what it finds left of an earlier one: after an error they are dropped here.
+
+def give_back(optimizer: Any) -> None:
+    """Drop what was borrowed: the scaler takes it from the wrapper itself."""
+    for name in _told(optimizer._wrapper()):
+        vars(optimizer).pop(name, None)
+
+
+def _told(wrapper: Any) -> dict[str, Any]:
+    return {name: value for name, value in getattr(wrapper, "__dict__", {}).items() if name in TOLD}
+
+
+def finding_of(optimizer: Any) -> Finding:
+    """What a GradScaler has found in this step, once it has set `found_inf`.
+
+    torch's scaler gives an optimizer a sum of its flags, and keeps them in a dict of its own.
     """
-    wrapper = _wrapper_of(optimizer)
-    own, theirs = vars(optimizer), getattr(wrapper, "__dict__", {})
-    borrowed = {name: theirs[name] for name in TOLD if name in theirs and name not in own}
-    own |= borrowed
-    found = own.get("found_inf")
-    try:
-        yield None if found is None else Finding(found, _flags(scaler_of(optimizer), optimizer))
-    except BaseException:
-        for name in TOLD:
-            own.pop(name, None)
-            theirs.pop(name, None)
-        raise
-    for name in borrowed:
-        own.pop(name, None)
-
-
-def _flags(scaler: Any, optimizer: Any) -> dict[torch.device, Tensor] | None:
-    """torch's scaler gives an optimizer a sum of its flags, and keeps them in a dict of its own."""
+    scaler = scaler_of(optimizer)
     handle = handle_of(scaler, optimizer)
     state = {} if handle is None else scaler._per_optimizer_states[id(handle)]
     flags = state.get("found_inf_per_device")
-    return flags if isinstance(flags, dict) else None
+    return Finding(optimizer.found_inf, flags if isinstance(flags, dict) else None)
+
+
+def forget(optimizer: Any) -> None:
+    """Drop what a scaler has told of a step that failed.
+
+    The scaler takes it back itself after a step that returns, and multiplies what it finds left of an earlier one.
+    """
+    wrapper = None if optimizer._wrapper is None else optimizer._wrapper()
+    for told in (vars(optimizer), getattr(wrapper, "__dict__", {})):
+        for name in TOLD:
+            told.pop(name, None)

@@ -46,7 +46,7 @@ def check(optimizer: "LearningRateFree") -> None:
     agree = handle is None or _find_the_same(optimizer, layout)
     if agree:
         return
-    what = "this optimizer" if handle is optimizer else f"a {type(handle).__name__} in the place of this optimizer"
+    what = "this optimizer" if handle is optimizer else f"the {type(handle).__name__} around this optimizer"
     text = f"a GradScaler was given {what}, unscales by itself, and leaves out a step that overflows on this rank alone"
     if agree is False:
         raise RuntimeError(f"{text}: the other ranks would wait for it for ever. {CURE}")
@@ -65,7 +65,7 @@ def _unscaled_alone(scaler: Any, optimizer: "LearningRateFree") -> Any:
 
 def _find_the_same(optimizer: "LearningRateFree", layout: ShardLayout) -> bool | None:
     """Whether the scalers of all ranks find the same in their gradients; None where this rank alone cannot tell."""
-    params = [p for p in optimizer.params() if p.requires_grad]
+    params = [p for _, p in optimizer.all_params() if p.requires_grad]
     if params and all(map(is_dtensor, params)):
         cuts = {(p.device_mesh, tuple(place.is_replicate() for place in p.placements)) for p in params}
         return len(cuts) == 1 and cuts.pop()[0].size() == layout.world_size

@@ -22,7 +22,7 @@ def place(step_size: "StepSize") -> None:
     roster, table, agreement = step_size.roster, step_size.scalars, step_size.agreement
     agreement.begin(table.constants(0), set().union(*(member.defaults for member in roster)))
     claims = Claims(
-        (*table.configuration(), step_size.nonfinite, step_size.freeze_after),
+        (*table.configuration(), step_size.nonfinite, step_size.freeze_after, step_size.before),
         table.fingerprint(),
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )
@@ -51,9 +51,8 @@ def home_of(step_size: "StepSize") -> torch.device:
 
 def mark(step_size: "StepSize") -> None:
     """Let the coming reduce tell the other ranks of this one's options and of its model's steps."""
-    if step_size.layout.world_size > 1:
-        reduce, table = step_size.reduce, step_size.scalars
-        device = step_size.layout.reduce_device(table.device)
-        reduce.marks = step_size.agreement.marks(step_size.roster.groups(), table.all_constants(), device)
-        # Stages of a pipeline have collectives of their own: of theirs, one step's may be two of another's.
-        reduce.pace_now = reduce.pace.count() if step_size.roster.is_of_largest_class else None
+    reduce, table = step_size.reduce, step_size.scalars
+    device = step_size.layout.reduce_device(table.device)
+    reduce.marks = step_size.agreement.marks(step_size.roster.groups(), table.all_constants(), device)
+    # Stages of a pipeline have collectives of their own: of theirs, one step's may be two of another's.
+    reduce.pace_now = reduce.pace.count() if step_size.roster.is_of_largest_class else None

@@ -50,7 +50,7 @@ class Joining:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._ended = False
-        self._modules: list[tuple[weakref.ref[DistributedDataParallel], Any]] = []
+        self.modules: list[tuple[weakref.ref[DistributedDataParallel], Any]] = []
         self._told = False
 
     @property
@@ -89,15 +89,15 @@ class Joining:
 
     def watch(self, modules: Iterable[DistributedDataParallel]) -> None:
         """See when one of these DDP modules is in a `Join` that this StepSize is not in."""
-        self._modules = [(weakref.ref(module), None) for module in modules]
+        self.modules = [(weakref.ref(module), None) for module in modules]
 
     def look_for_join(self) -> None:
         """Take part in a `Join` that was given the model alone. All ranks that step see it in the same step."""
-        for index, (ref, seen) in enumerate(self._modules):
+        for index, (ref, seen) in enumerate(self.modules):
             module = ref()
             config = None if module is None else module._join_config
             if module is not None and config is not None and config is not seen and config.enable:
-                self._modules[index] = ref, config
+                self.modules[index] = ref, config
                 self._enroll(module)
 
     def _enroll(self, module: DistributedDataParallel) -> None:
@@ -178,9 +178,8 @@ class MayJoin(Joinable):
         return self.step_size.layout.parent
 
     def announce(self) -> None:
-        """Tell ranks without input that this one takes a step, where nobody in the Join does so before."""
-        if self._join_config.is_first_joinable:
-            Join.notify_join_context(self)
+        """Tell ranks without input that this one takes a step: to be called where nobody in the Join does so before."""
+        Join.notify_join_context(self)
 
 
 def hand_over(step_size: "StepSize", is_last: bool) -> None:

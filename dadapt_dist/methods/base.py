@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..options.method_options import MethodOptions
+from ..options.fields import MethodOptions
 from .documentation import Documentation
 from .kernel_signature import KernelSignature
 from .scratch_memory import scratch

@@ -7,7 +7,7 @@ from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
-from ..options.method_options import MethodOptions
+from ..options.fields import MethodOptions
 from .base import Method
 
 METHODS: dict[str, type[Method]] = {}

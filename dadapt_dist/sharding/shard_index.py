@@ -2,24 +2,26 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from statistics import mode
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ..comm.communicator import ShardLayout
 from . import ddp, registry
-from .framework import FrameworkAdapter
+from .framework import NO_FRAMEWORK, FrameworkAdapter
 from .rank_claims import Claims
 from .replicas import Item, find_copies, report_failure
 from .resolve import resolve
 from .shard import LocalShard
 
 Part = tuple[LocalShard, float]  # with the weight 1/copies
+Look = tuple[list[int], list[bool], int]
+"""Ids of parameters, which of them train, and how many have a state."""
 
 
 class Member(Protocol):
@@ -36,8 +38,8 @@ class Member(Protocol):
     def delivery(self) -> FrameworkAdapter:
         """How a step arrives."""
 
-    def params(self) -> Iterable[Tensor]:
-        """Every parameter."""
+    def look(self) -> Look:
+        """The parameters as they are now."""
 
     def lots(self) -> Any:
         """The lots of all groups, by their options as they are now."""
@@ -90,7 +92,7 @@ class Roster:
         self._placed: dict[Tensor, list[Part]] | None = None  # None: never, or to be placed anew
         self._first: dict[Tensor, LocalShard] = {}
         self.placing = 0  # how often parameters were placed
-        self._seen: list[int] = []  # parameters that were all placed
+        self._ready: tuple[int, list[Look]] | None = None  # `placing`, and the parameters, when all had buffers
         self._proven: dict[Tensor, int] = {}  # parameters whose copies were found equal, and how many they were
 
     def __iter__(self) -> Iterator[Member]:
@@ -112,6 +114,7 @@ class Roster:
     def add(self, member: Member) -> None:
         if all(other is not member for other in self):
             self._members.append(weakref.ref(member))
+        self._ready = None
 
     def placement(self, p: Tensor) -> LocalShard:
         """Where p lives; of a flat tensor with several parameters, the first of them."""
@@ -132,26 +135,36 @@ class Roster:
 
     def accept_restored(self) -> None:
         """Let every optimizer complete what a framework has loaded by itself; ValueError when it did not come whole."""
-        if self.restored or any(member.delivery.was_loaded(member.groups) for member in self):
+        if self.restored or any(member.delivery.was_loaded(member.groups) for member in self._held()):
             for member in self:
                 member.accept_restored()
             self.restored = False
 
+    def is_ready(self) -> bool:
+        """Return whether every parameter is placed and has its buffers, by one look at the ids of all."""
+        if self._ready is None or self._placed is None or not self._is_here():
+            return False
+        if any(member.delivery.replaces_parameters for member in self._held()):
+            return False
+        return self._ready == (self.placing, [member.look() for member in self])
+
+    def _held(self) -> list[Member]:
+        """The optimizers that a framework holds: it may change them at any time."""
+        return [member for member in self if member.delivery is not NO_FRAMEWORK]
+
     def is_placed(self) -> bool:
         """Return whether every parameter is placed; not at the first step, nor after parameters or the process group changed."""
         placed = self._placed  # a rank without parameters has to take part in placing them all the same
-        if placed is None or not self._is_parent(self.layout.parent):
-            return False
-        params = [*chain.from_iterable(member.params() for member in self)]
-        ids = [*map(id, params)]
-        if ids != self._seen:  # those in `placed` live, so that an id belongs to one tensor alone
-            if not all(p in placed for p in params):
-                return False
-            self._seen = ids
-        return True
+        return (
+            placed is not None
+            and self._is_here()
+            and all(p in placed for member in self for _, _, p in member.named_params())
+        )
 
-    def _is_parent(self, parent: Any) -> bool:
-        """Return whether this is the process group in which the parameters were placed."""
+    def _is_here(self) -> bool:
+        """Return whether the process group is the one in which the parameters were placed."""
+        default = self.layout.process_group is None  # asked of torch, since this is asked in every step
+        parent = dist.group.WORLD if default else self.layout.parent
         return parent is None if self._parent is None else parent is not None and self._parent() is parent
 
     def place(
@@ -195,7 +208,6 @@ class Roster:
         self.is_replicated = all(number == self.layout.world_size for number in copies) and len({*self.classes}) == 1
         self._parent = None if parent is None else weakref.ref(parent)
         self.placing += 1
-        self._seen = []
         self._placed = {p: merged(parts) for p, parts in placed.items()}
 
     def _suspect(self, items: list[Item]) -> None:
@@ -214,13 +226,13 @@ class Roster:
             if item.place.num_shards == 1
         ]
 
-    def prepare(self, *, release: bool) -> None:
-        """Let every optimizer have its buffers. release: drop those that serve the estimate alone."""
-        for member in self:
-            if not member.is_prepared():
-                member.prepare()
-            if release:
-                member.release_statistics()
+    def prepare(self) -> None:
+        """Let every optimizer have its buffers."""
+        looks = [member.look() for member in self]
+        unprepared = [member for member in self if not member.is_prepared()]
+        for member in unprepared:
+            member.prepare()
+        self._ready = None if unprepared else (self.placing, looks)
 
     def _entries(self, index: int, member: Member) -> Iterator[tuple[str, str | None, Tensor]]:
         for position, name, p in member.named_params():
@@ -232,7 +244,7 @@ class Roster:
             (position, place.fqn or name, p, place) for (position, name, p), places in placements for place in places
         ]
         repeated = {name for name, count in Counter(name for _, name, _, _ in entries).items() if count > 1}
-        items, same = [], self._is_parent(self.layout.parent)
+        items, same = [], self._is_here()
         for position, name, p, place in entries:
             unique = f"{name} at {position}" if name is not None and name in repeated else name
             copies = self.layout.copies(p) if self.layout.copies is not None else None

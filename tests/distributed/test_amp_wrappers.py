@@ -151,8 +151,14 @@ def test_a_proxy_is_known_from_the_first_step_on_and_may_be_another_in_each(over
 
 @pytest.mark.parametrize(
     ("layout", "scaler"),
-    [("ddp", "plain"), ("fsdp2", "plain"), ("fsdp1 orig params", "sharded"), ("pipeline", "agreeing"), ("pipeline x fsdp2", "agreeing")],
-)  # fmt: skip
+    [
+        ("ddp", "plain"),
+        ("fsdp2", "plain"),
+        ("fsdp1 orig params", "sharded"),
+        ("pipeline", "agreeing"),
+        ("pipeline x fsdp2", "agreeing"),
+    ],
+)
 def test_a_wrapper_through_which_nobody_can_ask_is_right_where_the_scalers_agree(
     layout: str, scaler: str, pools: Any
 ) -> None:
@@ -173,7 +179,7 @@ def test_a_wrapper_through_which_nobody_can_ask_is_refused_where_one_rank_would_
     """
     logs = run(pools, layout, "blind", overflow=overflow, steps=1)
     for log in logs if overflow else logs[:-alone]:
-        assert "a GradScaler was given a Blind in the place of this optimizer" in log.error
+        assert "a GradScaler was given the Blind around this optimizer" in log.error
         assert 'set optimizer.amp_scaling = "external"' in log.error
         assert log.d == []
 

@@ -6,7 +6,6 @@ such a group says of d would neither be used nor kept up to date.
 
 import logging
 import math
-from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from ...options.checks import check_options
@@ -25,11 +24,8 @@ def adopt(optimizer: "LearningRateFree") -> None:
     Where all groups of an estimate are new, the scalars that they hold are taken: they are a checkpoint's, or the present
     ones. One that joins groups of ours takes their scalars. Raises ValueError, with nothing changed, for what cannot be right.
     """
-    shown, bound = optimizer.param_groups, optimizer.bound
-    if len(shown) == len(bound) and all(map(is_, shown, bound)):
-        return
     groups = optimizer.groups
-    ours = {*map(id, bound)}
+    ours = {*map(id, optimizer.bound)}
     new = [(index, group) for index, group in enumerate(groups) if id(group) not in ours]
     if not new:
         return
