@@ -184,7 +184,10 @@ class HasScalars(Protocol):
     """A StepSize to those who read its scalars, and where the parameters live."""
 
     freeze_after: int | None
-    shards: ShardIndex
+
+    @property
+    def shards(self) -> ShardIndex:
+        """Where the parameters live."""
 
     @property
     def scalars(self) -> ScalarTable:
@@ -281,7 +284,10 @@ class MovesTensors(HasState, Protocol):
     """An optimizer to those who take its step over the local tensors."""
 
     backend: str
-    plans: PlanCache
+
+    @property
+    def plans(self) -> PlanCache:
+        """The plans of the steps before."""
 
 
 class HasGroups(Protocol):

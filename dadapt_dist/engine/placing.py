@@ -30,14 +30,23 @@ class Placeable(Protocol):
     """A StepSize whose parameters are to be placed."""
 
     layout: ShardLayout
-    shards: ShardIndex
     roster: Roster
-    reduce: Reduce
-    agreement: Agreement
     held: HeldReport
     nonfinite: NonFinite | None
     before: Before
     freeze_after: int | None
+
+    @property
+    def shards(self) -> ShardIndex:
+        """Where the parameters live."""
+
+    @property
+    def reduce(self) -> Reduce:
+        """The reduce of a step."""
+
+    @property
+    def agreement(self) -> Agreement:
+        """What all ranks keep equal."""
 
     @property
     def joining(self) -> Watches:

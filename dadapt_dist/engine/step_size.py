@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..comm.async_all_reduce import Reduce
 from ..comm.communicator import ShardLayout
 from ..methods.base import Options, Scalars
 from ..options.checks import Before, NonFinite, Sync, check_choice, check_freeze_after, check_names
@@ -29,7 +28,6 @@ from .diagnostics.nonfinite import HeldReport
 from .estimates import Estimates, StepCount
 from .members import Member, Roster
 from .option_sets import STAYS
-from .rank_agreement import Agreement
 from .step_window import Window, decide, delivered, expected, in_pieces, refuse, refuse_again
 from .uneven_inputs import Joining
 
@@ -104,16 +102,6 @@ class StepSize(Estimates):
     def shards(self) -> ShardIndex:
         """Where the parameters live."""
         return self.roster.shards
-
-    @cached_property
-    def reduce(self) -> Reduce:
-        """The reduce of a step."""
-        return Reduce(self.layout)
-
-    @cached_property
-    def agreement(self) -> Agreement:
-        """What all ranks keep equal."""
-        return Agreement()
 
     @cached_property
     def joining(self) -> Joining:
