@@ -16,6 +16,7 @@ from ..kernels import eager
 from ..methods.base import Method, Options
 from ..options.fields import NOTHING, number
 from . import param_groups
+from .diagnostics.nonfinite import HeldReport
 from .estimate_state import ScalarTable
 from .members import Roster
 from .option_sets import Lots
@@ -84,6 +85,7 @@ class Estimates(ABC):
     layout: ShardLayout
     roster: Roster
     table: ScalarTable | None
+    held: HeldReport
     _declared: tuple[str, ...] | None
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
@@ -129,6 +131,7 @@ class Estimates(ABC):
         """Take the method of the first optimizer; another method later raises ValueError."""
         if self.table is None:
             self.table = ScalarTable(method)
+            self.held.culprit = "a gradient, or the loss," if method.wants_loss else "a gradient"
             for name in self._declared or ():
                 self.table.add(name, defaults, given=False)
         elif self.table.method.name != method.name:

@@ -245,11 +245,11 @@ class StepSize(Estimates):
             if table.names_of(phase):
                 self._mark()
                 sums = self.reduce.now(sums, tag=0 if table.method.after is not None else self._tag(self._some_move()))
-            table.apply(sums, (phase,))
+            own = table.apply(sums, (phase,))
             if phase == "before" and table.method.after is None:
                 window.measured = sums
                 self.held.idle.expect(self._some_move(), window.overflows)
-                self.held.note(table.values["held"], self.reduce.differ, sums)
+                self.held.note(table.values["held"], self.reduce.differ, own)
         return before
 
     def _decide(self, window: Window) -> None:
@@ -342,8 +342,8 @@ class StepSize(Estimates):
         sums = self.reduce.take()
         self._collect()
         if sums is not None:
-            self.scalars.apply(sums.to(self.scalars.device), self._riding)
-            self.held.note(self.scalars.values["held"], self.reduce.differ, sums)
+            own = self.scalars.apply(sums.to(self.scalars.device), self._riding)
+            self.held.note(self.scalars.values["held"], self.reduce.differ, own)
 
     def widest(self) -> int:
         """How many numbers the largest reduce of a step has as its sums."""
