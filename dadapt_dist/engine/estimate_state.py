@@ -240,8 +240,8 @@ class ScalarTable:
         wanted = self.method.wants_before(self.values) if phase == "before" else None
         return wanted is None or bool(wanted.any())
 
-    def apply(self, sums: Tensor, phases: Sequence[str] = ("after",)) -> None:
-        """Move the scalars by the global sums of some phases, in place.
+    def apply(self, sums: Tensor, phases: Sequence[str] = ("after",)) -> Tensor:
+        """Move the scalars by the global sums of some phases, in place; the estimates whose sums are finite, bool [n_estimates].
 
         sums: [n_estimates, width(phases)], the phases in the order of PHASES; last the count of gradient elements that are
         not finite. `before` sums that come with `after` sums were measured for the step that follows: they are folded last.
@@ -265,6 +265,7 @@ class ScalarTable:
         if last is None or last in columns:
             moved |= self._copy({"held": self.values["held"] + ~clean})
         self.seal(moved)
+        return clean
 
     def _copy(self, values: Scalars) -> Scalars:
         """Copy these values of all estimates into the scalars of the same names; they are returned."""

@@ -18,14 +18,13 @@ from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
 from ..sharding.shard_index import Look
 from . import amp, log_every, param_groups, torch_compile
 from .amp import Finding
-from .local_step import Entries, measure, sweep
+from .local_step import Entries, Window, measure, sweep
 from .option_sets import Lots
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
 from .state.validation import FORMAT
 from .step_plan import PlanCache
 from .step_size import StepSize
-from .step_window import Window
 from .uneven_inputs import MayJoin
 
 

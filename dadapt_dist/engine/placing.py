@@ -8,7 +8,7 @@ import torch
 from .. import kernels
 from ..sharding.rank_claims import Claims
 from ..sharding.shard_index import home_device
-from .step_window import check_pieces
+from .step_pieces import check_pieces
 
 if TYPE_CHECKING:
     from .step_size import StepSize
@@ -35,8 +35,7 @@ def place(step_size: "StepSize") -> None:
     )
     home = home_of(step_size)
     table.to(home)
-    step_size.held.live_on(home)
-    step_size.held.forget()
+    step_size.diagnostics.begin(step_size, home)
     step_size.reduce.restart(home, step_size.widest(), len(agreement.names()), agreement.n_witnessed)
     for member in roster:
         member.bind_groups()
