@@ -106,7 +106,7 @@ MOVED = {
     "reduce": "comm.async_all_reduce",
     "released": "checkpoint.released_formats",
     "restored": "integrations.deepspeed.universal_restore",
-    "roster": "sharding.shard_index",
+    "roster": "engine.members",
     "scalars": "engine.estimate_state",
     "scaling": "engine.amp",
     "state": "engine.state.param_state",

@@ -12,13 +12,14 @@ from torch.optim import Optimizer
 
 from ..kernels import check_backend
 from ..methods import METHODS, Buffer
+from ..methods.base import Dtypes
 from ..options.checks import check_options
 from ..sharding import registry
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
-from ..sharding.shard_index import Look
 from . import amp, log_every, param_groups, torch_compile
 from .amp import Finding
 from .local_step import Entries, Window, measure, sweep
+from .members import Look
 from .option_sets import Lots
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
@@ -50,7 +51,7 @@ class LearningRateFree(Optimizer, MayJoin):
         method: str,
         options: dict[str, Any],
         step_size: StepSize,
-        dtypes: param_state.Dtypes = param_state.Dtypes(),  # noqa: B008 - immutable
+        dtypes: Dtypes = Dtypes(),  # noqa: B008 - immutable
         backend: str = "auto",
     ) -> None:
         registry.on_optimizer_building()
@@ -58,7 +59,7 @@ class LearningRateFree(Optimizer, MayJoin):
         self.method = METHODS[method]()
         options = self.method.options.defaults() | options
         options = check_options(options, self.method.options.checks(), type(self).__name__, type(self))
-        self.step_size = step_size
+        self.step_size: StepSize = step_size
         check_backend(backend)
         self.dtypes, self.backend = dtypes, backend
         self.unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
@@ -178,8 +179,8 @@ class LearningRateFree(Optimizer, MayJoin):
         """How the framework that holds this optimizer brings it a step."""
         known = self._delivery
         if known is None or (known is not NO_FRAMEWORK and known.is_over()):
-            self._delivery = registry.bind(self)
-        return self._delivery
+            known = self._delivery = registry.bind(self)
+        return known
 
     def look_up_delivery(self) -> None:
         self._delivery = None

@@ -2,7 +2,7 @@
 
 import logging
 
-from ..sharding.shard_index import Member, Roster
+from .members import Member, Roster
 
 logger = logging.getLogger(__name__)
 

@@ -19,13 +19,14 @@ from ..comm.async_all_reduce import Reduce
 from ..comm.communicator import ShardLayout
 from ..methods.base import Scalars
 from ..options.checks import Before, NonFinite, Sync, check_choice, check_freeze_after, check_names
-from ..sharding.shard_index import Member, Roster
+from ..sharding.shard_index import ShardIndex
 from . import placing
 from .amp import Finding
 from .diagnostics import separate_estimates
 from .diagnostics.run_diagnostics import RunDiagnostics
 from .estimates import Estimates, StepCount
 from .local_step import Window
+from .members import Member, Roster
 from .option_sets import STAYS
 from .rank_agreement import Agreement
 from .skipped_steps import Overflows, check_scales, decide, refuse
@@ -83,7 +84,8 @@ class StepSize(Estimates):
         self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, check_freeze_after(freeze_after)
         self.before = before
         self._count, self._overflows = StepCount(), Overflows()
-        self.roster = Roster(self.layout)
+        self.shards = ShardIndex(self.layout)
+        self.roster = Roster(self.shards)
         self.table = None
         self.joining = Joining(self)
         self._declared = check_names("estimates", estimates)
@@ -373,11 +375,12 @@ class StepSize(Estimates):
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
-        return self.__dict__ | {"roster": None, "joining": None}
+        return self.__dict__ | {"shards": None, "roster": None, "joining": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.roster, self.joining = Roster(self.layout), Joining(self)
+        self.shards = ShardIndex(self.layout)
+        self.roster, self.joining = Roster(self.shards), Joining(self)
 
 
 def _pieces_now(member: Member) -> set[int]:

@@ -1,17 +1,13 @@
 """All that is said of a run, entered only in the steps in which there may be something to say."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from ..members import Watched
 from . import separate_estimates
 from .advice import Advice
 from .no_gradients import IdleReport
 from .nonfinite import HeldReport
-
-if TYPE_CHECKING:
-    from ..step_size import StepSize
 
 
 class RunDiagnostics:
@@ -27,7 +23,7 @@ class RunDiagnostics:
         self.due, self.wants_sums = 0, True
         self._is_remote = False  # do the sums live on a device that is not the host?
 
-    def begin(self, step_size: "StepSize", home: torch.device) -> None:
+    def begin(self, step_size: Watched, home: torch.device) -> None:
         """Prepare for sums that come from this device, of parameters that were just placed."""
         self._is_remote = home.type != "cpu"
         self.held.live_on(home)
@@ -39,7 +35,7 @@ class RunDiagnostics:
         self.due, self.wants_sums = 0, True
         separate_estimates.join(step_size)
 
-    def look(self, step_size: "StepSize") -> None:
+    def look(self, step_size: Watched) -> None:
         """Say before a step what there is to say of those before it."""
         self.idle.say()
         self.held.say(step_size.calls, step_size.agreement.names())
