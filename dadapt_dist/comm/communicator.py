@@ -1,6 +1,5 @@
 """The ranks that train one model together, and the collectives of the optimizer."""
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,11 +116,6 @@ class ShardLayout:
                 "a checkpoint into it, on all ranks."
             )
         return parent
-
-    def is_parent(self, ref: "weakref.ref[Any] | None") -> bool:
-        """Return whether this refers to the present `parent`; None refers to no process group."""
-        parent = self.parent
-        return parent is None if ref is None else parent is not None and ref() is parent
 
     @property
     def group(self) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..comm.async_all_reduce import Reduce
 from ..kernels import eager
 from ..methods.base import Method, Options
-from ..options.plain_values import NOTHING, number
+from ..options.fields import NOTHING, number
 from . import param_groups
 from .estimate_state import ScalarTable
 from .members import Roster

@@ -139,10 +139,12 @@ class Roster:
 
     def _is_here(self) -> bool:
         """Return whether the process group is the one in which the parameters were placed."""
-        layout, placed_in = self.shards.layout, self.shards.parent
-        if layout.process_group is not None:
-            return layout.is_parent(placed_in)
-        world = dist.group.WORLD
+        if self.shards.layout.process_group is not None:
+            return self.shards.is_here()
+        placed_in, world = (
+            self.shards.parent,
+            dist.group.WORLD,
+        )  # torch is asked itself, since this is asked in every step
         return world is None if placed_in is None else world is not None and placed_in() is world
 
     def place(

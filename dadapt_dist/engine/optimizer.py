@@ -1,5 +1,6 @@
 """The torch optimizer made of a method, a layout and a step size: one pass over the parameters a step."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from operator import is_
@@ -54,7 +55,9 @@ class LearningRateFree(Optimizer, MayJoin):
         dtypes: Dtypes = Dtypes(),  # noqa: B008 - immutable
         backend: str = "auto",
     ) -> None:
-        registry.on_optimizer_building()
+        for adapter in registry.adapters:
+            if adapter.module in sys.modules:
+                adapter.on_construction(type(self))
         param_state.check_dtypes(dtypes)
         self.method = METHODS[method]()
         options = self.method.options.defaults() | options
@@ -69,7 +72,6 @@ class LearningRateFree(Optimizer, MayJoin):
         super().__init__(params, dict(options))
         step_size.join(self.method, options, self.param_groups)
         self._join()
-        registry.on_optimizer_built(type(self))
 
     def _join(self) -> None:
         MayJoin.__init__(self)
@@ -179,7 +181,7 @@ class LearningRateFree(Optimizer, MayJoin):
         """How the framework that holds this optimizer brings it a step."""
         known = self._delivery
         if known is None or (known is not NO_FRAMEWORK and known.is_over()):
-            known = self._delivery = registry.bind(self)
+            self._delivery = known = registry.bind(self)
         return known
 
     def look_up_delivery(self) -> None:

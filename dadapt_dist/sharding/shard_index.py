@@ -56,6 +56,11 @@ class ShardIndex:
         assert self.placed is not None, "parameters are placed when a window opens"
         return self.placed[p]
 
+    def is_here(self) -> bool:
+        """Return whether the process group is the one in which the parameters were placed."""
+        parent = self.layout.parent
+        return parent is None if self.parent is None else parent is not None and self.parent() is parent
+
     def place_anew(self) -> None:
         """Place all parameters anew at the next step: a framework may have swapped or resharded them."""
         self.placed = None
@@ -120,7 +125,7 @@ class ShardIndex:
             (position, place.fqn or name, p, place) for (position, name, p), places in placements for place in places
         ]
         repeated = {name for name, count in Counter(name for _, name, _, _ in entries).items() if count > 1}
-        items, same = [], self.layout.is_parent(self.parent)
+        items, same = [], self.is_here()
         for position, name, p, place in entries:
             unique = f"{name} at {position}" if name is not None and name in repeated else name
             copies = self.layout.copies(p) if self.layout.copies is not None else None

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...options.plain_values import NOTHING, number
+from ...options.fields import NOTHING, number
 from ..members import Watched
 from . import advice_texts
 
