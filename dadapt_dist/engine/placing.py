@@ -26,10 +26,16 @@ class Watches(Protocol):
 class Placeable(Watched, Protocol):
     """A StepSize whose parameters are to be placed."""
 
-    shards: ShardIndex
-    reduce: Reduce
     nonfinite: NonFinite | None
     before: Before
+
+    @property
+    def shards(self) -> ShardIndex:
+        """Where the parameters live."""
+
+    @property
+    def reduce(self) -> Reduce:
+        """The reduce of a step."""
 
     @property
     def diagnostics(self) -> RunDiagnostics:

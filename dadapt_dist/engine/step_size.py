@@ -80,27 +80,52 @@ class StepSize(Estimates):
         check_choice("sync", sync, ("next_step", "step"))
         check_choice("nonfinite", nonfinite, (None, "hold", "skip", "raise"))
         check_choice("before", before, ("exact", "lagged"))
-        self.layout = ShardLayout.of(process_group, copies)
+        self.layout = (
+            ShardLayout() if process_group is None and copies is None else ShardLayout.of(process_group, copies)
+        )
         self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, check_freeze_after(freeze_after)
         self.before = before
-        self._count, self._overflows = StepCount(), Overflows()
-        self.shards = ShardIndex(self.layout)
-        self.roster = Roster(self.shards)
+        self._count = StepCount()
+        self.roster = Roster(self.layout)
         self.table = None
-        self.joining = Joining(self)
         self._declared = check_names("estimates", estimates)
         self._window: Window | None = None
         self._explicit = self._released = False
         self._done: set[str] = set()
         self._launched: Window | None = None  # the step whose sums are under way
         self.still = 0  # calls of step() in a row in which nothing could move
-        self.reduce, self.agreement = Reduce(self.layout), Agreement()
         self._followed, self._written = [], {}
+
+    # ---------------------------------------------------------------- what a step needs
+
+    @cached_property
+    def shards(self) -> ShardIndex:
+        """Where the parameters live."""
+        return self.roster.shards
+
+    @cached_property
+    def reduce(self) -> Reduce:
+        """The reduce of a step."""
+        return Reduce(self.layout)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """What all ranks keep equal."""
+        return Agreement()
 
     @cached_property
     def diagnostics(self) -> RunDiagnostics:
         """What is said of the run."""
         return RunDiagnostics()
+
+    @cached_property
+    def joining(self) -> Joining:
+        """The part in torch's `Join`."""
+        return Joining(self)
+
+    @cached_property
+    def _overflows(self) -> Overflows:
+        return Overflows()
 
     # ---------------------------------------------------------------- one step
 
@@ -375,12 +400,11 @@ class StepSize(Estimates):
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
-        return self.__dict__ | {"shards": None, "roster": None, "joining": None}
+        return {name: value for name, value in self.__dict__.items() if name not in ("shards", "roster", "joining")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.shards = ShardIndex(self.layout)
-        self.roster, self.joining = Roster(self.shards), Joining(self)
+        self.roster = Roster(self.layout)
 
 
 def _pieces_now(member: Member) -> set[int]:
