@@ -307,6 +307,10 @@ class MovesTensors(HasState, Protocol):
     def plans(self) -> PlanCache:
         """The plans of the steps before."""
 
+    @property
+    def loss(self) -> Tensor | float | None:
+        """The loss of the present step on this rank."""
+
 
 class HasGroups(Protocol):
     """An optimizer to those who look after its groups."""

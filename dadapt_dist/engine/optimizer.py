@@ -19,7 +19,7 @@ from ..options.checks import check_choice, check_options
 from ..sharding import registry
 from ..sharding.dtensor_type import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
-from . import amp, log_every, param_groups, torch_compile
+from . import amp, log_every, loss_channel, param_groups, torch_compile
 from .amp import Finding
 from .local_step import Entries, Window, measure, sweep
 from .members import Look
@@ -86,6 +86,7 @@ class LearningRateFree(Optimizer, MayJoin):
         for name in ("plans", "_lots", "_shown"):  # of the groups and parameters before
             self.__dict__.pop(name, None)
         self._looked = False  # at all options, in this call of step()
+        self._loss: Tensor | float | None = None
         self._delivery, self._groups = None, self.param_groups
         self.step_size.roster.add(self)
         self.bind_groups()
@@ -246,6 +247,19 @@ class LearningRateFree(Optimizer, MayJoin):
         """
         self.step_size.set_d(value, estimate)
 
+    @property
+    def loss(self) -> Tensor | float | None:
+        """The loss of the coming step on this rank, for a method that uses it (`step(loss=...)`), set before step().
+
+        For frameworks that call step() themselves: `dadapt_dist.base_optimizer(optimizer).loss = loss`. The step forgets it.
+        None where there is none, and for a method that uses none.
+        """
+        return self._loss
+
+    @loss.setter
+    def loss(self, value: Any) -> None:
+        self._loss = loss_channel.read(value, type(self).__name__) if self.method.wants_loss else None
+
     def __repr__(self) -> str:
         """d, d·lr and the counters as they are known without waiting for another rank, then the groups as torch lists them."""
         lines = [f"{type(self).__name__} ({self.step_size.summary(self.groups)}"]
@@ -257,35 +271,46 @@ class LearningRateFree(Optimizer, MayJoin):
     # ---------------------------------------------------------------- one step
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; returns the closure's loss, if there is a closure.
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
+        """Take one step; returns what the closure returned, if there is a closure.
 
         The update uses d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
+
+        Args:
+            closure: Computes the gradients anew and returns the loss.
+            loss: Of this rank, for a method that uses the loss; others ignore it. Without it, `loss` as it was set before,
+                else what the closure returned.
+
+        Raises:
+            TypeError: The loss is no real number, and no tensor of one; nothing has moved.
+            ValueError: The loss has several elements, or an option or a gradient cannot be right; nothing has moved.
         """
-        loss = None
+        result = None
         if closure is not None:
             with torch.enable_grad():
-                loss = closure()
+                result = closure()
         if torch.compiler.is_compiling() and self.traced:
-            torch_compile.step(self)
+            torch_compile.step(self, loss, result)
         else:
-            self.take()
-        return loss
+            self.take(loss, result)
+        return result
 
     # There is nothing in a step for a compiler to gain, and it would rewrite the groups.
     # torch.compiler.disable would import the compiler, for a second, when the class is made; this waits for the first call.
     @_disable_dynamo
     @torch.no_grad()
-    def take(self) -> None:
-        """One call of step(), with the gradients that are there."""
+    def take(self, loss: Any = None, result: Any = None) -> None:
+        """One call of step(), with the gradients that are there. loss, result: as given to step(), and of its closure."""
         try:
+            if self.method.wants_loss:
+                self.loss = next((value for value in (loss, self._loss, result) if value is not None), None)
             self._adopt_groups()
             self._take(None if self.__dict__.get("found_inf") is None else amp.finding_of(self))
         except BaseException:
             amp.forget(self)
             raise
         finally:
-            self._looked = False
+            self._looked, self._loss = False, None
 
     def _take(self, found: Finding | None) -> None:
         groups = self.param_groups

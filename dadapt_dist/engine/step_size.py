@@ -261,10 +261,10 @@ class StepSize(Estimates):
             if table.names_of(phase):
                 self._mark()
                 sums = self.reduce.now(sums, tag=0 if table.method.after is not None else self._tag(self._some_move()))
-            clean = table.apply(sums, (phase,))
+            clean, own = table.apply(sums, (phase,))
             if phase == "before" and table.method.after is None:
                 window.measured = sums
-                self._note(sums, clean, self._some_move(), window)
+                self._note(clean, own, self._some_move(), window)
         return before
 
     def _decide(self, window: Window) -> None:
@@ -375,9 +375,10 @@ class StepSize(Estimates):
 
     def _fold(self, sums: Tensor, window: Window) -> None:
         """Move the scalars by the global sums of a step."""
-        self._note(sums, self.scalars.apply(sums, window.phases), window.moves, window)
+        clean, own = self.scalars.apply(sums, window.phases)
+        self._note(clean, own, window.moves, window)
 
-    def _note(self, sums: Tensor, clean: Tensor, moves: bool, window: Window) -> None:
+    def _note(self, clean: Tensor, sums: Tensor, moves: bool, window: Window) -> None:
         """Let the sums of a step be looked at, where they may be worth it."""
         told, differ = self.diagnostics, self.reduce.differ
         if told.wants_sums or not all(clean.tolist()) or (differ is not None and bool(differ.any())):

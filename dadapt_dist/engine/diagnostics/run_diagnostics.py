@@ -29,6 +29,7 @@ class RunDiagnostics:
         self.held.live_on(home)
         self.idle.live_on(home)
         self.held.forget()
+        self.held.culprit = "a gradient, or the loss," if step_size.scalars.method.wants_loss else "a gradient"
         self.idle.watching &= (
             not step_size.scalars.is_sumless
         )  # of such a method nobody knows the other ranks' gradients
