@@ -17,9 +17,9 @@ _TABLE = """
 : api=optimizers
 checkpoint: released=released_formats
 comm: layout=communicator own_group=process_group pace=model_pace reduce=async_all_reduce witness=gradient_witness
-engine: agreement=rank_agreement arrival=step_window compiled=torch_compile estimates groups=param_groups joining=uneven_inputs
-engine: kept=step_plan log_every lots=option_sets named=named_step_sizes optimizer overflow=amp_overflow placing roster=members
-engine: scalars=estimate_state scaling=amp step_size sums=local_step sweep=local_step window=step_window
+engine: agreement=rank_agreement arrival=step_pieces compiled=torch_compile estimates groups=param_groups joining=uneven_inputs
+engine: kept=step_plan log_every lots=option_sets named=named_step_sizes optimizer overflow=skipped_steps placing roster=members
+engine: scalars=estimate_state scaling=amp step_size sums=local_step sweep=local_step window=local_step
 engine.diagnostics: advice advice_texts company=separate_estimates held=nonfinite idle=no_gradients
 engine.state: adoption=replaced_groups buffers fitness=validation foreign=foreign_entries state=param_state state_dict
 files: reading=bounded_read trust=ownership
