@@ -1,12 +1,15 @@
-"""Files of the package that a step enters: those that a reader opens who follows it."""
+"""Files of the package that a step and a construction enter: those that a reader opens who follows them."""
+
+import sys
 
 import pytest
 import torch
 
 from dadapt_dist.kernels import cpu_c
 from dadapt_dist.methods import METHODS
+from dadapt_dist.sharding import registry
 from docs.measure_walks import walk
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL, CLASSES
 
 MOST = 12
 
@@ -22,3 +25,14 @@ def test_a_steady_step_enters_few_files(method: str) -> None:
             p.grad = torch.ones_like(p)
         files, _, _ = walk(optimizer.step)
     assert len(files) <= MOST, "\n".join(files)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_construction_enters_few_files(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only a step needs is made by the first; a framework that is not imported is asked nothing."""
+    for adapter in registry.adapters:
+        monkeypatch.delitem(sys.modules, str(adapter.module), raising=False)  # another test may have imported it
+    params = [torch.nn.Parameter(torch.ones(4, 4)) for _ in range(4)]
+    for _ in range(2):  # what is looked up once for a class counts too, where nothing was built before
+        files, _, _ = walk(lambda: ALL[method](params))
+        assert len(files) <= MOST, "\n".join(files)
