@@ -22,7 +22,7 @@ from ..sharding.dtensor_type import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
 from . import amp, amp_alone, log_every, loss_channel, param_groups, torch_compile
 from .amp import AmpScaling, Finding
-from .local_step import Entries, measure, sweep
+from .local_step import Entries, Window, measure, sweep
 from .members import Look
 from .option_sets import Lots
 from .state import buffers, param_state, replaced_groups
@@ -30,7 +30,6 @@ from .state import state_dict as saved_state
 from .state.validation import FORMAT
 from .step_plan import PlanCache
 from .step_size import StepSize
-from .step_window import Window
 from .uneven_inputs import MayJoin
 
 
@@ -339,7 +338,7 @@ class LearningRateFree(Optimizer, MayJoin):
 
     def _run(self, window: Window, shown: Entries, lots: Lots, found: Finding | None) -> None:
         """Take this call's part of a step, and add its sums to the window's."""
-        if "log_every" in self.defaults and not (window.arrived and self.delivery.in_pieces):
+        if self.groups and self.groups[0].get("log_every") and not (window.arrived and self.delivery.in_pieces):
             log_every.log(self)
         window.moves |= lots.moves
         if not window.skipped:
