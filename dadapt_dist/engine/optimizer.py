@@ -365,6 +365,8 @@ class LearningRateFree(Optimizer, MayJoin):
             ValueError: On assignment of another value; nothing changes.
 
         Example:
+            >>> import torch, dadapt_dist
+            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
             >>> optimizer.amp_scaling = "internal"
         """
         return self._amp_scaling
