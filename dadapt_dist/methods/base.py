@@ -130,6 +130,10 @@ class Method(ABC):
         super().__init_subclass__(**kwargs)
         cls.sums = () if cls.after is None else cls.after.names
 
+    def own_signature(self) -> KernelSignature | None:
+        """The signature that the class declares itself: one derived from a method may have another update than the kernels."""
+        return vars(type(self)).get("signature")
+
     # ---------------------------------------------------------------- scalars and buffers
 
     def scalars(self, options: Options) -> dict[str, Initial]:
