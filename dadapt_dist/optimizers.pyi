@@ -46,11 +46,15 @@ class COCOB(LearningRateFree):
             None.
         sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
             'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
-        step_size: a StepSize shared with other optimizers, which then holds the five options before
-            this one, or a name: all optimizers of the process that give it share one. Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
+            belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -89,6 +93,7 @@ class COCOB(LearningRateFree):
         freeze_after: int | None = None,
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -133,11 +138,15 @@ class DAdaptAdaGrad(LearningRateFree):
             None.
         sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
             'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
-        step_size: a StepSize shared with other optimizers, which then holds the five options before
-            this one, or a name: all optimizers of the process that give it share one. Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
+            belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -178,6 +187,7 @@ class DAdaptAdaGrad(LearningRateFree):
         freeze_after: int | None = None,
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -227,11 +237,15 @@ class DAdaptAdam(LearningRateFree):
             None.
         sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
             'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
-        step_size: a StepSize shared with other optimizers, which then holds the five options before
-            this one, or a name: all optimizers of the process that give it share one. Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
+            belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -276,6 +290,7 @@ class DAdaptAdam(LearningRateFree):
         freeze_after: int | None = None,
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -323,11 +338,15 @@ class DAdaptAdan(LearningRateFree):
             None.
         sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
             'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
-        step_size: a StepSize shared with other optimizers, which then holds the five options before
-            this one, or a name: all optimizers of the process that give it share one. Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
+            belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -369,6 +388,7 @@ class DAdaptAdan(LearningRateFree):
         freeze_after: int | None = None,
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -410,11 +430,15 @@ class DAdaptLion(LearningRateFree):
             None.
         sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
             'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
-        step_size: a StepSize shared with other optimizers, which then holds the five options before
-            this one, or a name: all optimizers of the process that give it share one. Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
+            belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -454,6 +478,7 @@ class DAdaptLion(LearningRateFree):
         freeze_after: int | None = None,
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -468,7 +493,7 @@ class DAdaptSGD(LearningRateFree):
 
     ‖g0‖² = Σ r·g² of the first step whose gradients are not all zero. It is needed before that step's
     update: one blocking reduce, once. Until then nothing moves. Where a framework brings a step in pieces (ZeRO), and
-    with StepSize(before="lagged"), that step only measures, and the first update is one step later.
+    with before="lagged", that step only measures, and the first update is one step later.
 
     γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
     all elements of all ranks. The update uses the d of before the step.
@@ -501,11 +526,15 @@ class DAdaptSGD(LearningRateFree):
             None.
         sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
             'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
-        step_size: a StepSize shared with other optimizers, which then holds the five options before
-            this one, or a name: all optimizers of the process that give it share one. Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
+            belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -546,6 +575,7 @@ class DAdaptSGD(LearningRateFree):
         freeze_after: int | None = None,
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -558,7 +588,7 @@ class DoG(LearningRateFree):
         before  d = max(d, ‖x - x0‖);  G = G + ‖g‖²
         update  x = x - r·lr·d/√(G + eps)·g
 
-    Both norms are those of the very step: one blocking reduce a step, or, with StepSize(before="lagged"), those of
+    Both norms are those of the very step: one blocking reduce a step, or, with before="lagged", those of
     the step before, hidden. It is at its best with an average of the weights.
 
     γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
@@ -587,11 +617,15 @@ class DoG(LearningRateFree):
             None.
         sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
             'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
-        step_size: a StepSize shared with other optimizers, which then holds the five options before
-            this one, or a name: all optimizers of the process that give it share one. Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
+            belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -629,6 +663,7 @@ class DoG(LearningRateFree):
         freeze_after: int | None = None,
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -689,11 +724,15 @@ class Prodigy(LearningRateFree):
             None.
         sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
             'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
-        step_size: a StepSize shared with other optimizers, which then holds the five options before
-            this one, or a name: all optimizers of the process that give it share one. Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
+            belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -741,6 +780,7 @@ class Prodigy(LearningRateFree):
         freeze_after: int | None = None,
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,

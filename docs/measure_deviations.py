@@ -91,7 +91,7 @@ def decay_before_any_gradient(key: str) -> Size:
 
 def sgd_lagged(*, last: bool = False) -> Size:
     """DAdaptSGD whose first step only measures its gradient: differences of d and of the way; last: after 200 steps."""
-    ours = run_ours("dadapt_sgd", {"step_size": dadapt_dist.StepSize(before="lagged")})
+    ours = run_ours("dadapt_sgd", {"before": "lagged"})
     theirs = run_released("dadapt_sgd", {})
     if not last:
         return largest_errors(ours, theirs)

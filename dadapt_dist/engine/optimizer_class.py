@@ -12,16 +12,16 @@ from torch import Tensor
 
 from ..kernels import Backend
 from ..methods import Method
+from ..methods.base import Dtypes
 from ..methods.registry import class_name
-from ..options.checks import NonFinite, Sync, check_keywords
+from ..options.checks import Before, NonFinite, Sync, check_keywords
 from .named_step_sizes import named
 from .optimizer import LearningRateFree
-from .state.param_state import Dtypes, dtype_named
+from .state.param_state import dtype_named
 from .step_size import StepSize
 
 logger = logging.getLogger(__name__)
 MODULE = "dadapt_dist.optimizers"
-_STEP_SIZE_OPTIONS = ("freeze_after", "nonfinite", "sync", "process_group", "copies")
 _said: set[str] = set()
 NOTATION = """\
 γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
@@ -58,15 +58,26 @@ class Common:
     sync: Sync = _documented(
         "next_step", "when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'"
     )
+    before: Before = _documented(
+        "exact",
+        "when sums that a method takes before the weights move count: in the step itself, by a blocking reduce "
+        "('exact'), or in the next step, hidden ('lagged'). The others take none",
+    )
     process_group: Any = _documented(None, "ranks that train together. None: all")
     copies: Callable[[Tensor], int | None] | None = _documented(
         None, "for plain tensors that hold a slice: returns how many ranks hold the same elements"
     )
     step_size: StepSize | str | None = _documented(
         None,
-        "a StepSize shared with other optimizers, which then holds the five options before this one, or a name: all "
-        "optimizers of the process that give it share one",
+        "a StepSize shared with other optimizers, or a name: all optimizers of the process that give it share one. "
+        "freeze_after, nonfinite, sync, before, process_group and copies then belong to it",
     )
+
+
+# The keywords that go on to a StepSize of the optimizer's own. Their defaults are those of StepSize.
+_STEP_SIZE_OPTIONS = tuple(
+    option.name for option in fields(Common) if option.name in inspect.signature(StepSize).parameters
+)
 
 
 def make_class(method: type[Method]) -> type[LearningRateFree]:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
-from ..options.method_options import MethodOptions
+from ..options.fields import MethodOptions
 
 Options = Mapping[str, Any]  # the options of one parameter group: plain numbers
 Scalars = dict[str, Tensor]  # float64; of one estimate, or of all with a first dimension [n_estimates] inside a fold
@@ -31,6 +32,29 @@ class Buffer:
     statistic: bool = False
     sliced: bool = False
     squares: bool = False
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """The dtypes of buffers. state: of all; None is float32, or the parameter's where that is wider. statistics: of s alone.
+
+    With `statistics` x0 takes the parameter's own dtype, in which it is exact.
+    """
+
+    state: torch.dtype | None = None
+    statistics: torch.dtype | None = None
+
+    def of(self, p: Tensor, buffer: Buffer) -> torch.dtype:
+        """The dtype of a new buffer."""
+        if self.statistics is not None and buffer.statistic:
+            return p.dtype if buffer.init == "param" else self.statistics
+        return self.state or torch.promote_types(p.dtype, torch.float32)
+
+    def restored(self, p: Tensor, buffer: Buffer, saved: torch.dtype) -> torch.dtype:
+        """The dtype of a buffer from a checkpoint: no narrower than it was saved, but for an s that is asked to be."""
+        dtype = self.of(p, buffer)
+        asked = self.statistics is not None and buffer.statistic and buffer.init != "param"
+        return dtype if asked else torch.promote_types(saved, dtype)
 
 
 @dataclass(frozen=True)

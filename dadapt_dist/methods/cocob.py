@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..options.fields import EPS, LR, WEIGHT_DECAY, is_positive, option
-from ..options.method_options import MethodOptions
-from ..options.plain_values import number
+from ..options.fields import EPS, LR, WEIGHT_DECAY, MethodOptions, is_positive, number, option
 from .base import Buffer, Buffers, Coefficients, Documentation, Initial, Method, Options, Scalars
 
 

@@ -6,8 +6,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..options.fields import BETAS, D0, EPS, FSDP_IN_USE, GROWTH_RATE, LOG_EVERY, LR, WEIGHT_DECAY, switch
-from ..options.method_options import MethodOptions
+from ..options.fields import (
+    BETAS,
+    D0,
+    EPS,
+    FSDP_IN_USE,
+    GROWTH_RATE,
+    LOG_EVERY,
+    LR,
+    WEIGHT_DECAY,
+    MethodOptions,
+    switch,
+)
 from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
 from .ops import add_, bias_correction, dot, grown, root, total_abs
 

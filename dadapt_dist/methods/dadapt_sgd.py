@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..options.fields import D0, FSDP_IN_USE, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY
-from ..options.method_options import MethodOptions
+from ..options.fields import D0, FSDP_IN_USE, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY, MethodOptions
 from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
 from .ops import add_, dot, grown, total
 
@@ -45,7 +44,7 @@ class DAdaptSGDMethod(Method):
         notes="""
             ‖g0‖² = Σ r·g² of the first step whose gradients are not all zero. It is needed before that step's
             update: one blocking reduce, once. Until then nothing moves. Where a framework brings a step in pieces (ZeRO), and
-            with StepSize(before="lagged"), that step only measures, and the first update is one step later.
+            with before="lagged", that step only measures, and the first update is one step later.
         """,
     )
     signature = KernelSignature(

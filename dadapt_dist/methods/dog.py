@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..options.fields import EPS, LR, WEIGHT_DECAY, is_positive, option
-from ..options.method_options import MethodOptions
-from ..options.plain_values import number
+from ..options.fields import EPS, LR, WEIGHT_DECAY, MethodOptions, is_positive, number, option
 from .base import Buffer, Buffers, Coefficients, Documentation, Initial, Method, Options, Scalars, Sums
 from .ops import add_, total
 
@@ -44,7 +42,7 @@ class DoGMethod(Method):
             update  x = x - r·lr·d/√(G + eps)·g
         """,
         notes="""
-            Both norms are those of the very step: one blocking reduce a step, or, with StepSize(before="lagged"), those of
+            Both norms are those of the very step: one blocking reduce a step, or, with before="lagged", those of
             the step before, hidden. It is at its best with an average of the weights.
         """,
     )

@@ -15,14 +15,15 @@ from ..options.fields import (
     GROWTH_RATE,
     LR,
     WEIGHT_DECAY,
+    MethodOptions,
+    integer,
     is_fraction,
     is_positive,
+    number,
     option,
     optional,
     switch,
 )
-from ..options.method_options import MethodOptions
-from ..options.plain_values import integer, number
 from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
 from .ops import add_, add_product_, add_ratio_, bias_correction, dot_difference, root, total_abs
 

@@ -87,10 +87,6 @@ class FrameworkAdapter:
             named.append(list(zip(names, group["params"], strict=True)))
         return named
 
-    def params(self, groups: Groups) -> list[Sequence[Tensor]]:
-        """`tensors` without the names."""
-        return [group["params"] for group in groups]
-
     def was_loaded(self, groups: Groups) -> bool:
         """Whether the framework has put a checkpoint into these groups by itself, without load_state_dict."""
         return False

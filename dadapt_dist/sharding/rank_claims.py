@@ -38,8 +38,8 @@ def check_configuration(rows: list[list[int]]) -> None:
     if others:
         raise PlacementError(
             f"ranks 0 and {others[0]} were given different methods, estimates or constants (d0, d_coef, growth_rate, beta3, "
-            "betas, freeze_after, nonfinite), or one of them cannot run the compiled step (its log says why). One d needs one "
-            "configuration: pass the same options on every rank, with pipeline stages declare all estimates in "
+            "betas, freeze_after, nonfinite, before), or one of them cannot run the compiled step (its log says why). One d "
+            "needs one configuration: pass the same options on every rank, with pipeline stages declare all estimates in "
             "StepSize(estimates=...), and install a C compiler everywhere or set DADAPT_DIST_KERNEL=off everywhere."
         )
 

@@ -17,7 +17,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
 from dadapt_dist.engine import amp
-from dadapt_dist.engine.amp_overflow import StepCount
+from dadapt_dist.engine.estimates import StepCount
 from dadapt_dist.kernels import eager
 from dadapt_dist.methods import METHODS
 from tests.helpers.classes import CLASSES

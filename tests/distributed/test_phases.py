@@ -35,7 +35,7 @@ def train(layout: str, method: str, before: Any, steps: int = STEPS) -> dict[str
     """On every rank: d after each step, whole parameters, and the reduces of each step."""
     job: Job = LAYOUTS[layout][1]()
     cls, _, options = METHODS[method]
-    optimizer = cls(job.params(), step_size=dd.StepSize(before=before), **options)
+    optimizer = cls(job.params(), before=before, **options)
     ds, collectives = [], []
     for step in range(steps):
         optimizer.zero_grad()
@@ -92,7 +92,7 @@ def spoil(method: str, nonfinite: Any, before: Any) -> dict[str, Any]:
     """Under FSDP2: one NaN on the last rank in step 3. What moved in it, and what is finite at the end."""
     job = Job(shard2(Tiny()), *ranks())
     cls, _, options = METHODS[method]
-    optimizer = cls(job.params(), step_size=dd.StepSize(before=before, nonfinite=nonfinite), **options)
+    optimizer = cls(job.params(), before=before, nonfinite=nonfinite, **options)
     seen: list[Any] = []
     for step in range(6):
         optimizer.zero_grad()
@@ -127,7 +127,7 @@ def test_a_gradient_that_is_not_finite_poisons_nothing(method: str, before: str,
 def freeze(method: str, before: Any) -> dict[str, Any]:
     job = Job(shard2(Tiny()), *ranks())
     cls, _, options = METHODS[method]
-    optimizer = cls(job.params(), step_size=dd.StepSize(before=before, freeze_after=4), **options)
+    optimizer = cls(job.params(), before=before, freeze_after=4, **options)
     ds, collectives = [], []
     for step in range(8):
         optimizer.zero_grad()
@@ -152,14 +152,14 @@ def resumed(method: str, before: Any) -> bool:
     """Does a run that is saved after each of its steps and loaded into a new optimizer go on with the same bits?"""
     cls, _, options = METHODS[method]
     jobs = [Job(shard2(Tiny()), *ranks()) for _ in range(2)]
-    one, other = (cls(job.params(), step_size=dd.StepSize(before=before), **options) for job in jobs)
+    one, other = (cls(job.params(), before=before, **options) for job in jobs)
     for step in range(6):
         for job, optimizer in zip(jobs, (one, other), strict=True):
             optimizer.zero_grad()
             job.backward(step)
             optimizer.step()
         saved = copy.deepcopy(other.state_dict())
-        other = cls(jobs[1].params(), step_size=dd.StepSize(before=before), **options)
+        other = cls(jobs[1].params(), before=before, **options)
         other.load_state_dict(saved)
     pairs = zip(jobs[0].model.parameters(), jobs[1].model.parameters(), strict=True)
     return all(torch.equal(local(p), local(q)) for p, q in pairs) and (one.d == other.d or method == "cocob")
@@ -168,3 +168,21 @@ def resumed(method: str, before: Any) -> bool:
 @pytest.mark.parametrize(("method", "before"), WAYS)
 def test_a_checkpoint_after_every_step_changes_nothing(method: str, before: str, pools: Any) -> None:
     assert all(pools(2).run(resumed, method, before))
+
+
+def disagree() -> str:
+    """One rank reduces before the weights move, the other not: neither may wait for what the other never sends."""
+    job = Job(shard2(Tiny()), *ranks())
+    optimizer = dd.DoG(job.params(), before=("exact", "lagged")[dist.get_rank()])  # type: ignore[arg-type]
+    job.backward(0)
+    try:
+        optimizer.step()
+    except dd.PlacementError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_that_differ_in_before_are_refused_alike(pools: Any) -> None:
+    texts = pools(2).run(disagree)
+    assert texts[0] == texts[1]
+    assert "freeze_after, nonfinite, before)" in texts[0]

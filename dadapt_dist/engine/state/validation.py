@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...methods import Buffer
 from ...options.checks import listed
-from ...options.plain_values import NOTHING, numbers
+from ...options.fields import NOTHING, numbers
 
 Dict = dict[str, Any]
 FORMAT = 1

@@ -136,9 +136,6 @@ class ZeroAdapter(DeepSpeedAdapter):
             named[wrapper.sub_group_to_group_id[index]].append((None, flat))
         return named
 
-    def params(self, groups: Groups) -> list[Sequence[Tensor]]:
-        return [[p for _, p in named] for named in self.tensors(groups)]
-
     def was_loaded(self, groups: Groups) -> bool:
         return any(map(dict.__contains__, groups, repeat(universal_restore.MARK)))
 
