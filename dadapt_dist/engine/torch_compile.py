@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..sharding.dtensor_type import is_dtensor
+from ..sharding.dtensor import is_dtensor
 
 _numbers = itertools.count()
 _live: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..engine.optimizer import LearningRateFree
-from ..monitor.log_values import base_optimizer
-from ..monitor.merged_log import logged
+from ..monitor.record import base_optimizer, logged
 from .advice import mistakes
 
 _OLDER = not sys.modules.get("lightning.pytorch") and (

@@ -86,7 +86,7 @@ def test_an_evaluation_does_not_log_d(tmp_path: Path) -> None:
 
 
 def test_groups_with_rates_of_their_own_are_logged_one_by_one() -> None:
-    from dadapt_dist.monitor.merged_log import logged
+    from dadapt_dist.monitor.record import logged
 
     first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     groups = [{"params": first.parameters(), "lr": 1.0}, {"params": second.parameters(), "lr": 0.5}]
