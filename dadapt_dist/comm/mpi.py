@@ -48,7 +48,9 @@ class MPILayout(ShardLayout):
             check_size(mpi, world)
         own = (mpi.COMM_WORLD if comm is None else comm).Dup()
         super().__init__(own, copies)
-        self._size, self._rank, self._progress = own.size, own.rank, _Progress.of(mpi)
+        self._size: int = own.size
+        self._rank: int = own.rank
+        self._progress = _Progress.of(mpi)
 
     def with_copies(self, copies: Callable[[Tensor], int | None] | None) -> "MPILayout":
         other = object.__new__(MPILayout)

@@ -151,9 +151,7 @@ def check_result(failed: int, count: int) -> None:
 
 def _job(spec: KernelSignature, task: TensorTask, c: Coefficients, dry: bool) -> Job:
     numbers = [1.0 if (value := c[name]) is None else float(value) for name in spec.coefficients]
-    values = [
-        min(max(number, -LARGEST), LARGEST) for number in numbers
-    ]  # an infinite one would make 0·inf of a gradient of 0
+    values = [min(max(number, -LARGEST), LARGEST) for number in numbers]  # inf would make 0·inf of a gradient of 0
     return Job(
         coefficient=(ctypes.c_double * COEFFICIENTS)(*values),
         scale=1.0 if task.scale is None else float(task.scale),

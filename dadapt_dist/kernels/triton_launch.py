@@ -30,9 +30,7 @@ def _kernel() -> Any:
     try:
         return importlib.import_module(".triton_kernel", __package__)
     except ImportError as error:
-        if (error.name or "").startswith(
-            __package__
-        ):  # a file of this package: an installation that lacks it is broken
+        if (error.name or "").startswith(__package__):  # an installation that lacks a file of this package is broken
             raise
         logger.debug("no triton: %s", error)
         return None

@@ -146,9 +146,7 @@ def _checked(launcher: str, env: Mapping[str, str], family: Family) -> World:
     if not 0 <= rank < size:
         raise LaunchError(f"{family.rank}={rank} must be from 0 to {family.world_size} - 1 = {size - 1}")
     local = _number(env, family.local_rank) if family.local_rank in env else 0
-    sizes = [
-        name for name in (family.local_world_size, "LOCAL_SIZE") if name in env
-    ]  # the second: DeepSpeed's launcher
+    sizes = [name for name in (family.local_world_size, "LOCAL_SIZE") if name in env]  # the latter by DeepSpeed
     local_size = _number(env, sizes[0]) if sizes else local + 1
     node, nodes = (_number(env, name) if name in env else None for name in (family.node, family.nodes))
     return World(launcher, rank, size, local, local_size, node, nodes, family.local_rank in env or size == 1)
