@@ -41,7 +41,7 @@ def test_an_old_path_is_the_same_module_and_warns_once(old: str) -> None:
     assert f"dadapt_dist.{MOVED[old]};" in named[0]
     assert GONE_IN in named[0]
     if old in MODULES_BECOME_PACKAGES:
-        assert all(getattr(module, name) is getattr(new, name) for name in ("register", "resolve"))
+        assert all(getattr(module, name) is getattr(new, name) for name in ("register", "adapters"))
     else:
         assert module is new
         assert new.__spec__ is not None

@@ -45,6 +45,7 @@ class DeepSpeedAdapter(FrameworkAdapter):
     """The DeepSpeed of this process, if it is imported."""
 
     name = "deepspeed"
+    module = "deepspeed.runtime.zero.utils"
 
     def place(self, params: Sequence[Tensor]) -> list[list[LocalShard] | None]:
         """The parts of every tensor that a live DeepSpeed engine has given to its optimizer; ValueError for one it changed."""
@@ -81,7 +82,7 @@ class DeepSpeedAdapter(FrameworkAdapter):
             warn(engine)
         return ZeroAdapter(engine)
 
-    def on_optimizer_built(self, cls: type[Optimizer]) -> None:
+    def on_construction(self, cls: type[Optimizer]) -> None:
         """Put the class on DeepSpeed's list of those tested under ZeRO."""
         registration.accept(cls)
 
