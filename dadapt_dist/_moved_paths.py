@@ -27,13 +27,13 @@ integrations: adapters.accelerate_limits=accelerate integrations.settings=advice
 integrations.deepspeed: adapters.deepspeed=internals adapters.deepspeed_limits=unsupported adapters.zero entry=registration
 integrations.deepspeed: restored=universal_restore to_universal=universal_convert zero_checkpoint=zero_files
 kernels: kernels.cache=cpu_c_cache kernels.compiler=cpu_c_compiler kernels.gpu=triton_launch kernels.library=cpu_c_library
-kernels: kernels.memory=memory_checks kernels.native=cpu_c kernels.protected=write_protection
-kernels: kernels.rounding=stochastic_rounding kernels.specs=signatures kernels.taming=overflow_guard
+kernels: kernels.memory=memory_checks kernels.native=cpu_c kernels.protected=memory_checks
+kernels: kernels.rounding=stochastic_rounding kernels.taming=overflow_guard
 kernels: kernels.triton_step=triton_kernel kernels.work=tensor_task
-methods: methods.scratch=ops
-monitor: integrations.logged=merged_log
+methods: kernels.specs=base methods.scratch=ops
+monitor: integrations.logged=record monitor.log_values=record
 options: plain=fields
-sharding: adapters=registry adapters.base=shard adapters.ddp adapters.dtensor adapters.fsdp1 adapters.living=live_objects
+sharding: adapters=registry adapters.base=shard adapters.ddp=replicated adapters.dtensor adapters.fsdp1 adapters.living=live_objects
 sharding: adapters.plain=replicated claims=rank_claims coverage=replicas
 tools: bench cli demo doctor
 tools.bench: bench.cli bench.memory bench.network=emulated_network bench.peers bench.problems=shapes bench.report bench.scale
