@@ -33,8 +33,8 @@ kernels: kernels.triton_step=triton_kernel kernels.work=tensor_task
 methods: kernels.specs=base methods.scratch=ops
 monitor: integrations.logged=record monitor.log_values=record
 options: plain=fields
-sharding: adapters=registry adapters.base=shard adapters.ddp=replicated adapters.dtensor adapters.fsdp1 adapters.living=live_objects
-sharding: adapters.plain=replicated claims=rank_claims coverage=replicas
+sharding: adapters=registry adapters.base=shard adapters.ddp=replicated adapters.dtensor adapters.fsdp1
+sharding: adapters.living=live_objects adapters.plain=replicated claims=rank_claims coverage=replicas
 tools: bench cli demo doctor
 tools.bench: bench.cli bench.memory bench.network=emulated_network bench.peers bench.problems=shapes bench.report bench.scale
 tools.bench: bench.step bench.sync=overlap
