@@ -105,7 +105,7 @@ MOVED = {
     "plain": "options.fields",
     "reading": "files.bounded_read",
     "reduce": "comm.async_all_reduce",
-    "released": "checkpoint.released_formats",
+    "released": "checkpoint.from_released",
     "restored": "integrations.deepspeed.universal_restore",
     "roster": "engine.members",
     "scalars": "engine.estimate_state",
