@@ -72,7 +72,7 @@ def test_a_distributed_gradient_is_asked_for_once_a_step_also_when_the_plan_fail
     for index in range(3):
         step(params, optimizer, index)
     (plan,) = optimizer.plans._plans
-    for one in plan.cached:
+    for one in plan.planned:
         one.place = replace(one.place, gradient=lambda p: asked.append(id(p)) or p.grad)
     plan._is_plain = False
     step(params, optimizer, 3)
