@@ -15,7 +15,7 @@ PACKAGE = __package__
 GONE_IN = "0.3.0"
 _TABLE = """
 : api=optimizers
-checkpoint: released=released_formats
+checkpoint: released=from_released
 comm: layout=communicator own_group=process_group pace=model_pace reduce=async_all_reduce witness=gradient_witness
 engine: agreement=rank_agreement arrival=step_pieces compiled=torch_compile estimates groups=param_groups joining=uneven_inputs
 engine: kept=step_plan log_every lots=option_sets named=named_step_sizes optimizer overflow=skipped_steps placing roster=members
