@@ -1,30 +1,65 @@
-"""One pass over the local tensors of an optimizer: the kernels that move them, and the sums of what they return."""
+"""One step on this rank: a pass over the local tensors of each optimizer, and the window in which their sums come together."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import kernels
 from ..kernels import TensorTask
+from . import loss_channel
+from .members import MovesTensors
 from .option_sets import STAYS, Lots
 from .plan_builder import build_plan
 from .state import param_state
 from .state.buffers import is_unmoved, note_moved
 from .step_plan import Options, StepPlan
 
-if TYPE_CHECKING:
-    from .optimizer import LearningRateFree
-
 Phases = Sequence[str]
 Entries = Sequence[tuple[dict[str, Any], Sequence[Tensor]]]  # groups with their tensors
 
 
+@dataclass
+class Window:
+    """One open step of all optimizers that share a StepSize.
+
+    sums: what this rank has added up so far, float64 [n_estimates, width(phases)]. phases: whose sums these are. reduced: the
+    global sums, when they were needed inside the step. skipped: nothing moves in this step. moves: some group has lr > 0.
+    launches: its end starts a reduce. measured: the global sums of before it, where it has no others. arrived, missing: keys
+    of the pieces that have come and are still to come: ids of optimizers, or of tensors of one whose steps come in pieces.
+    overflow: 0-dim bool, did a GradScaler find an overflow in the piece that comes, on any rank? None: nobody looked.
+    overflows: the same of any piece of the step.
+    """
+
+    sums: Tensor
+    phases: tuple[str, ...] = ("after",)
+    reduced: Tensor | None = None
+    skipped: bool = False
+    moves: bool = False
+    launches: bool = True
+    measured: Tensor | None = None
+    arrived: set[int] = field(default_factory=set)
+    missing: set[int] = field(default_factory=set)
+    overflow: Tensor | None = None
+    overflows: Tensor | None = None
+
+    def leave_out(self, overflow: Tensor | None) -> None:
+        """Say whether the coming piece overflowed: its tensors stay, and so does d, for it needs the sums of all pieces."""
+        self.overflow = overflow
+        if overflow is not None:
+            self.overflows = overflow if self.overflows is None else self.overflows | overflow
+
+    def usable(self, sums: Tensor) -> Tensor:
+        """The sums; 0, as of a step without gradients, when a piece overflowed."""
+        return sums if self.overflows is None else torch.where(self.overflows, 0.0, sums)
+
+
 def sweep(
-    optimizer: "LearningRateFree",
+    optimizer: MovesTensors,
     entries: Entries,
     lots: Lots,
     *,
@@ -42,17 +77,20 @@ def sweep(
     total = table.no_sums(phases)
     if skip is not None and kernels.eager.readable(skip.device) and bool(skip):
         return total
-    after = total if phases == ("after",) else total[:, -1 - len(optimizer.method.sums) :]
+    after, method = total, optimizer.method
+    if phases != ("after",) or method.wants_loss:
+        after = total[:, -1 - len(method.sums) :]
+        loss_channel.add(total, optimizer.loss, method, {phase: table.names_of(phase) for phase in phases})
     plan = _plan(optimizer, entries, lots)
     try:
-        if after is not total:
+        if phases != ("after",):
             _measure(optimizer, entries, plan, phases, total)
         for lot in plan.lots:
             group = entries[lot.group][0]
             row = table.row(group["estimate"])
             for kernel, device, tasks, derived in lot.launches:
                 c = _coefficients(optimizer, group, device)
-                sums = kernel.run(optimizer.method, tasks, c, dry, skip, derived)
+                sums = kernel.run(method, tasks, c, dry, skip, derived)
                 after[row] += sums.to(table.device, non_blocking=True)
     finally:
         plan.drop_gradients()
@@ -63,9 +101,11 @@ def sweep(
     return total
 
 
-def measure(optimizer: "LearningRateFree", entries: Entries, lots: Lots, phases: Phases) -> Tensor:
+def measure(optimizer: MovesTensors, entries: Entries, lots: Lots, phases: Phases) -> Tensor:
     """The weighted sums of phases before the weights move: float64 [n_estimates, width(phases)]. Nothing moves."""
-    total = optimizer.step_size.scalars.no_sums(phases)
+    table = optimizer.step_size.scalars
+    total = table.no_sums(phases)
+    loss_channel.add(total, optimizer.loss, optimizer.method, {phase: table.names_of(phase) for phase in phases})
     plan = _plan(optimizer, entries, lots)
     try:
         total[:, -1] += _measure(optimizer, entries, plan, phases, total)
@@ -74,7 +114,7 @@ def measure(optimizer: "LearningRateFree", entries: Entries, lots: Lots, phases:
     return total
 
 
-def _measure(optimizer: "LearningRateFree", entries: Entries, plan: StepPlan, phases: Phases, total: Tensor) -> Tensor:
+def _measure(optimizer: MovesTensors, entries: Entries, plan: StepPlan, phases: Phases, total: Tensor) -> Tensor:
     """Add the sums of the phases before the weights move to the total; the count of bad elements, [n_estimates]."""
     table, at = optimizer.step_size.scalars, 0
     bad = torch.zeros(len(table.names), dtype=torch.float64, device=table.device)
@@ -83,12 +123,13 @@ def _measure(optimizer: "LearningRateFree", entries: Entries, plan: StepPlan, ph
         total[:, at - 1] = 1.0  # taken
         for group, params in entries:
             for p in (p for p in params if p.requires_grad):
-                for place, weight in optimizer.step_size.roster.parts(p):
+                for place, weight in optimizer.step_size.shards.parts(p):
                     terms = torch.stack(optimizer.method.measure_start(place.part(p).detach().to(torch.float64)))
                     total[table.row(group["estimate"]), : at - 1] += (terms * weight).to(
                         table.device, non_blocking=True
                     )
     if "before" in phases:
+        at += 2 * loss_channel.phase_has_loss(optimizer.method, "before")
         for lot in plan.lots:
             group = entries[lot.group][0]
             row, device = table.row(group["estimate"]), None
@@ -102,7 +143,7 @@ def _measure(optimizer: "LearningRateFree", entries: Entries, plan: StepPlan, ph
     return bad
 
 
-def _before_of(optimizer: "LearningRateFree", task: TensorTask, c: dict[str, Any]) -> Tensor:
+def _before_of(optimizer: MovesTensors, task: TensorTask, c: dict[str, Any]) -> Tensor:
     """The `before` terms of one tensor, and its count of elements that are not finite or whose square would not be.
 
     One block at a time, for the temporaries are float64; not ‖g0‖ of D-Adapt SGD, which is taken once.
@@ -122,13 +163,13 @@ def _before_of(optimizer: "LearningRateFree", task: TensorTask, c: dict[str, Any
     return rows[0] if len(rows) == 1 else torch.stack(rows).sum(0)
 
 
-def _note_moved(optimizer: "LearningRateFree", new: list[Tensor], skip: Tensor | None) -> None:
+def _note_moved(optimizer: MovesTensors, new: list[Tensor], skip: Tensor | None) -> None:
     """These may have moved. Waits for the device when one moves for the first time under a GradScaler."""
     if skip is None or not any(is_unmoved(optimizer, p) for p in new) or not bool(skip):
         note_moved(optimizer, new)
 
 
-def _coefficients(optimizer: "LearningRateFree", group: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def _coefficients(optimizer: MovesTensors, group: dict[str, Any], device: torch.device) -> dict[str, Any]:
     table, row = optimizer.step_size.scalars, optimizer.step_size.scalars.row(group["estimate"])
     scalars = table.on(device, row)
     return optimizer.method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
@@ -137,13 +178,13 @@ def _coefficients(optimizer: "LearningRateFree", group: dict[str, Any], device: 
 # ---------------------------------------------------------------- the plan of a step
 
 
-def _plan(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> StepPlan:
+def _plan(optimizer: MovesTensors, entries: Entries, lots: Lots) -> StepPlan:
     """The plan of the step before, or a new one. Every tensor is looked at before anything moves.
 
     Raises ValueError or TypeError, with the parameter's name, for one that cannot be used.
     """
     plans, scale = optimizer.plans, getattr(optimizer, "grad_scale", None)  # set by a GradScaler around step()
-    version = lots.version, optimizer.step_size.roster.placing, optimizer.backend
+    version = lots.version, optimizer.step_size.shards.placing, optimizer.backend
     key = lots.of, plans.options(version, partial(_options, optimizer, entries))
     moving = [
         p
@@ -165,7 +206,7 @@ def _plan(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> StepPl
         plans.drop_gradients()
 
 
-def _options(optimizer: "LearningRateFree", entries: Entries) -> list[Options]:
+def _options(optimizer: MovesTensors, entries: Entries) -> list[Options]:
     """The options of each group on which its tasks depend."""
-    placing, decay = optimizer.step_size.roster.placing, optimizer.method.coupled_decay
+    placing, decay = optimizer.step_size.shards.placing, optimizer.method.coupled_decay
     return [(decay(g), g["maximize"], g.get("slice_p"), placing, optimizer.backend) for g, _ in entries]

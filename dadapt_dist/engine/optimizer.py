@@ -1,32 +1,35 @@
 """The torch optimizer made of a method, a layout and a step size: one pass over the parameters a step."""
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from operator import is_
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
-from ..kernels import check_backend
+from ..kernels import KERNELS, Backend, check_available
 from ..methods import METHODS, Buffer
+from ..methods.base import Dtypes
 from ..options.checks import check_choice, check_options
 from ..sharding import registry
+from ..sharding.dtensor_type import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
-from ..sharding.shard_index import Look
-from . import amp, amp_alone, log_every, param_groups, torch_compile
+from . import amp, amp_alone, log_every, loss_channel, param_groups, torch_compile
 from .amp import AmpScaling, Finding
-from .local_step import Entries, measure, sweep
+from .local_step import Entries, Window, measure, sweep
+from .members import Look
 from .option_sets import Lots
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
 from .state.validation import FORMAT
 from .step_plan import PlanCache
 from .step_size import StepSize
-from .step_window import Window
 from .uneven_inputs import MayJoin
 
 
@@ -52,16 +55,20 @@ class LearningRateFree(Optimizer, MayJoin):
         method: str,
         options: dict[str, Any],
         step_size: StepSize,
-        dtypes: param_state.Dtypes = param_state.Dtypes(),  # noqa: B008 - immutable
+        dtypes: Dtypes = Dtypes(),  # noqa: B008 - immutable
         backend: str = "auto",
     ) -> None:
-        registry.on_optimizer_building()
+        for adapter in registry.adapters:
+            if adapter.module in sys.modules:
+                adapter.on_construction(type(self))
         param_state.check_dtypes(dtypes)
         self.method = METHODS[method]()
         options = self.method.options.defaults() | options
         options = check_options(options, self.method.options.checks(), type(self).__name__, type(self))
-        self.step_size = step_size
-        check_backend(backend)
+        self.step_size: StepSize = step_size
+        check_choice("backend", backend, get_args(Backend))
+        if backend in KERNELS:
+            check_available(backend)
         self.dtypes, self.backend = dtypes, backend
         self.unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
         self._bound = False
@@ -70,23 +77,38 @@ class LearningRateFree(Optimizer, MayJoin):
         super().__init__(params, dict(options))
         step_size.join(self.method, options, self.param_groups)
         self._join()
-        registry.on_optimizer_built(type(self))
 
     def _join(self) -> None:
         MayJoin.__init__(self)
         self._bound = True
-        self.number = torch_compile.enroll(self)
-        self.plans = PlanCache()
+        self.number = next(torch_compile.numbers)
+        torch_compile.live[self.number] = self
         self._seen: Look | None = None  # the parameters that all had their buffers
-        checks, where = self.method.options.checks(), type(self).__name__
-        self._lots, self._shown = (Lots(self.defaults, checks, where) for _ in range(2))
+        for name in ("plans", "_lots", "_shown"):  # of the groups and parameters before
+            self.__dict__.pop(name, None)
         self._looked = False  # at all options, in this call of step()
+        self._loss: Tensor | float | None = None
         self._knows_scaler = False  # whether a scaler that tells nothing was looked for
         self._delivery, self._groups = None, self.param_groups
         self.step_size.roster.add(self)
         self.bind_groups()
 
+    @cached_property
+    def plans(self) -> PlanCache:
+        """The plans of the steps before."""
+        return PlanCache()
+
     # ---------------------------------------------------------------- groups
+
+    @cached_property
+    def _lots(self) -> Lots:
+        """The lots of all groups, as last looked at."""
+        return Lots(self.defaults, self.method.options.checks(), type(self).__name__)
+
+    @cached_property
+    def _shown(self) -> Lots:
+        """The lots of the groups that a framework shows."""
+        return Lots(self.defaults, self.method.options.checks(), type(self).__name__)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch's optimizers do. Raises ValueError for an option that cannot be right; nothing is added."""
@@ -104,8 +126,6 @@ class LearningRateFree(Optimizer, MayJoin):
         except Exception:
             self.param_groups.pop()
             raise
-        if self._bound:
-            self.bind_groups()
 
     def bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's. In place: schedulers and frameworks may hold the very dicts."""
@@ -114,11 +134,11 @@ class LearningRateFree(Optimizer, MayJoin):
             group.update(of_group, method=self.method.name, format=FORMAT)
             if "d" not in of_group:
                 group.pop("d", None)
-        self._lots.watch(
-            (*self.step_size.scalars.values, "steps"), chain.from_iterable(of_group.values() for of_group in views)
-        )
+        names = (*self.step_size.scalars.values, "steps")
+        self._watched = names, [view for of_group in views for view in of_group.values()]
         self.bound = [*groups]
-        self.traced = torch_compile.traceable([p for group in groups for p in group["params"]])
+        params = [p for group in groups for p in group["params"]]
+        self.traced = [] if any(map(is_dtensor, params)) else params  # steps of DTensors stay outside a compiled graph
 
     def _views(self) -> list[dict[str, Tensor]]:
         """What each group holds of its estimate."""
@@ -154,7 +174,7 @@ class LearningRateFree(Optimizer, MayJoin):
     def lots(self) -> Lots:
         """The lots of all groups, by their options as they are now."""
         if not self._looked:
-            self._lots.look(self.groups)
+            self._lots.look(self.groups, *self._watched)
         return self._lots
 
     def _params(self) -> list[Sequence[Tensor]]:
@@ -181,8 +201,8 @@ class LearningRateFree(Optimizer, MayJoin):
         """How the framework that holds this optimizer brings it a step."""
         known = self._delivery
         if known is None or (known is not NO_FRAMEWORK and known.is_over()):
-            self._delivery = registry.bind(self)
-        return self._delivery
+            self._delivery = known = registry.bind(self)
+        return known
 
     def look_up_delivery(self) -> None:
         self._delivery = None
@@ -229,6 +249,19 @@ class LearningRateFree(Optimizer, MayJoin):
         """
         self.step_size.set_d(value, estimate)
 
+    @property
+    def loss(self) -> Tensor | float | None:
+        """The loss of the coming step on this rank, for a method that uses it (`step(loss=...)`), set before step().
+
+        For frameworks that call step() themselves: `dadapt_dist.base_optimizer(optimizer).loss = loss`. The step forgets it.
+        None where there is none, and for a method that uses none.
+        """
+        return self._loss
+
+    @loss.setter
+    def loss(self, value: Any) -> None:
+        self._loss = loss_channel.read(value, type(self).__name__) if self.method.wants_loss else None
+
     def __repr__(self) -> str:
         """d, d·lr and the counters as they are known without waiting for another rank, then the groups as torch lists them."""
         lines = [f"{type(self).__name__} ({self.step_size.summary(self.groups)}"]
@@ -240,28 +273,39 @@ class LearningRateFree(Optimizer, MayJoin):
     # ---------------------------------------------------------------- one step
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; returns the closure's loss, if there is a closure.
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
+        """Take one step; returns what the closure returned, if there is a closure.
 
         The update uses d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
+
+        Args:
+            closure: Computes the gradients anew and returns the loss.
+            loss: Of this rank, for a method that uses the loss; others ignore it. Without it, `loss` as it was set before,
+                else what the closure returned.
+
+        Raises:
+            TypeError: The loss is no real number, and no tensor of one; nothing has moved.
+            ValueError: The loss has several elements, or an option or a gradient cannot be right; nothing has moved.
         """
-        loss = None
+        result = None
         if closure is not None:
             with torch.enable_grad():
-                loss = closure()
+                result = closure()
         if torch.compiler.is_compiling() and self.traced:
-            torch_compile.step(self)
+            torch_compile.step(self, loss, result)
         else:
-            self.take()
-        return loss
+            self.take(loss, result)
+        return result
 
     # There is nothing in a step for a compiler to gain, and it would rewrite the groups.
     # torch.compiler.disable would import the compiler, for a second, when the class is made; this waits for the first call.
     @_disable_dynamo
     @torch.no_grad()
-    def take(self) -> None:
-        """One call of step(), with the gradients that are there."""
+    def take(self, loss: Any = None, result: Any = None) -> None:
+        """One call of step(), with the gradients that are there. loss, result: as given to step(), and of its closure."""
         try:
+            if self.method.wants_loss:
+                self.loss = next((value for value in (loss, self._loss, result) if value is not None), None)
             self._adopt_groups()
             if self._wrapper is not None:
                 amp.borrow(self)
@@ -270,14 +314,14 @@ class LearningRateFree(Optimizer, MayJoin):
             amp.forget(self)
             raise
         finally:
-            self._looked = False
+            self._looked, self._loss = False, None
             if self._wrapper is not None:
                 amp.give_back(self)
 
     def _take(self, found: Finding | None) -> None:
         groups = self.param_groups
         lots = self._lots if groups is self.groups else self._shown
-        lots.look(groups)
+        lots.look(groups, *self._watched) if lots is self._lots else lots.look(groups)
         if self.delivery is not NO_FRAMEWORK and self.delivery.is_initialising():
             self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)
@@ -294,7 +338,7 @@ class LearningRateFree(Optimizer, MayJoin):
 
     def _run(self, window: Window, shown: Entries, lots: Lots, found: Finding | None) -> None:
         """Take this call's part of a step, and add its sums to the window's."""
-        if "log_every" in self.defaults and not (window.arrived and self.delivery.in_pieces):
+        if self.groups and self.groups[0].get("log_every") and not (window.arrived and self.delivery.in_pieces):
             log_every.log(self)
         window.moves |= lots.moves
         if not window.skipped:

@@ -10,7 +10,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,10 +21,22 @@ from ..sharding import ddp
 from . import placing
 from .state.buffers import is_unmoved, note_moved
 
-if TYPE_CHECKING:
-    from .step_size import StepSize
-
 logger = logging.getLogger(__name__)
+
+
+class MayLackInput(placing.Placeable, Protocol):
+    """A StepSize whose rank may run out of input before the others."""
+
+    steps: int
+    _released: bool
+    _done: set[str]
+
+    @property
+    def joining(self) -> "Joining":
+        """Its part in a `Join`."""
+
+    def finish(self) -> None:
+        """Wait for the reduce under way, and move the scalars by it."""
 
 
 class Hook(JoinHook):
@@ -45,7 +57,7 @@ class Hook(JoinHook):
 class Joining:
     """The part of one StepSize in a `Join`."""
 
-    def __init__(self, step_size: "StepSize") -> None:
+    def __init__(self, step_size: MayLackInput) -> None:
         self._step_size = weakref.ref(step_size)
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -54,7 +66,7 @@ class Joining:
         self._told = False
 
     @property
-    def step_size(self) -> "StepSize":
+    def step_size(self) -> MayLackInput:
         step_size = self._step_size()
         assert step_size is not None, "the optimizers of a Join live as long as it does"
         return step_size
@@ -77,8 +89,8 @@ class Joining:
 
     def check(self) -> None:
         """Raise ValueError where no rank may leave before the others."""
-        roster = self.step_size.roster
-        if roster.is_cut():
+        step_size = self.step_size
+        if step_size.shards.is_cut(step_size.roster.params()):
             raise ValueError(
                 "Join lets ranks leave that have no more input, and some parameters of this optimizer are cut over the ranks "
                 "(FSDP, tensor or pipeline parallelism, ZeRO): nobody else has their elements. Give all ranks equally many "
@@ -152,7 +164,7 @@ class Joining:
         hand_over(step_size, is_last)
 
 
-def _place_if_needed(step_size: "StepSize") -> None:
+def _place_if_needed(step_size: MayLackInput) -> None:
     if not step_size.roster.is_placed():
         placing.place(step_size)
 
@@ -160,10 +172,7 @@ def _place_if_needed(step_size: "StepSize") -> None:
 class MayJoin(Joinable):
     """The part of an optimizer in `Join([ddp, optimizer])`."""
 
-    step_size: "StepSize"
-
-    def __init__(self) -> None:
-        Joinable.__init__(self)
+    step_size: MayLackInput
 
     def join_hook(self, **kwargs: Any) -> JoinHook:
         """What a rank does that has run out of input. Raises ValueError where the parameters are cut over the ranks."""
@@ -182,7 +191,7 @@ class MayJoin(Joinable):
         Join.notify_join_context(self)
 
 
-def hand_over(step_size: "StepSize", is_last: bool) -> None:
+def hand_over(step_size: MayLackInput, is_last: bool) -> None:
     """Give the scalars, counters and buffers of the highest rank among the last to all. In place; a collective call."""
     layout = step_size.layout
     members: list[Any] = list(step_size.roster)

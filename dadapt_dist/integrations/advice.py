@@ -32,7 +32,7 @@ def _wrong_lr(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
     wrong = [*filter(advice_texts.LR.is_made, trains)]
     if wrong:
         for what in ("lr", "groups"):
-            optimizer.step_size.advice.heard(what)
+            optimizer.step_size.diagnostics.advice.heard(what)
         yield advice_texts.lr(wrong[0])
 
 
@@ -40,7 +40,7 @@ def _unguarded_warmup(optimizer: LearningRateFree, peaks: list[float]) -> Iterat
     for group, peak in zip(optimizer.groups, peaks, strict=True):
         first = float(group["lr"])
         if advice_texts.WARM_UP.is_made(first, peak, group.get("safeguard_warmup") is not False):
-            optimizer.step_size.advice.heard("warm-up")
+            optimizer.step_size.diagnostics.advice.heard("warm-up")
             yield advice_texts.warm_up(first, peak)
             return
 

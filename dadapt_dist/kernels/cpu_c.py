@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..methods.base import Coefficients, Method
-from ..methods.kernel_signature import KernelSignature
+from ..methods.base import Coefficients, KernelSignature, Method
 from . import cpu_c_library
 from .memory_checks import is_dense_alike, is_plain
 from .signatures import signature_of

@@ -1,8 +1,9 @@
 """Learning-rate-free methods, one file each. A new file is found by itself; `register` adds a method of a user's."""
 
-from .base import Buffer, Method
-from .documentation import Documentation
-from .kernel_signature import KernelSignature
+from .._moved_paths import OLD_NAMES
+from .base import Buffer, Documentation, KernelSignature, Method
 from .registry import METHODS, register
+
+__path__.append(OLD_NAMES)
 
 __all__ = ["METHODS", "Buffer", "Documentation", "KernelSignature", "Method", "register"]

@@ -22,6 +22,8 @@ class FrameworkAdapter:
     """
 
     name = "framework"
+    module: str | None = None
+    """The module of the framework without which `on_construction` has nothing to do; None: it is never called."""
 
     # ---------------------------------------------------------------- asked of the registered instance
 
@@ -44,11 +46,12 @@ class FrameworkAdapter:
         """
         return None
 
-    def on_optimizer_building(self) -> None:
-        """Raise ValueError where the framework would replace or misuse an optimizer built now."""
+    def on_construction(self, cls: type[Optimizer]) -> None:
+        """Take note that an optimizer of this class is being built, while `module` is imported.
 
-    def on_optimizer_built(self, cls: type[Optimizer]) -> None:
-        """Take note of the class of an optimizer that was just built."""
+        Raises:
+            ValueError: The framework would replace or misuse it.
+        """
 
     def unscales_itself(self, optimizer: Optimizer) -> bool:
         """Whether the framework's trainer unscales gradients itself, and must not be told that the optimizer does."""

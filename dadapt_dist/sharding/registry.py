@@ -11,7 +11,8 @@ from .framework import NO_FRAMEWORK, FrameworkAdapter
 from .fsdp1 import FSDP1Adapter
 from .replicated import ReplicatedAdapter
 
-_adapters: list[FrameworkAdapter] = [DTensorAdapter(), FSDP1Adapter(), ReplicatedAdapter()]
+adapters: list[FrameworkAdapter] = [DTensorAdapter(), FSDP1Adapter(), ReplicatedAdapter()]
+"""All of them, in that order."""
 
 
 def register(adapter: FrameworkAdapter) -> None:
@@ -27,23 +28,18 @@ def register(adapter: FrameworkAdapter) -> None:
         >>> register(Mine())
     """
     unregister(adapter.name)
-    _adapters.insert(len(_adapters) - 1, adapter)
+    adapters.insert(len(adapters) - 1, adapter)
 
 
 def unregister(name: str) -> None:
     """Ask the adapter of this name no more, if there is one."""
-    _adapters[:] = [known for known in _adapters if known.name != name]
-
-
-def adapters() -> Sequence[FrameworkAdapter]:
-    """All adapters, in the order in which they are asked."""
-    return tuple(_adapters)
+    adapters[:] = [known for known in adapters if known.name != name]
 
 
 def _with(hook: str) -> list[FrameworkAdapter]:
     """The adapters that have a hook of their own: the others' does nothing."""
     default = getattr(FrameworkAdapter, hook)
-    return [adapter for adapter in _adapters if getattr(type(adapter), hook) is not default]
+    return [adapter for adapter in adapters if getattr(type(adapter), hook) is not default]
 
 
 def bind(optimizer: Optimizer) -> FrameworkAdapter:
@@ -55,18 +51,6 @@ def refuse(params: Sequence[Tensor]) -> None:
     """Raise ValueError for what cannot work with these parameters, before this rank waits for any other."""
     for adapter in _with("refuse"):
         adapter.refuse(params)
-
-
-def on_optimizer_building() -> None:
-    """Raise ValueError where a framework would replace or misuse an optimizer built now."""
-    for adapter in _with("on_optimizer_building"):
-        adapter.on_optimizer_building()
-
-
-def on_optimizer_built(cls: type[Optimizer]) -> None:
-    """Tell the frameworks of the class of an optimizer that was just built."""
-    for adapter in _with("on_optimizer_built"):
-        adapter.on_optimizer_built(cls)
 
 
 def unscales_itself(optimizer: Optimizer) -> bool:

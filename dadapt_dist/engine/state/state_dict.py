@@ -8,7 +8,7 @@ reshard them.
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -18,18 +18,16 @@ from ...sharding.dtensor_type import is_dtensor
 from ...sharding.resolve import resolve
 from ...sharding.shard import LocalShard
 from ..estimate_state import OF_ESTIMATE
+from ..members import Saves
 from . import foreign_entries, param_state, replaced_groups
 from .buffers import needed_by, note_loaded
 from .validation import check_elements, check_entries, check_format, check_kind, check_order, numbers_of, parts_of
-
-if TYPE_CHECKING:
-    from ..optimizer import LearningRateFree
 
 Dict = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
+def save(optimizer: Saves, pack: Callable[[], Dict]) -> Dict:
     """The state dict. Waits for the reduce under way and calls no collective."""
     optimizer.step_size.settle()
     optimizer.step_size.adopt()
@@ -46,7 +44,7 @@ def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
     return packed
 
 
-def _make_plain(optimizer: "LearningRateFree", groups: list[Dict]) -> None:
+def _make_plain(optimizer: Saves, groups: list[Dict]) -> None:
     """Replace scalars and options in the groups of a state dict by python numbers. ValueError for an option that cannot be."""
     table, steps, checks = optimizer.step_size.scalars, optimizer.step_size.steps, optimizer.method.options.checks()
     values = table.lists()
@@ -57,7 +55,7 @@ def _make_plain(optimizer: "LearningRateFree", groups: list[Dict]) -> None:
         group["lr"] = float(own["lr"])  # perhaps a tensor that its owner goes on changing
 
 
-def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Dict, place: LocalShard) -> Dict:
+def _expanded(optimizer: Saves, p: Tensor, group: Dict, buffers: Dict, place: LocalShard) -> Dict:
     cut = param_state.cut_of(place, group)
     if cut is None:
         return buffers
@@ -70,7 +68,7 @@ def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Di
     }
 
 
-def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
+def load(optimizer: Saves, state_dict: Dict) -> None:
     """Check everything, then replace state and groups. Raises ValueError with nothing changed."""
     groups, saved = parts_of(_after_pre_hooks(optimizer, state_dict))
     optimizer.step_size.check_settled()
@@ -98,7 +96,7 @@ def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
         post(optimizer)
 
 
-def _after_pre_hooks(optimizer: "LearningRateFree", state_dict: Any) -> Any:
+def _after_pre_hooks(optimizer: Saves, state_dict: Any) -> Any:
     state_dict = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
     for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         replaced = hook(optimizer, state_dict)
@@ -114,7 +112,7 @@ def _merged(live: Dict, saved: Dict) -> Dict:
     return merged
 
 
-def _checked_groups(optimizer: "LearningRateFree", groups: list[Dict]) -> list[Dict]:
+def _checked_groups(optimizer: Saves, groups: list[Dict]) -> list[Dict]:
     """The groups with their scalars as python numbers, and their options as they are read."""
     _check_counts([len(group["params"]) for group in groups], [len(group["params"]) for group in optimizer.groups])
     names = (*optimizer.step_size.scalars.values, "steps")
@@ -148,7 +146,7 @@ def _check_counts(there: list[int], here: list[int]) -> None:
     raise ValueError(f"{what}. {cure}")
 
 
-def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> Dict:
+def _check_group(optimizer: Saves, group: Dict, where: str) -> Dict:
     """The options of a saved group, as plain python."""
     if set(group) == {"params"}:  # what torch makes of a group whose parameters it finds in no group of the checkpoint
         raise ValueError(
@@ -188,9 +186,7 @@ def _check_agree(first: Dict, group: Dict, names: Iterable[str]) -> None:
         )
 
 
-def _pairs(
-    optimizer: "LearningRateFree", groups: list[Dict], state: Mapping[Any, Any]
-) -> list[tuple[Tensor, Dict, Dict]]:
+def _pairs(optimizer: Saves, groups: list[Dict], state: Mapping[Any, Any]) -> list[tuple[Tensor, Dict, Dict]]:
     """(parameter, saved buffers, saved group) of every parameter that has saved state."""
     pairs = []
     for live, group in zip(optimizer.groups, groups, strict=True):
@@ -207,7 +203,7 @@ def _frozen_then(groups: list[Dict], state: Mapping[Any, Any]) -> bool:
 
 
 def _check_buffers(
-    optimizer: "LearningRateFree", groups: list[Dict], pairs: list[tuple[Tensor, Dict, Dict]], frozen_then: bool
+    optimizer: Saves, groups: list[Dict], pairs: list[tuple[Tensor, Dict, Dict]], frozen_then: bool
 ) -> None:
     steps = max(int(group["steps"]) for group in groups)
     trainable = [p for group in optimizer.groups for p in group["params"] if p.requires_grad]
@@ -261,7 +257,7 @@ def _check_place(name: str, t: Tensor, p: Tensor) -> None:
         )
 
 
-def _restored(optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Dict, place: LocalShard) -> Dict:
+def _restored(optimizer: Saves, p: Tensor, buffers: Dict, group: Dict, place: LocalShard) -> Dict:
     """The buffers as this optimizer keeps them: on the parameter's device, in no lower precision than saved, copied."""
     cut, specs = param_state.cut_of(place, group), optimizer.method.buffers(group)
     restored = foreign_entries.entries(buffers, specs, p.device)

@@ -69,6 +69,7 @@ class DeepSpeedAdapter(FrameworkAdapter):
     """The DeepSpeed of this process, if it is imported."""
 
     name = "deepspeed"
+    module = "deepspeed.runtime.zero.utils"
 
     def place(self, params: Sequence[Tensor]) -> Sequence[list[LocalShard] | None]:
         """As the base class: the parts of every tensor that a live engine has given to its optimizer."""
@@ -86,7 +87,7 @@ class DeepSpeedAdapter(FrameworkAdapter):
             warn(engine)
         return ZeroAdapter(engine)
 
-    def on_optimizer_built(self, cls: type[Optimizer]) -> None:
+    def on_construction(self, cls: type[Optimizer]) -> None:
         """Put the class on DeepSpeed's list of those tested under ZeRO."""
         registration.accept(cls)
 

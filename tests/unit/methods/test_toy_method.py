@@ -14,7 +14,8 @@ from torch import Tensor
 import dadapt_dist as dd
 from dadapt_dist import optimizers
 from dadapt_dist.methods import METHODS, Buffer, Documentation, Method, registry
-from dadapt_dist.methods.base import Buffers, Coefficients, Initial, Options, Scalars, Sums, grown, total
+from dadapt_dist.methods.base import Buffers, Coefficients, Initial, Options, Scalars, Sums
+from dadapt_dist.methods.ops import grown, total
 from dadapt_dist.options.fields import D0, GROWTH_RATE, LR, WEIGHT_DECAY, MethodOptions, is_positive, number, option
 from dadapt_dist.tools import generate, method_names
 from dadapt_dist.tools.demo.settings import Settings

@@ -1,0 +1,38 @@
+"""Files of the package that a step and a construction enter: those that a reader opens who follows them."""
+
+import sys
+
+import pytest
+import torch
+
+from dadapt_dist.kernels import cpu_c
+from dadapt_dist.methods import METHODS
+from dadapt_dist.sharding import registry
+from docs.measure_walks import walk
+from tests.helpers.classes import ALL, CLASSES
+
+MOST = 12
+
+
+@pytest.mark.skipif(not cpu_c.available(), reason="the plain loop has files of its own")
+@pytest.mark.parametrize("method", [name for name in CLASSES if METHODS[name].signature is not None])
+def test_a_steady_step_enters_few_files(method: str) -> None:
+    """What is rarely needed (diagnostics, scalers, frameworks, other ranks) costs a step one look at a mark, and no call."""
+    params = [torch.nn.Parameter(torch.ones(4, 4)) for _ in range(4)]
+    optimizer = CLASSES[method](params)
+    for _ in range(20):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        files, _, _ = walk(optimizer.step)
+    assert len(files) <= MOST, "\n".join(files)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_construction_enters_few_files(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only a step needs is made by the first; a framework that is not imported is asked nothing."""
+    for adapter in registry.adapters:
+        monkeypatch.delitem(sys.modules, str(adapter.module), raising=False)  # another test may have imported it
+    params = [torch.nn.Parameter(torch.ones(4, 4)) for _ in range(4)]
+    for _ in range(2):  # what is looked up once for a class counts too, where nothing was built before
+        files, _, _ = walk(lambda: ALL[method](params))
+        assert len(files) <= MOST, "\n".join(files)
