@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from ..comm.communicator import ShardLayout
-from ..sharding.dtensor import is_dtensor
+from ..sharding import ddp
+from ..sharding.dtensor_type import is_dtensor
 from ..sharding.live_objects import living
-from ..sharding.registry import resolve
-from ..sharding.replicated import ddp_modules
+from ..sharding.resolve import resolve
 from . import amp
 
 logger = logging.getLogger(__name__)
@@ -30,15 +30,19 @@ CURE = (
 
 
 class HasLayout(Protocol):
-    """A StepSize to those who ask which ranks share it."""
+    """A StepSize to a check of its ranks."""
 
-    layout: ShardLayout
+    @property
+    def layout(self) -> ShardLayout:
+        """The ranks that train together."""
 
 
 class Scaled(Protocol):
-    """An optimizer whose gradients a scaler has unscaled."""
+    """An optimizer whose gradients a scaler may have unscaled."""
 
-    amp_scaling: amp.AmpScaling | None
+    @property
+    def amp_scaling(self) -> amp.AmpScaling | None:
+        """Who is said to unscale."""
 
     @property
     def step_size(self) -> HasLayout:
@@ -83,15 +87,14 @@ def _unscaled_alone(scaler: Any, optimizer: Scaled) -> Any:
 
 def _find_the_same(optimizer: Scaled, layout: ShardLayout) -> bool | None:
     """Whether the scalers of all ranks find the same in their gradients; None where this rank alone cannot tell."""
-    params = [p for _, p in optimizer.all_params() if p.requires_grad]
-    distributed = [p for p in params if is_dtensor(p)]
-    if params and len(distributed) == len(params):
-        cuts = {(p.device_mesh, tuple(place.is_replicate() for place in p.placements)) for p in distributed}
+    params: list[Any] = [p for _, p in optimizer.all_params() if p.requires_grad]
+    if params and all(map(is_dtensor, params)):
+        cuts = {(p.device_mesh, tuple(place.is_replicate() for place in p.placements)) for p in params}
         return len(cuts) == 1 and cuts.pop()[0].size() == layout.world_size
     copies = [] if layout.copies is None else [layout.copies(p) for p in params]
     if any(count not in (None, layout.world_size) for count in copies):
         return False
     if any(shard.num_shards > 1 for shards in resolve(params) for shard in shards):
         return False
-    averaged = {id(p) for module in ddp_modules(params) for p in module.parameters()}
+    averaged = {id(p) for module in ddp.modules(params) for p in module.parameters()}
     return True if all(id(p) in averaged for p in params) else None
