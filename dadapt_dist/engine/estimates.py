@@ -4,12 +4,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..comm.async_all_reduce import Reduce
+from ..comm.communicator import ShardLayout
 from ..kernels import eager
 from ..methods.base import Method, Options
 from ..options.fields import NOTHING, number
@@ -79,6 +81,7 @@ class StepCount:
 class Estimates(ABC):
     """The scalars of the estimates of D, and the groups and optimizers that share them; `StepSize` moves them."""
 
+    layout: ShardLayout
     roster: Roster
     table: ScalarTable | None
     _declared: tuple[str, ...] | None
@@ -90,19 +93,19 @@ class Estimates(ABC):
     _explicit: bool  # is it bracketed by `window`?
     _released: bool  # were the buffers dropped that serve the estimate alone?
 
-    @property
-    @abstractmethod
-    def reduce(self) -> Reduce:
-        """The reduce of a step."""
-
-    @property
-    @abstractmethod
-    def agreement(self) -> Agreement:
-        """What all ranks keep equal."""
-
     @abstractmethod
     def finish(self) -> None:
         """Wait for the reduce under way, if any, and move the scalars by it."""
+
+    @cached_property
+    def reduce(self) -> Reduce:
+        """The reduce of a step."""
+        return Reduce(self.layout)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """What all ranks keep equal."""
+        return Agreement()
 
     # ---------------------------------------------------------------- joining
 

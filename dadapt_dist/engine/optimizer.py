@@ -18,7 +18,7 @@ from ..methods import METHODS, Buffer
 from ..methods.base import Dtypes
 from ..options.checks import check_choice, check_options
 from ..sharding import registry
-from ..sharding.dtensor_type import is_dtensor
+from ..sharding.dtensor import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
 from . import amp, amp_alone, log_every, loss_channel, param_groups, torch_compile
 from .amp import AmpScaling, Finding
@@ -365,6 +365,8 @@ class LearningRateFree(Optimizer, MayJoin):
             ValueError: On assignment of another value; nothing changes.
 
         Example:
+            >>> import torch, dadapt_dist
+            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
             >>> optimizer.amp_scaling = "internal"
         """
         return self._amp_scaling

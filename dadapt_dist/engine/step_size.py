@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..comm.async_all_reduce import Reduce
 from ..comm.communicator import ShardLayout
 from ..methods.base import Scalars
 from ..options.checks import Before, NonFinite, Sync, check_choice, check_freeze_after, check_names
@@ -28,7 +27,6 @@ from .estimates import Estimates, StepCount
 from .local_step import Window
 from .members import Member, Roster
 from .option_sets import STAYS
-from .rank_agreement import Agreement
 from .skipped_steps import Overflows, check_scales, decide, refuse
 from .step_pieces import all_pieces, refuse_again, shown_pieces
 from .uneven_inputs import Joining
@@ -102,16 +100,6 @@ class StepSize(Estimates):
     def shards(self) -> ShardIndex:
         """Where the parameters live."""
         return self.roster.shards
-
-    @cached_property
-    def reduce(self) -> Reduce:
-        """The reduce of a step."""
-        return Reduce(self.layout)
-
-    @cached_property
-    def agreement(self) -> Agreement:
-        """What all ranks keep equal."""
-        return Agreement()
 
     @cached_property
     def diagnostics(self) -> RunDiagnostics:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..comm.communicator import ShardLayout
-from . import ddp
 from .rank_claims import Claims
+from .registry import resolve
 from .replicas import Item, find_copies, report_failure
-from .resolve import resolve
+from .replicated import ddp_modules
 from .shard import LocalShard
 
 Part = tuple[LocalShard, float]  # with the weight 1/copies
@@ -105,7 +105,7 @@ class ShardIndex:
 
     def _suspect(self, items: list[Item]) -> None:
         """Find the parameters that are copies by their values alone: plain ones that DDP does not hold, looked at once."""
-        self.modules = ddp.modules(item.param for item in items) if self.layout.parent is not None else []
+        self.modules = ddp_modules(item.param for item in items) if self.layout.parent is not None else []
         held = {
             id(p)
             for module in self.modules

@@ -1,5 +1,6 @@
-"""Files of the package that a step enters: those that a reader opens who follows it."""
+"""Files of the package that a step and a construction enter: those that a reader opens who follows them."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from dadapt_dist.engine.diagnostics.advice import STILL
 from dadapt_dist.kernels import cpu_c
 from dadapt_dist.methods import METHODS
+from dadapt_dist.sharding import registry
 from docs.measure_walks import walk
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL, CLASSES
 
 MOST = 12
 
@@ -23,6 +25,17 @@ def test_a_steady_step_enters_few_files(method: str) -> None:
     for _ in range(20):
         files = _step(params, optimizer)
     assert len(files) <= MOST, "\n".join(files)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_construction_enters_few_files(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only a step needs is made by the first; a framework that is not imported is asked nothing."""
+    for adapter in registry.adapters:
+        monkeypatch.delitem(sys.modules, str(adapter.module), raising=False)  # another test may have imported it
+    params = [torch.nn.Parameter(torch.ones(4, 4)) for _ in range(4)]
+    for _ in range(2):  # what is looked up once for a class counts too, where nothing was built before
+        files, _, _ = walk(lambda: ALL[method](params))
+        assert len(files) <= MOST, "\n".join(files)
 
 
 def _quiet(steps: int) -> tuple[list[torch.nn.Parameter], Any]:
