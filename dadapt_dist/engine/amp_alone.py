@@ -6,10 +6,8 @@ other ranks.
 """
 
 import logging
-from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
-from torch import Tensor
 from torch.amp import GradScaler
 
 from ..comm.communicator import ShardLayout
@@ -29,30 +27,7 @@ CURE = (
 )
 
 
-class HasLayout(Protocol):
-    """A StepSize to a check of its ranks."""
-
-    @property
-    def layout(self) -> ShardLayout:
-        """The ranks that train together."""
-
-
-class Scaled(Protocol):
-    """An optimizer whose gradients a scaler may have unscaled."""
-
-    @property
-    def amp_scaling(self) -> amp.AmpScaling | None:
-        """Who is said to unscale."""
-
-    @property
-    def step_size(self) -> HasLayout:
-        """The StepSize that it shares."""
-
-    def all_params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        """Every parameter with its group."""
-
-
-def check(optimizer: Scaled) -> None:
+def check(optimizer: Any) -> None:
     """Look at the scaler in whose step this one is, if any has told nothing. Looks among all objects; no collective.
 
     Logs a warning where it cannot be told whether all ranks find the same.
@@ -76,7 +51,7 @@ def check(optimizer: Scaled) -> None:
         logger.warning("%s: right only where all ranks have the same gradients. %s", text, CURE)
 
 
-def _unscaled_alone(scaler: Any, optimizer: Scaled) -> Any:
+def _unscaled_alone(scaler: Any, optimizer: Any) -> Any:
     """What stands for the optimizer in a scaler that has unscaled its gradients by torch's own code, else None."""
     if any(getattr(type(scaler), name) is not getattr(GradScaler, name) for name in DECIDES):
         return None
@@ -85,7 +60,7 @@ def _unscaled_alone(scaler: Any, optimizer: Scaled) -> Any:
     return handle if unscaled else None
 
 
-def _find_the_same(optimizer: Scaled, layout: ShardLayout) -> bool | None:
+def _find_the_same(optimizer: Any, layout: ShardLayout) -> bool | None:
     """Whether the scalers of all ranks find the same in their gradients; None where this rank alone cannot tell."""
     params: list[Any] = [p for _, p in optimizer.all_params() if p.requires_grad]
     if params and all(map(is_dtensor, params)):
