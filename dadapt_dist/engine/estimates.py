@@ -15,7 +15,7 @@ from ..methods.base import Method, Options
 from ..options.fields import NOTHING, number
 from . import param_groups
 from .diagnostics.nonfinite import HeldReport
-from .estimate_state import ScalarTable
+from .estimate_state import ScalarTable, estimates_of
 from .members import Roster
 from .option_sets import Lots
 from .param_groups import Key
@@ -85,6 +85,7 @@ class Estimates(ABC):
     reduce: Reduce
     agreement: Agreement
     held: HeldReport
+    per_tensor: bool
     _declared: tuple[str, ...] | None
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
@@ -106,6 +107,8 @@ class Estimates(ABC):
             self.bind(method, defaults)
             for group in groups:
                 self.register(group)
+            if not self.scalars.names:  # of a rank without tensors, which the others refuse
+                self.scalars.add("none", defaults, given=False)
         except ValueError:
             self.table = before
             for member in self.roster:
@@ -133,13 +136,31 @@ class Estimates(ABC):
                 f"there is no estimate {name!r}: StepSize was made with estimates={list(self._declared)}. Name it there, or "
                 "give the group one of these."
             )
+        names = estimates_of(options)
+        if self.per_tensor:
+            self._check_tensors(name, names)
         self.finish()
         self._followed = []
         self._done.clear()
-        self.scalars.add(name, options)
+        for estimate in names:
+            self.scalars.add(estimate, options)
         self.roster.shards.place_anew()  # on all ranks, also on those whose share of the group is empty
         for member in self.roster:
             member.bind_groups()
+
+    def _check_tensors(self, estimate: str, names: Sequence[str]) -> None:
+        """Raise ValueError for a group with an estimate of its own, and for tensors that have one name."""
+        if estimate != "default":
+            raise ValueError(
+                f"a group has the estimate {estimate!r}, and with estimates='per_tensor' each tensor has one of its own: leave "
+                "'estimate' out."
+            )
+        twice = sorted({*names} & {*self.scalars.names}) or [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(
+                f"two tensors have the name {twice[0]!r}, by which estimates='per_tensor' knows them. Pass named parameters, "
+                "model.named_parameters(), with names that differ also between optimizers that share a StepSize."
+            )
 
     @property
     def scalars(self) -> ScalarTable:
@@ -167,10 +188,16 @@ class Estimates(ABC):
         if "d" not in self.scalars.values:
             return counts
         ds = dict(zip(self.scalars.names, self.scalars.values["d"].tolist(), strict=True))
-        rates = [ds[group["estimate"]] * lr for group in groups if (lr := number(group["lr"])) is not NOTHING]
-        low, high = f"{min(rates, default=0.0):.4g}", f"{max(rates, default=0.0):.4g}"
+        rates = [
+            ds[name] * lr
+            for group in groups
+            if (lr := number(group["lr"])) is not NOTHING
+            for name in estimates_of(group)
+        ]
         d = ", ".join(f"{name}: {value:.4g}" if len(ds) > 1 else f"{value:.4g}" for name, value in ds.items())
-        return f"d={d}, d·lr={low if low == high else f'{low} to {high}'}, {counts}"
+        if self.per_tensor:
+            d = f"{_span([*ds.values()])} over {len(ds)} tensors"
+        return f"d={d}, d·lr={_span(rates)}, {counts}"
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -195,15 +222,16 @@ class Estimates(ABC):
 
     @property
     def d(self) -> float | dict[str, float]:
-        """The current d: a float, or name -> float when there are several estimates.
+        """The current d: a float, or name -> float when there are several estimates, or one for each tensor.
 
         Waits for the reduce under way, but not for ever: where another rank has left out the step, it is the d of before. NaN
         for a method without d.
         """
         if "d" not in self.scalars.values:
             return math.nan
-        values = {name: self.value(name, "d") for name in self.scalars.names}
-        return next(iter(values.values())) if len(values) == 1 else values
+        table = self.current()
+        values = dict(zip(table.names, table.lists()["d"], strict=True))
+        return next(iter(values.values())) if len(values) == 1 and not self.per_tensor else values
 
     def current(self) -> ScalarTable:
         """The scalars, after the reduce under way, for which nobody waits for ever, and as users have set them since."""
@@ -304,3 +332,9 @@ class Estimates(ABC):
     @abstractmethod
     def check_settled(self) -> None:
         """Raise RuntimeError when a step is half done. Waits for nothing."""
+
+
+def _span(values: Sequence[float]) -> str:
+    """The value that all of these are, or the least and the greatest."""
+    low, high = f"{min(values, default=0.0):.4g}", f"{max(values, default=0.0):.4g}"
+    return low if low == high else f"{low} to {high}"

@@ -13,6 +13,7 @@ from ..kernels import TensorTask
 from . import loss_channel
 from .members import MovesTensors
 from .option_sets import STAYS, Lots
+from .per_tensor import TensorLots
 from .plan_builder import build_plan
 from .state import param_state
 from .state.buffers import is_unmoved, note_moved
@@ -25,7 +26,7 @@ Entries = Sequence[tuple[dict[str, Any], Sequence[Tensor]]]  # groups with their
 def sweep(
     optimizer: MovesTensors,
     entries: Entries,
-    lots: Lots,
+    lots: Lots | TensorLots,
     *,
     phases: Phases = ("after",),
     dry: bool = False,
@@ -65,7 +66,7 @@ def sweep(
     return total
 
 
-def measure(optimizer: MovesTensors, entries: Entries, lots: Lots, phases: Phases) -> Tensor:
+def measure(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, phases: Phases) -> Tensor:
     """The weighted sums of phases before the weights move: float64 [n_estimates, width(phases)]. Nothing moves."""
     table = optimizer.step_size.scalars
     total = table.no_sums(phases)
@@ -142,7 +143,7 @@ def _coefficients(optimizer: MovesTensors, group: dict[str, Any], device: torch.
 # ---------------------------------------------------------------- the plan of a step
 
 
-def _plan(optimizer: MovesTensors, entries: Entries, lots: Lots) -> StepPlan:
+def _plan(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots) -> StepPlan:
     """The plan of the step before, or a new one. Every tensor is looked at before anything moves.
 
     Raises ValueError or TypeError, with the parameter's name, for one that cannot be used.

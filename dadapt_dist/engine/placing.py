@@ -15,6 +15,7 @@ from ..sharding.shard_index import ShardIndex, home_device
 from .diagnostics.nonfinite import HeldReport
 from .estimate_state import ScalarTable
 from .members import Roster
+from .per_tensor import check_tensors
 from .rank_agreement import Agreement
 from .step_window import check_pieces
 
@@ -38,6 +39,7 @@ class Placeable(Protocol):
     nonfinite: NonFinite | None
     before: Before
     freeze_after: int | None
+    per_tensor: bool
 
     @property
     def joining(self) -> Watches:
@@ -64,7 +66,7 @@ def place(step_size: Placeable) -> None:
         table.fingerprint(),
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )
-    roster.place(claims, partial(check_pieces, roster, step_size.nonfinite), kernels.rank_fingerprint)
+    roster.place(claims, partial(_check, step_size), kernels.rank_fingerprint)
     agreement.settle(
         shards.classes,
         step_size.layout.rank,
@@ -80,6 +82,13 @@ def place(step_size: Placeable) -> None:
         member.bind_groups()
         member.prepare()
     step_size.joining.watch(shards.modules)
+
+
+def _check(step_size: Placeable) -> None:
+    """Raise for what this rank cannot do, which reaches the others."""
+    check_pieces(step_size.roster, step_size.nonfinite)
+    if step_size.per_tensor:
+        check_tensors([*step_size.roster])
 
 
 def home_of(step_size: Placeable) -> torch.device:

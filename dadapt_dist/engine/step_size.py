@@ -17,7 +17,7 @@ from torch import Tensor
 from ..comm.async_all_reduce import Reduce
 from ..comm.communicator import ShardLayout
 from ..methods.base import Options, Scalars
-from ..options.checks import Before, NonFinite, Sync, check_choice, check_freeze_after, check_names
+from ..options.checks import Before, NonFinite, Separate, Sync, check_choice, check_freeze_after, check_names
 from ..sharding.shard_index import ShardIndex
 from . import placing
 from .amp import Finding
@@ -25,6 +25,7 @@ from .amp_overflow import Overflows, check_scales
 from .diagnostics import separate_estimates
 from .diagnostics.advice import Advice
 from .diagnostics.nonfinite import HeldReport
+from .estimate_state import estimates_of
 from .estimates import Estimates, StepCount
 from .members import Member, Roster
 from .option_sets import STAYS
@@ -38,6 +39,8 @@ class StepSize(Estimates):
 
     Args:
         estimates: Names of the separate estimates; groups choose with {"estimate": name}. None: those that the groups name.
+            "per_tensor": one for each tensor, under the tensor's name where the optimizer is given named parameters, else
+            "group.place". All ranks need the same tensors, unpacked: no pipelines, no flat parameters.
         process_group: Ranks over which the sums run (None: all), or a layout such as `MPILayout`.
         copies: For sharding that cannot be read from a parameter: see `ShardLayout`.
         sync: "next_step" hides the all-reduce behind the next forward and backward; "step" waits for it in the step.
@@ -67,7 +70,7 @@ class StepSize(Estimates):
 
     def __init__(
         self,
-        estimates: Sequence[str] | None = None,
+        estimates: Separate = None,
         *,
         process_group: Any = None,
         copies: Any = None,
@@ -88,7 +91,8 @@ class StepSize(Estimates):
         self.table = None
         self.joining = Joining(self)
         separate_estimates.join(self)
-        self._declared = check_names("estimates", estimates)
+        self.per_tensor = estimates == "per_tensor"
+        self._declared = None if self.per_tensor else check_names("estimates", estimates)
         self._window: Window | None = None
         self._explicit = self._released = False
         self._done: set[str] = set()
@@ -318,8 +322,8 @@ class StepSize(Estimates):
         if len(names) == 1 or not window.moves:
             return [window.moves] * len(names)
         pairs = [pair for member in self.roster for pair in zip(member.groups, member.lots().of, strict=True)]
-        here = {group["estimate"] for group, _ in pairs}
-        moving = {group["estimate"] for group, lot in pairs if lot != STAYS}
+        here = {name for group, _ in pairs for name in estimates_of(group)}
+        moving = {name for group, lot in pairs if lot != STAYS for name in estimates_of(group)}
         return [name in moving or name not in here for name in names]
 
     def finish(self) -> None:
