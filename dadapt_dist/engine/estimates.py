@@ -101,12 +101,14 @@ class Estimates(ABC):
 
     def join(self, method: Method, defaults: Options, groups: Sequence[Options]) -> None:
         """Take part with these groups; raises ValueError, and stays as it was, when one of them cannot."""
-        self.finish()
+        is_first = self.table is None
+        if not is_first:
+            self.finish()
         before = deepcopy(self.table)
         try:
             self.bind(method, defaults)
             for group in groups:
-                self.register(group)
+                self._add(group)
             if not self.scalars.names:  # of a rank without tensors, which the others refuse
                 self.scalars.add("none", defaults, given=False)
         except ValueError:
@@ -114,6 +116,8 @@ class Estimates(ABC):
             for member in self.roster:
                 member.bind_groups()
             raise
+        if not is_first:
+            self._look_anew()
 
     def bind(self, method: Method, defaults: Options) -> None:
         """Take the method of the first optimizer; another method later raises ValueError."""
@@ -130,6 +134,10 @@ class Estimates(ABC):
 
     def register(self, options: Options) -> None:
         """Take part in an estimate with a group of these options; raises ValueError for an estimate that does not exist."""
+        self._add(options)
+        self._look_anew()
+
+    def _add(self, options: Options) -> None:
         name = options["estimate"]
         if self._declared is not None and name not in self._declared:
             raise ValueError(
@@ -139,12 +147,14 @@ class Estimates(ABC):
         names = estimates_of(options)
         if self.per_tensor:
             self._check_tensors(name, names)
-        self.finish()
-        self._followed = []
-        self._done.clear()
         for estimate in names:
             self.scalars.add(estimate, options)
-        self.roster.shards.place_anew()  # on all ranks, also on those whose share of the group is empty
+
+    def _look_anew(self) -> None:
+        """Let the next step look at all options, and place all parameters: on all ranks, also where a new group is empty."""
+        self._followed = []
+        self._done.clear()
+        self.roster.shards.place_anew()
         for member in self.roster:
             member.bind_groups()
 

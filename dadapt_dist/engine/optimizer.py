@@ -2,20 +2,22 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from operator import is_
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
-from ..kernels import check_backend
+from ..kernels import KERNELS, Backend, check_available
 from ..methods import METHODS, Buffer
 from ..methods.base import Dtypes
-from ..options.checks import check_options
+from ..options.checks import check_choice, check_options
 from ..sharding import registry
+from ..sharding.dtensor_type import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
 from . import amp, log_every, loss_channel, param_groups, per_tensor, torch_compile
 from .amp import Finding
@@ -65,7 +67,9 @@ class LearningRateFree(Optimizer, MayJoin):
         options = self.method.options.defaults() | options
         options = check_options(options, self.method.options.checks(), type(self).__name__, type(self))
         self.step_size: StepSize = step_size
-        check_backend(backend)
+        check_choice("backend", backend, get_args(Backend))
+        if backend in KERNELS:
+            check_available(backend)
         self.dtypes, self.backend = dtypes, backend
         self.unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
         self._bound = False
@@ -79,18 +83,33 @@ class LearningRateFree(Optimizer, MayJoin):
     def _join(self) -> None:
         MayJoin.__init__(self)
         self._bound = True
-        self.number = torch_compile.enroll(self)
-        self.plans = PlanCache()
+        self.number = next(torch_compile.numbers)
+        torch_compile.live[self.number] = self
         self._seen: Look | None = None  # the parameters that all had their buffers
-        checks, where = self.method.options.checks(), type(self).__name__
-        self._lots, self._shown = (Lots(self.defaults, checks, where) for _ in range(2))
+        for name in ("plans", "_lots", "_shown"):  # of the groups and parameters before
+            self.__dict__.pop(name, None)
         self._looked = False  # at all options, in this call of step()
         self._loss: Tensor | float | None = None
         self._delivery, self._groups = None, self.param_groups
         self.step_size.roster.add(self)
         self.bind_groups()
 
+    @cached_property
+    def plans(self) -> PlanCache:
+        """The plans of the steps before."""
+        return PlanCache()
+
     # ---------------------------------------------------------------- groups
+
+    @cached_property
+    def _lots(self) -> Lots:
+        """The lots of all groups, as last looked at."""
+        return Lots(self.defaults, self.method.options.checks(), type(self).__name__)
+
+    @cached_property
+    def _shown(self) -> Lots:
+        """The lots of the groups that a framework shows."""
+        return Lots(self.defaults, self.method.options.checks(), type(self).__name__)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch's optimizers do. Raises ValueError for an option that cannot be right; nothing is added."""
@@ -109,8 +128,6 @@ class LearningRateFree(Optimizer, MayJoin):
         except Exception:
             self.param_groups.pop()
             raise
-        if self._bound:
-            self.bind_groups()
 
     def _name_tensors(self, first: int) -> None:
         """Name the estimates of the tensors of new groups, from this place on, where each tensor has one."""
@@ -126,11 +143,11 @@ class LearningRateFree(Optimizer, MayJoin):
             group.update(of_group, method=self.method.name, format=FORMAT)
             if "d" not in of_group:
                 group.pop("d", None)
-        self._lots.watch(
-            (*self.step_size.scalars.values, "steps"), chain.from_iterable(of_group.values() for of_group in views)
-        )
+        names = (*self.step_size.scalars.values, "steps")
+        self._watched = names, [view for of_group in views for view in of_group.values()]
         self.bound = [*groups]
-        self.traced = torch_compile.traceable([p for group in groups for p in group["params"]])
+        params = [p for group in groups for p in group["params"]]
+        self.traced = [] if any(map(is_dtensor, params)) else params  # steps of DTensors stay outside a compiled graph
 
     def _views(self) -> list[dict[str, Tensor]]:
         """What each group holds of its estimate."""
@@ -166,7 +183,7 @@ class LearningRateFree(Optimizer, MayJoin):
     def lots(self) -> Lots:
         """The lots of all groups, by their options as they are now."""
         if not self._looked:
-            self._lots.look(self.groups)
+            self._lots.look(self.groups, *self._watched)
         return self._lots
 
     def _params(self) -> list[Sequence[Tensor]]:
@@ -310,7 +327,7 @@ class LearningRateFree(Optimizer, MayJoin):
     def _take(self, found: Finding | None) -> None:
         groups = self.param_groups
         lots = self._lots if groups is self.groups else self._shown
-        lots.look(groups)
+        lots.look(groups, *self._watched) if lots is self._lots else lots.look(groups)
         if self.delivery is not NO_FRAMEWORK and self.delivery.is_initialising():
             self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)

@@ -9,6 +9,7 @@ behind the next forward and backward. Where sums of before a step are lagged, th
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -82,14 +83,14 @@ class StepSize(Estimates):
         check_choice("sync", sync, ("next_step", "step"))
         check_choice("nonfinite", nonfinite, (None, "hold", "skip", "raise"))
         check_choice("before", before, ("exact", "lagged"))
-        self.layout = ShardLayout.of(process_group, copies)
+        self.layout = (
+            ShardLayout() if process_group is None and copies is None else ShardLayout.of(process_group, copies)
+        )
         self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, check_freeze_after(freeze_after)
         self.before = before
-        self._count, self._overflows = StepCount(), Overflows()
-        self.shards = ShardIndex(self.layout)
-        self.roster = Roster(self.shards)
+        self._count = StepCount()
+        self.roster = Roster(self.layout)
         self.table = None
-        self.joining = Joining(self)
         separate_estimates.join(self)
         self.per_tensor = estimates == "per_tensor"
         self._declared = None if self.per_tensor else check_names("estimates", estimates)
@@ -97,9 +98,35 @@ class StepSize(Estimates):
         self._explicit = self._released = False
         self._done: set[str] = set()
         self._riding: tuple[str, ...] = ("after",)
-        self.reduce, self.held, self.agreement = Reduce(self.layout), HeldReport(), Agreement()
+        self.held = HeldReport()
         self.advice = Advice()
         self._followed, self._written = [], {}
+
+    # ---------------------------------------------------------------- what a step needs
+
+    @cached_property
+    def shards(self) -> ShardIndex:
+        """Where the parameters live."""
+        return self.roster.shards
+
+    @cached_property
+    def reduce(self) -> Reduce:
+        """The reduce of a step."""
+        return Reduce(self.layout)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """What all ranks keep equal."""
+        return Agreement()
+
+    @cached_property
+    def joining(self) -> Joining:
+        """The part in torch's `Join`."""
+        return Joining(self)
+
+    @cached_property
+    def _overflows(self) -> Overflows:
+        return Overflows()
 
     # ---------------------------------------------------------------- one step
 
@@ -389,9 +416,8 @@ class StepSize(Estimates):
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
-        return self.__dict__ | {"shards": None, "roster": None, "joining": None}
+        return {name: value for name, value in self.__dict__.items() if name not in ("shards", "roster", "joining")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.shards = ShardIndex(self.layout)
-        self.roster, self.joining = Roster(self.shards), Joining(self)
+        self.roster = Roster(self.layout)

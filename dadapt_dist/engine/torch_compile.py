@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..methods import Method
-from ..sharding.dtensor_type import is_dtensor
 
-_numbers = itertools.count()
-_live: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
+numbers = itertools.count()
+live: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
+"""The optimizers, by the number by which a compiled function knows each."""
 
 
 class Traced(Protocol):
@@ -24,18 +24,6 @@ class Traced(Protocol):
     number: int
     traced: list[Tensor]
     method: Method
-
-
-def enroll(optimizer: object) -> int:
-    """A number by which a compiled function knows the optimizer."""
-    number = next(_numbers)
-    _live[number] = optimizer
-    return number
-
-
-def traceable(params: list[Tensor]) -> list[Tensor]:
-    """The parameters that are handed to the operation; none where some are DTensors, whose steps stay outside the graph."""
-    return [] if any(is_dtensor(p) for p in params) else params
 
 
 # Written out, since torch before 2.7 infers no schema from list[...].
@@ -58,7 +46,7 @@ def _step(
 
     params tells the compiler what changes. It may hand in copies, and copy them back afterwards: they get the new values too.
     """
-    optimizer = _live[number]
+    optimizer = live[number]
     own = [p.grad for p in optimizer.traced]
     for p in optimizer.traced:
         p.grad = None
