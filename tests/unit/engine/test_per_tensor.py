@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import dadapt_dist as dd
 from dadapt_dist.monitor import record
@@ -232,11 +232,14 @@ def test_a_frozen_estimate_stays_for_every_tensor_and_a_group_with_lr_0_too() ->
 
 
 def test_a_single_tensor_has_a_dict_too_and_options_of_a_group_may_change() -> None:
-    p: Tensor = nn.Parameter(torch.ones(4, dtype=torch.float64))
-    optimizer = dd.Prodigy([("p", p)], d0=1e-3, estimates="per_tensor")
-    assert optimizer.d == {"p": 1e-3}
-    optimizer.param_groups[0]["d_coef"] = 0.0001
-    for _ in range(5):
-        p.grad = p.detach() - 3.0
-        optimizer.step()
-    assert optimizer.d == {"p": 1e-3}
+    for number in (1, 3):
+        params = [nn.Parameter(torch.ones(4, dtype=torch.float64)) for _ in range(number)]
+        optimizer = dd.Prodigy([(f"p{i}", p) for i, p in enumerate(params)], d0=1e-3, estimates="per_tensor")
+        expected = {f"p{i}": 1e-3 for i in range(number)}
+        assert optimizer.d == expected
+        optimizer.param_groups[0]["d_coef"] = 0.0001
+        for _ in range(5):
+            for p in params:
+                p.grad = p.detach() - 3.0
+            optimizer.step()
+        assert optimizer.d == expected
