@@ -195,7 +195,7 @@ def _build(
 def _step_size(given: dict[str, Any], where: str) -> StepSize:
     """The StepSize that the optimizer shares, or one of its own."""
     shared, usual = given["step_size"], {option.name: option.default for option in fields(Common)}
-    own = {name: given[name] for name in _STEP_SIZE_OPTIONS if given[name] != usual[name]}
+    own = {name: given[name] for name in _STEP_SIZE_OPTIONS if not _is(given[name], usual[name])}
     if isinstance(shared, str):
         return named(shared, own, where)
     if shared is None:
@@ -203,3 +203,8 @@ def _step_size(given: dict[str, Any], where: str) -> StepSize:
     if own:
         raise ValueError(f"{where}: {', '.join(own)} belong to the StepSize; pass them to StepSize(...) instead")
     return shared  # type: ignore[no-any-return]
+
+
+def _is(value: Any, usual: Any) -> bool:
+    """Whether a value is the default, None or a word; it may be an array, which compares element by element."""
+    return value is usual or (isinstance(value, str) and value == usual)

@@ -92,7 +92,7 @@ class StepSize(Estimates):
         self.roster = Roster(self.layout)
         self.table = None
         separate_estimates.join(self)
-        self.per_tensor = estimates == "per_tensor"
+        self.per_tensor = isinstance(estimates, str) and estimates == "per_tensor"
         self._declared = None if self.per_tensor else check_names("estimates", estimates)
         self._window: Window | None = None
         self._explicit = self._released = False
