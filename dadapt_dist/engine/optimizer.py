@@ -1,11 +1,12 @@
 """The torch optimizer made of a method, a layout and a step size: one pass over the parameters a step."""
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from operator import is_
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -19,8 +20,8 @@ from ..options.checks import check_choice, check_options
 from ..sharding import registry
 from ..sharding.dtensor_type import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
-from . import amp, log_every, loss_channel, param_groups, per_tensor, torch_compile
-from .amp import Finding
+from . import amp, amp_alone, log_every, loss_channel, param_groups, per_tensor, torch_compile
+from .amp import AmpScaling, Finding
 from .estimate_state import TENSORS, estimates_of
 from .local_step import Entries, measure, sweep
 from .members import Look
@@ -46,8 +47,8 @@ class LearningRateFree(Optimizer, MayJoin):
     Nothing about a parameter is kept from the construction: frameworks wrap, shard and swap parameters afterwards.
     """
 
-    amp_scaling: Literal["internal", "external"] | None = None
-    """Who unscales gradients under a GradScaler: this optimizer in step(), the scaler before it, or (None) as is found out."""
+    _amp_scaling: AmpScaling | None = None
+    _wrapper: "weakref.ref[Any] | None" = None  # what a scaler was seen to handle in the place of this object
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class LearningRateFree(Optimizer, MayJoin):
             self.__dict__.pop(name, None)
         self._looked = False  # at all options, in this call of step()
         self._loss: Tensor | float | None = None
+        self._knows_scaler = False  # whether a scaler that tells nothing was looked for
         self._delivery, self._groups = None, self.param_groups
         self.step_size.roster.add(self)
         self.bind_groups()
@@ -317,12 +319,16 @@ class LearningRateFree(Optimizer, MayJoin):
             if self.method.wants_loss:
                 self.loss = next((value for value in (loss, self._loss, result) if value is not None), None)
             self._adopt_groups()
+            if self._wrapper is not None:
+                amp.borrow(self)
             self._take(None if self.__dict__.get("found_inf") is None else amp.finding_of(self))
         except BaseException:
             amp.forget(self)
             raise
         finally:
             self._looked, self._loss = False, None
+            if self._wrapper is not None:
+                amp.give_back(self)
 
     def _take(self, found: Finding | None) -> None:
         groups = self.param_groups
@@ -332,6 +338,10 @@ class LearningRateFree(Optimizer, MayJoin):
             self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)
             return
+        if not self._knows_scaler:
+            self._knows_scaler = True
+            if found is None:
+                amp_alone.check(self)
         if self._join_config.is_first_joinable:
             self.announce()
         shown = [(group, group["params"]) for group in groups]
@@ -359,6 +369,26 @@ class LearningRateFree(Optimizer, MayJoin):
     def _split(self, entries: Entries, lots: Lots) -> tuple[Entries, Lots | per_tensor.TensorLots]:
         """The groups as they are, or, with an estimate for each tensor, each tensor as a group of its own."""
         return per_tensor.split(entries, lots.of, lots.version) if self.step_size.per_tensor else (entries, lots)
+
+    @property
+    def amp_scaling(self) -> AmpScaling | None:
+        """Who unscales gradients under a GradScaler, and leaves overflowed steps out. Set it on all ranks alike.
+
+        "internal": this optimizer, in step(), on all ranks together. "external": the scaler or trainer, before step(); it has
+        to see to it that no rank leaves a step out alone. None: as is found out from what the scaler handles.
+
+        Raises:
+            ValueError: On assignment of another value; nothing changes.
+
+        Example:
+            >>> optimizer.amp_scaling = "internal"
+        """
+        return self._amp_scaling
+
+    @amp_scaling.setter
+    def amp_scaling(self, value: AmpScaling | None) -> None:
+        check_choice("amp_scaling", value, (None, "internal", "external"))
+        self._amp_scaling = value
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -414,8 +444,8 @@ class LearningRateFree(Optimizer, MayJoin):
     def __getstate__(self) -> dict[str, Any]:
         self.step_size.finish()
         self.step_size.adopt_between_steps()
-        own = ("method", "step_size", "dtypes", "backend", "unmoved", "_bound")
-        return super().__getstate__() | {name: self.__dict__[name] for name in own}
+        own = ("method", "step_size", "dtypes", "backend", "unmoved", "_bound", "_amp_scaling")
+        return super().__getstate__() | {name: getattr(self, name) for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         adopted = "step_size" not in state  # by somebody who puts a checkpoint together by himself
