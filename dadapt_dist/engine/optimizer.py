@@ -18,12 +18,12 @@ from ..methods import METHODS, Buffer
 from ..methods.base import Dtypes
 from ..options.checks import check_choice, check_options
 from ..sharding import registry
-from ..sharding.dtensor_type import is_dtensor
+from ..sharding.dtensor import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
 from . import amp, amp_alone, log_every, loss_channel, param_groups, per_tensor, torch_compile
 from .amp import AmpScaling, Finding
 from .estimate_state import TENSORS, estimates_of
-from .local_step import Entries, measure, sweep
+from .local_step import Entries, Window, measure, sweep
 from .members import Look
 from .option_sets import Lots
 from .state import buffers, param_state, replaced_groups
@@ -31,7 +31,6 @@ from .state import state_dict as saved_state
 from .state.validation import FORMAT
 from .step_plan import PlanCache
 from .step_size import StepSize
-from .step_window import Window
 from .uneven_inputs import MayJoin
 
 
@@ -235,9 +234,9 @@ class LearningRateFree(Optimizer, MayJoin):
         return [self._rate(group) for group in self.groups]
 
     def _rate(self, group: dict[str, Any]) -> float:
-        table, names = self.step_size.current(), estimates_of(group)
-        rates = [float(self.method.learning_rate(group, table.of(table.row(name)))) for name in names]
-        return sum(rates) / max(len(rates), 1)
+        table = self.step_size.current()
+        rates = [self.method.learning_rate(group, table.of(table.row(name))) for name in estimates_of(group)]
+        return sum(map(float, rates)) / max(len(rates), 1)
 
     def set_d(self, value: float, estimate: str | None = None) -> None:
         """Set d by hand; it stays there until a larger one is found. Do so on all ranks, between the same two steps.
@@ -263,11 +262,7 @@ class LearningRateFree(Optimizer, MayJoin):
 
     @property
     def loss(self) -> Tensor | float | None:
-        """The loss of the coming step on this rank, for a method that uses it (`step(loss=...)`), set before step().
-
-        For frameworks that call step() themselves: `dadapt_dist.base_optimizer(optimizer).loss = loss`. The step forgets it.
-        None where there is none, and for a method that uses none.
-        """
+        """The loss of the coming step on this rank, set before a framework calls step(), which forgets it; None: none."""
         return self._loss
 
     @loss.setter
@@ -292,12 +287,10 @@ class LearningRateFree(Optimizer, MayJoin):
 
         Args:
             closure: Computes the gradients anew and returns the loss.
-            loss: Of this rank, for a method that uses the loss; others ignore it. Without it, `loss` as it was set before,
-                else what the closure returned.
+            loss: Of this rank, for a method that uses it. None: the attribute `loss`, else what the closure returned.
 
         Raises:
-            TypeError: The loss is no real number, and no tensor of one; nothing has moved.
-            ValueError: The loss has several elements, or an option or a gradient cannot be right; nothing has moved.
+            TypeError, ValueError: The loss is no number, or an option or a gradient cannot be right; nothing has moved.
         """
         result = None
         if closure is not None:
@@ -350,7 +343,7 @@ class LearningRateFree(Optimizer, MayJoin):
 
     def _run(self, window: Window, shown: Entries, lots: Lots, found: Finding | None) -> None:
         """Take this call's part of a step, and add its sums to the window's."""
-        if "log_every" in self.defaults and not (window.arrived and self.delivery.in_pieces):
+        if self.groups and self.groups[0].get("log_every") and not (window.arrived and self.delivery.in_pieces):
             log_every.log(self)
         window.moves |= lots.moves
         if not window.skipped:
@@ -381,6 +374,8 @@ class LearningRateFree(Optimizer, MayJoin):
             ValueError: On assignment of another value; nothing changes.
 
         Example:
+            >>> import torch, dadapt_dist
+            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
             >>> optimizer.amp_scaling = "internal"
         """
         return self._amp_scaling

@@ -33,14 +33,14 @@ def _wrong_lr(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
     wrong = [peak for peak in trains if peak != 1.0]
     if wrong:
         for what in ("lr", "groups"):
-            optimizer.step_size.advice.heard(what)
+            optimizer.step_size.diagnostics.advice.heard(what)
         yield advice_texts.lr(wrong[0])
 
 
 def _unguarded_warmup(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
     for group, peak in zip(optimizer.groups, peaks, strict=True):
         if float(group["lr"]) < LOW * peak and group.get("safeguard_warmup") is False:
-            optimizer.step_size.advice.heard("warm-up")
+            optimizer.step_size.diagnostics.advice.heard("warm-up")
             yield advice_texts.warm_up(float(group["lr"]), peak)
             return
 

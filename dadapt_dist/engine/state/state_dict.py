@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ...methods import Buffer
 from ...options.checks import assigned, check_options, listed
-from ...sharding.dtensor_type import is_dtensor
-from ...sharding.resolve import resolve
+from ...sharding.dtensor import is_dtensor
+from ...sharding.registry import resolve
 from ...sharding.shard import LocalShard
 from ..estimate_state import OF_ESTIMATE, TENSORS, estimates_of
 from ..members import Saves

@@ -11,7 +11,7 @@ from ...engine.state.buffers import note_loaded
 from ...engine.state.validation import check_elements, check_format, check_kind, check_order, numbers_of
 from ...engine.step_plan import PlanCache
 from ...options.checks import check_options, listed
-from ...sharding.resolve import resolve
+from ...sharding.registry import resolve
 
 if TYPE_CHECKING:
     from ...engine.optimizer import LearningRateFree
