@@ -15,7 +15,7 @@ PACKAGE = __package__
 GONE_IN = "0.3.0"
 _TABLE = """
 : api=optimizers
-checkpoint: released=released_formats
+checkpoint: released=from_released
 comm: layout=communicator own_group=process_group pace=model_pace reduce=async_all_reduce witness=gradient_witness
 engine: agreement=rank_agreement arrival=step_pieces compiled=torch_compile estimates groups=param_groups joining=uneven_inputs
 engine: kept=step_plan log_every lots=option_sets named=named_step_sizes optimizer overflow=skipped_steps placing roster=members
@@ -33,8 +33,8 @@ kernels: kernels.triton_step=triton_kernel kernels.work=tensor_task
 methods: kernels.specs=base methods.scratch=ops
 monitor: integrations.logged=record monitor.log_values=record
 options: plain=fields
-sharding: adapters=registry adapters.base=shard adapters.ddp=replicated adapters.dtensor adapters.fsdp1 adapters.living=live_objects
-sharding: adapters.plain=replicated claims=rank_claims coverage=replicas
+sharding: adapters=registry adapters.base=shard adapters.ddp=replicated adapters.dtensor adapters.fsdp1
+sharding: adapters.living=live_objects adapters.plain=replicated claims=rank_claims coverage=replicas
 tools: bench cli demo doctor
 tools.bench: bench.cli bench.memory bench.network=emulated_network bench.peers bench.problems=shapes bench.report bench.scale
 tools.bench: bench.step bench.sync=overlap

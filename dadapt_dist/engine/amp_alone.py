@@ -6,19 +6,16 @@ other ranks.
 """
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.amp import GradScaler
 
 from ..comm.communicator import ShardLayout
-from ..sharding import ddp
-from ..sharding.dtensor_type import is_dtensor
+from ..sharding.dtensor import is_dtensor
 from ..sharding.live_objects import living
-from ..sharding.resolve import resolve
+from ..sharding.registry import resolve
+from ..sharding.replicated import ddp_modules
 from . import amp
-
-if TYPE_CHECKING:
-    from .optimizer import LearningRateFree
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +27,7 @@ CURE = (
 )
 
 
-def check(optimizer: "LearningRateFree") -> None:
+def check(optimizer: Any) -> None:
     """Look at the scaler in whose step this one is, if any has told nothing. Looks among all objects; no collective.
 
     Logs a warning where it cannot be told whether all ranks find the same.
@@ -54,7 +51,7 @@ def check(optimizer: "LearningRateFree") -> None:
         logger.warning("%s: right only where all ranks have the same gradients. %s", text, CURE)
 
 
-def _unscaled_alone(scaler: Any, optimizer: "LearningRateFree") -> Any:
+def _unscaled_alone(scaler: Any, optimizer: Any) -> Any:
     """What stands for the optimizer in a scaler that has unscaled its gradients by torch's own code, else None."""
     if any(getattr(type(scaler), name) is not getattr(GradScaler, name) for name in DECIDES):
         return None
@@ -63,9 +60,9 @@ def _unscaled_alone(scaler: Any, optimizer: "LearningRateFree") -> Any:
     return handle if unscaled else None
 
 
-def _find_the_same(optimizer: "LearningRateFree", layout: ShardLayout) -> bool | None:
+def _find_the_same(optimizer: Any, layout: ShardLayout) -> bool | None:
     """Whether the scalers of all ranks find the same in their gradients; None where this rank alone cannot tell."""
-    params = [p for _, p in optimizer.all_params() if p.requires_grad]
+    params: list[Any] = [p for _, p in optimizer.all_params() if p.requires_grad]
     if params and all(map(is_dtensor, params)):
         cuts = {(p.device_mesh, tuple(place.is_replicate() for place in p.placements)) for p in params}
         return len(cuts) == 1 and cuts.pop()[0].size() == layout.world_size
@@ -74,5 +71,5 @@ def _find_the_same(optimizer: "LearningRateFree", layout: ShardLayout) -> bool |
         return False
     if any(shard.num_shards > 1 for shards in resolve(params) for shard in shards):
         return False
-    averaged = {id(p) for module in ddp.modules(params) for p in module.parameters()}
+    averaged = {id(p) for module in ddp_modules(params) for p in module.parameters()}
     return True if all(id(p) in averaged for p in params) else None

@@ -85,7 +85,7 @@ def sweep(
     plan = _plan(optimizer, entries, lots)
     try:
         if phases != ("after",):
-            _measure(optimizer, entries, plan, phases, total)
+            _measure(optimizer, entries, lots, plan, phases, total)
         for lot in plan.lots:
             group = entries[lot.group][0]
             row = table.row(group["estimate"])
@@ -109,19 +109,21 @@ def measure(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, 
     loss_channel.add(total, optimizer.loss, optimizer.method, {phase: table.names_of(phase) for phase in phases})
     plan = _plan(optimizer, entries, lots)
     try:
-        total[:, -1] += _measure(optimizer, entries, plan, phases, total)
+        total[:, -1] += _measure(optimizer, entries, lots, plan, phases, total)
     finally:
         plan.drop_gradients()
     return total
 
 
-def _measure(optimizer: MovesTensors, entries: Entries, plan: StepPlan, phases: Phases, total: Tensor) -> Tensor:
+def _measure(
+    optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, plan: StepPlan, phases: Phases, total: Tensor
+) -> Tensor:
     """Add the sums of the phases before the weights move to the total; the count of bad elements, [n_estimates]."""
     table, at = optimizer.step_size.scalars, 0
     bad = torch.zeros(len(table.names), dtype=torch.float64, device=table.device)
     if "start" in phases:
         at = len(table.names_of("start"))
-        total[:, at - 1] = 1.0  # taken
+        total[:, at - 1] = float(lots.moves)  # taken; weights may come after a step in which every lr is 0
         for group, params in entries:
             for p in (p for p in params if p.requires_grad):
                 for place, weight in optimizer.step_size.shards.parts(p):

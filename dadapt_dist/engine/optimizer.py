@@ -133,7 +133,7 @@ class LearningRateFree(Optimizer, MayJoin):
     def _name_tensors(self, first: int) -> None:
         """Name the estimates of the tensors of new groups, from this place on, where each tensor has one."""
         for group in self.param_groups[first:]:
-            group.pop(TENSORS, None)  # of another optimizer
+            group.pop(TENSORS, None)
         if self.step_size.per_tensor:
             per_tensor.name_tensors(self.param_groups[first:], first)
 
@@ -281,12 +281,10 @@ class LearningRateFree(Optimizer, MayJoin):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
-        """Take one step; returns what the closure returned, if there is a closure.
-
-        The update uses d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
+        """Take one step with d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
 
         Args:
-            closure: Computes the gradients anew and returns the loss.
+            closure: Computes the gradients anew and returns the loss, which step() then returns too.
             loss: Of this rank, for a method that uses it. None: the attribute `loss`, else what the closure returned.
 
         Raises:
@@ -361,7 +359,7 @@ class LearningRateFree(Optimizer, MayJoin):
 
     def _split(self, entries: Entries, lots: Lots) -> tuple[Entries, Lots | per_tensor.TensorLots]:
         """The groups as they are, or, with an estimate for each tensor, each tensor as a group of its own."""
-        return per_tensor.split(entries, lots.of, lots.version) if self.step_size.per_tensor else (entries, lots)
+        return per_tensor.split(entries, lots) if self.step_size.per_tensor else (entries, lots)
 
     @property
     def amp_scaling(self) -> AmpScaling | None:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..errors import PlacementError
-from ..sharding.resolve import resolve
+from ..sharding.registry import resolve
 from .estimate_state import TENSORS
-from .option_sets import STAYS
+from .option_sets import STAYS, Lots
 
 Group = dict[str, Any]
 Entries = Sequence[tuple[Group, Sequence[Tensor]]]
@@ -19,6 +19,7 @@ class TensorLots(NamedTuple):
 
     of: list[int]
     version: int
+    moves: bool
 
 
 def name_tensors(groups: Sequence[Group], first: int) -> None:
@@ -33,25 +34,24 @@ def name_tensors(groups: Sequence[Group], first: int) -> None:
         group[TENSORS] = [str(name) for name in names]
 
 
-def split(entries: Entries, of: Sequence[int], version: int) -> tuple[Entries, TensorLots]:
+def split(entries: Entries, lots: Lots) -> tuple[Entries, TensorLots]:
     """Every tensor as the only one of a group with its own estimate and the options of its group.
 
     Args:
         entries: Groups with their tensors.
-        of: The lot of each group, or STAYS.
-        version: Of the options of the groups.
+        lots: Of the groups.
 
     Raises:
         ValueError: A group has other tensors than it has names for.
     """
     split_entries: list[tuple[Group, Sequence[Tensor]]] = []
-    lots: list[int] = []
-    for (group, params), lot in zip(entries, of, strict=True):
+    of: list[int] = []
+    for (group, params), lot in zip(entries, lots.of, strict=True):
         _check_number(group, params)
         for name, p in zip(group[TENSORS], params, strict=True):
-            lots.append(STAYS if lot == STAYS else len(lots))
+            of.append(STAYS if lot == STAYS else len(of))
             split_entries.append(({**group, "estimate": name}, [p]))
-    return split_entries, TensorLots(lots, version)
+    return split_entries, TensorLots(of, lots.version, lots.moves)
 
 
 def check_tensors(members: Sequence[Any]) -> None:

@@ -146,8 +146,7 @@ class StepSize(Estimates):
             raise
         finally:
             self._explicit = False
-        if self._window is not None:
-            self._close(self._window)
+        self._close_if_open()
 
     def step(self, member: Member, found: Finding | None, run: Callable[[Window], None]) -> None:
         """Take one optimizer's part of a step. Without an explicit window, the last of the sharing optimizers ends the step.
@@ -296,6 +295,10 @@ class StepSize(Estimates):
         if not window.missing:
             window.missing = self._expected() - window.arrived
         return not window.missing
+
+    def _close_if_open(self) -> None:
+        if self._window is not None:
+            self._close(self._window)
 
     def _close(self, window: Window) -> None:
         self._window = None

@@ -187,7 +187,7 @@ def _check_lr(advice: Advice, step_size: Watched) -> int | None:
         if peak > 0 and (said_by_scheduler or not rises):
             advice.say(step_size, "lr", advice_texts.lr(peak if peak <= LOW_LR else now))
             return None
-    elif rises and first < 0.9 * peak and not guarded(step_size):
+    elif rises and advice_texts.WARM_UP.is_made(first, peak, guarded(step_size)):
         advice.say(step_size, "warm-up", advice_texts.warm_up(first, peak))
     settled = now >= 0.9 * peak and now > LOW_LR and (not rises or guarded(step_size) or "warm-up" in advice._said)
     return None if settled or advice._steps > LAST_LOOK else advice._steps + max(10, advice._steps // 4)
