@@ -14,6 +14,7 @@ from ..kernels import TensorTask
 from . import loss_channel
 from .members import MovesTensors
 from .option_sets import STAYS, Lots
+from .per_tensor import TensorLots
 from .plan_builder import build_plan
 from .state import param_state
 from .state.buffers import is_unmoved, note_moved
@@ -61,7 +62,7 @@ class Window:
 def sweep(
     optimizer: MovesTensors,
     entries: Entries,
-    lots: Lots,
+    lots: Lots | TensorLots,
     *,
     phases: Phases = ("after",),
     dry: bool = False,
@@ -101,7 +102,7 @@ def sweep(
     return total
 
 
-def measure(optimizer: MovesTensors, entries: Entries, lots: Lots, phases: Phases) -> Tensor:
+def measure(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, phases: Phases) -> Tensor:
     """The weighted sums of phases before the weights move: float64 [n_estimates, width(phases)]. Nothing moves."""
     table = optimizer.step_size.scalars
     total = table.no_sums(phases)
@@ -115,7 +116,7 @@ def measure(optimizer: MovesTensors, entries: Entries, lots: Lots, phases: Phase
 
 
 def _measure(
-    optimizer: MovesTensors, entries: Entries, lots: Lots, plan: StepPlan, phases: Phases, total: Tensor
+    optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, plan: StepPlan, phases: Phases, total: Tensor
 ) -> Tensor:
     """Add the sums of the phases before the weights move to the total; the count of bad elements, [n_estimates]."""
     table, at = optimizer.step_size.scalars, 0
@@ -180,7 +181,7 @@ def _coefficients(optimizer: MovesTensors, group: dict[str, Any], device: torch.
 # ---------------------------------------------------------------- the plan of a step
 
 
-def _plan(optimizer: MovesTensors, entries: Entries, lots: Lots) -> StepPlan:
+def _plan(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots) -> StepPlan:
     """The plan of the step before, or a new one. Every tensor is looked at before anything moves.
 
     Raises ValueError or TypeError, with the parameter's name, for one that cannot be used.

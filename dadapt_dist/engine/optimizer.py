@@ -20,8 +20,9 @@ from ..options.checks import check_choice, check_options
 from ..sharding import registry
 from ..sharding.dtensor import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
-from . import amp, amp_alone, log_every, loss_channel, param_groups, torch_compile
+from . import amp, amp_alone, log_every, loss_channel, param_groups, per_tensor, torch_compile
 from .amp import AmpScaling, Finding
+from .estimate_state import TENSORS, estimates_of
 from .local_step import Entries, Window, measure, sweep
 from .members import Look
 from .option_sets import Lots
@@ -75,6 +76,7 @@ class LearningRateFree(Optimizer, MayJoin):
         self._delivery: FrameworkAdapter | None = None  # None: to be asked for
         self._groups: list[dict[str, Any]] = []
         super().__init__(params, dict(options))
+        self._name_tensors(0)
         step_size.join(self.method, options, self.param_groups)
         self._join()
 
@@ -121,11 +123,19 @@ class LearningRateFree(Optimizer, MayJoin):
         try:
             param_state.check_params(self.param_groups[-1]["params"], self.dtypes.state)
             if self._bound:
+                self._name_tensors(len(self.param_groups) - 1)
                 self.step_size.settle()
                 self.step_size.register(self.param_groups[-1])
         except Exception:
             self.param_groups.pop()
             raise
+
+    def _name_tensors(self, first: int) -> None:
+        """Name the estimates of the tensors of new groups, from this place on, where each tensor has one."""
+        for group in self.param_groups[first:]:
+            group.pop(TENSORS, None)
+        if self.step_size.per_tensor:
+            per_tensor.name_tensors(self.param_groups[first:], first)
 
     def bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's. In place: schedulers and frameworks may hold the very dicts."""
@@ -143,7 +153,7 @@ class LearningRateFree(Optimizer, MayJoin):
     def _views(self) -> list[dict[str, Tensor]]:
         """What each group holds of its estimate."""
         scalars, steps = self.step_size.scalars, {"steps": self.step_size.shown_steps}
-        return [scalars.of(scalars.row(group["estimate"])) | steps for group in self.groups]
+        return [scalars.of(scalars.rows_of(group)) | steps for group in self.groups]
 
     def given_scalars(self) -> list[tuple[param_groups.Key, Any]]:
         """((estimate, name), value) of every scalar of a group that somebody has put another value in the place of.
@@ -218,14 +228,15 @@ class LearningRateFree(Optimizer, MayJoin):
     def effective_lr(self) -> list[float]:
         """The learning rate of the underlying method (Adam, SGD, ...) in the coming step, for each group: mostly d·lr.
 
-        Waits for the reduce under way.
+        With an estimate for each tensor, the mean over the group's tensors. Waits for the reduce under way.
         """
         self._adopt_groups()
         return [self._rate(group) for group in self.groups]
 
     def _rate(self, group: dict[str, Any]) -> float:
         table = self.step_size.current()
-        return float(self.method.learning_rate(group, table.of(table.row(group["estimate"]))))
+        rates = [self.method.learning_rate(group, table.of(table.row(name))) for name in estimates_of(group)]
+        return sum(map(float, rates)) / max(len(rates), 1)
 
     def set_d(self, value: float, estimate: str | None = None) -> None:
         """Set d by hand; it stays there until a larger one is found. Do so on all ranks, between the same two steps.
@@ -251,11 +262,7 @@ class LearningRateFree(Optimizer, MayJoin):
 
     @property
     def loss(self) -> Tensor | float | None:
-        """The loss of the coming step on this rank, for a method that uses it (`step(loss=...)`), set before step().
-
-        For frameworks that call step() themselves: `dadapt_dist.base_optimizer(optimizer).loss = loss`. The step forgets it.
-        None where there is none, and for a method that uses none.
-        """
+        """The loss of the coming step on this rank, set before a framework calls step(), which forgets it; None: none."""
         return self._loss
 
     @loss.setter
@@ -274,18 +281,14 @@ class LearningRateFree(Optimizer, MayJoin):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
-        """Take one step; returns what the closure returned, if there is a closure.
-
-        The update uses d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
+        """Take one step with d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
 
         Args:
-            closure: Computes the gradients anew and returns the loss.
-            loss: Of this rank, for a method that uses the loss; others ignore it. Without it, `loss` as it was set before,
-                else what the closure returned.
+            closure: Computes the gradients anew and returns the loss, which step() then returns too.
+            loss: Of this rank, for a method that uses it. None: the attribute `loss`, else what the closure returned.
 
         Raises:
-            TypeError: The loss is no real number, and no tensor of one; nothing has moved.
-            ValueError: The loss has several elements, or an option or a gradient cannot be right; nothing has moved.
+            TypeError, ValueError: The loss is no number, or an option or a gradient cannot be right; nothing has moved.
         """
         result = None
         if closure is not None:
@@ -342,17 +345,21 @@ class LearningRateFree(Optimizer, MayJoin):
             log_every.log(self)
         window.moves |= lots.moves
         if not window.skipped:
-            window.sums += sweep(self, shown, lots, phases=window.phases, skip=window.overflow)
+            window.sums += sweep(self, *self._split(shown, lots), phases=window.phases, skip=window.overflow)
         elif found is not None:
             found.spread(torch.tensor(True))
 
     def measure(self, phases: Sequence[str]) -> Tensor:
         """The weighted sums of phases before the weights move: float64 [n_estimates, width]."""
-        return measure(self, self._all(), self.lots(), phases)
+        return measure(self, *self._split(self._all(), self.lots()), phases)
 
     def rehearse(self, phases: Sequence[str] = ("after",)) -> Tensor:
         """The sums of the coming step, with nothing moved: float64 [n_estimates, width]."""
-        return sweep(self, self._all(), self.lots(), phases=phases, dry=True)
+        return sweep(self, *self._split(self._all(), self.lots()), phases=phases, dry=True)
+
+    def _split(self, entries: Entries, lots: Lots) -> tuple[Entries, Lots | per_tensor.TensorLots]:
+        """The groups as they are, or, with an estimate for each tensor, each tensor as a group of its own."""
+        return per_tensor.split(entries, lots) if self.step_size.per_tensor else (entries, lots)
 
     @property
     def amp_scaling(self) -> AmpScaling | None:

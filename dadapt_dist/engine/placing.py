@@ -13,6 +13,7 @@ from ..sharding.rank_claims import Claims
 from ..sharding.shard_index import ShardIndex, home_device
 from .diagnostics.run_diagnostics import RunDiagnostics
 from .members import Watched
+from .per_tensor import check_tensors
 from .step_pieces import check_pieces
 
 
@@ -28,6 +29,7 @@ class Placeable(Watched, Protocol):
 
     nonfinite: NonFinite | None
     before: Before
+    per_tensor: bool
 
     @property
     def shards(self) -> ShardIndex:
@@ -62,7 +64,7 @@ def place(step_size: Placeable) -> None:
         table.fingerprint(),
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )
-    roster.place(claims, partial(check_pieces, roster, step_size.nonfinite), kernels.rank_fingerprint)
+    roster.place(claims, partial(_check, step_size), kernels.rank_fingerprint)
     agreement.settle(
         shards.classes,
         step_size.layout.rank,
@@ -77,6 +79,13 @@ def place(step_size: Placeable) -> None:
         member.bind_groups()
         member.prepare()
     step_size.joining.watch(shards.modules)
+
+
+def _check(step_size: Placeable) -> None:
+    """Raise for what this rank cannot do, which reaches the others."""
+    check_pieces(step_size.roster, step_size.nonfinite)
+    if step_size.per_tensor:
+        check_tensors([*step_size.roster])
 
 
 def home_of(step_size: Placeable) -> torch.device:

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from ..comm.communicator import ShardLayout
 from ..methods.base import Scalars
-from ..options.checks import Before, NonFinite, Sync, check_choice, check_freeze_after, check_names
+from ..options.checks import Before, NonFinite, Separate, Sync, check_choice, check_freeze_after, check_names
 from ..sharding.shard_index import ShardIndex
 from . import placing
 from .amp import Finding
 from .diagnostics import separate_estimates
 from .diagnostics.run_diagnostics import RunDiagnostics
+from .estimate_state import estimates_of
 from .estimates import Estimates, StepCount
 from .local_step import Window
 from .members import Member, Roster
@@ -37,6 +38,8 @@ class StepSize(Estimates):
 
     Args:
         estimates: Names of the separate estimates; groups choose with {"estimate": name}. None: those that the groups name.
+            "per_tensor": one for each tensor, under the tensor's name where the optimizer is given named parameters, else
+            "group.place". All ranks need the same tensors, unpacked: no pipelines, no flat parameters.
         process_group: Ranks over which the sums run (None: all), or a layout such as `MPILayout`.
         copies: For sharding that cannot be read from a parameter: see `ShardLayout`.
         sync: "next_step" hides the all-reduce behind the next forward and backward; "step" waits for it in the step.
@@ -66,7 +69,7 @@ class StepSize(Estimates):
 
     def __init__(
         self,
-        estimates: Sequence[str] | None = None,
+        estimates: Separate = None,
         *,
         process_group: Any = None,
         copies: Any = None,
@@ -86,7 +89,8 @@ class StepSize(Estimates):
         self._count = StepCount()
         self.roster = Roster(self.layout)
         self.table = None
-        self._declared = check_names("estimates", estimates)
+        self.per_tensor = isinstance(estimates, str) and estimates == "per_tensor"
+        self._declared = None if self.per_tensor else check_names("estimates", estimates)
         self._window: Window | None = None
         self._explicit = self._released = False
         self._done: set[str] = set()
@@ -349,8 +353,8 @@ class StepSize(Estimates):
         if len(names) == 1 or not window.moves:
             return [window.moves] * len(names)
         pairs = [pair for member in self.roster for pair in zip(member.groups, member.lots().of, strict=True)]
-        here = {group["estimate"] for group, _ in pairs}
-        moving = {group["estimate"] for group, lot in pairs if lot != STAYS}
+        here = {name for group, _ in pairs for name in estimates_of(group)}
+        moving = {name for group, lot in pairs if lot != STAYS for name in estimates_of(group)}
         return [name in moving or name not in here for name in names]
 
     def finish(self) -> None:
