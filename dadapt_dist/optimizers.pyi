@@ -1,5 +1,5 @@
 # Written by `make format` from the methods' files.
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -49,12 +49,14 @@ class COCOB(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
-            belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
+            copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -94,6 +96,7 @@ class COCOB(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -141,12 +144,14 @@ class DAdaptAdaGrad(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
-            belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
+            copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -188,6 +193,7 @@ class DAdaptAdaGrad(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -240,12 +246,14 @@ class DAdaptAdam(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
-            belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
+            copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -291,6 +299,7 @@ class DAdaptAdam(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -341,12 +350,14 @@ class DAdaptAdan(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
-            belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
+            copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -389,6 +400,7 @@ class DAdaptAdan(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -433,12 +445,14 @@ class DAdaptLion(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
-            belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
+            copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -479,6 +493,7 @@ class DAdaptLion(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -529,12 +544,14 @@ class DAdaptSGD(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
-            belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
+            copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -576,6 +593,7 @@ class DAdaptSGD(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -620,12 +638,14 @@ class DoG(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
-            belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
+            copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -664,6 +684,7 @@ class DoG(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,
@@ -727,12 +748,14 @@ class Prodigy(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, process_group and copies then
-            belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
+            copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -781,6 +804,7 @@ class Prodigy(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
         step_size: StepSize | str | None = None,

@@ -15,7 +15,14 @@ from . import loss_channel
 OF_ESTIMATE = Method.estimate_options  # options that all groups of one estimate must share
 _VERSION = attrgetter("_version")  # counts the writes into a tensor, also by way of its views
 KEPT_HERE = ("k", "held")  # steps in which the estimate moved; steps held because a gradient was not finite
+TENSORS = "tensor_estimates"  # key of a group each of whose tensors has an estimate of its own: their names
 STARTED = "started"  # kept too, of methods with sums at the start: 1 when they were taken
+
+
+def estimates_of(group: Options) -> Sequence[str]:
+    """Names of the estimates of a group: one, or one for each of its tensors."""
+    names: Sequence[str] | None = group.get(TENSORS)
+    return (group["estimate"],) if names is None else names
 
 
 class ScalarTable:
@@ -33,7 +40,8 @@ class ScalarTable:
         self._given: dict[str, Options] = {}
         self._constant_tensors: Scalars | None = None
         self._sums: Tensor | None = None  # those of the last step
-        self._views: dict[int, Scalars] = {}
+        self._rows: dict[str, int] = {}
+        self._views: dict[int | tuple[int, int], Scalars] = {}
         self._own: Scalars = {}  # the values as they were last written here
         self._versions: list[int] = []  # of the values when they were last written here
         self._losses = loss_channel.LossReport() if method.wants_loss else None
@@ -48,9 +56,17 @@ class ScalarTable:
 
     def row(self, estimate: str) -> int:
         """Index of an estimate; ValueError names those that exist."""
-        if estimate not in self.names:
+        if estimate not in self._rows:
             raise ValueError(f"there is no estimate {estimate!r}; the estimates are: {', '.join(self.names)}")
-        return self.names.index(estimate)
+        return self._rows[estimate]
+
+    def rows_of(self, group: Options) -> int | slice:
+        """Index of a group's estimate, or of those of its tensors, which follow each other."""
+        names = estimates_of(group)
+        if TENSORS not in group:
+            return self.row(names[0])
+        rows = [self.row(name) for name in names]
+        return slice(rows[0], rows[0] + len(rows)) if rows else slice(0, 0)
 
     def add(self, estimate: str, options: Options, *, given: bool = True) -> None:
         """Add an estimate, or a further group to it. The groups of one estimate must agree on its constants.
@@ -64,6 +80,7 @@ class ScalarTable:
             self._constants[self.row(estimate)] = constants
             self._start(self.row(estimate), options)
         else:
+            self._rows[estimate] = len(self.names)
             self.names.append(estimate)
             self._constants.append(constants)
             self._grow(options)
@@ -78,9 +95,9 @@ class ScalarTable:
         """
         first: dict[str, Options] = {}
         for group in groups:
-            estimate = group["estimate"]
-            if first.setdefault(estimate, group) is not group:
-                _check_same(first[estimate], group, self.method.estimate_options)
+            for estimate in estimates_of(group):
+                if first.setdefault(estimate, group) is not group:
+                    _check_same(first[estimate], group, self.method.estimate_options)
         for estimate, group in first.items():
             row, constants = self.row(estimate), self.method.constants(group)
             if constants != self._constants[row]:
@@ -244,7 +261,7 @@ class ScalarTable:
         wanted = self.method.wants_before(self.values) if phase == "before" else None
         return wanted is None or bool(wanted.any())
 
-    def apply(self, sums: Tensor, phases: Sequence[str] = ("after",)) -> Tensor:
+    def apply(self, sums: Tensor, phases: Sequence[str] = ("after",)) -> tuple[Tensor, Tensor]:
         """Move the scalars by the global sums of some phases, in place.
 
         sums: [n_estimates, width(phases)], the phases in the order of PHASES; last the count of gradient elements that are
@@ -255,7 +272,8 @@ class ScalarTable:
         same.
 
         Returns:
-            The sums without the columns of the loss: all 0 where nothing had a gradient.
+            (bool [n_estimates], the estimates whose sums are finite; the sums without the columns of the loss, all 0 where
+            nothing had a gradient)
         """
         clean = (sums[:, -1] == 0) & torch.isfinite(sums).all(1)
         columns = dict(zip(phases, sums[:, :-1].split([len(self.names_of(phase)) for phase in phases], 1), strict=True))
@@ -272,7 +290,7 @@ class ScalarTable:
         if last is None or last in columns:
             moved |= self._copy({"held": self.values["held"] + ~clean})
         self.seal(moved)
-        return sums if self._losses is None else loss_channel.without(columns, self.method)
+        return clean, sums if self._losses is None else loss_channel.without(columns, self.method)
 
     def _copy(self, values: Scalars) -> Scalars:
         """Copy these values of all estimates into the scalars of the same names; they are returned."""
@@ -322,14 +340,15 @@ class ScalarTable:
         self._copy(values)
         self.seal()
 
-    def of(self, row: int) -> Scalars:
-        """One estimate's scalars as views, 0-dim but for vectors.
+    def of(self, row: int | slice) -> Scalars:
+        """One estimate's scalars as views, 0-dim but for vectors; or those of several, with a first dimension.
 
         The same tensors at each call, until the values move to another device.
         """
-        if row not in self._views:
-            self._views[row] = {name: value[row] for name, value in self.values.items()}
-        return self._views[row]
+        key = row if isinstance(row, int) else (row.start, row.stop)
+        if key not in self._views:
+            self._views[key] = {name: value[row] for name, value in self.values.items()}
+        return self._views[key]
 
     def seal(self, written: Mapping[str, Tensor] | None = None) -> None:
         """Take note that the values are what was written here, so that `written` finds what others write.

@@ -1,21 +1,22 @@
-"""The estimates of a StepSize: which groups take part, how their scalars are read and set, and the count of steps."""
+"""The estimates of a StepSize: which groups take part, how their scalars are read, set and loaded, and the count of steps."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..comm.async_all_reduce import Reduce
+from ..comm.communicator import ShardLayout
 from ..kernels import eager
 from ..methods.base import Method, Options
 from ..options.fields import NOTHING, number
 from . import param_groups
-from .diagnostics.nonfinite import HeldReport
-from .estimate_state import ScalarTable
+from .estimate_state import ScalarTable, estimates_of
 from .members import Roster
 from .option_sets import Lots
 from .param_groups import Key
@@ -80,21 +81,32 @@ class StepCount:
 class Estimates(ABC):
     """The scalars of the estimates of D, and the groups and optimizers that share them; `StepSize` moves them."""
 
+    layout: ShardLayout
     roster: Roster
     table: ScalarTable | None
-    reduce: Reduce
-    agreement: Agreement
-    held: HeldReport
+    per_tensor: bool
     _declared: tuple[str, ...] | None
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
     _done: set[str]  # phases whose sums no estimate wants any more
     _written: dict[Key, Any]  # what somebody has written into views of the scalars, and no step has seen yet
     _window: Any  # the open step
+    _explicit: bool  # is it bracketed by `window`?
+    _released: bool  # were the buffers dropped that serve the estimate alone?
 
     @abstractmethod
     def finish(self) -> None:
         """Wait for the reduce under way, if any, and move the scalars by it."""
+
+    @cached_property
+    def reduce(self) -> Reduce:
+        """The reduce of a step."""
+        return Reduce(self.layout)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """What all ranks keep equal."""
+        return Agreement()
 
     # ---------------------------------------------------------------- joining
 
@@ -108,6 +120,8 @@ class Estimates(ABC):
             self.bind(method, defaults)
             for group in groups:
                 self._add(group)
+            if not self.scalars.names:  # of a rank without tensors, which the others refuse
+                self.scalars.add("none", defaults, given=False)
         except ValueError:
             self.table = before
             for member in self.roster:
@@ -120,7 +134,6 @@ class Estimates(ABC):
         """Take the method of the first optimizer; another method later raises ValueError."""
         if self.table is None:
             self.table = ScalarTable(method)
-            self.held.culprit = "a gradient, or the loss," if method.wants_loss else "a gradient"
             for name in self._declared or ():
                 self.table.add(name, defaults, given=False)
         elif self.table.method.name != method.name:
@@ -141,7 +154,11 @@ class Estimates(ABC):
                 f"there is no estimate {name!r}: StepSize was made with estimates={list(self._declared)}. Name it there, or "
                 "give the group one of these."
             )
-        self.scalars.add(name, options)
+        names = estimates_of(options)
+        if self.per_tensor:
+            self._check_tensors(name, names)
+        for estimate in names:
+            self.scalars.add(estimate, options)
 
     def _look_anew(self) -> None:
         """Let the next step look at all options, and place all parameters: on all ranks, also where a new group is empty."""
@@ -150,6 +167,20 @@ class Estimates(ABC):
         self.roster.shards.place_anew()
         for member in self.roster:
             member.bind_groups()
+
+    def _check_tensors(self, estimate: str, names: Sequence[str]) -> None:
+        """Raise ValueError for a group with an estimate of its own, and for tensors that have one name."""
+        if estimate != "default":
+            raise ValueError(
+                f"a group has the estimate {estimate!r}, and with estimates='per_tensor' each tensor has one of its own: leave "
+                "'estimate' out."
+            )
+        twice = sorted({*names} & {*self.scalars.names}) or [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(
+                f"two tensors have the name {twice[0]!r}, by which estimates='per_tensor' knows them. Pass named parameters, "
+                "model.named_parameters(), with names that differ also between optimizers that share a StepSize."
+            )
 
     @property
     def scalars(self) -> ScalarTable:
@@ -177,10 +208,16 @@ class Estimates(ABC):
         if "d" not in self.scalars.values:
             return counts
         ds = dict(zip(self.scalars.names, self.scalars.values["d"].tolist(), strict=True))
-        rates = [ds[group["estimate"]] * lr for group in groups if (lr := number(group["lr"])) is not NOTHING]
-        low, high = f"{min(rates, default=0.0):.4g}", f"{max(rates, default=0.0):.4g}"
+        rates = [
+            ds[name] * lr
+            for group in groups
+            if (lr := number(group["lr"])) is not NOTHING
+            for name in estimates_of(group)
+        ]
         d = ", ".join(f"{name}: {value:.4g}" if len(ds) > 1 else f"{value:.4g}" for name, value in ds.items())
-        return f"d={d}, d·lr={low if low == high else f'{low} to {high}'}, {counts}"
+        if self.per_tensor:
+            d = f"{_span([*ds.values()])} over {len(ds)} tensors"
+        return f"d={d}, d·lr={_span(rates)}, {counts}"
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -205,15 +242,16 @@ class Estimates(ABC):
 
     @property
     def d(self) -> float | dict[str, float]:
-        """The current d: a float, or name -> float when there are several estimates.
+        """The current d: a float, or name -> float when there are several estimates, or one for each tensor.
 
         Waits for the reduce under way, but not for ever: where another rank has left out the step, it is the d of before. NaN
         for a method without d.
         """
         if "d" not in self.scalars.values:
             return math.nan
-        values = {name: self.value(name, "d") for name in self.scalars.names}
-        return next(iter(values.values())) if len(values) == 1 else values
+        table = self.current()
+        values = dict(zip(table.names, table.lists()["d"], strict=True))
+        return next(iter(values.values())) if len(values) == 1 and not self.per_tensor else values
 
     def current(self) -> ScalarTable:
         """The scalars, after the reduce under way, for which nobody waits for ever, and as users have set them since."""
@@ -307,10 +345,46 @@ class Estimates(ABC):
             else:
                 self.set_value(estimate, name, value, alone=estimate not in whole)
 
-    @abstractmethod
-    def restore(self, steps: int) -> None:
-        """Set the number of steps."""
+    # ---------------------------------------------------------------- loading and saving
 
-    @abstractmethod
+    def load(self, estimate: str, saved: Options) -> None:
+        """Set an estimate's scalars, and the number of steps, from a saved group that belongs to it."""
+        self.settle(lose=True)
+        self.scalars.load(estimate, saved)
+        self._count.reset(int(saved["steps"]))
+        self._followed, self._written = [], {}
+        self._done.clear()
+        self._released = False
+        self.roster.forget()
+        for member in self.roster:
+            if member.given_scalars():
+                member.bind_groups()
+
+    def restore(self, steps: int) -> None:
+        """A framework puts a checkpoint into the groups, key by key: the optimizers look at it before it is used."""
+        if steps != self.steps:
+            self.settle()
+            self._count.reset(steps)
+            self.roster.restored = any(member.delivery.replaces_parameters for member in self.roster)
+
+    def settle(self, *, lose: bool = False) -> None:
+        """Be between two steps: wait for the reduce under way; RuntimeError when a step is half done.
+
+        lose: its sums belong to a state that is given up, and need not come: another rank may never have started it.
+        A step in which nothing moves yet is dropped: checkpoint tools make a step with lr 0 with each of the sharing
+        optimizers by itself, and save it before they come to the next.
+        """
+        self.check_settled()
+        self._window = None
+        self.reduce.abandon() if lose else self.finish()
+
     def check_settled(self) -> None:
         """Raise RuntimeError when a step is half done. Waits for nothing."""
+        if self._window is not None and (self._window.moves or self._explicit):
+            raise RuntimeError("a step is half done: close the window, or step every sharing optimizer, then save")
+
+
+def _span(values: Sequence[float]) -> str:
+    """The value that all of these are, or the least and the greatest."""
+    low, high = f"{min(values, default=0.0):.4g}", f"{max(values, default=0.0):.4g}"
+    return low if low == high else f"{low} to {high}"

@@ -1,7 +1,8 @@
-"""One pass over the local tensors of an optimizer: the kernels that move them, and the sums of what they return."""
+"""One step on this rank: a pass over the local tensors of each optimizer, and the window in which their sums come together."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..kernels import TensorTask
 from . import loss_channel
 from .members import MovesTensors
 from .option_sets import STAYS, Lots
+from .per_tensor import TensorLots
 from .plan_builder import build_plan
 from .state import param_state
 from .state.buffers import is_unmoved, note_moved
@@ -22,10 +24,45 @@ Phases = Sequence[str]
 Entries = Sequence[tuple[dict[str, Any], Sequence[Tensor]]]  # groups with their tensors
 
 
+@dataclass
+class Window:
+    """One open step of all optimizers that share a StepSize.
+
+    sums: what this rank has added up so far, float64 [n_estimates, width(phases)]. phases: whose sums these are. reduced: the
+    global sums, when they were needed inside the step. skipped: nothing moves in this step. moves: some group has lr > 0.
+    launches: its end starts a reduce. measured: the global sums of before it, where it has no others. arrived, missing: keys
+    of the pieces that have come and are still to come: ids of optimizers, or of tensors of one whose steps come in pieces.
+    overflow: 0-dim bool, did a GradScaler find an overflow in the piece that comes, on any rank? None: nobody looked.
+    overflows: the same of any piece of the step.
+    """
+
+    sums: Tensor
+    phases: tuple[str, ...] = ("after",)
+    reduced: Tensor | None = None
+    skipped: bool = False
+    moves: bool = False
+    launches: bool = True
+    measured: Tensor | None = None
+    arrived: set[int] = field(default_factory=set)
+    missing: set[int] = field(default_factory=set)
+    overflow: Tensor | None = None
+    overflows: Tensor | None = None
+
+    def leave_out(self, overflow: Tensor | None) -> None:
+        """Say whether the coming piece overflowed: its tensors stay, and so does d, for it needs the sums of all pieces."""
+        self.overflow = overflow
+        if overflow is not None:
+            self.overflows = overflow if self.overflows is None else self.overflows | overflow
+
+    def usable(self, sums: Tensor) -> Tensor:
+        """The sums; 0, as of a step without gradients, when a piece overflowed."""
+        return sums if self.overflows is None else torch.where(self.overflows, 0.0, sums)
+
+
 def sweep(
     optimizer: MovesTensors,
     entries: Entries,
-    lots: Lots,
+    lots: Lots | TensorLots,
     *,
     phases: Phases = ("after",),
     dry: bool = False,
@@ -65,7 +102,7 @@ def sweep(
     return total
 
 
-def measure(optimizer: MovesTensors, entries: Entries, lots: Lots, phases: Phases) -> Tensor:
+def measure(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, phases: Phases) -> Tensor:
     """The weighted sums of phases before the weights move: float64 [n_estimates, width(phases)]. Nothing moves."""
     table = optimizer.step_size.scalars
     total = table.no_sums(phases)
@@ -79,7 +116,7 @@ def measure(optimizer: MovesTensors, entries: Entries, lots: Lots, phases: Phase
 
 
 def _measure(
-    optimizer: MovesTensors, entries: Entries, lots: Lots, plan: StepPlan, phases: Phases, total: Tensor
+    optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, plan: StepPlan, phases: Phases, total: Tensor
 ) -> Tensor:
     """Add the sums of the phases before the weights move to the total; the count of bad elements, [n_estimates]."""
     table, at = optimizer.step_size.scalars, 0
@@ -144,7 +181,7 @@ def _coefficients(optimizer: MovesTensors, group: dict[str, Any], device: torch.
 # ---------------------------------------------------------------- the plan of a step
 
 
-def _plan(optimizer: MovesTensors, entries: Entries, lots: Lots) -> StepPlan:
+def _plan(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots) -> StepPlan:
     """The plan of the step before, or a new one. Every tensor is looked at before anything moves.
 
     Raises ValueError or TypeError, with the parameter's name, for one that cannot be used.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..methods.base import LOSS, Method, Scalars
-from ..sharding.dtensor_type import is_dtensor
+from ..sharding.dtensor import is_dtensor
 
 logger = logging.getLogger(__name__)
 LOSSES = "losses"  # the count of ranks that gave one
@@ -100,7 +100,8 @@ class LossReport:
     """Takes the mean loss out of the global sums, and warns, once, when no rank gave one."""
 
     def __init__(self) -> None:
-        self._missing = torch.zeros((), dtype=torch.bool)  # on the host: was there a step without one?
+        self._ever: Tensor | None = None  # 0-dim bool: was there a step without one?
+        self._missing = torch.zeros((), dtype=torch.bool)  # the same on the host, where it may arrive later
         self._said = False
 
     def take(self, columns: Scalars, usable: Tensor) -> Tensor:
@@ -123,8 +124,12 @@ class LossReport:
     def _note(self, missing: Tensor) -> None:
         if self._said:
             return
-        if missing.device.type == "cpu":
-            self._missing = self._missing | missing
+        self._ever = missing if self._ever is None else self._ever.to(missing.device) | missing
+        if (
+            missing.device.type == "cuda" and not self._missing.is_pinned()
+        ):  # only a copy to pinned memory does not wait
+            self._missing = self._missing.pin_memory()
+        self._missing.copy_(self._ever, non_blocking=True)
         if bool(self._missing):
             self._said = True
             logger.warning(
@@ -132,12 +137,6 @@ class LossReport:
                 "step(closure), whose closure returns it, or step(loss=loss). Where a framework calls step(), set "
                 "dadapt_dist.base_optimizer(optimizer).loss = loss before, in every step."
             )
-        elif missing.device.type != "cpu":
-            if (
-                missing.device.type == "cuda" and not self._missing.is_pinned()
-            ):  # only a copy to pinned memory does not wait
-                self._missing = self._missing.pin_memory()
-            self._missing.copy_(missing, non_blocking=True)
 
 
 def values_at(last: dict[str, float]) -> dict[str, float]:

@@ -1,11 +1,12 @@
 """The torch optimizer made of a method, a layout and a step size: one pass over the parameters a step."""
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from operator import is_
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -17,11 +18,12 @@ from ..methods import METHODS, Buffer
 from ..methods.base import Dtypes
 from ..options.checks import check_choice, check_options
 from ..sharding import registry
-from ..sharding.dtensor_type import is_dtensor
+from ..sharding.dtensor import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
-from . import amp, log_every, loss_channel, param_groups, torch_compile
-from .amp import Finding
-from .local_step import Entries, measure, sweep
+from . import amp, amp_alone, log_every, loss_channel, param_groups, per_tensor, torch_compile
+from .amp import AmpScaling, Finding
+from .estimate_state import TENSORS, estimates_of
+from .local_step import Entries, Window, measure, sweep
 from .members import Look
 from .option_sets import Lots
 from .state import buffers, param_state, replaced_groups
@@ -29,7 +31,6 @@ from .state import state_dict as saved_state
 from .state.validation import FORMAT
 from .step_plan import PlanCache
 from .step_size import StepSize
-from .step_window import Window
 from .uneven_inputs import MayJoin
 
 
@@ -45,8 +46,8 @@ class LearningRateFree(Optimizer, MayJoin):
     Nothing about a parameter is kept from the construction: frameworks wrap, shard and swap parameters afterwards.
     """
 
-    amp_scaling: Literal["internal", "external"] | None = None
-    """Who unscales gradients under a GradScaler: this optimizer in step(), the scaler before it, or (None) as is found out."""
+    _amp_scaling: AmpScaling | None = None
+    _wrapper: "weakref.ref[Any] | None" = None  # what a scaler was seen to handle in the place of this object
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class LearningRateFree(Optimizer, MayJoin):
         self._delivery: FrameworkAdapter | None = None  # None: to be asked for
         self._groups: list[dict[str, Any]] = []
         super().__init__(params, dict(options))
+        self._name_tensors(0)
         step_size.join(self.method, options, self.param_groups)
         self._join()
 
@@ -88,6 +90,7 @@ class LearningRateFree(Optimizer, MayJoin):
             self.__dict__.pop(name, None)
         self._looked = False  # at all options, in this call of step()
         self._loss: Tensor | float | None = None
+        self._knows_scaler = False  # whether a scaler that tells nothing was looked for
         self._delivery, self._groups = None, self.param_groups
         self.step_size.roster.add(self)
         self.bind_groups()
@@ -120,11 +123,19 @@ class LearningRateFree(Optimizer, MayJoin):
         try:
             param_state.check_params(self.param_groups[-1]["params"], self.dtypes.state)
             if self._bound:
+                self._name_tensors(len(self.param_groups) - 1)
                 self.step_size.settle()
                 self.step_size.register(self.param_groups[-1])
         except Exception:
             self.param_groups.pop()
             raise
+
+    def _name_tensors(self, first: int) -> None:
+        """Name the estimates of the tensors of new groups, from this place on, where each tensor has one."""
+        for group in self.param_groups[first:]:
+            group.pop(TENSORS, None)
+        if self.step_size.per_tensor:
+            per_tensor.name_tensors(self.param_groups[first:], first)
 
     def bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's. In place: schedulers and frameworks may hold the very dicts."""
@@ -142,7 +153,7 @@ class LearningRateFree(Optimizer, MayJoin):
     def _views(self) -> list[dict[str, Tensor]]:
         """What each group holds of its estimate."""
         scalars, steps = self.step_size.scalars, {"steps": self.step_size.shown_steps}
-        return [scalars.of(scalars.row(group["estimate"])) | steps for group in self.groups]
+        return [scalars.of(scalars.rows_of(group)) | steps for group in self.groups]
 
     def given_scalars(self) -> list[tuple[param_groups.Key, Any]]:
         """((estimate, name), value) of every scalar of a group that somebody has put another value in the place of.
@@ -217,14 +228,15 @@ class LearningRateFree(Optimizer, MayJoin):
     def effective_lr(self) -> list[float]:
         """The learning rate of the underlying method (Adam, SGD, ...) in the coming step, for each group: mostly d·lr.
 
-        Waits for the reduce under way.
+        With an estimate for each tensor, the mean over the group's tensors. Waits for the reduce under way.
         """
         self._adopt_groups()
         return [self._rate(group) for group in self.groups]
 
     def _rate(self, group: dict[str, Any]) -> float:
         table = self.step_size.current()
-        return float(self.method.learning_rate(group, table.of(table.row(group["estimate"]))))
+        rates = [self.method.learning_rate(group, table.of(table.row(name))) for name in estimates_of(group)]
+        return sum(map(float, rates)) / max(len(rates), 1)
 
     def set_d(self, value: float, estimate: str | None = None) -> None:
         """Set d by hand; it stays there until a larger one is found. Do so on all ranks, between the same two steps.
@@ -250,11 +262,7 @@ class LearningRateFree(Optimizer, MayJoin):
 
     @property
     def loss(self) -> Tensor | float | None:
-        """The loss of the coming step on this rank, for a method that uses it (`step(loss=...)`), set before step().
-
-        For frameworks that call step() themselves: `dadapt_dist.base_optimizer(optimizer).loss = loss`. The step forgets it.
-        None where there is none, and for a method that uses none.
-        """
+        """The loss of the coming step on this rank, set before a framework calls step(), which forgets it; None: none."""
         return self._loss
 
     @loss.setter
@@ -273,18 +281,14 @@ class LearningRateFree(Optimizer, MayJoin):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
-        """Take one step; returns what the closure returned, if there is a closure.
-
-        The update uses d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
+        """Take one step with d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
 
         Args:
-            closure: Computes the gradients anew and returns the loss.
-            loss: Of this rank, for a method that uses the loss; others ignore it. Without it, `loss` as it was set before,
-                else what the closure returned.
+            closure: Computes the gradients anew and returns the loss, which step() then returns too.
+            loss: Of this rank, for a method that uses it. None: the attribute `loss`, else what the closure returned.
 
         Raises:
-            TypeError: The loss is no real number, and no tensor of one; nothing has moved.
-            ValueError: The loss has several elements, or an option or a gradient cannot be right; nothing has moved.
+            TypeError, ValueError: The loss is no number, or an option or a gradient cannot be right; nothing has moved.
         """
         result = None
         if closure is not None:
@@ -306,12 +310,16 @@ class LearningRateFree(Optimizer, MayJoin):
             if self.method.wants_loss:
                 self.loss = next((value for value in (loss, self._loss, result) if value is not None), None)
             self._adopt_groups()
+            if self._wrapper is not None:
+                amp.borrow(self)
             self._take(None if self.__dict__.get("found_inf") is None else amp.finding_of(self))
         except BaseException:
             amp.forget(self)
             raise
         finally:
             self._looked, self._loss = False, None
+            if self._wrapper is not None:
+                amp.give_back(self)
 
     def _take(self, found: Finding | None) -> None:
         groups = self.param_groups
@@ -321,6 +329,10 @@ class LearningRateFree(Optimizer, MayJoin):
             self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)
             return
+        if not self._knows_scaler:
+            self._knows_scaler = True
+            if found is None:
+                amp_alone.check(self)
         if self._join_config.is_first_joinable:
             self.announce()
         shown = [(group, group["params"]) for group in groups]
@@ -329,21 +341,47 @@ class LearningRateFree(Optimizer, MayJoin):
 
     def _run(self, window: Window, shown: Entries, lots: Lots, found: Finding | None) -> None:
         """Take this call's part of a step, and add its sums to the window's."""
-        if "log_every" in self.defaults and not (window.arrived and self.delivery.in_pieces):
+        if self.groups and self.groups[0].get("log_every") and not (window.arrived and self.delivery.in_pieces):
             log_every.log(self)
         window.moves |= lots.moves
         if not window.skipped:
-            window.sums += sweep(self, shown, lots, phases=window.phases, skip=window.overflow)
+            window.sums += sweep(self, *self._split(shown, lots), phases=window.phases, skip=window.overflow)
         elif found is not None:
             found.spread(torch.tensor(True))
 
     def measure(self, phases: Sequence[str]) -> Tensor:
         """The weighted sums of phases before the weights move: float64 [n_estimates, width]."""
-        return measure(self, self._all(), self.lots(), phases)
+        return measure(self, *self._split(self._all(), self.lots()), phases)
 
     def rehearse(self, phases: Sequence[str] = ("after",)) -> Tensor:
         """The sums of the coming step, with nothing moved: float64 [n_estimates, width]."""
-        return sweep(self, self._all(), self.lots(), phases=phases, dry=True)
+        return sweep(self, *self._split(self._all(), self.lots()), phases=phases, dry=True)
+
+    def _split(self, entries: Entries, lots: Lots) -> tuple[Entries, Lots | per_tensor.TensorLots]:
+        """The groups as they are, or, with an estimate for each tensor, each tensor as a group of its own."""
+        return per_tensor.split(entries, lots) if self.step_size.per_tensor else (entries, lots)
+
+    @property
+    def amp_scaling(self) -> AmpScaling | None:
+        """Who unscales gradients under a GradScaler, and leaves overflowed steps out. Set it on all ranks alike.
+
+        "internal": this optimizer, in step(), on all ranks together. "external": the scaler or trainer, before step(); it has
+        to see to it that no rank leaves a step out alone. None: as is found out from what the scaler handles.
+
+        Raises:
+            ValueError: On assignment of another value; nothing changes.
+
+        Example:
+            >>> import torch, dadapt_dist
+            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
+            >>> optimizer.amp_scaling = "internal"
+        """
+        return self._amp_scaling
+
+    @amp_scaling.setter
+    def amp_scaling(self, value: AmpScaling | None) -> None:
+        check_choice("amp_scaling", value, (None, "internal", "external"))
+        self._amp_scaling = value
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -399,8 +437,8 @@ class LearningRateFree(Optimizer, MayJoin):
     def __getstate__(self) -> dict[str, Any]:
         self.step_size.finish()
         self.step_size.adopt_between_steps()
-        own = ("method", "step_size", "dtypes", "backend", "unmoved", "_bound")
-        return super().__getstate__() | {name: self.__dict__[name] for name in own}
+        own = ("method", "step_size", "dtypes", "backend", "unmoved", "_bound", "_amp_scaling")
+        return super().__getstate__() | {name: getattr(self, name) for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         adopted = "step_size" not in state  # by somebody who puts a checkpoint together by himself

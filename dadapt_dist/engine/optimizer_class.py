@@ -14,7 +14,7 @@ from ..kernels import Backend
 from ..methods import Method
 from ..methods.base import Dtypes
 from ..methods.registry import class_name
-from ..options.checks import Before, NonFinite, Sync, check_keywords
+from ..options.checks import Before, NonFinite, Separate, Sync, check_keywords
 from .named_step_sizes import named
 from .optimizer import LearningRateFree
 from .state.param_state import dtype_named
@@ -63,6 +63,11 @@ class Common:
         "when sums that a method takes before the weights move count: in the step itself, by a blocking reduce "
         "('exact'), or in the next step, hidden ('lagged'). The others take none",
     )
+    estimates: Separate = _documented(
+        None,
+        "'per_tensor': a d for each tensor, under its name; or a list of the names that groups choose from. None: one d, or "
+        "those that the groups name",
+    )
     process_group: Any = _documented(None, "ranks that train together. None: all")
     copies: Callable[[Tensor], int | None] | None = _documented(
         None, "for plain tensors that hold a slice: returns how many ranks hold the same elements"
@@ -70,7 +75,7 @@ class Common:
     step_size: StepSize | str | None = _documented(
         None,
         "a StepSize shared with other optimizers, or a name: all optimizers of the process that give it share one. "
-        "freeze_after, nonfinite, sync, before, process_group and copies then belong to it",
+        "freeze_after, nonfinite, sync, before, estimates, process_group and copies then belong to it",
     )
 
 
@@ -190,7 +195,7 @@ def _build(
 def _step_size(given: dict[str, Any], where: str) -> StepSize:
     """The StepSize that the optimizer shares, or one of its own."""
     shared, usual = given["step_size"], {option.name: option.default for option in fields(Common)}
-    own = {name: given[name] for name in _STEP_SIZE_OPTIONS if given[name] != usual[name]}
+    own = {name: given[name] for name in _STEP_SIZE_OPTIONS if not _is(given[name], usual[name])}
     if isinstance(shared, str):
         return named(shared, own, where)
     if shared is None:
@@ -198,3 +203,8 @@ def _step_size(given: dict[str, Any], where: str) -> StepSize:
     if own:
         raise ValueError(f"{where}: {', '.join(own)} belong to the StepSize; pass them to StepSize(...) instead")
     return shared  # type: ignore[no-any-return]
+
+
+def _is(value: Any, usual: Any) -> bool:
+    """Whether a value is the default, None or a word; it may be an array, which compares element by element."""
+    return value is usual or (isinstance(value, str) and value == usual)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..options.fields import NOTHING, number
-from .estimate_state import ScalarTable
+from .estimate_state import TENSORS, ScalarTable, estimates_of
 from .state.validation import scalar
 
 Group = dict[str, Any]
@@ -24,13 +24,25 @@ Key = tuple[str, str]
 def given(groups: Sequence[Group], views: Sequence[Mapping[str, Tensor]]) -> list[tuple[Key, Any]]:
     """The values that lie in the groups in place of their views, or as d where the method has none."""
     replaced = [
-        (("" if name == "steps" else group["estimate"], name), group[name])
+        entry
         for group, of_group in zip(groups, views, strict=True)
         for name, view in of_group.items()
         if name in group and group[name] is not view
+        for entry in _keyed(group, name)
     ]
     strange = (group for group, of_group in zip(groups, views, strict=True) if "d" in group and "d" not in of_group)
-    return [*replaced, *(((group["estimate"], "d"), group["d"]) for group in strange)]
+    return [*replaced, *(entry for group in strange for entry in _keyed(group, "d"))]
+
+
+def _keyed(group: Group, name: str) -> list[tuple[Key, Any]]:
+    """A value that lies in a group, for each of its estimates: one for all, or one for each tensor."""
+    value = group[name]
+    if name == "steps":
+        return [(("", "steps"), value)]
+    estimates = estimates_of(group)
+    if TENSORS in group and isinstance(value, (list, tuple, Tensor)) and len(plain(value)) == len(estimates):
+        return [((estimate, name), one) for estimate, one in zip(estimates, plain(value), strict=True)]
+    return [((estimate, name), value) for estimate in estimates]
 
 
 def checked(values: Iterable[tuple[Key, Any]], table: ScalarTable) -> dict[Key, Any]:

@@ -8,15 +8,13 @@ import torch
 
 from .. import kernels
 from ..comm.async_all_reduce import Reduce
-from ..comm.communicator import ShardLayout
 from ..options.checks import Before, NonFinite
 from ..sharding.rank_claims import Claims
 from ..sharding.shard_index import ShardIndex, home_device
-from .diagnostics.nonfinite import HeldReport
-from .estimate_state import ScalarTable
-from .members import Roster
-from .rank_agreement import Agreement
-from .step_window import check_pieces
+from .diagnostics.run_diagnostics import RunDiagnostics
+from .members import Watched
+from .per_tensor import check_tensors
+from .step_pieces import check_pieces
 
 
 class Watches(Protocol):
@@ -26,26 +24,28 @@ class Watches(Protocol):
         """See when one of these DDP modules is in a `Join` that this StepSize is not in."""
 
 
-class Placeable(Protocol):
+class Placeable(Watched, Protocol):
     """A StepSize whose parameters are to be placed."""
 
-    layout: ShardLayout
-    shards: ShardIndex
-    roster: Roster
-    reduce: Reduce
-    agreement: Agreement
-    held: HeldReport
     nonfinite: NonFinite | None
     before: Before
-    freeze_after: int | None
+    per_tensor: bool
+
+    @property
+    def shards(self) -> ShardIndex:
+        """Where the parameters live."""
+
+    @property
+    def reduce(self) -> Reduce:
+        """The reduce of a step."""
+
+    @property
+    def diagnostics(self) -> RunDiagnostics:
+        """What is said of the run."""
 
     @property
     def joining(self) -> Watches:
         """Its part in a `Join`."""
-
-    @property
-    def scalars(self) -> ScalarTable:
-        """The scalars of all estimates."""
 
     def widest(self) -> int:
         """How many numbers the largest reduce of a step has as its sums."""
@@ -64,7 +64,7 @@ def place(step_size: Placeable) -> None:
         table.fingerprint(),
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )
-    roster.place(claims, partial(check_pieces, roster, step_size.nonfinite), kernels.rank_fingerprint)
+    roster.place(claims, partial(_check, step_size), kernels.rank_fingerprint)
     agreement.settle(
         shards.classes,
         step_size.layout.rank,
@@ -73,13 +73,19 @@ def place(step_size: Placeable) -> None:
     )
     home = home_of(step_size)
     table.to(home)
-    step_size.held.live_on(home)
-    step_size.held.forget()
+    step_size.diagnostics.begin(step_size, home)
     step_size.reduce.restart(home, step_size.widest(), len(agreement.names()), agreement.n_witnessed)
     for member in roster:
         member.bind_groups()
         member.prepare()
     step_size.joining.watch(shards.modules)
+
+
+def _check(step_size: Placeable) -> None:
+    """Raise for what this rank cannot do, which reaches the others."""
+    check_pieces(step_size.roster, step_size.nonfinite)
+    if step_size.per_tensor:
+        check_tensors([*step_size.roster])
 
 
 def home_of(step_size: Placeable) -> torch.device:

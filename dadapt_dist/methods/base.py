@@ -189,6 +189,10 @@ class Method(ABC):
         cls.sums = () if cls.after is None else cls.after.names
         cls.wants_loss = any(spec is not None and spec.loss for spec in (cls.before, cls.after))
 
+    def own_signature(self) -> KernelSignature | None:
+        """The signature that the class declares itself: one derived from a method may have another update than the kernels."""
+        return vars(type(self)).get("signature")
+
     # ---------------------------------------------------------------- scalars and buffers
 
     def scalars(self, options: Options) -> dict[str, Initial]:

@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from .fields import LR, NOTHING, Check, integer, plain, rate, text
 
 Sync = Literal["next_step", "step"]
 Before = Literal["exact", "lagged"]
+Separate = Sequence[str] | Literal["per_tensor"] | None
 NonFinite = Literal["hold", "skip", "raise"]
 LARGEST = sys.float_info.max
 PRODIGYS = ("d_coef", "beta3")  # options of an estimate that one method alone has
@@ -87,7 +88,7 @@ def check_names(name: str, value: Any) -> tuple[str, ...] | None:
         return None
     names = () if isinstance(value, (str, set, frozenset)) or not hasattr(value, "__iter__") else tuple(value)
     if not names or NOTHING in map(text, names) or len({*names}) < len(names):
-        raise ValueError(f"{name}={value!r} must be a list of different names, or None")
+        raise ValueError(f"{name}={value!r} must be a list of different names, 'per_tensor' or None")
     return tuple(map(str, names))
 
 

@@ -77,7 +77,12 @@ def _place(p: Tensor, owners: dict[int, tuple[Any, int | None]]) -> LocalShard:
         numel = flat._sharded_size.numel() * shards  # with the padding, which holds zeros and adds nothing
         # Entries of several tensors follow each other, so no global index belongs to a local one.
         return LocalShard(
-            tensor_key=f"fsdp1flat{names}", num_shards=shards, shard_id=piece, global_numel=numel, global_offset=None
+            tensor_key=f"fsdp1flat{names}",
+            num_shards=shards,
+            shard_id=piece,
+            global_numel=numel,
+            global_offset=None,
+            packs_several=len(flat._fqns) > 1,
         )
     info = flat._shard_param_infos[index]
     return LocalShard(

@@ -28,6 +28,7 @@ class LocalShard:
 
     A flat tensor into which a framework has packed several parameters has one LocalShard for each of them, with
     fqn: the parameter's name, and flat_slice: the elements of the flat tensor that are its. None: the tensor is one parameter.
+    packs_several: it is a flat tensor that has one LocalShard all the same.
     """
 
     tensor_key: str
@@ -39,6 +40,7 @@ class LocalShard:
     global_offset: int | None = 0
     fqn: str | None = None
     flat_slice: slice | None = None
+    packs_several: bool = False
 
     @property
     def is_plain(self) -> bool:

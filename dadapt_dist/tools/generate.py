@@ -20,7 +20,7 @@ BEGIN, END = "<!-- methods: written by `make format` from dadapt_dist/methods --
 _ARXIV = re.compile(r"arXiv \d{4}\.\d{5}")
 _HEAD = """\
 # Written by `make format` from the methods' files.
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -119,6 +119,7 @@ def _type(annotation: Any) -> str:
     for prefix in ("typing.", "collections.abc.", "dadapt_dist.engine.step_size.", "dadapt_dist.methods.", "builtins."):
         text = text.replace(prefix, "")
     text = re.sub(r"Optional\[(Literal\[[^]]*\])\]", r"\1 | None", text)
+    text = re.sub(r"Union\[(.*), NoneType\]", lambda found: found[1].replace("], ", "] | ") + " | None", text)
     return text.replace("torch.Tensor", "Tensor")
 
 

@@ -10,6 +10,8 @@ from torch import nn
 import dadapt_dist as dd
 from dadapt_dist.kernels import triton_launch
 from tests.helpers.classes import CLASSES
+from tests.helpers.loss_methods import TOYS, of_toy
+from tests.helpers.registered import registrations_undone
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
@@ -72,6 +74,27 @@ def test_a_step_does_not_make_the_host_wait(key: str, backend: Any) -> None:
             optimizer.step()
     finally:
         torch.cuda.set_sync_debug_mode(before)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("what", ["an estimate for each tensor", *(toy.name for toy in TOYS)])
+def test_neither_a_loss_nor_an_estimate_for_each_tensor_makes_the_host_wait(what: str) -> None:
+    params = model()
+    with registrations_undone():
+        per_tensor = what.startswith("an ")
+        optimizer: Any = dd.Prodigy(params, estimates="per_tensor") if per_tensor else of_toy(what)(params, lr=0.01)
+        for step in range(3):
+            gradients(params, step)
+            optimizer.step(loss=torch.ones((), device="cuda"))
+        torch.cuda.synchronize()
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for loss in (torch.ones((), device="cuda"), 1.0, None):
+                optimizer.step(loss=loss)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+        assert per_tensor or optimizer.step_size.value("default", "seen") == 1.0
 
 
 def kernels_of(call: Callable[[], Any]) -> list[str]:

@@ -9,8 +9,9 @@ import math
 from typing import Any
 
 from ...options.checks import check_options
+from ..estimate_state import TENSORS, estimates_of
 from ..members import HasGroups, TakesScalars
-from .validation import check_format, check_order, numbers_of
+from .validation import check_format, check_order, scalars_of
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +27,13 @@ def adopt(optimizer: HasGroups) -> None:
     new = [(index, group) for index, group in enumerate(groups) if id(group) not in ours]
     if not new:
         return
-    found = [_checked(optimizer, group, f"parameter group {index}") for index, group in new]
-    live = {group["estimate"] for group in groups if id(group) in ours}
+    found = [_checked(optimizer, group, index) for index, group in new]
+    live = {name for group in groups if id(group) in ours for name in estimates_of(group)}
     given: dict[str, dict[str, Any]] = {}
-    for options, scalars in found:
-        if options["estimate"] not in live:
-            _check_agree(given.setdefault(options["estimate"], scalars), scalars, options["estimate"])
+    for _, of_group in found:
+        for estimate, scalars in of_group.items():
+            if estimate not in live:
+                _check_agree(given.setdefault(estimate, scalars), scalars, estimate)
     for (index, _), (options, _) in zip(new, found, strict=True):
         groups[index] = options
     optimizer.bind_groups()
@@ -39,8 +41,9 @@ def adopt(optimizer: HasGroups) -> None:
         _take(optimizer.step_size, estimate, scalars)
 
 
-def _checked(optimizer: HasGroups, group: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the group with the defaults of what it lacks, the scalars that it holds)."""
+def _checked(optimizer: HasGroups, group: Any, index: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """(the group with the defaults of what it lacks, the scalars that it holds, by estimate)."""
+    where = f"parameter group {index}"
     if not isinstance(group, dict) or "params" not in group:
         raise ValueError(f"{where} must be a dict with params: add groups with optimizer.add_param_group.")
     defaults = {
@@ -54,10 +57,20 @@ def _checked(optimizer: HasGroups, group: Any, where: str) -> tuple[dict[str, An
         )
     check_format(options, where)
     options |= check_options({name: options[name] for name in defaults}, optimizer.method.options.checks(), where)
-    optimizer.step_size.scalars.row(options["estimate"])  # raises for an estimate that does not exist
+    options.pop(TENSORS, None)
+    if index < len(optimizer.bound) and TENSORS in optimizer.bound[index]:
+        options[TENSORS] = optimizer.bound[index][TENSORS]
+        if len(options["params"]) != len(options[TENSORS]):
+            raise ValueError(
+                f"{where} has {len(options['params'])} tensors, and there are estimates for {len(options[TENSORS])}: add tensors "
+                "as a group of their own, with optimizer.add_param_group."
+            )
+    for name in estimates_of(options):
+        optimizer.step_size.scalars.row(name)  # raises for an estimate that does not exist
     names = [name for name in (*optimizer.step_size.scalars.values, "steps") if name in options]
-    scalars = numbers_of(options, names, where, optimizer.step_size.scalars.lengths)
-    check_order(scalars, where)
+    scalars = scalars_of(options, names, where, optimizer.step_size.scalars.lengths)
+    for of_estimate in scalars.values():
+        check_order(of_estimate, where)
     return options, scalars
 
 

@@ -14,14 +14,24 @@ from torch import Tensor
 
 from ...methods import Buffer
 from ...options.checks import assigned, check_options, listed
-from ...sharding.dtensor_type import is_dtensor
-from ...sharding.resolve import resolve
+from ...sharding.dtensor import is_dtensor
+from ...sharding.registry import resolve
 from ...sharding.shard import LocalShard
-from ..estimate_state import OF_ESTIMATE
+from ..estimate_state import OF_ESTIMATE, TENSORS, estimates_of
 from ..members import Saves
 from . import foreign_entries, param_state, replaced_groups
-from .buffers import note_loaded
-from .validation import check_elements, check_entries, check_format, check_kind, check_order, numbers_of, parts_of
+from .buffers import needed_by, note_loaded
+from .validation import (
+    GO_BACK,
+    check_elements,
+    check_entries,
+    check_format,
+    check_kind,
+    check_order,
+    numbers_of,
+    parts_of,
+    scalars_of,
+)
 
 Dict = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -49,9 +59,9 @@ def _make_plain(optimizer: Saves, groups: list[Dict]) -> None:
     table, steps, checks = optimizer.step_size.scalars, optimizer.step_size.steps, optimizer.method.options.checks()
     values = table.lists()
     for index, (group, own) in enumerate(zip(groups, optimizer.groups, strict=True)):
-        row, where = table.row(own["estimate"]), f"{type(optimizer).__name__} group {index}"
+        rows, where = table.rows_of(own), f"{type(optimizer).__name__} group {index}"
         options = {key: assigned(key, own[key], checks, where) for key in group if key not in ("params", "lr")}
-        group.update(options | {name: of_all[row] for name, of_all in values.items()} | {"steps": steps})
+        group.update(options | {name: of_all[rows] for name, of_all in values.items()} | {"steps": steps})
         group["lr"] = float(own["lr"])  # perhaps a tensor that its owner goes on changing
 
 
@@ -73,7 +83,7 @@ def load(optimizer: Saves, state_dict: Dict) -> None:
     groups, saved = parts_of(_after_pre_hooks(optimizer, state_dict))
     optimizer.step_size.check_settled()
     replaced_groups.adopt(optimizer)
-    groups = _checked_groups(optimizer, groups)
+    groups, estimates = _checked_groups(optimizer, groups)
     check_entries(groups, saved, {name for group in groups for name in optimizer.method.buffers(group)})
     pairs = _pairs(optimizer, groups, saved)
     _check_buffers(optimizer, groups, pairs, _frozen_then(groups, saved))
@@ -88,7 +98,7 @@ def load(optimizer: Saves, state_dict: Dict) -> None:
     merged = [_merged(live, group) for live, group in zip(optimizer.groups, groups, strict=True)]
     fresh: Any = type(optimizer.state)(dict)
     fresh.update(state | others)
-    for estimate, group in {group["estimate"]: group for group in groups}.items():
+    for estimate, group in estimates.items():
         optimizer.step_size.load(estimate, group)
     optimizer.__setstate__({"state": fresh, "param_groups": merged})
     note_loaded(optimizer)
@@ -105,26 +115,55 @@ def _after_pre_hooks(optimizer: Saves, state_dict: Any) -> Any:
 
 
 def _merged(live: Dict, saved: Dict) -> Dict:
-    merged = {key: deepcopy(value) for key, value in saved.items() if key != "params"}
+    merged = {key: deepcopy(value) for key, value in saved.items() if key not in ("params", TENSORS)}
+    if TENSORS in live:
+        merged[TENSORS] = live[TENSORS]
     merged["params"] = live["params"]
     if "param_names" in live:
         merged.setdefault("param_names", live["param_names"])
     return merged
 
 
-def _checked_groups(optimizer: Saves, groups: list[Dict]) -> list[Dict]:
-    """The groups with their scalars as python numbers, and their options as they are read."""
+def _checked_groups(optimizer: Saves, groups: list[Dict]) -> tuple[list[Dict], dict[str, Dict]]:
+    """(the groups with their options as they are read, the same of each estimate with its scalars as python numbers)."""
     _check_counts([len(group["params"]) for group in groups], [len(group["params"]) for group in optimizer.groups])
     names = (*optimizer.step_size.scalars.values, "steps")
     checked: list[Dict] = []
     first: dict[str, Dict] = {}  # of each estimate
-    for index, group in enumerate(groups):
+    for index, (group, live) in enumerate(zip(groups, optimizer.groups, strict=True)):
         where = f"group {index} of the checkpoint"
+        _check_tensors(group, live, where)
         options = _check_group(optimizer, group, where)
-        checked.append(group | options | numbers_of(group, names, where, optimizer.step_size.scalars.lengths))
-        _check_agree(first.setdefault(group["estimate"], checked[-1]), checked[-1], names)
-        check_order(checked[-1], where)
-    return checked
+        found = scalars_of(group, names, where, optimizer.step_size.scalars.lengths)
+        for estimate, scalars in found.items():
+            one = group | options | scalars
+            _check_agree(first.setdefault(estimate, one), one, names)
+            check_order(one, where)
+        checked.append(group | options | _of_group(found, live, names, where, group))
+    return checked, first
+
+
+def _of_group(found: dict[str, Dict], live: Dict, names: Iterable[str], where: str, group: Dict) -> Dict:
+    """The scalars of a live group, from those of its estimates."""
+    if TENSORS not in live:
+        return found[group["estimate"]]
+    vectors = {name: [found[estimate][name] for estimate in live[TENSORS]] for name in names}
+    return vectors | numbers_of(group, ("steps",), where)
+
+
+def _check_tensors(group: Dict, live: Dict, where: str) -> None:
+    """Raise ValueError where only one side has an estimate for each tensor; the names of the live tensors, where others were."""
+    saved, own = group.get(TENSORS), live.get(TENSORS)
+    if (saved is None) != (own is None):
+        has = "one d for all its tensors" if saved is None else "one d for each tensor"
+        cure = "without estimates=" if saved is None else 'with estimates="per_tensor"'
+        raise ValueError(f"{where} has {has}, and this optimizer has not: build it {cure}, as the one that was saved.")
+    if own is None:
+        return
+    if not isinstance(saved, (list, tuple)) or len(saved) != len(own):
+        raise ValueError(f"{where}: {TENSORS} must be {len(own)} names, one for each tensor. {GO_BACK}")
+    if {*saved} != {*own}:  # parameters have other names, or had none: they are the same by their order, as for torch
+        group[TENSORS] = own
 
 
 def _check_counts(there: list[int], here: list[int]) -> None:
@@ -171,7 +210,8 @@ def _check_group(optimizer: Saves, group: Dict, where: str) -> Dict:
     options = check_options(
         {key: group[key] for key in optimizer.defaults if key in group}, optimizer.method.options.checks(), where
     )
-    scalars.row(options["estimate"])  # raises for an estimate that does not exist
+    for name in estimates_of({**group, **options}):
+        scalars.row(name)  # raises for an estimate that does not exist
     return options
 
 
@@ -224,8 +264,7 @@ def _check_buffers(
         logger.warning("the checkpoint holds no buffers of %d trainable parameters: they start afresh", fresh)
     for p, buffers, group in ours:
         specs = optimizer.method.buffers(group)
-        frozen = _frozen(optimizer, group)
-        missing = {n for n, spec in specs.items() if n not in buffers and not (frozen and spec.statistic)}
+        missing = set(needed_by(optimizer, group)) - set(buffers)
         if missing:
             dropped = all(specs[n].statistic for n in missing)
             hint = " It was saved frozen: pass the same freeze_after." if dropped else ""
@@ -258,17 +297,12 @@ def _check_place(name: str, t: Tensor, p: Tensor) -> None:
         )
 
 
-def _frozen(optimizer: Saves, group: Dict) -> bool:
-    limit = optimizer.step_size.freeze_after
-    return limit is not None and int(group["steps"]) >= limit
-
-
 def _restored(optimizer: Saves, p: Tensor, buffers: Dict, group: Dict, place: LocalShard) -> Dict:
     """The buffers as this optimizer keeps them: on the parameter's device, in no lower precision than saved, copied."""
     cut, specs = param_state.cut_of(place, group), optimizer.method.buffers(group)
     restored = foreign_entries.entries(buffers, specs, p.device)
-    for name, spec in specs.items():
-        if name not in buffers or (_frozen(optimizer, group) and spec.statistic):
+    for name, spec in needed_by(optimizer, group).items():
+        if name not in buffers:
             continue
         t = buffers[name].detach()
         t = t.to(device=p.device, dtype=optimizer.dtypes.restored(p, spec, t.dtype), copy=True)

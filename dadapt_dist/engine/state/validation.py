@@ -12,6 +12,7 @@ from torch import Tensor
 from ...methods import Buffer
 from ...options.checks import listed
 from ...options.fields import NOTHING, numbers
+from ..estimate_state import TENSORS, estimates_of
 
 Dict = dict[str, Any]
 FORMAT = 1
@@ -104,6 +105,27 @@ def numbers_of(group: Mapping[str, Any], names: Iterable[str], where: str, lengt
     lengths: of those that are vectors.
     """
     return {name: scalar(name, group[name], where, lengths.get(name)) for name in names}
+
+
+def scalars_of(
+    group: Mapping[str, Any], names: Iterable[str], where: str, lengths: Mapping[str, int] = NONE
+) -> dict[str, Dict]:
+    """These scalars of a saved group, as `numbers_of`, by estimate: of the group's one, or of each of its tensors."""
+    if TENSORS not in group:
+        return {group["estimate"]: numbers_of(group, names, where, lengths)}
+    estimates, spread = [*estimates_of(group)], {}
+    for name in names:
+        value = group[name].tolist() if isinstance(group[name], Tensor) else group[name]
+        of_all = [value] * len(estimates) if name == "steps" else value
+        if not isinstance(of_all, (list, tuple)) or len(of_all) != len(estimates):
+            raise ValueError(
+                f"{where}: {name}={value!r} must be {len(estimates)} numbers, one for each tensor. {GO_BACK}"
+            )
+        spread[name] = of_all
+    return {
+        estimate: numbers_of({name: of_all[place] for name, of_all in spread.items()}, spread, where, lengths)
+        for place, estimate in enumerate(estimates)
+    }
 
 
 def check_order(values: Mapping[str, Any], where: str) -> None:

@@ -25,7 +25,7 @@ def train(case: Case) -> tuple[list[float], list[float], list[float], list[int]]
             return super().take(columns, usable)
 
     with registrations_undone():
-        deepspeed_runs.CLASSES["early"] = of_toy("early")
+        deepspeed_runs.ALL["early"], deepspeed_runs.OPTIONS["early"] = of_toy("early"), {}
         try:
             with Trainer(case) as trainer:
                 trainer.base.step_size.scalars._losses = Counting()
@@ -45,7 +45,7 @@ def train(case: Case) -> tuple[list[float], list[float], list[float], list[int]]
                     calls.append(trainer.calls - before)
                 return seen, means, counts, calls
         finally:
-            deepspeed_runs.CLASSES.pop("early")
+            del deepspeed_runs.ALL["early"], deepspeed_runs.OPTIONS["early"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

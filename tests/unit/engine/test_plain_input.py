@@ -247,6 +247,10 @@ def test_estimates_may_be_named_by_any_sequence() -> None:
         train(optimizer, 2)
         assert list(shared.scalars.names) == ["a", "b"]
         assert_plain(saved_and_loaded(optimizer)["param_groups"][1])
+    own = dd.Prodigy([{"params": weights(), "estimate": "b"}], estimates=np.array(["a", "b"]))
+    assert own.d == {"a": 1e-6, "b": 1e-6}
+    each = dd.Prodigy(weights(), estimates=np.str_("per_tensor"))
+    assert list(each.d) == [f"0.{i}" for i in range(len(weights()))]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("named", [False, True])
