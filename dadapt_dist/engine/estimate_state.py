@@ -12,7 +12,6 @@ from ..methods.base import PHASES, Initial, Method, Options, Scalars, Sums
 from ..options.checks import check_options
 from . import loss_channel
 
-OF_ESTIMATE = Method.estimate_options  # options that all groups of one estimate must share
 _VERSION = attrgetter("_version")  # counts the writes into a tensor, also by way of its views
 KEPT_HERE = ("k", "held")  # steps in which the estimate moved; steps held because a gradient was not finite
 TENSORS = "tensor_estimates"  # key of a group each of whose tensors has an estimate of its own: their names

@@ -17,7 +17,7 @@ from ...options.checks import assigned, check_options, listed
 from ...sharding.dtensor import is_dtensor
 from ...sharding.registry import resolve
 from ...sharding.shard import LocalShard
-from ..estimate_state import OF_ESTIMATE, TENSORS, estimates_of
+from ..estimate_state import TENSORS, estimates_of
 from ..members import Saves
 from . import foreign_entries, param_state, replaced_groups
 from .buffers import needed_by, note_loaded
@@ -137,7 +137,7 @@ def _checked_groups(optimizer: Saves, groups: list[Dict]) -> tuple[list[Dict], d
         found = scalars_of(group, names, where, optimizer.step_size.scalars.lengths)
         for estimate, scalars in found.items():
             one = group | options | scalars
-            _check_agree(first.setdefault(estimate, one), one, names)
+            _check_agree(first.setdefault(estimate, one), one, {*names, *optimizer.method.estimate_options})
             check_order(one, where)
         checked.append(group | options | _of_group(found, live, names, where, group))
     return checked, first
@@ -217,8 +217,7 @@ def _check_group(optimizer: Saves, group: Dict, where: str) -> Dict:
 
 def _check_agree(first: Dict, group: Dict, names: Iterable[str]) -> None:
     """One estimate has one value of each scalar and constant, in whichever of its groups it is read."""
-    shared = {*names} | set(OF_ESTIMATE) & set(first)
-    differ = {key for key in shared if group[key] != first[key]}
+    differ = {key for key in names if group.get(key) != first.get(key)}
     if differ:
         raise ValueError(
             f"groups of the estimate {group['estimate']!r} differ in {listed(differ)} in the checkpoint: one d has one "

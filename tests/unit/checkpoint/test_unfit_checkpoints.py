@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import dadapt_dist as dd
 from dadapt_dist.integrations.deepspeed import universal_restore
+from dadapt_dist.methods import METHODS
 from tests.helpers.resumed import AFTER, BEFORE, TWO_GROUPS, Pair, Run, same, snapshot
 from tests.helpers.runs import our_step
 
@@ -367,3 +368,14 @@ def test_a_key_of_the_users_own_may_have_the_name_of_another_methods_option() ->
     checkpoint = snapshot(run.optimizer)
     other = Run("dadapt_sgd").take(run.weights(), checkpoint)
     assert other.optimizer.param_groups[0]["betas"] == "still mine"
+
+
+@pytest.mark.parametrize("key", [key for key, method in METHODS.items() if method.estimate_options])
+def test_groups_of_one_estimate_that_differ_in_an_option_of_it_are_refused(key: str) -> None:
+    """Those that the method names, not those of any other."""
+    run = Run(key, groups=TWO_GROUPS).steps(0, BEFORE)
+    saved = run.optimizer.state_dict()
+    name = next(name for name in METHODS[key].estimate_options if name in saved["param_groups"][0])
+    saved["param_groups"][1][name] /= 2
+    with pytest.raises(ValueError, match=f"differ in {name} in the checkpoint"):
+        Run(key, groups=TWO_GROUPS).optimizer.load_state_dict(saved)
