@@ -15,8 +15,9 @@ from ..methods import METHODS, Buffer
 from ..options.checks import check_options
 from ..sharding import registry
 from ..sharding.framework import FrameworkAdapter
-from . import amp, log_every, param_groups, torch_compile
+from . import amp, log_every, modes, param_groups, torch_compile
 from .amp import Finding, told
+from .base_optimizer import BaseOptimizer, check_usable
 from .local_step import Entries, measure, sweep
 from .option_sets import Lots
 from .state import buffers, param_state, replaced_groups
@@ -62,10 +63,13 @@ class LearningRateFree(Optimizer, MayJoin):
         check_backend(backend)
         self.dtypes, self.backend = dtypes, backend
         self.unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
+        self.mode, self.mapped = modes.TRAIN, set[int]()  # mapped: ids of the parameters that eval() has changed
         self._bound = False
         self._delivery: FrameworkAdapter | None = None  # None: to be asked for
         self._groups: list[dict[str, Any]] = []
         super().__init__(params, dict(options))
+        if getattr(self.method.direction, "factory", None) is not None:
+            check_usable(self)
         step_size.join(self.method, options, self.param_groups)
         self._join()
         registry.on_optimizer_built(type(self))
@@ -75,6 +79,7 @@ class LearningRateFree(Optimizer, MayJoin):
         self._bound = True
         self.number = torch_compile.enroll(self)
         self.plans = PlanCache()
+        self.base = BaseOptimizer() if getattr(self.method.direction, "factory", None) is not None else None
         self._seen: tuple[list[int], list[bool], int] | None = None  # the parameters that all had their buffers
         checks, where = self.method.options.checks(), type(self).__name__
         self._lots, self._shown = (Lots(self.defaults, checks, where) for _ in range(2))
@@ -109,6 +114,8 @@ class LearningRateFree(Optimizer, MayJoin):
         groups, views = self.groups, self._views()
         for group, of_group in zip(groups, views, strict=True):
             group.update(of_group, method=self.method.name, format=FORMAT)
+            if self.method.has_modes:
+                group["mode"] = self.mode
             if "d" not in of_group:
                 group.pop("d", None)
         self._lots.watch(
@@ -116,6 +123,7 @@ class LearningRateFree(Optimizer, MayJoin):
         )
         self.bound = [*groups]
         self.traced = torch_compile.traceable([p for group in groups for p in group["params"]])
+        self.traced = [] if self.base is not None else self.traced
 
     def _views(self) -> list[dict[str, Tensor]]:
         """What each group holds of its estimate."""
@@ -226,6 +234,8 @@ class LearningRateFree(Optimizer, MayJoin):
 
         The update uses d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
         """
+        if self.mode != modes.TRAIN:
+            modes.refuse_step(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -285,6 +295,43 @@ class LearningRateFree(Optimizer, MayJoin):
         """Whether a GradScaler leaves unscaling, and what an overflow does, to this optimizer."""
         return amp.is_internal(self)
 
+    # ---------------------------------------------------------------- training and evaluation
+
+    def eval(self) -> None:
+        """Let the parameters be those that are evaluated and saved, for a method that trains others (Schedule-Free).
+
+        Nothing for every other method, and when they are so already. Call it on all ranks between the same two steps: a rank
+        that is left in the other mode refuses its next step, and the others wait for it in theirs. Waits for the reduce under
+        way; no collective but where a framework gathers low-precision copies (DeepSpeed). The mode is saved.
+
+        Frozen parameters, and those that have taken no step yet, stay. There and back again changes a parameter by one unit in
+        the last place at most, and when repeated no further.
+
+        Raises:
+            RuntimeError: in the middle of a step.
+            ValueError: the parameters, or copies of them that the framework keeps, cannot be written now.
+
+        Example:
+            >>> import torch, dadapt_dist
+            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
+            >>> optimizer.eval()  # evaluate, save
+            >>> optimizer.train()
+        """
+        if self.method.has_modes:
+            modes.switch(self, modes.EVAL)
+
+    def train(self, mode: bool = True) -> None:
+        """Let the parameters be those that train, as they are at the start: undoes `eval`, on all ranks, before the next step.
+
+        Args:
+            mode: False is `eval()`, as of a torch module.
+
+        Raises:
+            RuntimeError, ValueError: as `eval`.
+        """
+        if self.method.has_modes:
+            modes.switch(self, modes.TRAIN if mode else modes.EVAL)
+
     # ---------------------------------------------------------------- buffers
 
     def _all(self) -> list[tuple[dict[str, Any], Sequence[Tensor]]]:
@@ -317,6 +364,8 @@ class LearningRateFree(Optimizer, MayJoin):
 
     def prepare(self) -> None:
         buffers.prepare(self)
+        if self.base is not None:
+            self.base.prepare(self)
 
     def release_statistics(self) -> None:
         buffers.release_statistics(self)
@@ -337,13 +386,15 @@ class LearningRateFree(Optimizer, MayJoin):
     def __getstate__(self) -> dict[str, Any]:
         self.step_size.finish()
         self.step_size.adopt_between_steps()
-        own = ("method", "step_size", "dtypes", "backend", "unmoved", "_bound")
+        own = ("method", "step_size", "dtypes", "backend", "unmoved", "mode", "_bound")
         return super().__getstate__() | {name: self.__dict__[name] for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         adopted = "step_size" not in state  # by somebody who puts a checkpoint together by himself
         super().__setstate__({name: value for name, value in state.items() if name != "anchored"})
         self.__dict__.setdefault("unmoved", set())
+        self.__dict__.setdefault("mode", modes.TRAIN)
+        self.mapped = set()
         if adopted:
             replaced_groups.adopt(self)
         self._join()

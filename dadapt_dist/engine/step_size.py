@@ -25,6 +25,7 @@ from .amp_overflow import Overflows, check_scales
 from .diagnostics import separate_estimates
 from .diagnostics.advice import Advice
 from .diagnostics.nonfinite import HeldReport
+from .estimate_state import UPDATES
 from .estimates import Estimates, StepCount
 from .option_sets import STAYS
 from .rank_agreement import Agreement
@@ -240,6 +241,8 @@ class StepSize(Estimates):
         separate_estimates.look(self)
         if (frozen or sumless) and not window.skipped:
             table.count(self._moving(window), window.overflows)
+        if table.method.counts_updates and not window.skipped:
+            table.count(self._moving(window), window.overflows, UPDATES)
         if window.launches:
             self.held.idle.expect(window.moves, window.overflows)
             if window.reduced is None:

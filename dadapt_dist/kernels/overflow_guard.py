@@ -62,6 +62,16 @@ def tamed(
     return g, wrong.sum(dtype=torch.float64)
 
 
+def usable_gradient(task: TensorTask, dtype: torch.dtype) -> Tensor:
+    """The gradient as a step takes it, in this dtype: divided by the scale, with its sign and decay, a tensor of its own.
+
+    Elements that are not finite, or whose square would not be, act as 0 before the decay is added.
+    """
+    raw = task.g.to(dtype) if task.scale is None else task.g.to(dtype) / task.scale
+    raw = torch.where(raw.abs() <= math.sqrt(torch.finfo(dtype).max), raw, 0.0)
+    return _decayed(task, raw, task.x.to(dtype))
+
+
 def _scaled(task: TensorTask, x: Tensor) -> Tensor:
     g = task.g.to(x.dtype)  # before the division, in which float16 would underflow
     return g if task.scale is None else g / task.scale
@@ -113,4 +123,4 @@ def _and(fit: Tensor, other: Tensor, cut: slice | None) -> None:
         fit &= whole.view(fit.shape)
 
 
-__all__ = ["bounded", "kept_within", "safe_size", "tamed"]
+__all__ = ["bounded", "kept_within", "safe_size", "tamed", "usable_gradient"]

@@ -91,6 +91,12 @@ class FrameworkAdapter:
         """`tensors` without the names."""
         return [group["params"] for group in groups]
 
+    def check_masters(self) -> None:
+        """Raise ValueError where `masters_to_model` cannot be done; the text names the cure."""
+
+    def masters_to_model(self, params: Sequence[Tensor]) -> None:
+        """Let the model compute with these tensors of the optimizer as they are now, which were changed between two steps."""
+
     def was_loaded(self, groups: Groups) -> bool:
         """Whether the framework has put a checkpoint into these groups by itself, without load_state_dict."""
         return False

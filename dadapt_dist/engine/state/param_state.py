@@ -127,6 +127,8 @@ class Dtypes:
 
     def of(self, p: Tensor, buffer: Buffer) -> torch.dtype:
         """The dtype of a new buffer."""
+        if buffer.transient:
+            return torch.promote_types(p.dtype, torch.float32)
         if self.statistics is not None and buffer.statistic:
             return p.dtype if buffer.init == "param" else self.statistics
         return self.state or torch.promote_types(p.dtype, torch.float32)

@@ -39,6 +39,7 @@ def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
     packed = pack()
     _make_plain(optimizer, packed["param_groups"])
     entries = [(p, group) for group in optimizer.groups for p in group["params"]]
+    _drop_transient(optimizer, packed["state"], entries)
     sliced = [i for i, (_, group) in enumerate(entries) if i in packed["state"] and group.get("slice_p", 1) > 1]
     for index, places in zip(sliced, resolve([entries[index][0] for index in sliced]), strict=True):
         p, group = entries[index]
@@ -55,6 +56,16 @@ def _make_plain(optimizer: "LearningRateFree", groups: list[Dict]) -> None:
         options = {key: assigned(key, own[key], checks, where) for key in group if key not in ("params", "lr")}
         group.update(options | {name: of_all[row] for name, of_all in values.items()} | {"steps": steps})
         group["lr"] = float(own["lr"])  # perhaps a tensor that its owner goes on changing
+
+
+def _drop_transient(optimizer: "LearningRateFree", state: Dict, entries: list[tuple[Tensor, Dict]]) -> None:
+    """Leave out of a packed state what the next step fills anew."""
+    names = {
+        n for group in optimizer.groups for n, spec in optimizer.method.buffers(group).items() if spec.transient
+    }
+    for index in range(len(entries)) if names else ():
+        if index in state:
+            state[index] = {name: value for name, value in state[index].items() if name not in names}
 
 
 def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Dict, place: LocalShard) -> Dict:
@@ -86,12 +97,14 @@ def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
         p: _restored(optimizer, p, buffers, group, place[0])
         for (p, buffers, group), place in zip(pairs, places, strict=True)
     }
+    mode = loaded_mode(groups) if optimizer.method.has_modes else optimizer.mode
     others = foreign_entries.of_nobody(saved, {index for group in groups for index in group["params"]})
     merged = [_merged(live, group) for live, group in zip(optimizer.groups, groups, strict=True)]
     fresh: Any = type(optimizer.state)(dict)
     fresh.update(state | others)
     for estimate, group in {group["estimate"]: group for group in groups}.items():
         optimizer.step_size.load(estimate, group)
+    optimizer.mode = mode
     optimizer.__setstate__({"state": fresh, "param_groups": merged})
     note_loaded(optimizer)
     for post in optimizer._optimizer_load_state_dict_post_hooks.values():
@@ -229,7 +242,8 @@ def _check_buffers(
     for p, buffers, group in ours:
         specs = optimizer.method.buffers(group)
         frozen = _frozen(optimizer, group)
-        missing = {n for n, spec in specs.items() if n not in buffers and not (frozen and spec.statistic)}
+        needed = {n: spec for n, spec in specs.items() if not spec.transient}
+        missing = {n for n, spec in needed.items() if n not in buffers and not (frozen and spec.statistic)}
         if missing:
             dropped = all(specs[n].statistic for n in missing)
             hint = " It was saved frozen: pass the same freeze_after." if dropped else ""

@@ -19,7 +19,7 @@ FORMAT = 1
 
 WHERE_FROM = "pass what optimizer.state_dict() returned."
 GO_BACK = "Go back to an earlier checkpoint."
-COUNTS = ("k", "held", "steps", "started")
+COUNTS = ("k", "held", "steps", "started", "updates")
 DISTANCES = ("d", "d_max")
 NORMS = ("g0_norm", "gsq_weighted", "given_d")
 SQUARES = ("g_sq_sum",)  # never squared again

@@ -1,0 +1,102 @@
+"""Switch the parameters between the values that train and those that are evaluated, for methods that tell them apart."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..kernels import TensorTask
+from ..sharding.resolve import resolve
+from ..sharding.shard import LocalShard
+from .local_step import coefficients
+from .state import replaced_groups
+from .state.buffers import is_unmoved
+
+if TYPE_CHECKING:
+    from .optimizer import LearningRateFree
+
+TRAIN, EVAL = "train", "eval"
+Group = dict[str, Any]
+
+
+def refuse_step(optimizer: "LearningRateFree") -> None:
+    """Raise RuntimeError for a step whose gradients were taken at the parameters of evaluation."""
+    raise RuntimeError(
+        f"{type(optimizer).__name__} is in evaluation mode: its parameters are the averaged ones, at which no step can be taken. "
+        "Nothing has moved. Call optimizer.train() on every rank before the forward pass of training, and optimizer.eval() "
+        "before evaluation and saving."
+    )
+
+
+@torch.no_grad()
+def switch(optimizer: "LearningRateFree", mode: str) -> None:
+    """Map every parameter that has taken a step into this mode; nothing where it is in it. Waits for the reduce under way.
+
+    Maps are computed in float64, block by block, and rounded once.
+
+    Raises:
+        RuntimeError: in the middle of a step.
+        ValueError: the parameters cannot be written now, or not their low-precision copies; nothing has changed.
+    """
+    if not optimizer.method.has_modes or optimizer.mode == mode:
+        return
+    optimizer.step_size.settle()
+    replaced_groups.adopt(optimizer)
+    optimizer.delivery.check_masters()
+    entries = [*_mapped(optimizer)]
+    places = resolve([p for _, p in entries])
+    _check_in_memory(entries, places)
+    for (group, p), parts in zip(entries, places, strict=True):
+        for part in parts:
+            _map(optimizer, group, p, part, mode)
+    optimizer.mapped = {id(p) for _, p in entries} if mode == EVAL else set()
+    optimizer.mode = mode
+    for group in optimizer.groups:
+        group["mode"] = mode
+    optimizer.delivery.masters_to_model([p for _, p in entries])
+
+
+def _mapped(optimizer: "LearningRateFree") -> Iterator[tuple[Group, Tensor]]:
+    """The parameters that the coming map concerns: on the way back, those that were mapped, also if frozen since."""
+    for group, p in optimizer.all_params():
+        state = optimizer.state.get(p, {})
+        names = [name for name, spec in optimizer.buffers(group).items() if not spec.transient]
+        moved = all(name in state for name in names) and not is_unmoved(optimizer, p)
+        if moved and (p.requires_grad or id(p) in optimizer.mapped):
+            if optimizer.mode == TRAIN or not optimizer.mapped or id(p) in optimizer.mapped:
+                yield group, p
+
+
+def _check_in_memory(entries: list[tuple[Group, Tensor]], places: list[list[LocalShard]]) -> None:
+    for (_, p), parts in zip(entries, places, strict=True):
+        if not all(part.is_in_memory(p) for part in parts):
+            raise ValueError(
+                "parameters are swapped out (NVMe), and cannot be switched between training and evaluation. Offload them to the "
+                "CPU instead."
+            )
+
+
+def _map(optimizer: "LearningRateFree", group: Group, p: Tensor, place: LocalShard, mode: str) -> None:
+    x, state = place.part(p.detach()), optimizer.state[p]
+    specs = optimizer.buffers(group)
+    buf = {name: place.part(state[name]) for name in specs if not specs[name].transient}
+    buf = {name: t for name, t in buf.items() if t.shape == x.shape}  # without sliced ones
+    c = kernels.eager.numbers(coefficients(optimizer, group, x.device), x.device)
+    to = optimizer.method.to_eval if mode == EVAL else optimizer.method.to_train
+    for block in kernels.eager.blocks(TensorTask(x=x, g=x, buf=buf)):
+        wide = block.x.to(torch.float64, copy=True)
+        to(wide, {name: t.to(torch.float64) for name, t in block.buf.items()}, c)
+        block.x.copy_(wide)
+
+
+def loaded_mode(groups: Iterable[Mapping[str, Any]]) -> str:
+    """The mode of the groups of a checkpoint. Raises ValueError for one that does not exist, or several."""
+    found = {str(group.get("mode", TRAIN)) for group in groups} or {TRAIN}
+    if len(found) > 1 or not found <= {TRAIN, EVAL}:
+        raise ValueError(
+            f"the groups of the checkpoint have the modes {', '.join(sorted(found))}; all must have 'train', or all 'eval'. Load "
+            "a checkpoint that this optimizer saved whole."
+        )
+    return found.pop()
