@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels import TensorTask
+from ..sharding import registry
 from ..sharding.resolve import resolve
 from ..sharding.shard import LocalShard
 from .local_step import coefficients
@@ -55,7 +56,8 @@ def switch(optimizer: "LearningRateFree", mode: str) -> None:
     optimizer.mode = mode
     for group in optimizer.groups:
         group["mode"] = mode
-    optimizer.delivery.masters_to_model([p for _, p in entries])
+    registry.forget_copies([p for _, p in entries])
+    optimizer.delivery.masters_to_model()
 
 
 def _mapped(optimizer: "LearningRateFree") -> Iterator[tuple[Group, Tensor]]:

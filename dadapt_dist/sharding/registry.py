@@ -57,6 +57,12 @@ def refuse(params: Sequence[Tensor]) -> None:
         adapter.refuse(params)
 
 
+def forget_copies(params: Sequence[Tensor]) -> None:
+    """Let the frameworks drop what they still hold of the values that these parameters had."""
+    for adapter in _with("forget_copies"):
+        adapter.forget_copies(params)
+
+
 def on_optimizer_building() -> None:
     """Raise ValueError where a framework would replace or misuse an optimizer built now."""
     for adapter in _with("on_optimizer_building"):

@@ -271,12 +271,14 @@ class MechanicReference(Reference):
 
 
 class ScheduleFreeReference(Reference):
+    decay, lr = 0.0, 0.1
+
     def __init__(self, x: Tensor) -> None:
         super().__init__(x)
         self.z, self.average = self.x.clone(), self.x.clone()
 
     def advance(self, g: Tensor, frozen: bool) -> None:
-        self.z = self.z - 0.1 * g
+        self.z = self.z - self.lr * (g + self.decay * self.x)
         self.average = (1 - 1 / (self.k + 1)) * self.average + 1 / (self.k + 1) * self.z
         self.x = 0.1 * self.z + 0.9 * self.average
 
@@ -284,7 +286,7 @@ class ScheduleFreeReference(Reference):
         return self.average
 
     def estimate(self) -> float:
-        return 0.1
+        return self.lr
 
 
 class DoWGLionReference(Reference):
