@@ -52,6 +52,7 @@ class Reduce:
 
     def __init__(self, layout: ShardLayout) -> None:
         self.layout = layout
+        self.ranks = 1  # of the layout, since `restart`
         self.count = self.step = 0
         self.width = 0  # as many numbers as any reduce sends as sums: one that stands in for another has its length
         self.home = torch.device("cpu")  # where the sums live
@@ -78,7 +79,7 @@ class Reduce:
 
         home, width: of the sums. marks: how many. told: how many of them, the last, are only told of.
         """
-        self.n_told = told
+        self.n_told, self.ranks = told, self.layout.world_size
         self.count, self.stopped = 0, False
         self.home, self.width, self.n_marks, self.marks, self.differ = home, width, marks, None, None
         self._doubt = self.pace_now = None
@@ -177,8 +178,7 @@ class Reduce:
             raise
 
     def _start(self, sums: Tensor, tag: int) -> Sent:
-        ranks = self.layout.world_size
-        if ranks == 1:
+        if self.ranks == 1:
             return Sent(sums, None, sums.shape)
         if self.stopped:
             return Sent(torch.full_like(sums, torch.nan), None, sums.shape)
@@ -192,7 +192,7 @@ class Reduce:
         if marks is not None:
             buffer[width + HEAD :].copy_(marks, non_blocking=True)
         self.layout.count_launch()
-        return Sent(buffer, self.layout.all_reduce(buffer), sums.shape, width, ranks)
+        return Sent(buffer, self.layout.all_reduce(buffer), sums.shape, width, self.ranks)
 
     def _finish(self, sent: Sent) -> Tensor:
         if sent.work is None:

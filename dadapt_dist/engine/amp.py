@@ -7,8 +7,6 @@ refuse to clip.
 """
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,25 +70,20 @@ class Finding:
         return True
 
 
-@contextmanager
-def told(optimizer: Any) -> Iterator[Finding | None]:
-    """What a GradScaler has told of this step, or None.
+def finding_of(optimizer: Any) -> Finding:
+    """What a GradScaler has found in this step, once it has set `found_inf`.
 
-    The scaler takes both back itself after a step that returns, and multiplies what it finds left of an earlier one: after
-    an error they are dropped here.
+    torch's scaler gives an optimizer a sum of its flags, and keeps them in a dict of its own.
     """
-    own = vars(optimizer)
-    found = own.get("found_inf")
-    try:
-        yield None if found is None else Finding(found, _flags(scaler_of(optimizer), optimizer))
-    except BaseException:
-        for name in TOLD:
-            own.pop(name, None)
-        raise
-
-
-def _flags(scaler: Any, optimizer: Any) -> dict[torch.device, Tensor] | None:
-    """torch's scaler gives an optimizer a sum of its flags, and keeps them in a dict of its own."""
-    state = getattr(scaler, "_per_optimizer_states", {}).get(id(optimizer), {})
+    state = getattr(scaler_of(optimizer), "_per_optimizer_states", {}).get(id(optimizer), {})
     flags = state.get("found_inf_per_device")
-    return flags if isinstance(flags, dict) else None
+    return Finding(optimizer.found_inf, flags if isinstance(flags, dict) else None)
+
+
+def forget(optimizer: Any) -> None:
+    """Drop what a scaler has told of a step that failed.
+
+    The scaler takes it back itself after a step that returns, and multiplies what it finds left of an earlier one.
+    """
+    for name in TOLD:
+        vars(optimizer).pop(name, None)

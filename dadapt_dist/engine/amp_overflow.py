@@ -27,7 +27,7 @@ class Overflows:
         goes by its own.
         """
         own = torch.as_tensor(finding.found).detach().to(device) > 0
-        if reduce.layout.world_size == 1:
+        if reduce.ranks == 1:
             return own
         self._say()
         total = reduce.now(own.to(torch.float64).view(1)).view(())

@@ -1,19 +1,18 @@
 """Run the torch optimizer that gives a method its direction, on copies of the weights, and keep its state in ours."""
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ..kernels.overflow_guard import usable_gradient
+from ..methods import Method
 from ..methods.directions.torch_optimizer import UPDATE
 from ..sharding.shard import LocalShard
+from .members import MovesTensors
 from .step_plan import StepPlan
-
-if TYPE_CHECKING:
-    from .optimizer import LearningRateFree
 
 PREFIX = "direction."
 """What the base's entries of a parameter's state are called by in ours."""
@@ -35,7 +34,7 @@ class BaseOptimizer:
         self._pairs: list[Pair] = []  # parameters with their u, as the base knows them
         self._fresh: dict[Tensor, Entries] = {}  # u of parameters that the base has not moved -> its state of them
 
-    def prepare(self, optimizer: "LearningRateFree") -> None:
+    def prepare(self, optimizer: MovesTensors) -> None:
         """Let the base know all parameters that have a u, and let them all have the entries of its state.
 
         Checkpoint tools read which entries there are from an optimizer that has taken no step.
@@ -46,8 +45,8 @@ class BaseOptimizer:
         """
         if optimizer.delivery.in_pieces or optimizer.delivery.replaces_parameters:
             raise ValueError(
-                f"the direction of {optimizer.method.name} is a torch optimizer, which steps over all parameters at once, and the "
-                "framework (DeepSpeed ZeRO) flattens them and brings a step in pieces. Use a method whose direction is "
+                f"the direction of {optimizer.method.name} is a torch optimizer, which steps over all parameters at once, and "
+                "the framework (DeepSpeed ZeRO) flattens them and brings a step in pieces. Use a method whose direction is "
                 "elementwise (Adam, Lion, SGD), or shard with FSDP2."
             )
         groups = [
@@ -60,38 +59,38 @@ class BaseOptimizer:
         self._pairs = pairs
         self._rehearse(optimizer)
 
-    def step(self, optimizer: "LearningRateFree", plan: StepPlan, skip: Tensor | None) -> None:
+    def step(self, optimizer: MovesTensors, plan: StepPlan, skip: Tensor | None) -> None:
         """Let the base step over the parameters of a plan, and leave in each u what it took off.
 
         skip: 0-dim bool; true: nothing happens. The device is waited for to know it.
         """
         if skip is not None and bool(skip):
             return
-        tasks = [task for lot in plan.lots for task in lot.tasks]
+        tasks = [(task, task.param) for lot in plan.lots for task in lot.tasks if task.param is not None]
         known = {id(p): u for p, u in self._pairs}
-        if any(known.get(id(task.param)) is not optimizer.state[task.param][UPDATE] for task in tasks):
+        if any(known.get(id(p)) is not optimizer.state[p][UPDATE] for _, p in tasks):
             self.prepare(optimizer)
             known = {id(p): u for p, u in self._pairs}
         assert self._base is not None, "prepare() was called when the buffers were made"
-        roster = optimizer.step_size.roster
-        moved = [(task, known[id(task.param)]) for task in tasks]
+        shards = optimizer.step_size.shards
+        moved = [(task, p, known[id(p)]) for task, p in tasks]
         try:
-            for task, u in moved:
+            for task, p, u in moved:
                 self._set(u, self._fresh.pop(u, None))
                 task.buf[UPDATE].copy_(task.x)
-                u.grad = _like(u, usable_gradient(task, u.dtype), roster.placement(task.param))
+                u.grad = _like(u, usable_gradient(task, u.dtype), shards.placement(p))
             self._base.step()
-            for task, _ in moved:
+            for task, _, _ in moved:
                 task.buf[UPDATE].neg_().add_(task.x)
         finally:
-            for _, u in moved:
+            for _, _, u in moved:
                 u.grad = None
-        for task, u in moved:
-            self._keep(optimizer.state[task.param], u)
+        for _, p, u in moved:
+            self._keep(optimizer.state[p], u)
 
     # ---------------------------------------------------------------- making the base
 
-    def _make(self, optimizer: "LearningRateFree", groups: list[list[Pair]]) -> None:
+    def _make(self, optimizer: MovesTensors, groups: list[list[Pair]]) -> None:
         """Make the base anew; its options stay what they are now, its state is that which ours holds."""
         before, base = self._base, _built(optimizer, groups)
         for old, new in zip(() if before is None else before.param_groups, base.param_groups, strict=False):
@@ -105,7 +104,7 @@ class BaseOptimizer:
             else:
                 self._set(u, _placed(own, u, base))
 
-    def _rehearse(self, optimizer: "LearningRateFree") -> None:
+    def _rehearse(self, optimizer: MovesTensors) -> None:
         """Give every parameter the entries that the base would make in its first step: of a step with lr 0 and no gradient."""
         lacking = [
             (p, u)
@@ -147,22 +146,23 @@ class BaseOptimizer:
                 state[PREFIX + name] = value
 
 
-def check_usable(optimizer: "LearningRateFree") -> None:
-    """Raise ValueError for settings with which no torch optimizer can give the direction."""
-    nonfinite = optimizer.step_size.nonfinite
-    if nonfinite in ("skip", "raise") and optimizer.method.after is not None:
+def check_usable(method: Method, nonfinite: str | None) -> None:
+    """Raise ValueError for a setting with which no torch optimizer can give a method its direction."""
+    if nonfinite in ("skip", "raise") and method.after is not None:
         raise ValueError(
-            f"nonfinite={nonfinite!r} needs the sums of a step before it is taken, and {optimizer.method.name} has sums of the "
+            f"nonfinite={nonfinite!r} needs the sums of a step before it is taken, and {method.name} has sums of the "
             "update, which a torch optimizer gives only by taking its step. Use nonfinite='hold', or an elementwise direction."
         )
 
 
-def _built(optimizer: "LearningRateFree", groups: list[list[Pair]]) -> Optimizer:
+def _built(optimizer: MovesTensors, groups: list[list[Pair]]) -> Optimizer:
     factory = optimizer.method.direction.factory
     made = factory([{"params": [u for _, u in of_group]} for of_group in groups])
     name = optimizer.method.name
     if not isinstance(made, Optimizer):
-        raise TypeError(f"the factory of the direction of {name} must return a torch optimizer, not {type(made).__name__}")
+        raise TypeError(
+            f"the factory of the direction of {name} must return a torch optimizer, not {type(made).__name__}"
+        )
     closure = inspect.signature(type(made).step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise TypeError(
@@ -178,9 +178,7 @@ def _built(optimizer: "LearningRateFree", groups: list[list[Pair]]) -> Optimizer
 
 
 def _same(pairs: list[Pair], others: list[Pair]) -> bool:
-    return len(pairs) == len(others) and all(
-        a is c and b is d for (a, b), (c, d) in zip(pairs, others, strict=True)
-    )
+    return len(pairs) == len(others) and all(a is c and b is d for (a, b), (c, d) in zip(pairs, others, strict=True))
 
 
 def _like(u: Tensor, local: Tensor, place: LocalShard) -> Tensor:

@@ -12,10 +12,10 @@ from torch import Tensor
 from ..comm.async_all_reduce import Reduce
 from ..kernels import eager
 from ..methods.base import Method, Options
-from ..options.plain_values import NOTHING, number
-from ..sharding.shard_index import Roster
+from ..options.fields import NOTHING, number
 from . import param_groups
 from .estimate_state import ScalarTable
+from .members import Roster
 from .option_sets import Lots
 from .param_groups import Key
 from .rank_agreement import Agreement
@@ -134,7 +134,7 @@ class Estimates(ABC):
         self._followed = []
         self._done.clear()
         self.scalars.add(name, options)
-        self.roster.place_anew()  # on all ranks, also on those whose share of the group is empty
+        self.roster.shards.place_anew()  # on all ranks, also on those whose share of the group is empty
         for member in self.roster:
             member.bind_groups()
 

@@ -3,28 +3,26 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import kernels
 from ..kernels import TensorTask
+from .members import MovesTensors
 from .option_sets import STAYS, Lots
 from .plan_builder import build_plan
 from .state import param_state
 from .state.buffers import is_unmoved, note_moved
 from .step_plan import Options, StepPlan
 
-if TYPE_CHECKING:
-    from .optimizer import LearningRateFree
-
 Phases = Sequence[str]
 Entries = Sequence[tuple[dict[str, Any], Sequence[Tensor]]]  # groups with their tensors
 
 
 def sweep(
-    optimizer: "LearningRateFree",
+    optimizer: MovesTensors,
     entries: Entries,
     lots: Lots,
     *,
@@ -65,7 +63,7 @@ def sweep(
     return total
 
 
-def measure(optimizer: "LearningRateFree", entries: Entries, lots: Lots, phases: Phases) -> Tensor:
+def measure(optimizer: MovesTensors, entries: Entries, lots: Lots, phases: Phases) -> Tensor:
     """The weighted sums of phases before the weights move: float64 [n_estimates, width(phases)]. Nothing moves."""
     total = optimizer.step_size.scalars.no_sums(phases)
     plan = _plan(optimizer, entries, lots)
@@ -76,7 +74,7 @@ def measure(optimizer: "LearningRateFree", entries: Entries, lots: Lots, phases:
     return total
 
 
-def _measure(optimizer: "LearningRateFree", entries: Entries, plan: StepPlan, phases: Phases, total: Tensor) -> Tensor:
+def _measure(optimizer: MovesTensors, entries: Entries, plan: StepPlan, phases: Phases, total: Tensor) -> Tensor:
     """Add the sums of the phases before the weights move to the total; the count of bad elements, [n_estimates]."""
     table, at = optimizer.step_size.scalars, 0
     bad = torch.zeros(len(table.names), dtype=torch.float64, device=table.device)
@@ -85,7 +83,7 @@ def _measure(optimizer: "LearningRateFree", entries: Entries, plan: StepPlan, ph
         total[:, at - 1] = 1.0  # taken
         for group, params in entries:
             for p in (p for p in params if p.requires_grad):
-                for place, weight in optimizer.step_size.roster.parts(p):
+                for place, weight in optimizer.step_size.shards.parts(p):
                     terms = torch.stack(optimizer.method.measure_start(place.part(p).detach().to(torch.float64)))
                     total[table.row(group["estimate"]), : at - 1] += (terms * weight).to(
                         table.device, non_blocking=True
@@ -104,7 +102,7 @@ def _measure(optimizer: "LearningRateFree", entries: Entries, plan: StepPlan, ph
     return bad
 
 
-def _before_of(optimizer: "LearningRateFree", task: TensorTask, c: dict[str, Any]) -> Tensor:
+def _before_of(optimizer: MovesTensors, task: TensorTask, c: dict[str, Any]) -> Tensor:
     """The `before` terms of one tensor, and its count of elements that are not finite or whose square would not be.
 
     One block at a time, for the temporaries are float64; not ‖g0‖ of D-Adapt SGD, which is taken once.
@@ -124,13 +122,13 @@ def _before_of(optimizer: "LearningRateFree", task: TensorTask, c: dict[str, Any
     return rows[0] if len(rows) == 1 else torch.stack(rows).sum(0)
 
 
-def _note_moved(optimizer: "LearningRateFree", new: list[Tensor], skip: Tensor | None) -> None:
+def _note_moved(optimizer: MovesTensors, new: list[Tensor], skip: Tensor | None) -> None:
     """These may have moved. Waits for the device when one moves for the first time under a GradScaler."""
     if skip is None or not any(is_unmoved(optimizer, p) for p in new) or not bool(skip):
         note_moved(optimizer, new)
 
 
-def coefficients(optimizer: "LearningRateFree", group: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def coefficients(optimizer: MovesTensors, group: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """What the coming step of a group multiplies by, on a device."""
     table, row = optimizer.step_size.scalars, optimizer.step_size.scalars.row(group["estimate"])
     scalars = table.on(device, row)
@@ -140,13 +138,13 @@ def coefficients(optimizer: "LearningRateFree", group: dict[str, Any], device: t
 # ---------------------------------------------------------------- the plan of a step
 
 
-def _plan(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> StepPlan:
+def _plan(optimizer: MovesTensors, entries: Entries, lots: Lots) -> StepPlan:
     """The plan of the step before, or a new one. Every tensor is looked at before anything moves.
 
     Raises ValueError or TypeError, with the parameter's name, for one that cannot be used.
     """
     plans, scale = optimizer.plans, getattr(optimizer, "grad_scale", None)  # set by a GradScaler around step()
-    version = lots.version, optimizer.step_size.roster.placing, optimizer.backend
+    version = lots.version, optimizer.step_size.shards.placing, optimizer.backend
     key = lots.of, plans.options(version, partial(_options, optimizer, entries))
     moving = [
         p
@@ -168,7 +166,7 @@ def _plan(optimizer: "LearningRateFree", entries: Entries, lots: Lots) -> StepPl
         plans.drop_gradients()
 
 
-def _options(optimizer: "LearningRateFree", entries: Entries) -> list[Options]:
+def _options(optimizer: MovesTensors, entries: Entries) -> list[Options]:
     """The options of each group on which its tasks depend."""
-    placing, decay = optimizer.step_size.roster.placing, optimizer.method.coupled_decay
+    placing, decay = optimizer.step_size.shards.placing, optimizer.method.coupled_decay
     return [(decay(g), g["maximize"], g.get("slice_p"), placing, optimizer.backend) for g, _ in entries]

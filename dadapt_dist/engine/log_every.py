@@ -1,15 +1,34 @@
 """Log d every `log_every` steps, as the released packages do."""
 
 import logging
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from .optimizer import LearningRateFree
+from .members import HasScalars
 
 logger = logging.getLogger("dadapt_dist.engine.optimizer")  # the name under which it has always been logged
 
 
-def log(optimizer: "LearningRateFree") -> None:
+class Logged(Protocol):
+    """An optimizer whose d is logged."""
+
+    @property
+    def step_size(self) -> HasScalars:
+        """The StepSize that it shares."""
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All groups."""
+
+    @property
+    def d(self) -> float | dict[str, float]:
+        """The present d."""
+
+    @property
+    def effective_lr(self) -> list[float]:
+        """d·lr of each group."""
+
+
+def log(optimizer: Logged) -> None:
     """Log d and d·lr when it is time to, which waits for the reduce under way."""
     every = next((group.get("log_every", 0) for group in optimizer.groups), 0)
     if every and optimizer.step_size.steps % every == 0:

@@ -1,7 +1,7 @@
 """Switch the parameters between the values that train and those that are evaluated, for methods that tell them apart."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,17 +12,15 @@ from ..sharding import registry
 from ..sharding.resolve import resolve
 from ..sharding.shard import LocalShard
 from .local_step import coefficients
+from .members import HasModes
 from .state import replaced_groups
 from .state.buffers import is_unmoved
+from .state.validation import EVAL
 
-if TYPE_CHECKING:
-    from .optimizer import LearningRateFree
-
-TRAIN, EVAL = "train", "eval"
 Group = dict[str, Any]
 
 
-def refuse_step(optimizer: "LearningRateFree") -> None:
+def refuse_step(optimizer: HasModes) -> None:
     """Raise RuntimeError for a step whose gradients were taken at the parameters of evaluation."""
     raise RuntimeError(
         f"{type(optimizer).__name__} is in evaluation mode: its parameters are the averaged ones, at which no step can be taken. "
@@ -32,7 +30,7 @@ def refuse_step(optimizer: "LearningRateFree") -> None:
 
 
 @torch.no_grad()
-def switch(optimizer: "LearningRateFree", mode: str) -> None:
+def switch(optimizer: HasModes, mode: str) -> None:
     """Map every parameter that has taken a step into this mode; nothing where it is in it. Waits for the reduce under way.
 
     Maps are computed in float64, block by block, and rounded once.
@@ -60,14 +58,14 @@ def switch(optimizer: "LearningRateFree", mode: str) -> None:
     optimizer.delivery.masters_to_model()
 
 
-def _mapped(optimizer: "LearningRateFree") -> Iterator[tuple[Group, Tensor]]:
+def _mapped(optimizer: HasModes) -> Iterator[tuple[Group, Tensor]]:
     """The parameters that the coming map concerns: on the way back, those that were mapped, also if frozen since."""
     for group, p in optimizer.all_params():
         state = optimizer.state.get(p, {})
         names = [name for name, spec in optimizer.buffers(group).items() if not spec.transient]
-        moved = all(name in state for name in names) and not is_unmoved(optimizer, p)
-        if moved and (p.requires_grad or id(p) in optimizer.mapped):
-            if optimizer.mode == TRAIN or not optimizer.mapped or id(p) in optimizer.mapped:
+        if all(name in state for name in names) and not is_unmoved(optimizer, p):
+            back = optimizer.mode == EVAL and optimizer.mapped
+            if id(p) in optimizer.mapped if back else p.requires_grad:
                 yield group, p
 
 
@@ -80,7 +78,7 @@ def _check_in_memory(entries: list[tuple[Group, Tensor]], places: list[list[Loca
             )
 
 
-def _map(optimizer: "LearningRateFree", group: Group, p: Tensor, place: LocalShard, mode: str) -> None:
+def _map(optimizer: HasModes, group: Group, p: Tensor, place: LocalShard, mode: str) -> None:
     x, state = place.part(p.detach()), optimizer.state[p]
     specs = optimizer.buffers(group)
     buf = {name: place.part(state[name]) for name in specs if not specs[name].transient}
@@ -91,14 +89,3 @@ def _map(optimizer: "LearningRateFree", group: Group, p: Tensor, place: LocalSha
         wide = block.x.to(torch.float64, copy=True)
         to(wide, {name: t.to(torch.float64) for name, t in block.buf.items()}, c)
         block.x.copy_(wide)
-
-
-def loaded_mode(groups: Iterable[Mapping[str, Any]]) -> str:
-    """The mode of the groups of a checkpoint. Raises ValueError for one that does not exist, or several."""
-    found = {str(group.get("mode", TRAIN)) for group in groups} or {TRAIN}
-    if len(found) > 1 or not found <= {TRAIN, EVAL}:
-        raise ValueError(
-            f"the groups of the checkpoint have the modes {', '.join(sorted(found))}; all must have 'train', or all 'eval'. Load "
-            "a checkpoint that this optimizer saved whole."
-        )
-    return found.pop()

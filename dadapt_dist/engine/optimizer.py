@@ -1,6 +1,7 @@
 """The torch optimizer made of a method, a layout and a step size: one pass over the parameters a step."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from operator import is_
 from typing import Any, Literal
@@ -12,17 +13,19 @@ from torch.optim import Optimizer
 
 from ..kernels import check_backend
 from ..methods import METHODS, Buffer
+from ..methods.base import Dtypes
 from ..options.checks import check_options
 from ..sharding import registry
-from ..sharding.framework import FrameworkAdapter
+from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
 from . import amp, log_every, modes, param_groups, torch_compile
-from .amp import Finding, told
+from .amp import Finding
 from .base_optimizer import BaseOptimizer, check_usable
 from .local_step import Entries, measure, sweep
+from .members import Look
 from .option_sets import Lots
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
-from .state.validation import FORMAT
+from .state.validation import EVAL, FORMAT, TRAIN
 from .step_plan import PlanCache
 from .step_size import StepSize
 from .step_window import Window
@@ -51,28 +54,29 @@ class LearningRateFree(Optimizer, MayJoin):
         method: str,
         options: dict[str, Any],
         step_size: StepSize,
-        dtypes: param_state.Dtypes = param_state.Dtypes(),  # noqa: B008 - immutable
+        dtypes: Dtypes = Dtypes(),  # noqa: B008 - immutable
         backend: str = "auto",
     ) -> None:
-        registry.on_optimizer_building()
+        for adapter in registry.adapters:
+            if adapter.module in sys.modules:
+                adapter.on_construction(type(self))
         param_state.check_dtypes(dtypes)
         self.method = METHODS[method]()
         options = self.method.options.defaults() | options
         options = check_options(options, self.method.options.checks(), type(self).__name__, type(self))
-        self.step_size = step_size
+        self.step_size: StepSize = step_size
         check_backend(backend)
         self.dtypes, self.backend = dtypes, backend
         self.unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
-        self.mode, self.mapped = modes.TRAIN, set[int]()  # mapped: ids of the parameters that eval() has changed
+        self.mode, self.mapped = TRAIN, set[int]()  # mapped: ids of the parameters that eval() has changed
         self._bound = False
         self._delivery: FrameworkAdapter | None = None  # None: to be asked for
         self._groups: list[dict[str, Any]] = []
         super().__init__(params, dict(options))
         if getattr(self.method.direction, "factory", None) is not None:
-            check_usable(self)
+            check_usable(self.method, step_size.nonfinite)
         step_size.join(self.method, options, self.param_groups)
         self._join()
-        registry.on_optimizer_built(type(self))
 
     def _join(self) -> None:
         MayJoin.__init__(self)
@@ -80,7 +84,7 @@ class LearningRateFree(Optimizer, MayJoin):
         self.number = torch_compile.enroll(self)
         self.plans = PlanCache()
         self.base = BaseOptimizer() if getattr(self.method.direction, "factory", None) is not None else None
-        self._seen: tuple[list[int], list[bool], int] | None = None  # the parameters that all had their buffers
+        self._seen: Look | None = None  # the parameters that all had their buffers
         checks, where = self.method.options.checks(), type(self).__name__
         self._lots, self._shown = (Lots(self.defaults, checks, where) for _ in range(2))
         self._looked = False  # at all options, in this call of step()
@@ -93,7 +97,7 @@ class LearningRateFree(Optimizer, MayJoin):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch's optimizers do. Raises ValueError for an option that cannot be right; nothing is added."""
         if self._bound:
-            replaced_groups.adopt(self)
+            self._adopt_groups()
         if isinstance(param_group, dict):
             where = f"{type(self).__name__} group {len(self.param_groups)}"
             param_group = check_options(param_group, self.method.options.checks(), where, type(self))
@@ -136,8 +140,15 @@ class LearningRateFree(Optimizer, MayJoin):
         Empty while there are groups that are not ours yet: see `replaced_groups`.
         """
         groups = self.groups
-        are_ours = len(groups) == len(self.bound) and all(map(is_, groups, self.bound))
-        return param_groups.given(groups, self._views()) if are_ours else []
+        return param_groups.given(groups, self._views()) if self._are_bound(groups) else []
+
+    def _adopt_groups(self) -> None:
+        """Take in groups that somebody has put in the place of ours."""
+        if not self._are_bound(self.param_groups):
+            replaced_groups.adopt(self)
+
+    def _are_bound(self, groups: list[dict[str, Any]]) -> bool:
+        return len(groups) == len(self.bound) and all(map(is_, groups, self.bound))
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -155,8 +166,16 @@ class LearningRateFree(Optimizer, MayJoin):
             self._lots.look(self.groups)
         return self._lots
 
-    def params(self) -> Iterable[Tensor]:
-        return chain.from_iterable(self.delivery.params(self.groups))
+    def _params(self) -> list[Sequence[Tensor]]:
+        """The parameters of each group."""
+        if self.delivery is NO_FRAMEWORK:
+            return [group["params"] for group in self.groups]
+        return [[p for _, p in named] for named in self.delivery.tensors(self.groups)]
+
+    def look(self) -> Look:
+        """The parameters as they are now."""
+        params = [*chain.from_iterable(self._params())]
+        return [*map(id, params)], [p.requires_grad for p in params], len(self.state)
 
     def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
         """(position, name or None, parameter) of every parameter."""
@@ -169,9 +188,10 @@ class LearningRateFree(Optimizer, MayJoin):
     @property
     def delivery(self) -> FrameworkAdapter:
         """How the framework that holds this optimizer brings it a step."""
-        if self._delivery is None or self._delivery.is_over():
-            self._delivery = registry.bind(self)
-        return self._delivery
+        known = self._delivery
+        if known is None or (known is not NO_FRAMEWORK and known.is_over()):
+            self._delivery = known = registry.bind(self)
+        return known
 
     def look_up_delivery(self) -> None:
         self._delivery = None
@@ -189,7 +209,7 @@ class LearningRateFree(Optimizer, MayJoin):
 
         Waits for the reduce under way.
         """
-        replaced_groups.adopt(self)
+        self._adopt_groups()
         return [self._rate(group) for group in self.groups]
 
     def _rate(self, group: dict[str, Any]) -> float:
@@ -234,7 +254,7 @@ class LearningRateFree(Optimizer, MayJoin):
 
         The update uses d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
         """
-        if self.mode != modes.TRAIN:
+        if self.mode != TRAIN:
             modes.refuse_step(self)
         loss = None
         if closure is not None:
@@ -253,9 +273,11 @@ class LearningRateFree(Optimizer, MayJoin):
     def take(self) -> None:
         """One call of step(), with the gradients that are there."""
         try:
-            with told(self) as found:
-                replaced_groups.adopt(self)
-                self._take(found)
+            self._adopt_groups()
+            self._take(None if self.__dict__.get("found_inf") is None else amp.finding_of(self))
+        except BaseException:
+            amp.forget(self)
+            raise
         finally:
             self._looked = False
 
@@ -263,11 +285,12 @@ class LearningRateFree(Optimizer, MayJoin):
         groups = self.param_groups
         lots = self._lots if groups is self.groups else self._shown
         lots.look(groups)
-        if self.delivery.is_initialising():
+        if self.delivery is not NO_FRAMEWORK and self.delivery.is_initialising():
             self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)
             return
-        self.announce()
+        if self._join_config.is_first_joinable:
+            self.announce()
         shown = [(group, group["params"]) for group in groups]
         self._looked = lots is self._lots
         self.step_size.step(self, found, lambda window: self._run(window, shown, lots, found))
@@ -318,7 +341,7 @@ class LearningRateFree(Optimizer, MayJoin):
             >>> optimizer.train()
         """
         if self.method.has_modes:
-            modes.switch(self, modes.EVAL)
+            modes.switch(self, EVAL)
 
     def train(self, mode: bool = True) -> None:
         """Let the parameters be those that train, as they are at the start: undoes `eval`, on all ranks, before the next step.
@@ -330,13 +353,13 @@ class LearningRateFree(Optimizer, MayJoin):
             RuntimeError, ValueError: as `eval`.
         """
         if self.method.has_modes:
-            modes.switch(self, modes.TRAIN if mode else modes.EVAL)
+            modes.switch(self, TRAIN if mode else EVAL)
 
     # ---------------------------------------------------------------- buffers
 
     def _all(self) -> list[tuple[dict[str, Any], Sequence[Tensor]]]:
         """Every group with all of its tensors."""
-        return list(zip(self.groups, self.delivery.params(self.groups), strict=True))
+        return list(zip(self.groups, self._params(), strict=True))
 
     def all_params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Every parameter with its group."""
@@ -349,12 +372,9 @@ class LearningRateFree(Optimizer, MayJoin):
 
     def is_prepared(self) -> bool:
         """Return whether every trainable parameter has its buffers; False after one was unfrozen."""
-        params = [*self.params()]
-        seen = [*map(id, params)], [p.requires_grad for p in params], len(self.state)
-        if seen != self._seen or self.delivery.replaces_parameters:
-            if any(buffers.lacks_buffers(self, p, group) for group, p in self.all_params()):
-                return False
-            self._seen = seen
+        if any(buffers.lacks_buffers(self, p, group) for group, p in self.all_params()):
+            return False
+        self._seen = self.look()
         return True
 
     @property
@@ -393,7 +413,7 @@ class LearningRateFree(Optimizer, MayJoin):
         adopted = "step_size" not in state  # by somebody who puts a checkpoint together by himself
         super().__setstate__({name: value for name, value in state.items() if name != "anchored"})
         self.__dict__.setdefault("unmoved", set())
-        self.__dict__.setdefault("mode", modes.TRAIN)
+        self.__dict__.setdefault("mode", TRAIN)
         self.mapped = set()
         if adopted:
             replaced_groups.adopt(self)

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ..kernels import Backend
 from ..methods import Method
+from ..methods.base import Dtypes
 from ..methods.registry import class_name
 from ..options.checks import Before, NonFinite, Sync, check_keywords
 from .named_step_sizes import named
 from .optimizer import LearningRateFree
-from .state.param_state import Dtypes, dtype_named
+from .state.param_state import dtype_named
 from .step_size import StepSize
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..options.plain_values import NOTHING, number
+from ..options.fields import NOTHING, number
 from .estimate_state import ScalarTable
 from .state.validation import scalar
 

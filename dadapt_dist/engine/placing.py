@@ -1,25 +1,63 @@
 """What all ranks agree on before the first step, and again after parameters, state or ranks have changed."""
 
+from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 
 from .. import kernels
+from ..comm.async_all_reduce import Reduce
+from ..comm.communicator import ShardLayout
+from ..options.checks import Before, NonFinite
 from ..sharding.rank_claims import Claims
-from ..sharding.shard_index import home_device
+from ..sharding.shard_index import ShardIndex, home_device
+from .diagnostics.nonfinite import HeldReport
+from .estimate_state import ScalarTable
+from .members import Roster
+from .rank_agreement import Agreement
 from .step_window import check_pieces
 
-if TYPE_CHECKING:
-    from .step_size import StepSize
+
+class Watches(Protocol):
+    """The part of a StepSize in a `Join`."""
+
+    def watch(self, modules: Iterable[Any]) -> None:
+        """See when one of these DDP modules is in a `Join` that this StepSize is not in."""
 
 
-def place(step_size: "StepSize") -> None:
+class Placeable(Protocol):
+    """A StepSize whose parameters are to be placed."""
+
+    layout: ShardLayout
+    shards: ShardIndex
+    roster: Roster
+    reduce: Reduce
+    agreement: Agreement
+    held: HeldReport
+    nonfinite: NonFinite | None
+    before: Before
+    freeze_after: int | None
+
+    @property
+    def joining(self) -> Watches:
+        """Its part in a `Join`."""
+
+    @property
+    def scalars(self) -> ScalarTable:
+        """The scalars of all estimates."""
+
+    def widest(self) -> int:
+        """How many numbers the largest reduce of a step has as its sums."""
+
+
+def place(step_size: Placeable) -> None:
     """Find where all parameters live, agree on what has to stay equal, and count steps from here; a collective call.
 
     Raises PlacementError on all ranks alike.
     """
-    roster, table, agreement = step_size.roster, step_size.scalars, step_size.agreement
+    roster, shards = step_size.roster, step_size.shards
+    table, agreement = step_size.scalars, step_size.agreement
     agreement.begin(table.constants(0), set().union(*(member.defaults for member in roster)))
     claims = Claims(
         (*table.configuration(), step_size.nonfinite, step_size.freeze_after, step_size.before),
@@ -28,10 +66,10 @@ def place(step_size: "StepSize") -> None:
     )
     roster.place(claims, partial(check_pieces, roster, step_size.nonfinite), kernels.rank_fingerprint)
     agreement.settle(
-        roster.classes,
+        shards.classes,
         step_size.layout.rank,
-        roster.suspects,
-        witnessed=roster.is_witnessed and roster.layout.world_size > 1,
+        shards.suspects,
+        witnessed=shards.is_witnessed and step_size.layout.world_size > 1,
     )
     home = home_of(step_size)
     table.to(home)
@@ -41,19 +79,18 @@ def place(step_size: "StepSize") -> None:
     for member in roster:
         member.bind_groups()
         member.prepare()
-    step_size.joining.watch(roster.modules)
+    step_size.joining.watch(shards.modules)
 
 
-def home_of(step_size: "StepSize") -> torch.device:
+def home_of(step_size: Placeable) -> torch.device:
     """Where the parameters live."""
-    return home_device([p for member in step_size.roster for _, _, p in member.named_params()])
+    return home_device(step_size.roster.params())
 
 
-def mark(step_size: "StepSize") -> None:
+def mark(step_size: Placeable) -> None:
     """Let the coming reduce tell the other ranks of this one's options and of its model's steps."""
-    if step_size.layout.world_size > 1:
-        reduce, table = step_size.reduce, step_size.scalars
-        device = step_size.layout.reduce_device(table.device)
-        reduce.marks = step_size.agreement.marks(step_size.roster.groups(), table.all_constants(), device)
-        # Stages of a pipeline have collectives of their own: of theirs, one step's may be two of another's.
-        reduce.pace_now = reduce.pace.count() if step_size.roster.is_of_largest_class else None
+    reduce, table = step_size.reduce, step_size.scalars
+    device = step_size.layout.reduce_device(table.device)
+    reduce.marks = step_size.agreement.marks(step_size.roster.groups(), table.all_constants(), device)
+    # Stages of a pipeline have collectives of their own: of theirs, one step's may be two of another's.
+    reduce.pace_now = reduce.pace.count() if step_size.shards.is_of_largest_class else None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,16 +12,14 @@ from .. import kernels
 from ..kernels import TensorTask
 from ..kernels.memory_checks import is_fixed
 from ..sharding.shard import LocalShard
+from .members import MovesTensors
 from .option_sets import STAYS
 from .state import param_state
 from .state.buffers import is_unmoved, make_ready
 from .step_plan import CachedTask, Key, Options, PlannedLot, StepPlan
 
-if TYPE_CHECKING:
-    from .optimizer import LearningRateFree
-
 Group = dict[str, Any]
-Coefficients = Callable[["LearningRateFree", Group, torch.device], dict[str, Any]]
+Coefficients = Callable[[MovesTensors, Group, torch.device], dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -38,7 +36,7 @@ class Draft:
 
 
 def build_plan(
-    optimizer: "LearningRateFree",
+    optimizer: MovesTensors,
     entries: Sequence[tuple[Group, Sequence[Tensor]]],
     key: Key,
     scale: Tensor | None,
@@ -84,18 +82,14 @@ def build_plan(
     return StepPlan(planned, [draft.p for draft in new])
 
 
-def _reused(
-    optimizer: "LearningRateFree", p: Tensor, group: Group, options: Options, scale: Tensor | None
-) -> list[Draft]:
+def _reused(optimizer: MovesTensors, p: Tensor, group: Group, options: Options, scale: Tensor | None) -> list[Draft]:
     known = optimizer.plans.task(p, options, optimizer.state, scale)
     return [] if known is None else [Draft(p, known.task, known.place, group, options, known.kernel, known)]
 
 
-def _made(
-    optimizer: "LearningRateFree", p: Tensor, group: Group, options: Options, scale: Tensor | None
-) -> list[Draft]:
+def _made(optimizer: MovesTensors, p: Tensor, group: Group, options: Options, scale: Tensor | None) -> list[Draft]:
     """A new task for each part of a parameter that has a gradient."""
-    parts = [(part, optimizer.plans.gradient(p, part[0])) for part in optimizer.step_size.roster.parts(p)]
+    parts = [(part, optimizer.plans.gradient(p, part[0])) for part in optimizer.step_size.shards.parts(p)]
     drafts: list[Draft] = []
     for (place, weight), gradient in parts:
         if gradient is not None:
@@ -119,7 +113,7 @@ def _made(
     return drafts
 
 
-def _assign(optimizer: "LearningRateFree", drafts: list[Draft], coefficients: Coefficients) -> None:
+def _assign(optimizer: MovesTensors, drafts: list[Draft], coefficients: Coefficients) -> None:
     """Check every new task and choose its kernel."""
     new = [draft for draft in drafts if draft.cached is None]
     for draft in new:
@@ -129,18 +123,18 @@ def _assign(optimizer: "LearningRateFree", drafts: list[Draft], coefficients: Co
         kernels.check_together([draft.task for draft in drafts])
 
 
-def _is_cacheable(optimizer: "LearningRateFree", draft: Draft) -> bool:
+def _is_cacheable(optimizer: MovesTensors, draft: Draft) -> bool:
     """Whether a fingerprint can tell that the task is unchanged, and nothing is to be done for its parameter in each step."""
     return (
         draft.place.flat_slice is None
-        and len(optimizer.step_size.roster.parts(draft.p)) == 1
+        and len(optimizer.step_size.shards.parts(draft.p)) == 1
         and isinstance(optimizer.state[draft.p], dict)
         and not is_unmoved(optimizer, draft.p)
         and is_fixed(draft.task)
     )
 
 
-def _own_buffers(optimizer: "LearningRateFree", p: Tensor, group: Group) -> dict[str, Tensor]:
+def _own_buffers(optimizer: MovesTensors, p: Tensor, group: Group) -> dict[str, Tensor]:
     """What the method keeps of a parameter; others may keep more beside it."""
     state = optimizer.state.get(p, {})
     return {name: state[name] for name in optimizer.buffers(group) if name in state}

@@ -18,7 +18,7 @@ from ..comm.async_all_reduce import Reduce
 from ..comm.communicator import ShardLayout
 from ..methods.base import Options, Scalars
 from ..options.checks import Before, NonFinite, Sync, check_choice, check_freeze_after, check_names
-from ..sharding.shard_index import Member, Roster
+from ..sharding.shard_index import ShardIndex
 from . import placing
 from .amp import Finding
 from .amp_overflow import Overflows, check_scales
@@ -27,6 +27,7 @@ from .diagnostics.advice import Advice
 from .diagnostics.nonfinite import HeldReport
 from .estimate_state import UPDATES
 from .estimates import Estimates, StepCount
+from .members import Member, Roster
 from .option_sets import STAYS
 from .rank_agreement import Agreement
 from .step_window import Window, decide, delivered, expected, in_pieces, refuse, refuse_again
@@ -36,19 +37,33 @@ from .uneven_inputs import Joining
 class StepSize(Estimates):
     """The estimate of D that one or several optimizers share, over all ranks of a process group.
 
-    estimates: names of the separate estimates; groups choose with {"estimate": name}. None: those that the groups name.
-    process_group: ranks over which the sums run (None: all), or a layout such as MPILayout. copies: see `ShardLayout`.
-    sync: "next_step" hides the all-reduce behind the next forward and backward; "step" waits for it in the step.
-    nonfinite: what a NaN or infinite gradient does. None: "hold", but a step in which a GradScaler found an overflow, on
-    any rank, leaves everything as it was. "hold": d stays where it is on every rank, and only the elements with finite
-    gradients train. "skip": nothing moves on any rank. "raise": NonFiniteError on all ranks in the same step, before
-    anything moves. "skip" and "raise" need the sums inside the step: the step is computed twice and waits for a blocking
-    reduce.
-    before: sums that a method needs before the weights move (DoG's ‖x - x0‖ and ‖g‖; D-Adapt SGD's ‖g0‖, in one step). "exact"
-    takes them by a blocking reduce in the step; "lagged" uses those of the step before, which ride in its one hidden reduce,
-    and the first step only measures. Where a framework brings a step in pieces (ZeRO) they are always lagged.
-    freeze_after: number of steps after which d stays, buffers of the estimate are dropped and (with None or "hold") the
-    sums are no longer reduced.
+    Args:
+        estimates: Names of the separate estimates; groups choose with {"estimate": name}. None: those that the groups name.
+        process_group: Ranks over which the sums run (None: all), or a layout such as `MPILayout`.
+        copies: For sharding that cannot be read from a parameter: see `ShardLayout`.
+        sync: "next_step" hides the all-reduce behind the next forward and backward; "step" waits for it in the step.
+        nonfinite: What a NaN or infinite gradient does. None: "hold", but a step in which a GradScaler found an overflow, on
+            any rank, leaves everything as it was. "hold": d stays where it is on every rank, and only the elements with
+            finite gradients train. "skip": nothing moves on any rank. "raise": NonFiniteError on all ranks in the same step,
+            before anything moves. "skip" and "raise" need the sums inside the step: the step is computed twice and waits for
+            a blocking reduce.
+        freeze_after: Number of steps after which d stays, buffers of the estimate are dropped and (with None or "hold") the
+            sums are no longer reduced.
+        before: When sums count that a method needs before the weights move (DoG's ‖x - x0‖ and ‖g‖; D-Adapt SGD's ‖g0‖, in
+            one step). "exact" takes them by a blocking reduce in the step; "lagged" uses those of the step before, which ride
+            in its one hidden reduce, and the first step only measures. Where a framework brings a step in pieces (ZeRO) they
+            are always lagged.
+
+    Raises:
+        ValueError: An argument is none of its choices, or a count is below 1.
+
+    Example:
+        >>> import torch, dadapt_dist
+        >>> step_size = dadapt_dist.StepSize()
+        >>> first, second = torch.nn.Linear(4, 2), torch.nn.Linear(2, 1)
+        >>> optimizers = [dadapt_dist.Prodigy(model.parameters(), step_size=step_size) for model in (first, second)]
+        >>> step_size.d
+        1e-06
     """
 
     def __init__(
@@ -69,7 +84,8 @@ class StepSize(Estimates):
         self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, check_freeze_after(freeze_after)
         self.before = before
         self._count, self._overflows = StepCount(), Overflows()
-        self.roster = Roster(self.layout)
+        self.shards = ShardIndex(self.layout)
+        self.roster = Roster(self.shards)
         self.table = None
         self.joining = Joining(self)
         separate_estimates.join(self)
@@ -89,6 +105,14 @@ class StepSize(Estimates):
         """Bracket the pieces of one step: every `step()` of the sharing optimizers inside belongs to it.
 
         No `step()` inside: no collective. An exception inside: the window is dropped without a collective.
+
+        Raises:
+            RuntimeError: A window is open already.
+
+        Example:
+            >>> with step_size.window():  # doctest: +SKIP
+            ...     generator_optimizer.step()
+            ...     encoder_optimizer.step()
         """
         if self._explicit or self._window is not None:
             raise RuntimeError("a window of this StepSize is already open: windows do not nest")
@@ -163,10 +187,19 @@ class StepSize(Estimates):
         self.advice.look(self, self.held.count)
         self.reduce.step = self.calls
         self._follow(lots)
-        if not self.roster.is_placed():
-            placing.place(self)
-        self.joining.look_for_join()
-        self.roster.prepare(release=self.frozen and not self._released)
+        if not self.roster.is_ready():
+            if not self.roster.is_placed():
+                placing.place(self)
+            self.roster.prepare()
+        self._release()
+        if self.joining.modules:
+            self.joining.look_for_join()
+
+    def _release(self) -> None:
+        """Drop the buffers that serve the estimate alone, once it is frozen."""
+        if self.frozen and not self._released:
+            for member in self.roster:
+                member.release_statistics()
         self._released = self.frozen
 
     def _wanted(self) -> tuple[str, ...]:
@@ -196,7 +229,7 @@ class StepSize(Estimates):
         for phase in phases:
             sums = window.usable(torch.stack([member.measure((phase,)) for member in self.roster]).sum(0))
             if table.names_of(phase):
-                placing.mark(self)
+                self._mark()
                 sums = self.reduce.now(sums, tag=0 if table.method.after is not None else self._tag(self._some_move()))
             table.apply(sums, (phase,))
             if phase == "before" and table.method.after is None:
@@ -211,7 +244,7 @@ class StepSize(Estimates):
             decide(window, window.measured, self.reduce)
             return
         check_scales(self.roster)
-        placing.mark(self)
+        self._mark()
         sums = torch.stack([member.rehearse(window.phases) for member in self.roster]).sum(0)
         decide(window, self.reduce.now(sums), self.reduce)
 
@@ -246,17 +279,22 @@ class StepSize(Estimates):
         if window.launches:
             self.held.idle.expect(window.moves, window.overflows)
             if window.reduced is None:
-                placing.mark(self)
+                self._mark()
                 self.reduce.launch(window.usable(window.sums), tag=self._tag(window.moves))
             else:
                 self.reduce.put(window.reduced)
             self._riding = window.phases
-            if self.sync == "step" or self.layout.world_size == 1:
+            if self.sync == "step" or self.reduce.ranks == 1:
                 self.finish()
         elif sumless:  # nobody knows of the other ranks' gradients
             sums = window.usable(window.sums) if window.reduced is None else window.reduced
             table.apply(sums)
             self.held.note(table.values["held"], None, sums)
+
+    def _mark(self) -> None:
+        """Let the coming reduce tell the other ranks of this one's options and of its model's steps."""
+        if self.reduce.ranks > 1:
+            placing.mark(self)
 
     def _tag(self, moves: bool) -> int:
         """A rank that counts a step which the others do not count would freeze at another time: they have to agree on it."""
@@ -350,8 +388,9 @@ class StepSize(Estimates):
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
-        return self.__dict__ | {"roster": None, "joining": None}
+        return self.__dict__ | {"shards": None, "roster": None, "joining": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.roster, self.joining = Roster(self.layout), Joining(self)
+        self.shards = ShardIndex(self.layout)
+        self.roster, self.joining = Roster(self.shards), Joining(self)

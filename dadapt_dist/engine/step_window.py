@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..comm.async_all_reduce import Reduce
 from ..errors import NonFiniteError
-from ..sharding.shard_index import Member, Roster
+from .members import Member, Roster
 
 logger = logging.getLogger(__name__)
 

@@ -6,21 +6,25 @@ the function into pieces, or raise with fullgraph=True.
 
 import itertools
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..sharding.dtensor_type import is_dtensor
 
-if TYPE_CHECKING:
-    from .optimizer import LearningRateFree
-
 _numbers = itertools.count()
 _live: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
 
 
-def enroll(optimizer: "LearningRateFree") -> int:
+class Traced(Protocol):
+    """An optimizer whose steps a compiled function takes. traced: the parameters that are handed to the operation."""
+
+    number: int
+    traced: list[Tensor]
+
+
+def enroll(optimizer: object) -> int:
     """A number by which a compiled function knows the optimizer."""
     number = next(_numbers)
     _live[number] = optimizer
@@ -65,7 +69,7 @@ def _(number: int, positions: list[int], params: list[Tensor], gradients: list[T
     return None
 
 
-def step(optimizer: "LearningRateFree") -> None:
+def step(optimizer: Traced) -> None:
     """What the compiler sees of a step."""
     found = [(i, p, p.grad) for i, p in enumerate(optimizer.traced) if p.grad is not None]
     torch.ops.dadapt_dist.step(

@@ -10,7 +10,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,10 +21,22 @@ from ..sharding import ddp
 from . import placing
 from .state.buffers import is_unmoved, note_moved
 
-if TYPE_CHECKING:
-    from .step_size import StepSize
-
 logger = logging.getLogger(__name__)
+
+
+class MayLackInput(placing.Placeable, Protocol):
+    """A StepSize whose rank may run out of input before the others."""
+
+    steps: int
+    _released: bool
+    _done: set[str]
+
+    @property
+    def joining(self) -> "Joining":
+        """Its part in a `Join`."""
+
+    def finish(self) -> None:
+        """Wait for the reduce under way, and move the scalars by it."""
 
 
 class Hook(JoinHook):
@@ -45,16 +57,16 @@ class Hook(JoinHook):
 class Joining:
     """The part of one StepSize in a `Join`."""
 
-    def __init__(self, step_size: "StepSize") -> None:
+    def __init__(self, step_size: MayLackInput) -> None:
         self._step_size = weakref.ref(step_size)
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._ended = False
-        self._modules: list[tuple[weakref.ref[DistributedDataParallel], Any]] = []
+        self.modules: list[tuple[weakref.ref[DistributedDataParallel], Any]] = []
         self._told = False
 
     @property
-    def step_size(self) -> "StepSize":
+    def step_size(self) -> MayLackInput:
         step_size = self._step_size()
         assert step_size is not None, "the optimizers of a Join live as long as it does"
         return step_size
@@ -77,8 +89,8 @@ class Joining:
 
     def check(self) -> None:
         """Raise ValueError where no rank may leave before the others."""
-        roster = self.step_size.roster
-        if roster.is_cut():
+        step_size = self.step_size
+        if step_size.shards.is_cut(step_size.roster.params()):
             raise ValueError(
                 "Join lets ranks leave that have no more input, and some parameters of this optimizer are cut over the ranks "
                 "(FSDP, tensor or pipeline parallelism, ZeRO): nobody else has their elements. Give all ranks equally many "
@@ -89,15 +101,15 @@ class Joining:
 
     def watch(self, modules: Iterable[DistributedDataParallel]) -> None:
         """See when one of these DDP modules is in a `Join` that this StepSize is not in."""
-        self._modules = [(weakref.ref(module), None) for module in modules]
+        self.modules = [(weakref.ref(module), None) for module in modules]
 
     def look_for_join(self) -> None:
         """Take part in a `Join` that was given the model alone. All ranks that step see it in the same step."""
-        for index, (ref, seen) in enumerate(self._modules):
+        for index, (ref, seen) in enumerate(self.modules):
             module = ref()
             config = None if module is None else module._join_config
             if module is not None and config is not None and config is not seen and config.enable:
-                self._modules[index] = ref, config
+                self.modules[index] = ref, config
                 self._enroll(module)
 
     def _enroll(self, module: DistributedDataParallel) -> None:
@@ -152,7 +164,7 @@ class Joining:
         hand_over(step_size, is_last)
 
 
-def _place_if_needed(step_size: "StepSize") -> None:
+def _place_if_needed(step_size: MayLackInput) -> None:
     if not step_size.roster.is_placed():
         placing.place(step_size)
 
@@ -160,7 +172,7 @@ def _place_if_needed(step_size: "StepSize") -> None:
 class MayJoin(Joinable):
     """The part of an optimizer in `Join([ddp, optimizer])`."""
 
-    step_size: "StepSize"
+    step_size: MayLackInput
 
     def __init__(self) -> None:
         Joinable.__init__(self)
@@ -178,12 +190,11 @@ class MayJoin(Joinable):
         return self.step_size.layout.parent
 
     def announce(self) -> None:
-        """Tell ranks without input that this one takes a step, where nobody in the Join does so before."""
-        if self._join_config.is_first_joinable:
-            Join.notify_join_context(self)
+        """Tell ranks without input that this one takes a step: to be called where nobody in the Join does so before."""
+        Join.notify_join_context(self)
 
 
-def hand_over(step_size: "StepSize", is_last: bool) -> None:
+def hand_over(step_size: MayLackInput, is_last: bool) -> None:
     """Give the scalars, counters and buffers of the highest rank among the last to all. In place; a collective call."""
     layout = step_size.layout
     members: list[Any] = list(step_size.roster)

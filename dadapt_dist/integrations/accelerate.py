@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from torch.optim import Optimizer
+
 from ..sharding.framework import FrameworkAdapter
 
 
@@ -11,8 +13,9 @@ class AccelerateAdapter(FrameworkAdapter):
     """The Accelerate of this process, if it is imported."""
 
     name = "accelerate"
+    module = "accelerate.state"
 
-    def on_optimizer_building(self) -> None:
+    def on_construction(self, cls: type[Optimizer]) -> None:
         """Raise ValueError where Accelerate will replace the object being built by DeepSpeed's CPU Adam, at lr 1.0.
 
         It does so under DeepSpeed with offload of the optimizer. One that DeepSpeed builds from its own config stays: then the
@@ -39,8 +42,8 @@ class AccelerateAdapter(FrameworkAdapter):
 
 def _config() -> dict[str, Any]:
     """The DeepSpeed config of the Accelerator of this process; empty without one."""
-    state = sys.modules.get("accelerate.state")
-    if state is None or not state.is_initialized():
+    state = sys.modules["accelerate.state"]
+    if not state.is_initialized():
         return {}
     plugin = state.AcceleratorState().deepspeed_plugin
     return getattr(plugin, "deepspeed_config", None) or {}

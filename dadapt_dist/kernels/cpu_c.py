@@ -7,16 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..methods.base import Coefficients, Method
-from ..methods.kernel_signature import KernelSignature
+from ..methods.base import Coefficients, KernelSignature, Method
 from . import cpu_c_library
 from .memory_checks import is_dense_alike, is_plain
-from .overflow_guard import bounded, safe_size
 from .signatures import signature_of
 from .tensor_task import TensorTask
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the codes of cpu_c_step.c
 LARGEST = torch.finfo(torch.float32).max
+SAFE, COEFFICIENT, WILD = 2.0**40, 2.0**20, 2.0**60
 TRAFFIC = 6  # cpu_c_step.c's number for a step that moves memory and computes next to nothing
 NONSENSE = 2  # cpu_c_step.c's word for rows that cannot be
 BUFFERS, SUMS, COEFFICIENTS = 5, 4, 12  # the sizes of cpu_c_step.c's arrays
@@ -152,10 +151,10 @@ def _check_result(failed: int, count: int) -> None:
 
 
 def _job(spec: KernelSignature, task: TensorTask, c: Coefficients, dry: bool) -> Job:
+    numbers = [1.0 if (value := c[name]) is None else float(value) for name in spec.coefficients]
     values = [
-        float(bounded(float(value), LARGEST))
-        for value in (1.0 if c[name] is None else c[name] for name in spec.coefficients)
-    ]
+        min(max(number, -LARGEST), LARGEST) for number in numbers
+    ]  # an infinite one would make 0·inf of a gradient of 0
     return Job(
         coefficient=(ctypes.c_double * COEFFICIENTS)(*values),
         scale=1.0 if task.scale is None else float(task.scale),
@@ -167,6 +166,16 @@ def _job(spec: KernelSignature, task: TensorTask, c: Coefficients, dry: bool) ->
         threads=torch.get_num_threads(),
         seed=int(c["seed"]) & 0xFFFFFFFF,
     )
+
+
+def safe_size(values: Sequence[float], keep: float | None) -> float:
+    """Gradients up to this size overflow nothing, whatever the buffers hold, with these coefficients; -1 where none is safe.
+
+    A buffer at the largest float32 does not grow by adding so little to it. keep: what a decay multiplies the weights by, with
+    which they grow beyond all bounds when it is below -1.
+    """
+    largest = max(COEFFICIENT, *map(abs, values))
+    return -1.0 if largest > WILD or abs(keep or 0.0) > 1 else SAFE * COEFFICIENT / largest
 
 
 def traffic(tensors: Sequence[Sequence[Tensor]], written: int, by: float = 1.0) -> None:

@@ -11,23 +11,12 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Buffers, Coefficients, Method
+from .cpu_c import safe_size
 from .tensor_task import TensorTask
 
-SAFE, COEFFICIENT = 2.0**40, 2.0**20
-WILD = 2.0**60
 HALF = 2.0**-30  # a parameter in float16 is left so much sooner
 
 Number = Tensor | float
-
-
-def safe_size(values: list[float], keep: float | None) -> float:
-    """Gradients up to this size overflow nothing, whatever the buffers hold, with these coefficients; -1 where none is safe.
-
-    A buffer at the largest float32 does not grow by adding so little to it. keep: what a decay multiplies the weights by, with
-    which they grow beyond all bounds when it is below -1.
-    """
-    largest = max(COEFFICIENT, *map(abs, values))
-    return -1.0 if largest > WILD or abs(keep or 0.0) > 1 else SAFE * COEFFICIENT / largest
 
 
 def bounded(value: Number, largest: float) -> Number:
@@ -121,6 +110,3 @@ def _and(fit: Tensor, other: Tensor, cut: slice | None) -> None:
         whole = torch.ones(fit.numel(), dtype=torch.bool, device=fit.device)
         whole[cut] = other
         fit &= whole.view(fit.shape)
-
-
-__all__ = ["bounded", "kept_within", "safe_size", "tamed", "usable_gradient"]

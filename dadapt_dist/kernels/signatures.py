@@ -1,7 +1,6 @@
 """The arguments of the compiled kernels, by method. A method without them runs as plain torch operations."""
 
-from ..methods.base import Method
-from ..methods.kernel_signature import KernelSignature
+from ..methods.base import KernelSignature, Method
 
 
 def signature_of(method: Method) -> KernelSignature | None:

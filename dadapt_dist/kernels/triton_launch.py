@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..methods.base import Coefficients, Method
-from ..methods.kernel_signature import KernelSignature
+from ..methods.base import Coefficients, KernelSignature, Method
 from .memory_checks import is_dense_alike, is_plain
 from .signatures import signature_of
 from .tensor_task import TensorTask

@@ -1,18 +1,14 @@
 """Interface of the learning-rate-free methods: the mathematics of one step on one plain tensor, and of d from global sums."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..options.method_options import MethodOptions
-from .documentation import Documentation
-from .kernel_signature import KernelSignature
-from .scratch_memory import scratch
+from ..options.fields import MethodOptions
 
 Options = Mapping[str, Any]  # the options of one parameter group: plain numbers
 Scalars = dict[str, Tensor]  # float64; of one estimate, or of all with a first dimension [n_estimates] inside a fold
@@ -41,6 +37,31 @@ class Buffer:
 
 
 @dataclass(frozen=True)
+class Dtypes:
+    """The dtypes of buffers. state: of all; None is float32, or the parameter's where that is wider. statistics: of s alone.
+
+    With `statistics` x0 takes the parameter's own dtype, in which it is exact.
+    """
+
+    state: torch.dtype | None = None
+    statistics: torch.dtype | None = None
+
+    def of(self, p: Tensor, buffer: Buffer) -> torch.dtype:
+        """The dtype of a new buffer."""
+        if buffer.transient:
+            return torch.promote_types(p.dtype, torch.float32)
+        if self.statistics is not None and buffer.statistic:
+            return p.dtype if buffer.init == "param" else self.statistics
+        return self.state or torch.promote_types(p.dtype, torch.float32)
+
+    def restored(self, p: Tensor, buffer: Buffer, saved: torch.dtype) -> torch.dtype:
+        """The dtype of a buffer from a checkpoint: no narrower than it was saved, but for an s that is asked to be."""
+        dtype = self.of(p, buffer)
+        asked = self.statistics is not None and buffer.statistic and buffer.init != "param"
+        return dtype if asked else torch.promote_types(saved, dtype)
+
+
+@dataclass(frozen=True)
 class Sums:
     """The additive sums of one phase.
 
@@ -51,6 +72,48 @@ class Sums:
 
     names: tuple[str, ...]
     needs: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documentation:
+    """The words of a method; its options carry theirs.
+
+    Args:
+        summary: one line, a statement.
+        when: one line: when to choose the method.
+        reference: paper and identifier.
+        equations: update, sums and rule, a line each; the notation is that of docs/methods.md.
+        notes: paragraphs that follow the equations.
+    """
+
+    summary: str
+    when: str
+    reference: str
+    equations: str
+    notes: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSignature:
+    """The arguments of a method's compiled kernels (cpu_c_step.c, triton_kernel.py), in order.
+
+    Args:
+        index: number of the method in the kernels.
+        fields: buffers, those that the kernel never writes last.
+        coefficients: keys of `Method.coefficients`; None there (no decay) is passed as 1.
+        factors: what the raw sums of the kernel are multiplied by, in the order of the method's sums.
+        statistic: the buffer that serves the estimate alone: without it the method is frozen, and it may be narrower.
+        read_only: how many of `fields` the kernel never writes.
+        sliced: whether the kernel knows `slice_p`.
+    """
+
+    index: int
+    fields: tuple[str, ...]
+    coefficients: tuple[str, ...]
+    factors: Callable[[dict[str, Any]], tuple[Any, ...]]
+    statistic: str
+    read_only: int = 0
+    sliced: bool = False
 
 
 class Method(ABC):
@@ -161,7 +224,7 @@ class Method(ABC):
 
     # ---------------------------------------------------------------- evaluation
 
-    def to_eval(self, x: Tensor, buf: Buffers, c: Coefficients) -> None:
+    def to_eval(self, x: Tensor, buf: Buffers, c: Coefficients) -> None:  # noqa: B027 - few methods have it
         """Turn the parameter that trains into the one that is evaluated and saved, in place and elementwise.
 
         Args:
@@ -170,7 +233,7 @@ class Method(ABC):
             c: the `coefficients` of the coming step. Only those that follow from options are the same at both maps.
         """
 
-    def to_train(self, x: Tensor, buf: Buffers, c: Coefficients) -> None:
+    def to_train(self, x: Tensor, buf: Buffers, c: Coefficients) -> None:  # noqa: B027 - few methods have it
         """Undo `to_eval`, in place."""
 
     # ---------------------------------------------------------------- sums
@@ -226,74 +289,3 @@ class Method(ABC):
         share = min(1.0, d / highest)
         changed = {"d": d, "d_max": d, "numerator": scalars.get("numerator", 0.0) * share}
         return {name: value for name, value in changed.items() if name in scalars}
-
-
-def total(t: Tensor) -> Tensor:
-    """Sum of all elements as a 0-dim float64 tensor.
-
-    Accumulated in float64: float32 accumulation over 5e7 elements is off by percents, and float64 partials make the
-    parameters independent of how the tensors are sharded.
-    """
-    if t.device.type != "cpu" or t.dtype is torch.float64:
-        return torch.sum(t, dtype=torch.float64)
-    return scratch("double", t, torch.float64).copy_(t).sum()
-
-
-def total_abs(t: Tensor) -> Tensor:
-    """Σ|t|, as `total`."""
-    return total(torch.abs(t, out=scratch("product", t)))
-
-
-def dot(a: Tensor, b: Tensor, over: Tensor | None = None) -> Tensor:
-    """Σ a·b, or Σ a·b/over, as `total`: the products are rounded to the tensors' dtype, the sum is not."""
-    product = torch.mul(a, b, out=scratch("product", a))
-    return total(product if over is None else product.div_(over))
-
-
-def dot_difference(g: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Σ g·(a - b), as `dot`."""
-    return total(torch.sub(a, b, out=scratch("product", a)).mul_(g))
-
-
-def root(v: Tensor, eps: Tensor | float) -> Tensor:
-    """√v + eps, in memory that the next call takes again."""
-    return torch.sqrt(v, out=scratch("root", v)).add_(eps)
-
-
-# Coefficients are python numbers where the scalars live on the CPU (reading them costs nothing there, and torch then needs no
-# temporary), and 0-dim tensors elsewhere (reading them would make the host wait for the device).
-
-
-def add_(t: Tensor, a: Tensor, c: Tensor | float) -> Tensor:
-    """t + c·a, in place."""
-    return t.add_(a * c) if isinstance(c, Tensor) else t.add_(a, alpha=c)
-
-
-def add_product_(t: Tensor, a: Tensor, b: Tensor, c: Tensor | float) -> Tensor:
-    """t + c·a·b, in place."""
-    return t.add_(a * b * c) if isinstance(c, Tensor) else t.addcmul_(a, b, value=c)
-
-
-def add_ratio_(t: Tensor, a: Tensor, b: Tensor, c: Tensor | float) -> Tensor:
-    """t + c·a/b, in place."""
-    return t.add_((a * c).div_(b)) if isinstance(c, Tensor) else t.addcdiv_(a, b, value=c)
-
-
-def bias_correction(options: Options, k: Tensor) -> Tensor | float:
-    """sqrt(1 - b2^(k+1)) / (1 - b1^(k+1)), Adam's correction; 1.0 when the group has it off. k: 0-dim float64."""
-    if not options.get("use_bias_correction", False):
-        return 1.0
-    beta1, beta2 = options["betas"][:2]
-    correction: Tensor = torch.sqrt(1 - beta2 ** (k + 1)) / (1 - beta1 ** (k + 1))
-    return correction
-
-
-def grown(scalars: Scalars, d_hat: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
-    """max(d, min(d_hat, d·growth_rate)): d never falls, and grows at most by its rate a step."""
-    d = scalars["d"]
-    return torch.maximum(d, torch.minimum(d_hat, d * constants["growth_rate"]))
-
-
-def sqrt_beta2(options: Options) -> float:
-    """The averaging constant of D-Adapt Adam and Lion."""
-    return math.sqrt(options["betas"][1])

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..options.fields import EPS, LR, WEIGHT_DECAY, is_positive, option
-from ..options.method_options import MethodOptions
-from ..options.plain_values import number
-from .base import Buffer, Buffers, Coefficients, Initial, Method, Options, Scalars
-from .documentation import Documentation
+from ..options.fields import EPS, LR, WEIGHT_DECAY, MethodOptions, is_positive, number, option
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, Method, Options, Scalars
 
 
 @dataclass(frozen=True)
@@ -31,11 +28,7 @@ class COCOBOptions(MethodOptions):
 
 
 class COCOBMethod(Method):
-    """Coin betting per coordinate, without a learning rate and without sums: no collective. r = layer_scale.
-
-    L = max(L, |g|);  G = G + |g|;  R = max(R - g·(x - x0), 0);  C = C - g
-    z = x0 + r·C/(L·max(G + L, alpha·L))·(L + R);  x = x + lr·(z - x)
-    """
+    """Coin betting per coordinate, without a learning rate and without sums."""
 
     options = COCOBOptions
     documentation = Documentation(

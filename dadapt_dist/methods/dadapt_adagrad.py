@@ -6,26 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..options.fields import D0, EPS, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY
-from ..options.method_options import MethodOptions
-from .base import (
-    Buffer,
-    Buffers,
-    Coefficients,
-    Initial,
-    Method,
-    Options,
-    Scalars,
-    Sums,
-    add_,
-    dot,
-    grown,
-    root,
-    total,
-    total_abs,
-)
-from .documentation import Documentation
-from .kernel_signature import KernelSignature
+from ..options.fields import D0, EPS, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY, MethodOptions
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
+from .ops import add_, dot, grown, root, total, total_abs
 
 
 @dataclass(frozen=True)
@@ -42,11 +25,7 @@ class DAdaptAdaGradOptions(MethodOptions):
 
 
 class DAdaptAdaGradMethod(Method):
-    """AdaGrad with D-Adaptation; γ = d·lr, r = layer_scale, α starts at 1e-6.
-
-    α = α + g²;  s = s + γ·g;  gsq = Σ r·γ²·g²/(√α + eps);  sksq = Σ r·s²/(√α + eps);  s_l1 = Σ r|s|
-    z = x0 - r·s/(√α + eps);  x = momentum·x + (1 - momentum)·z
-    G = G + gsq;  d_hat = (sksq - G)/s_l1;  d = max(d, min(d_hat, d·growth_rate))
+    """AdaGrad with D-Adaptation.
 
     The sums over s are computed anew each step; the released code adds up differences, the same number with drift.
     """

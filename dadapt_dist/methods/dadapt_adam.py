@@ -6,27 +6,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..options.fields import BETAS, D0, EPS, FSDP_IN_USE, GROWTH_RATE, LOG_EVERY, LR, WEIGHT_DECAY, switch
-from ..options.method_options import MethodOptions
-from .base import (
-    Buffer,
-    Buffers,
-    Coefficients,
-    Initial,
-    Method,
-    Options,
-    Scalars,
-    Sums,
-    add_,
-    bias_correction,
-    dot,
-    grown,
-    root,
-    sqrt_beta2,
-    total_abs,
+from ..options.fields import (
+    BETAS,
+    D0,
+    EPS,
+    FSDP_IN_USE,
+    GROWTH_RATE,
+    LOG_EVERY,
+    LR,
+    WEIGHT_DECAY,
+    MethodOptions,
+    switch,
 )
-from .documentation import Documentation
-from .kernel_signature import KernelSignature
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
+from .ops import add_, bias_correction, dot, grown, root, total_abs
 
 
 @dataclass(frozen=True)
@@ -46,12 +39,7 @@ class DAdaptAdamOptions(MethodOptions):
 
 
 class DAdaptAdamMethod(Method):
-    """Adam with D-Adaptation; γ = d·lr·c (c: optional bias correction), r = layer_scale.
-
-    inner = Σ r·γ·g·s/(√v + eps), with s and v of before this step
-    m = b1·m + (1-b1)·r·γ·g;  v = b2·v + (1-b2)·g²;  s = √b2·s + (1-√b2)·γ·g;  x = x·(1 - wd·γ) - m/(√v + eps)
-    num = √b2·num + (1-√b2)·inner;  d_hat = num/((1-√b2)·Σ r|s|);  d = max(d, min(d_hat, d·growth_rate))
-    """
+    """Adam with D-Adaptation."""
 
     options = DAdaptAdamOptions
     documentation = Documentation(
@@ -80,7 +68,7 @@ class DAdaptAdamMethod(Method):
         return {"d": options["d0"], "numerator": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
-        return super().constants(options) | {"average": sqrt_beta2(options)}
+        return super().constants(options) | {"average": math.sqrt(options["betas"][1])}
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
         return {"s": Buffer(statistic=True), "exp_avg": Buffer(), "exp_avg_sq": Buffer(squares=True)}

@@ -7,25 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..options.fields import BETAS, D0, EPS, GROWTH_RATE, LOG_EVERY, LR, WEIGHT_DECAY, switch
-from ..options.method_options import MethodOptions
-from .base import (
-    Buffer,
-    Buffers,
-    Coefficients,
-    Initial,
-    Method,
-    Options,
-    Scalars,
-    Sums,
-    add_,
-    dot,
-    grown,
-    root,
-    total_abs,
-)
-from .documentation import Documentation
-from .kernel_signature import KernelSignature
+from ..options.fields import BETAS, D0, EPS, GROWTH_RATE, LOG_EVERY, LR, WEIGHT_DECAY, MethodOptions, switch
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
+from .ops import add_, dot, grown, root, total_abs
 
 
 @dataclass(frozen=True)
@@ -45,13 +29,7 @@ class DAdaptAdanOptions(MethodOptions):
 
 
 class DAdaptAdanMethod(Method):
-    """Adan with D-Adaptation; γ = d·lr, r = layer_scale.
-
-    diff = g - g_prev (0 at the parameter's first step);  u = g + b2·diff
-    m = b1·m + (1-b1)·r·γ·g;  n = b2·n + (1-b2)·r·γ·diff;  v = b3·v + (1-b3)·u²;  den = √v + eps
-    s = b3·s + (1-b3)·γ·g;  gsq = Σ r·γ²·g²/den;  sksq = Σ r·s²/den;  s_l1 = Σ r|s|
-    x = (x - (m + b2·n)/den)/(1 + γ·wd)          (no_prox: x·(1 - γ·wd) first, no division)
-    G = b3·G + (1-b3)·gsq;  d_hat = (sksq/(1-b3) - G)/s_l1;  d = max(d, min(d_hat, d·growth_rate))
+    """Adan with D-Adaptation.
 
     `pre_grad` starts as NaN, "no gradient seen yet": a buffer survives sharding and checkpoints, a flag would not.
     """

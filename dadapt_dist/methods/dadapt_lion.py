@@ -1,29 +1,15 @@
 """D-Adapt Lion: the step and the next d (released with arXiv 2301.07733; Lion: arXiv 2302.06675)"""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..options.fields import BETAS, D0, FSDP_IN_USE, LOG_EVERY, LR, WEIGHT_DECAY
-from ..options.method_options import MethodOptions
-from .base import (
-    Buffer,
-    Buffers,
-    Coefficients,
-    Initial,
-    Method,
-    Options,
-    Scalars,
-    Sums,
-    add_,
-    dot,
-    sqrt_beta2,
-    total_abs,
-)
-from .documentation import Documentation
-from .kernel_signature import KernelSignature
+from ..options.fields import BETAS, D0, FSDP_IN_USE, LOG_EVERY, LR, WEIGHT_DECAY, MethodOptions
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
+from .ops import add_, dot, total_abs
 
 
 @dataclass(frozen=True)
@@ -39,12 +25,7 @@ class DAdaptLionOptions(MethodOptions):
 
 
 class DAdaptLionMethod(Method):
-    """Lion with D-Adaptation; γ = d·lr, r = layer_scale.
-
-    u = sign(b1·m + (1-b1)·g);  x = x·(1 - γ·wd) - r·γ·u;  m = b2·m + (1-b2)·γ·g
-    inner = Σ r·γ·u·s (old s);  s = √b2·s + (1-√b2)·γ·u
-    num = √b2·num + (1-√b2)·inner;  d_hat = num/((1-√b2)·Σ r|s|);  d = max(d, d_hat)
-    """
+    """Lion with D-Adaptation."""
 
     options = DAdaptLionOptions
     documentation = Documentation(
@@ -72,7 +53,7 @@ class DAdaptLionMethod(Method):
         return {"d": options["d0"], "numerator": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
-        return super().constants(options) | {"average": sqrt_beta2(options)}
+        return super().constants(options) | {"average": math.sqrt(options["betas"][1])}
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
         return {"s": Buffer(statistic=True), "exp_avg": Buffer()}

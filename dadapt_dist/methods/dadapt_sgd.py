@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..options.fields import D0, FSDP_IN_USE, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY
-from ..options.method_options import MethodOptions
-from .base import Buffer, Buffers, Coefficients, Initial, Method, Options, Scalars, Sums, add_, dot, grown, total
-from .documentation import Documentation
-from .kernel_signature import KernelSignature
+from ..options.fields import D0, FSDP_IN_USE, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY, MethodOptions
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
+from .ops import add_, dot, grown, total
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,9 @@ class DAdaptSGDOptions(MethodOptions):
 
 
 class DAdaptSGDMethod(Method):
-    """SGD with D-Adaptation and momentum; γ = d·lr/‖g0‖, r = layer_scale.
+    """SGD with D-Adaptation and momentum.
 
-    inner = Σ r·γ·g·s (old s);  s = s + γ·g;  s_sq = Σ r·s²;  z = x0 - r·s;  x = momentum·x + (1 - momentum)·z
-    num = num + inner;  d_hat = 2·num/√s_sq;  d = max(d, min(d_hat, d·growth_rate))
-
-    ‖g0‖² = Σ r·g² of the first step whose gradient is not zero. It is needed before that step's update: the one blocking
-    reduce, or one step that only measures where the gradients of a step are never there together. The released code divides
-    by zero there when the first gradient is zero, and leaves weight decay out of ‖g0‖.
+    The released code divides by zero when the first gradient is zero, and leaves weight decay out of ‖g0‖.
     """
 
     options = DAdaptSGDOptions

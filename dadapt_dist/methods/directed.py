@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..options.method_options import MethodOptions
+from ..options.fields import MethodOptions
 from .base import Buffer, Buffers, Coefficients, Method, Options, Scalars
 from .directions.base import Direction
 
@@ -50,7 +50,7 @@ class DirectedMethod(Method):
         super().__init_subclass__(**kwargs)
         if "options" in vars(cls):
             cls.own_options = cls.options
-        if cls.direction is not None and hasattr(cls, "own_options"):
+        if getattr(cls, "direction", None) is not None and hasattr(cls, "own_options"):
             cls.options = _joined_options(cls, cls.own_options, cls.direction)
             cls.read_only = tuple(dict.fromkeys((*cls.read_only, *cls.direction.read_only)))
             if not isabstract(cls):

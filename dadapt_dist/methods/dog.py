@@ -6,11 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..options.fields import EPS, LR, WEIGHT_DECAY, is_positive, option
-from ..options.method_options import MethodOptions
-from ..options.plain_values import number
-from .base import Buffer, Buffers, Coefficients, Initial, Method, Options, Scalars, Sums, add_, total
-from .documentation import Documentation
+from ..options.fields import EPS, LR, WEIGHT_DECAY, MethodOptions, is_positive, number, option
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, Method, Options, Scalars, Sums
+from .ops import add_, total
 
 
 @dataclass(frozen=True)
@@ -31,13 +29,7 @@ class DoGOptions(MethodOptions):
 
 
 class DoGMethod(Method):
-    """SGD with the step size d/√G; r = layer_scale, d the paper's r̄.
-
-    d = reps_rel·(1 + ‖x0‖) at the start;  d = max(d, ‖x - x0‖);  G = G + ‖g‖²;  x = x - r·lr·d/√(G + eps)·g
-
-    Both norms run over all elements of the estimate and hold x and g of the very step: one blocking reduce a step, or, lagged,
-    those of the step before.
-    """
+    """SGD with the step size d/√G; d is the paper's r̄."""
 
     options = DoGOptions
     documentation = Documentation(

@@ -15,34 +15,17 @@ from ..options.fields import (
     GROWTH_RATE,
     LR,
     WEIGHT_DECAY,
+    MethodOptions,
+    integer,
     is_fraction,
     is_positive,
+    number,
     option,
     optional,
     switch,
 )
-from ..options.method_options import MethodOptions
-from ..options.plain_values import integer, number
-from .base import (
-    Buffer,
-    Buffers,
-    Coefficients,
-    Initial,
-    Method,
-    Options,
-    Scalars,
-    Sums,
-    add_,
-    add_product_,
-    add_ratio_,
-    bias_correction,
-    dot_difference,
-    root,
-    sqrt_beta2,
-    total_abs,
-)
-from .documentation import Documentation
-from .kernel_signature import KernelSignature
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
+from .ops import add_, add_product_, add_ratio_, bias_correction, dot_difference, root, total_abs
 
 
 @dataclass(frozen=True)
@@ -88,11 +71,7 @@ class ProdigyOptions(MethodOptions):
 
 
 class ProdigyMethod(Method):
-    """Prodigy with d = d_k known before the step, γ = d·lr·c (c: optional bias correction), r = layer_scale.
-
-    w = (d/d0)·γ;  inner = Σ w·g·(x0 - x);  s = b3·s + w_s·g (w_s = (d/d0)·d with safeguard_warmup, else w)
-    m = b1·m + (1-b1)·d·g;  v = b2·v + (1-b2)·d²·g²;  x = x·(1 - wd·γ) - r·γ·m/(√v + d·eps)
-    num = b3·num + inner;  d_hat = d_coef·num/Σ r|s|;  d follows d_max = max d_hat, at most growth_rate a step.
+    """Prodigy, with d known before the step.
 
     eps is scaled by d_k as in the paper; the released code scales it by d_{k+1}, which would need the global sums before
     the update can be written (docs/deviations.md has the measured size).
@@ -134,8 +113,8 @@ class ProdigyMethod(Method):
         return {"d": options["d0"], "d_max": options["d0"], "numerator": 0.0}
 
     def constants(self, options: Options) -> dict[str, float]:
-        beta3 = options["beta3"]
-        return super().constants(options) | {"average": sqrt_beta2(options) if beta3 is None else float(beta3)}
+        average = math.sqrt(options["betas"][1]) if options["beta3"] is None else float(options["beta3"])
+        return super().constants(options) | {"average": average}
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
         buffers = {

@@ -5,9 +5,9 @@ import pkgutil
 from collections.abc import Callable
 from inspect import isabstract
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
-from ..options.method_options import MethodOptions
+from ..options.fields import MethodOptions
 from .base import Method
 
 METHODS: dict[str, type[Method]] = {}
@@ -104,10 +104,10 @@ def _discover() -> None:
     for module in sorted(found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)])):
         if f"{package}.{module}" == __name__:
             continue
-        defined = vars(importlib.import_module(f"{package}.{module}")).values()
-        for value in defined:
-            own = isinstance(value, type) and issubclass(value, Method) and value.__module__ == f"{package}.{module}"
-            if own and not isabstract(value):
+        for value in vars(importlib.import_module(f"{package}.{module}")).values():
+            is_class = isinstance(value, type) and get_origin(value) is None  # in Python 3.10 list[int] is a type, too
+            is_method = is_class and issubclass(value, Method) and not isabstract(value)
+            if is_method and value.__module__ == f"{package}.{module}":
                 register(value)
 
 

@@ -1,7 +1,6 @@
 """Check option values and names: ranges, close misspellings, and the error that names the cure."""
 
 import difflib
-import inspect
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -9,8 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .fields import LR, Check, rate
-from .plain_values import NOTHING, integer, number, plain, text
+from .fields import LR, NOTHING, Check, integer, plain, rate, text
 
 Sync = Literal["next_step", "step"]
 Before = Literal["exact", "lagged"]
@@ -18,7 +16,7 @@ NonFinite = Literal["hold", "skip", "raise"]
 LARGEST = sys.float_info.max
 PRODIGYS = ("d_coef", "beta3")  # options of an estimate that one method alone has
 TRAINABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # dtypes of parameters that can train
-_LR: Mapping[str, Check] = {"lr": LR(1.0).metadata["check"]}
+_LR: Check = LR(1.0).metadata["check"]
 
 # Keys that frameworks and users put into groups for purposes of their own.
 FOREIGN_KEYS = frozenset({
@@ -45,7 +43,7 @@ def check_options(
     read = {}
     for name, value in options.items():
         if name in known:
-            read[name] = check_value(name, value, known, where, usual)
+            read[name] = known[name].checked(name, value, where, usual)
         else:
             if name not in FOREIGN_KEYS:
                 _check_foreign(name, known, where)
@@ -56,7 +54,7 @@ def check_options(
 def check_lr(lr: Any, where: str) -> float:
     """The lr of a group as a number; ValueError when a schedule or a user has set one that cannot be right."""
     if not (isinstance(lr, (int, float)) and 0 <= lr <= LARGEST):
-        lr = check_value("lr", lr, _LR, where)
+        lr = _LR.checked("lr", lr, where)
     return float(lr)
 
 
@@ -65,7 +63,7 @@ def assigned(name: str, value: Any, known: Mapping[str, Check], where: str) -> A
     if isinstance(value, Tensor) and name == "lr":
         return value if value.ndim == 0 and not value.requires_grad else rate(value)
     if name in known:
-        return check_value(name, value, known, where)
+        return known[name].checked(name, value, where)
     return plain(value)
 
 
@@ -93,49 +91,6 @@ def check_names(name: str, value: Any) -> tuple[str, ...] | None:
     return tuple(map(str, names))
 
 
-def check_value(name: str, value: Any, known: Mapping[str, Check], where: str, usual: type | None = None) -> Any:
-    """An option as plain python, but for an lr that is a CPU tensor. ValueError with value, range and cure otherwise."""
-    check = known[name]
-    read = check.read(value)
-    if read is not NOTHING and check.right(read):
-        return read
-    why = _why(value) if read is NOTHING else "is out of range"
-    cure = _cure(name, value, check, usual)
-    raise ValueError(f"{where}: {name}={value!r} {why}; it must be {check.allowed}. {cure}")
-
-
-def _why(value: Any) -> str:
-    if isinstance(value, Tensor) and value.numel() == 1 and value.device.type != "cpu":
-        return f"is on {value.device}, where reading it would make every step wait for the device"
-    return f"cannot be read ({type(value).__name__})"
-
-
-def _cure(name: str, value: Any, check: Check, usual: type | None) -> str:
-    if isinstance(value, Tensor) and value.numel() == 1 and value.device.type != "cpu":
-        return f"Pass {name}.item(), or a tensor on the CPU."
-    if isinstance(value, str) and number(_as_number(value)) is not NOTHING:
-        return "It is text: leave the quotes out; YAML takes 1e-6 for text, and 1.0e-6 for a number."
-    default = _default(name, usual)
-    return _sentence(check.cure.format(usual=repr(check.usual if default is NOTHING else default)))
-
-
-def _as_number(value: str) -> Any:
-    try:
-        return float(value)
-    except ValueError:
-        return None
-
-
-def _default(name: str, cls: type | None) -> Any:
-    """The default of an option in the constructor of a class, or of the nearest base that names it."""
-    for base in () if cls is None else cls.__mro__:
-        build = vars(base).get("__init__")
-        given = None if build is None else inspect.signature(build).parameters.get(name)
-        if given is not None and given.default is not given.empty:
-            return given.default
-    return NOTHING
-
-
 def _check_foreign(name: str, known: Iterable[str], where: str) -> None:
     if name in PRODIGYS:
         raise ValueError(
@@ -160,7 +115,3 @@ def check_keywords(unknown: Iterable[str], known: Iterable[str], where: str) -> 
 def listed(names: Iterable[str]) -> str:
     """Names in alphabetical order, for an error message."""
     return ", ".join(sorted(str(name) for name in names))
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."

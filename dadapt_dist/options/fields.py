@@ -1,4 +1,4 @@
-"""Fields of a method's options: each carries its default, its check and its line of documentation.
+"""The options of a method: fields that carry a default, a check and a line of documentation each.
 
 The options of a method are a frozen dataclass whose fields are made here:
 
@@ -6,18 +6,121 @@ The options of a method are a frozen dataclass whose fields are made here:
     class DoGOptions(MethodOptions):
         lr: float = LR(1.0)
         reps_rel: float = option(1e-6, number, is_positive, "a number > 0", "use the default, {usual}", "first distance")
+
+Configs and schedulers hand over numpy scalars, tensors of one element, fractions and lists of their own. What they can be read
+as is what counts; what is kept is plain, so that a checkpoint loads with weights_only=True.
 """
 
+import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+import operator
+from collections.abc import Callable, Mapping, Set
+from dataclasses import Field, dataclass, field, fields
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .plain_values import NOTHING, flag, integer, number, numbers
+NOTHING: Any = object()  # the value is no such thing
+
+
+def number(value: Any) -> float:
+    """Anything that float() takes, but for truth values and text."""
+    found = _scalar(value)
+    if type(found) in (float, int):
+        return found if type(found) is float else _converted(float, found)
+    if isinstance(found, (bool, str, bytes)) or not hasattr(type(found), "__float__"):
+        return NOTHING  # type: ignore[no-any-return]
+    return _converted(float, found)  # type: ignore[no-any-return]
+
+
+def integer(value: Any) -> int:
+    """Anything that is a whole number, also 1e4."""
+    found = _scalar(value)
+    if isinstance(found, (bool, str, bytes)):
+        return NOTHING  # type: ignore[no-any-return]
+    exact = _converted(operator.index, found)
+    if exact is not NOTHING:
+        return exact  # type: ignore[no-any-return]
+    real = number(found)
+    return int(real) if real is not NOTHING and real.is_integer() else NOTHING
+
+
+def flag(value: Any) -> bool:
+    """True or False, of python, numpy or torch."""
+    found = _scalar(value)
+    return found if isinstance(found, bool) else NOTHING
+
+
+def text(value: Any) -> str:
+    """A string that is not empty."""
+    return str(value) if isinstance(value, str) and value else NOTHING
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    """A sequence of numbers of any class: list, tuple, array, tensor, a config's own."""
+    if isinstance(value, (str, bytes, Mapping, Set)):
+        return NOTHING  # type: ignore[no-any-return]
+    members = _converted(tuple, value)
+    found = NOTHING if members is NOTHING else tuple(number(member) for member in members)
+    return NOTHING if found is NOTHING or NOTHING in found else found
+
+
+def plain(value: Any) -> Any:
+    """A numpy scalar as python's own; everything else as it is."""
+    is_foreign_scalar = (
+        hasattr(value, "dtype") and not isinstance(value, Tensor) and getattr(value, "shape", None) == ()
+    )
+    return _converted(lambda scalar: scalar.item(), value) if is_foreign_scalar else value
+
+
+def rate(value: Any) -> Any:
+    """A number, or a CPU tensor that its owner goes on changing; reading one never waits for a device."""
+    if not isinstance(value, Tensor):
+        return number(value)
+    if value.device.type != "cpu" or value.layout is not torch.strided or number(value) is NOTHING:
+        return NOTHING
+    return value.detach().reshape(())  # the same memory
+
+
+def optional(value: Any) -> Any:
+    """None, or a number."""
+    return None if value is None else number(value)
+
+
+def _scalar(value: Any) -> Any:
+    """What an array or tensor of one element holds; anything else as it is."""
+    if type(value) in (float, int, bool, str) or not hasattr(value, "item"):
+        return value
+    return _converted(lambda one: one.item(), value.detach() if isinstance(value, Tensor) else value)
+
+
+def _converted(convert: Any, value: Any) -> Any:
+    try:
+        return convert(value)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):  # the last: torch, of several elements
+        return NOTHING
+
+
+def is_nonnegative(value: Any) -> bool:
+    """Return whether 0 <= value < inf."""
+    return 0 <= float(value) < math.inf
+
+
+def is_positive(value: float) -> bool:
+    """Return whether 0 < value < inf."""
+    return 0 < value < math.inf
+
+
+def is_fraction(value: float) -> bool:
+    """Return whether 0 <= value < 1."""
+    return 0 <= value < 1
+
+
+def is_anything(_: Any) -> bool:
+    """Return True."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -40,6 +143,58 @@ class Check:
     usual: Any
     doc: str
 
+    def checked(self, name: str, value: Any, where: str, usual: type | None = None) -> Any:
+        """An option as plain python, but for an lr that is a CPU tensor. ValueError with value, range and cure otherwise.
+
+        Args:
+            name: the option.
+            value: what was given for it.
+            where: what the error calls the optimizer or group.
+            usual: the class whose constructor's default the error names; None for the method's own.
+        """
+        read = self.read(value)
+        if read is not NOTHING and self.right(read):
+            return read
+        why = _why(value) if read is NOTHING else "is out of range"
+        cure = _cure(name, value, self, usual)
+        raise ValueError(f"{where}: {name}={value!r} {why}; it must be {self.allowed}. {cure}")
+
+
+def _why(value: Any) -> str:
+    if isinstance(value, Tensor) and value.numel() == 1 and value.device.type != "cpu":
+        return f"is on {value.device}, where reading it would make every step wait for the device"
+    return f"cannot be read ({type(value).__name__})"
+
+
+def _cure(name: str, value: Any, check: Check, usual: type | None) -> str:
+    if isinstance(value, Tensor) and value.numel() == 1 and value.device.type != "cpu":
+        return f"Pass {name}.item(), or a tensor on the CPU."
+    if isinstance(value, str) and number(_as_number(value)) is not NOTHING:
+        return "It is text: leave the quotes out; YAML takes 1e-6 for text, and 1.0e-6 for a number."
+    default = _default(name, usual)
+    return _sentence(check.cure.format(usual=repr(check.usual if default is NOTHING else default)))
+
+
+def _as_number(value: str) -> Any:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _default(name: str, cls: type | None) -> Any:
+    """The default of an option in the constructor of a class, or of the nearest base that names it."""
+    for base in () if cls is None else cls.__mro__:
+        build = vars(base).get("__init__")
+        given = None if build is None else inspect.signature(build).parameters.get(name)
+        if given is not None and given.default is not given.empty:
+            return given.default
+    return NOTHING
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
 
 def option(
     default: Any, read: Callable[[Any], Any], right: Callable[[Any], bool], allowed: str, cure: str, doc: str
@@ -51,40 +206,6 @@ def option(
 def accepted(default: Any, doc: str) -> Any:
     """A field that the constructor takes for compatibility, and that no group holds."""
     return field(default=default, metadata={"doc": doc})
-
-
-def rate(value: Any) -> Any:
-    """A number, or a CPU tensor that its owner goes on changing; reading one never waits for a device."""
-    if not isinstance(value, Tensor):
-        return number(value)
-    if value.device.type != "cpu" or value.layout is not torch.strided or number(value) is NOTHING:
-        return NOTHING
-    return value.detach().reshape(())  # the same memory
-
-
-def optional(value: Any) -> Any:
-    """None, or a number."""
-    return None if value is None else number(value)
-
-
-def is_nonnegative(value: Any) -> bool:
-    """Return whether 0 <= value < inf."""
-    return 0 <= float(value) < math.inf
-
-
-def is_positive(value: float) -> bool:
-    """Return whether 0 < value < inf."""
-    return 0 < value < math.inf
-
-
-def is_fraction(value: float) -> bool:
-    """Return whether 0 <= value < 1."""
-    return 0 <= value < 1
-
-
-def is_anything(_: Any) -> bool:
-    """Return True."""
-    return True
 
 
 def BETAS(default: tuple[float, ...], doc: str) -> Any:
@@ -162,3 +283,60 @@ LOG_EVERY = partial(
     doc="log d every so many steps through `logging`; 0 never",
 )
 FSDP_IN_USE = partial(accepted, doc="accepted for compatibility and not needed: sharding is read from the parameters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """Options that every method has. The subclass of a method adds its own, in the order of the constructor.
+
+    Raises:
+        ValueError: a value that cannot be right; the message names value, range and cure.
+
+    Example:
+        >>> from dadapt_dist.methods import METHODS
+        >>> METHODS["prodigy"].options(d0=1e-5).d0
+        1e-05
+    """
+
+    layer_scale: float = option(
+        1.0,
+        number,
+        is_nonnegative,
+        "a number >= 0",
+        "1.0 leaves the group as it is",
+        "step of a group relative to the others",
+    )
+    maximize: bool = switch(False, "ascend instead of descend")
+    estimate: str = option(
+        "default",
+        text,
+        is_anything,
+        "a name",
+        "leave it out: all groups share one d",
+        "name of the estimate of d that a group uses",
+    )
+
+    def __post_init__(self) -> None:
+        for name, check in self.checks().items():
+            object.__setattr__(self, name, check.checked(name, getattr(self, name), type(self).__name__))
+
+    @classmethod
+    @cache
+    def checks(cls) -> Mapping[str, Check]:
+        """The check of each option that a group may hold, by name."""
+        return {f.name: f.metadata["check"] for f in _ordered(cls) if "check" in f.metadata}
+
+    @classmethod
+    def of_constructor(cls) -> tuple[Field[Any], ...]:
+        """The fields that the optimizer's constructor takes, those that may be given by position first."""
+        return tuple(f for f in _ordered(cls) if f.name != "estimate")
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The default of each option that a group may hold, by name."""
+        return {name: check.usual for name, check in cls.checks().items()}
+
+
+def _ordered(options: type[MethodOptions]) -> list[Field[Any]]:
+    """The fields, those that may be given by position first."""
+    return sorted(fields(options), key=lambda f: bool(f.kw_only))

@@ -22,6 +22,8 @@ class FrameworkAdapter:
     """
 
     name = "framework"
+    module: str | None = None
+    """The module of the framework without which `on_construction` has nothing to do; None: it is never called."""
 
     # ---------------------------------------------------------------- asked of the registered instance
 
@@ -44,11 +46,12 @@ class FrameworkAdapter:
         """
         return None
 
-    def on_optimizer_building(self) -> None:
-        """Raise ValueError where the framework would replace or misuse an optimizer built now."""
+    def on_construction(self, cls: type[Optimizer]) -> None:
+        """Take note that an optimizer of this class is being built, while `module` is imported.
 
-    def on_optimizer_built(self, cls: type[Optimizer]) -> None:
-        """Take note of the class of an optimizer that was just built."""
+        Raises:
+            ValueError: The framework would replace or misuse it.
+        """
 
     def unscales_itself(self, optimizer: Optimizer) -> bool:
         """Whether the framework's trainer unscales gradients itself, and must not be told that the optimizer does."""
@@ -89,10 +92,6 @@ class FrameworkAdapter:
                 names = [None] * len(group["params"])
             named.append(list(zip(names, group["params"], strict=True)))
         return named
-
-    def params(self, groups: Groups) -> list[Sequence[Tensor]]:
-        """`tensors` without the names."""
-        return [group["params"] for group in groups]
 
     def check_masters(self) -> None:
         """Raise ValueError where `masters_to_model` cannot be done; the text names the cure."""

@@ -11,7 +11,8 @@ from .framework import NO_FRAMEWORK, FrameworkAdapter
 from .fsdp1 import FSDP1Adapter
 from .replicated import ReplicatedAdapter
 
-_adapters: list[FrameworkAdapter] = [DTensorAdapter(), FSDP1Adapter(), ReplicatedAdapter()]
+adapters: list[FrameworkAdapter] = [DTensorAdapter(), FSDP1Adapter(), ReplicatedAdapter()]
+"""All of them, in that order."""
 
 
 def register(adapter: FrameworkAdapter) -> None:
@@ -27,23 +28,18 @@ def register(adapter: FrameworkAdapter) -> None:
         >>> register(Mine())
     """
     unregister(adapter.name)
-    _adapters.insert(len(_adapters) - 1, adapter)
+    adapters.insert(len(adapters) - 1, adapter)
 
 
 def unregister(name: str) -> None:
     """Ask the adapter of this name no more, if there is one."""
-    _adapters[:] = [known for known in _adapters if known.name != name]
-
-
-def adapters() -> Sequence[FrameworkAdapter]:
-    """All adapters, in the order in which they are asked."""
-    return tuple(_adapters)
+    adapters[:] = [known for known in adapters if known.name != name]
 
 
 def _with(hook: str) -> list[FrameworkAdapter]:
     """The adapters that have a hook of their own: the others' does nothing."""
     default = getattr(FrameworkAdapter, hook)
-    return [adapter for adapter in _adapters if getattr(type(adapter), hook) is not default]
+    return [adapter for adapter in adapters if getattr(type(adapter), hook) is not default]
 
 
 def bind(optimizer: Optimizer) -> FrameworkAdapter:
@@ -61,18 +57,6 @@ def forget_copies(params: Sequence[Tensor]) -> None:
     """Let the frameworks drop what they still hold of the values that these parameters had."""
     for adapter in _with("forget_copies"):
         adapter.forget_copies(params)
-
-
-def on_optimizer_building() -> None:
-    """Raise ValueError where a framework would replace or misuse an optimizer built now."""
-    for adapter in _with("on_optimizer_building"):
-        adapter.on_optimizer_building()
-
-
-def on_optimizer_built(cls: type[Optimizer]) -> None:
-    """Tell the frameworks of the class of an optimizer that was just built."""
-    for adapter in _with("on_optimizer_built"):
-        adapter.on_optimizer_built(cls)
 
 
 def unscales_itself(optimizer: Optimizer) -> bool:

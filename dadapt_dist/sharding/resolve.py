@@ -15,7 +15,7 @@ def resolve(params: Sequence[Tensor]) -> list[list[LocalShard]]:
     A flat tensor that a framework has packed has a placement for each parameter in it, others have one.
     """
     found: dict[int, list[LocalShard]] = {}
-    for adapter in adapters():
+    for adapter in adapters:
         rest = [p for p in params if id(p) not in found]
         try:
             placements = adapter.place(rest)

@@ -1,23 +1,13 @@
-"""Methods with a direction under every layout against their slow forms: steps, checkpoints, evaluation, gradients that are NaN."""
+"""Methods with a direction, under every layout, against their slow forms: steps, checkpoints, evaluation, NaN."""
 
-import copy
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
-)
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
-import dadapt_dist as dd
 from tests.helpers.collectives import reduces
 from tests.helpers.layouts import LAYOUTS, Job
 from tests.helpers.models import Tiny, batch, gradients, loss_of
@@ -138,7 +128,16 @@ def switching(layout: str) -> list[Any]:
 
 @pytest.mark.parametrize(
     "layout",
-    ["ddp", "fsdp2", "hsdp", "fsdp1 flat", "fsdp1 orig params", "fsdp1 SHARD_GRAD_OP", "fsdp1 NO_SHARD", "fsdp2 cpu offload"],
+    [
+        "ddp",
+        "fsdp2",
+        "hsdp",
+        "fsdp1 flat",
+        "fsdp1 orig params",
+        "fsdp1 SHARD_GRAD_OP",
+        "fsdp1 NO_SHARD",
+        "fsdp2 cpu offload",
+    ],
 )
 def test_the_model_computes_with_the_weights_of_the_mode(layout: str, pools: Any) -> None:
     results = pools(LAYOUTS[layout][0]).run(switching, layout)

@@ -12,11 +12,10 @@ from torch import Tensor
 import dadapt_dist as dd
 from dadapt_dist import optimizers
 from dadapt_dist.methods import Buffer, DirectedMethod, Documentation
-from dadapt_dist.methods.base import Buffers, Coefficients, Initial, Options, Scalars, Sums, add_, dot, total
+from dadapt_dist.methods.base import Buffers, Coefficients, Initial, Options, Scalars, Sums
 from dadapt_dist.methods.directions import SGD, Adam, Lion, TorchDirection
-from dadapt_dist.options.fields import EPS, LR, is_fraction, is_positive, option
-from dadapt_dist.options.method_options import MethodOptions
-from dadapt_dist.options.plain_values import number
+from dadapt_dist.methods.ops import add_, dot, total
+from dadapt_dist.options.fields import EPS, LR, MethodOptions, is_fraction, is_positive, number, option
 
 from .registered import registrations_undone
 

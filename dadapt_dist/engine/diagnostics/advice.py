@@ -10,16 +10,14 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...options.plain_values import NOTHING, number
+from ...options.fields import NOTHING, number
+from ..members import Watched
 from . import advice_texts
-
-if TYPE_CHECKING:
-    from ..step_size import StepSize
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +32,7 @@ FLAT = 2000  # steps after which a low lr that has never changed is no warm-up b
 LAST_LOOK = 1 << 20
 NEVER = 1 << 62
 
-Check = Callable[["Advice", "StepSize"], int | None]  # returns the step at which to come again; None when it is done
+Check = Callable[["Advice", Watched], int | None]  # returns the step at which to come again; None when it is done
 
 
 class Advice:
@@ -54,7 +52,7 @@ class Advice:
         """Somebody else has said this already: "lr", "warm-up"."""
         self._said.add(what)
 
-    def look(self, step_size: "StepSize", held: float) -> None:
+    def look(self, step_size: Watched, held: float) -> None:
         """Look at the run before a step. held: held steps so far, as far as the host knows."""
         if not self._on:
             return
@@ -69,13 +67,13 @@ class Advice:
         if held > self._held[1]:
             self._count_held(step_size, held)
 
-    def say(self, step_size: "StepSize", what: str, text: str, *, beside: Iterable[str] = ()) -> None:
+    def say(self, step_size: Watched, what: str, text: str, *, beside: Iterable[str] = ()) -> None:
         """Warn on the first rank, once; not at all when one of `beside` was said, which has the same cause."""
         if self._said.isdisjoint({what, *beside}) and step_size.layout.rank == 0:
             logger.warning("%s", text)
         self._said.add(what)
 
-    def _examine(self, step_size: "StepSize") -> None:
+    def _examine(self, step_size: Watched) -> None:
         if self._checks is None:
             self._first_lr = self._last_lr = max(rates(step_size), default=0.0)
             begun: list[tuple[int, Check]] = [(1, _check_start), (10, _check_lr), (PATIENCE, _check_d)]
@@ -93,7 +91,7 @@ class Advice:
         self._checks = again
         self._due = min((due for due, _ in again), default=NEVER)
 
-    def _count_held(self, step_size: "StepSize", held: float) -> None:
+    def _count_held(self, step_size: Watched, held: float) -> None:
         slack = 1 if step_size.scalars.device.type == "cpu" else 4  # a device's counts arrive late
         steps, count = self._steps - self._held[0], held - self._held[1]
         if count < steps - slack:
@@ -102,7 +100,7 @@ class Advice:
             self.say(step_size, "held", advice_texts.held(self._steps - steps))
             self._held = 0, math.inf
 
-    def snapshot(self, step_size: "StepSize") -> Tensor | None:
+    def snapshot(self, step_size: Watched) -> Tensor | None:
         """d and k of all estimates, [2, n_estimates], on the host; None while they are on their way."""
         if self._copy is None:
             values = torch.stack([step_size.scalars.values[name] for name in ("d", "k")])
@@ -119,29 +117,29 @@ class Advice:
 # ---------------------------------------------------------------- what the groups say
 
 
-def groups(step_size: "StepSize") -> list[dict[str, Any]]:
+def groups(step_size: Watched) -> list[dict[str, Any]]:
     """The groups of all optimizers that share the StepSize."""
     return [group for member in step_size.roster for group in member.groups]
 
 
-def rates(step_size: "StepSize") -> list[float]:
+def rates(step_size: Watched) -> list[float]:
     """The present lr of each group that trains."""
     return [lr for group in groups(step_size) if (lr := _rate(group, "lr")) > 0]
 
 
-def peaks(step_size: "StepSize") -> list[float]:
+def peaks(step_size: Watched) -> list[float]:
     """The largest lr of each group that trains, as far as a scheduler has written it there, or of now."""
     told = [[_rate(group, name) for name in ("max_lr", "initial_lr") if name in group] for group in groups(step_size)]
     found = [max(of, default=0.0) or _rate(group, "lr") for of, group in zip(told, groups(step_size), strict=True)]
     return [peak for peak in found if peak > 0]
 
 
-def guarded(step_size: "StepSize") -> bool:
+def guarded(step_size: Watched) -> bool:
     """Return whether d is guarded against a warm-up, or the method needs no guard."""
     return all(group.get("safeguard_warmup") is not False for group in groups(step_size))
 
 
-def starts(step_size: "StepSize") -> Tensor:
+def starts(step_size: Watched) -> Tensor:
     """d0 of each estimate, float64 on the host."""
     table = step_size.scalars
     return torch.tensor(
@@ -159,7 +157,7 @@ def _rate(group: dict[str, Any], name: str) -> float:
 # ---------------------------------------------------------------- checks
 
 
-def _check_start(advice: Advice, step_size: "StepSize") -> None:
+def _check_start(advice: Advice, step_size: Watched) -> None:
     """After the first step, when frameworks have put their tensors and schedules in place."""
     if (largest := float(starts(step_size).max())) >= LARGE_D0:
         advice.say(step_size, "d0", advice_texts.d0(largest))
@@ -177,7 +175,7 @@ def _check_start(advice: Advice, step_size: "StepSize") -> None:
             advice.say(step_size, "precision", advice_texts.precision(dtype))
 
 
-def _check_lr(advice: Advice, step_size: "StepSize") -> int | None:
+def _check_lr(advice: Advice, step_size: Watched) -> int | None:
     """A low lr that is no warm-up, and a warm-up that d is not guarded against. Comes again for as long as lr rises."""
     now, peak = max(rates(step_size), default=0.0), max(peaks(step_size), default=0.0)
     first, rises = advice._first_lr, now > advice._last_lr * (1 + 1e-6)
@@ -193,7 +191,7 @@ def _check_lr(advice: Advice, step_size: "StepSize") -> int | None:
     return None if settled or advice._steps > LAST_LOOK else advice._steps + max(10, advice._steps // 4)
 
 
-def _check_d(advice: Advice, step_size: "StepSize") -> int | None:
+def _check_d(advice: Advice, step_size: Watched) -> int | None:
     """d that is d0 although there were gradients at full lr for long enough."""
     peak = max(peaks(step_size), default=0.0)
     if advice._first_lr < 0.5 * peak and advice._copy is None:
@@ -213,7 +211,7 @@ def _check_d(advice: Advice, step_size: "StepSize") -> int | None:
     return advice._steps + PATIENCE if bool(still.any()) and advice._steps < 20 * PATIENCE else None
 
 
-def _check_frozen(advice: Advice, step_size: "StepSize") -> int | None:
+def _check_frozen(advice: Advice, step_size: Watched) -> int | None:
     """d that was frozen before it had left d0."""
     found = advice.snapshot(step_size)
     if found is None:
@@ -226,7 +224,7 @@ def _check_frozen(advice: Advice, step_size: "StepSize") -> int | None:
     return None
 
 
-def _check_standstill(advice: Advice, step_size: "StepSize") -> None:
+def _check_standstill(advice: Advice, step_size: Watched) -> None:
     if rates(step_size) or not groups(step_size):
         return
     if step_size.calls == 0 and advice._still >= STILL_AT_FIRST:

@@ -7,13 +7,12 @@ stepped, and has unchanged when it steps itself, came out of the same backward p
 
 import logging
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ..step_size import StepSize
+from ..members import Watched
 
 logger = logging.getLogger(__name__)
 
@@ -21,17 +20,17 @@ LOOK_AT = 3  # the step that is looked at
 MANY = 4  # optimizers that are no longer two networks trained side by side
 MARK = "_dadapt_dist_seen"
 
-_alive: "weakref.WeakSet[StepSize]" = weakref.WeakSet()
+_alive: "weakref.WeakSet[Watched]" = weakref.WeakSet()
 _backward: list[int] = []  # the backward pass in which an optimizer has stepped last
 _told = False
 
 
-def join(step_size: "StepSize") -> None:
+def join(step_size: Watched) -> None:
     """Take note of a StepSize."""
     _alive.add(step_size)
 
 
-def look(step_size: "StepSize") -> None:
+def look(step_size: Watched) -> None:
     """Compare this StepSize with the others in its step LOOK_AT, before the gradients are gone. Logs, once a process."""
     if step_size.calls != LOOK_AT or _told or len(_alive) < 2:
         return
@@ -49,7 +48,7 @@ def look(step_size: "StepSize") -> None:
             setattr(gradient, MARK, gradient._version)
 
 
-def _gradient(step_size: "StepSize") -> Tensor | None:
+def _gradient(step_size: Watched) -> Tensor | None:
     """That of the first parameter that has one."""
     params: Any = (p for group in step_size.roster.groups() for p in group["params"])
     return next((p.grad for p in params if p.grad is not None), None)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -10,16 +10,14 @@ from ...kernels.memory_checks import unwritable
 from ...methods import Buffer
 from ...options.checks import listed
 from ...sharding.shard import LocalShard
+from ..members import HasState
 from . import param_state
-
-if TYPE_CHECKING:
-    from ..optimizer import LearningRateFree
 
 logger = logging.getLogger(__name__)
 WHOLE = LocalShard(tensor_key="whole", num_shards=1, shard_id="all", global_numel=0)
 
 
-def prepare(optimizer: "LearningRateFree") -> None:
+def prepare(optimizer: HasState) -> None:
     """Create the buffers of every trainable parameter, with or without a gradient: all ranks have the same keys.
 
     One that is swapped out gets them when its turn comes.
@@ -34,7 +32,7 @@ def prepare(optimizer: "LearningRateFree") -> None:
     optimizer.unmoved &= {t for state in optimizer.state.values() for t in tensors_of(state)}
 
 
-def _report_lost(optimizer: "LearningRateFree", fresh: list[Tensor]) -> None:
+def _report_lost(optimizer: HasState, fresh: list[Tensor]) -> None:
     """Say that training goes on without the state that parameters, or those in whose place they are, had before."""
     steps = optimizer.step_size.steps
     if steps == 0 or not fresh:
@@ -55,31 +53,31 @@ def _report_lost(optimizer: "LearningRateFree", fresh: list[Tensor]) -> None:
         )
 
 
-def lacks_buffers(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any]) -> bool:
+def lacks_buffers(optimizer: HasState, p: Tensor, group: dict[str, Any]) -> bool:
     """Return whether buffers should be created for this parameter now. Entries that others keep in its state do not count."""
     if not p.requires_grad or not _missing(optimizer, p, group):
         return False
-    return all(place.is_in_memory(p) for place, _ in optimizer.step_size.roster.parts(p))
+    return all(place.is_in_memory(p) for place, _ in optimizer.step_size.shards.parts(p))
 
 
-def _missing(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any]) -> list[str]:
+def _missing(optimizer: HasState, p: Tensor, group: dict[str, Any]) -> list[str]:
     state = optimizer.state.get(p, ())
     return [name for name in optimizer.buffers(group) if name not in state]
 
 
-def create(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any]) -> None:
+def create(optimizer: HasState, p: Tensor, group: dict[str, Any]) -> None:
     """Create the buffers of one parameter, placed like it."""
-    _create(optimizer, p, group, optimizer.step_size.roster.placement(p))
+    _create(optimizer, p, group, optimizer.step_size.shards.placement(p))
 
 
-def create_shown(optimizer: "LearningRateFree") -> None:
+def create_shown(optimizer: HasState) -> None:
     """Create the buffers of the tensors that step() is shown, before it is known where they live."""
     for group in optimizer.param_groups:
         for p in (p for p in group["params"] if _missing(optimizer, p, group)):
             _create(optimizer, p, group, WHOLE)
 
 
-def _create(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any], place: LocalShard) -> None:
+def _create(optimizer: HasState, p: Tensor, group: dict[str, Any], place: LocalShard) -> None:
     param_state.check_params([p], optimizer.dtypes.state, optimizer.param_groups)  # it may have been frozen until now
     if optimizer.step_size.steps > 0 and optimizer.delivery.replaces_parameters:
         raise ValueError(
@@ -111,7 +109,7 @@ def _check_addable(p: Tensor, missing: dict[str, Buffer], there: list[str], grou
 # ---------------------------------------------------------------- x0
 
 
-def make_ready(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any]) -> None:
+def make_ready(optimizer: HasState, p: Tensor, group: dict[str, Any]) -> None:
     """Create what buffers a parameter lacks, and copy it into its x0 anew until it first moves.
 
     Its state alone says whether it has moved: `unmoved` has the x0 that this optimizer made itself and that no step has
@@ -122,7 +120,7 @@ def make_ready(optimizer: "LearningRateFree", p: Tensor, group: dict[str, Any]) 
         return
     if group.get("slice_p", 1) == 1 and not is_unmoved(optimizer, p):
         return
-    place = optimizer.step_size.roster.placement(p)
+    place = optimizer.step_size.shards.placement(p)
     cut, specs, state = param_state.cut_of(place, group), optimizer.buffers(group), optimizer.state[p]
     if cut is not None:
         _compress(p, state, specs, place, cut)
@@ -137,18 +135,18 @@ def _compress(p: Tensor, state: dict[str, Any], specs: dict[str, Buffer], place:
             state[name] = param_state.compress(state[name], place, cut)
 
 
-def is_unmoved(optimizer: "LearningRateFree", p: Tensor) -> bool:
+def is_unmoved(optimizer: HasState, p: Tensor) -> bool:
     """Return whether no step has used this parameter's x0 yet."""
     return bool(optimizer.unmoved) and any(t in optimizer.unmoved for t in tensors_of(optimizer.state[p]))
 
 
-def note_moved(optimizer: "LearningRateFree", params: Iterable[Tensor]) -> None:
+def note_moved(optimizer: HasState, params: Iterable[Tensor]) -> None:
     """These parameters have moved: their x0 stays."""
     if optimizer.unmoved:
         optimizer.unmoved -= {t for p in params for t in tensors_of(optimizer.state[p])}
 
 
-def note_loaded(optimizer: "LearningRateFree") -> None:
+def note_loaded(optimizer: HasState) -> None:
     """A checkpoint was loaded: every x0 in it stays, unless it was saved before the first step."""
     optimizer.unmoved = set()
     if optimizer.step_size.steps == 0:
@@ -166,7 +164,7 @@ def tensors_of(state: Any) -> Iterator[Tensor]:
 # ---------------------------------------------------------------- the end of the estimate
 
 
-def release_statistics(optimizer: "LearningRateFree") -> None:
+def release_statistics(optimizer: HasState) -> None:
     """Drop the buffers that serve the estimate alone."""
     for group, p in optimizer.all_params():
         for name, buffer in optimizer.method.buffers(group).items():

@@ -1,7 +1,6 @@
 """Buffers of one parameter: their dtypes, the elements that they keep, and the checks before a step."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch.nn import Parameter
 
 from ...errors import GradientError
 from ...methods import Buffer, Method
+from ...methods.base import Dtypes
 from ...options.checks import TRAINABLE
 from ...sharding.shard import LocalShard
 
@@ -113,31 +113,6 @@ def cut_of(place: LocalShard, options: Mapping[str, Any]) -> slice | None:
             "Use slice_p=1, or shard by rows (FSDP2, HSDP, FSDP1 with use_orig_params=True)."
         )
     return slice(-place.global_offset % step, None, step)
-
-
-@dataclass(frozen=True)
-class Dtypes:
-    """The dtypes of buffers. state: of all; None is float32, or the parameter's where that is wider. statistics: of s alone.
-
-    With `statistics` x0 takes the parameter's own dtype, in which it is exact.
-    """
-
-    state: torch.dtype | None = None
-    statistics: torch.dtype | None = None
-
-    def of(self, p: Tensor, buffer: Buffer) -> torch.dtype:
-        """The dtype of a new buffer."""
-        if buffer.transient:
-            return torch.promote_types(p.dtype, torch.float32)
-        if self.statistics is not None and buffer.statistic:
-            return p.dtype if buffer.init == "param" else self.statistics
-        return self.state or torch.promote_types(p.dtype, torch.float32)
-
-    def restored(self, p: Tensor, buffer: Buffer, saved: torch.dtype) -> torch.dtype:
-        """The dtype of a buffer from a checkpoint: no narrower than it was saved, but for an s that is asked to be."""
-        dtype = self.of(p, buffer)
-        asked = self.statistics is not None and buffer.statistic and buffer.init != "param"
-        return dtype if asked else torch.promote_types(saved, dtype)
 
 
 def dtype_named(value: Any) -> Any:

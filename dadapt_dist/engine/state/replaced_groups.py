@@ -6,30 +6,23 @@ such a group says of d would neither be used nor kept up to date.
 
 import logging
 import math
-from operator import is_
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...options.checks import check_options
+from ..members import HasGroups, TakesScalars
 from .validation import check_format, check_order, numbers_of
-
-if TYPE_CHECKING:
-    from ..optimizer import LearningRateFree
-    from ..step_size import StepSize
 
 logger = logging.getLogger(__name__)
 
 
-def adopt(optimizer: "LearningRateFree") -> None:
+def adopt(optimizer: HasGroups) -> None:
     """Let every group have the optimizer's options and scalars. In place.
 
     Where all groups of an estimate are new, the scalars that they hold are taken: they are a checkpoint's, or the present
     ones. One that joins groups of ours takes their scalars. Raises ValueError, with nothing changed, for what cannot be right.
     """
-    shown, bound = optimizer.param_groups, optimizer.bound
-    if len(shown) == len(bound) and all(map(is_, shown, bound)):
-        return
     groups = optimizer.groups
-    ours = {*map(id, bound)}
+    ours = {*map(id, optimizer.bound)}
     new = [(index, group) for index, group in enumerate(groups) if id(group) not in ours]
     if not new:
         return
@@ -46,7 +39,7 @@ def adopt(optimizer: "LearningRateFree") -> None:
         _take(optimizer.step_size, estimate, scalars)
 
 
-def _checked(optimizer: "LearningRateFree", group: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _checked(optimizer: HasGroups, group: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the group with the defaults of what it lacks, the scalars that it holds)."""
     if not isinstance(group, dict) or "params" not in group:
         raise ValueError(f"{where} must be a dict with params: add groups with optimizer.add_param_group.")
@@ -78,7 +71,7 @@ def _check_agree(first: dict[str, Any], scalars: dict[str, Any], estimate: str) 
         )
 
 
-def _take(step_size: "StepSize", estimate: str, scalars: dict[str, Any]) -> None:
+def _take(step_size: TakesScalars, estimate: str, scalars: dict[str, Any]) -> None:
     before = {name: step_size.value(estimate, name) for name in (*step_size.scalars.values, "steps")}
     changed = {name for name, value in scalars.items() if value != before[name]}
     whole = scalars.keys() >= step_size.scalars.values.keys()  # then nothing has to follow d

@@ -8,7 +8,7 @@ reshard them.
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -18,18 +18,25 @@ from ...sharding.dtensor_type import is_dtensor
 from ...sharding.resolve import resolve
 from ...sharding.shard import LocalShard
 from ..estimate_state import OF_ESTIMATE
+from ..members import Saves
 from . import foreign_entries, param_state, replaced_groups
 from .buffers import note_loaded
-from .validation import check_elements, check_entries, check_format, check_kind, check_order, numbers_of, parts_of
-
-if TYPE_CHECKING:
-    from ..optimizer import LearningRateFree
+from .validation import (
+    check_elements,
+    check_entries,
+    check_format,
+    check_kind,
+    check_order,
+    loaded_mode,
+    numbers_of,
+    parts_of,
+)
 
 Dict = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
+def save(optimizer: Saves, pack: Callable[[], Dict]) -> Dict:
     """The state dict. Waits for the reduce under way and calls no collective."""
     optimizer.step_size.settle()
     optimizer.step_size.adopt()
@@ -47,7 +54,7 @@ def save(optimizer: "LearningRateFree", pack: Callable[[], Dict]) -> Dict:
     return packed
 
 
-def _make_plain(optimizer: "LearningRateFree", groups: list[Dict]) -> None:
+def _make_plain(optimizer: Saves, groups: list[Dict]) -> None:
     """Replace scalars and options in the groups of a state dict by python numbers. ValueError for an option that cannot be."""
     table, steps, checks = optimizer.step_size.scalars, optimizer.step_size.steps, optimizer.method.options.checks()
     values = table.lists()
@@ -58,17 +65,15 @@ def _make_plain(optimizer: "LearningRateFree", groups: list[Dict]) -> None:
         group["lr"] = float(own["lr"])  # perhaps a tensor that its owner goes on changing
 
 
-def _drop_transient(optimizer: "LearningRateFree", state: Dict, entries: list[tuple[Tensor, Dict]]) -> None:
+def _drop_transient(optimizer: Saves, state: dict[Any, Dict], entries: list[tuple[Tensor, Dict]]) -> None:
     """Leave out of a packed state what the next step fills anew."""
-    names = {
-        n for group in optimizer.groups for n, spec in optimizer.method.buffers(group).items() if spec.transient
-    }
+    names = {n for group in optimizer.groups for n, spec in optimizer.method.buffers(group).items() if spec.transient}
     for index in range(len(entries)) if names else ():
         if index in state:
             state[index] = {name: value for name, value in state[index].items() if name not in names}
 
 
-def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Dict, place: LocalShard) -> Dict:
+def _expanded(optimizer: Saves, p: Tensor, group: Dict, buffers: Dict, place: LocalShard) -> Dict:
     cut = param_state.cut_of(place, group)
     if cut is None:
         return buffers
@@ -81,7 +86,7 @@ def _expanded(optimizer: "LearningRateFree", p: Tensor, group: Dict, buffers: Di
     }
 
 
-def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
+def load(optimizer: Saves, state_dict: Dict) -> None:
     """Check everything, then replace state and groups. Raises ValueError with nothing changed."""
     groups, saved = parts_of(_after_pre_hooks(optimizer, state_dict))
     optimizer.step_size.check_settled()
@@ -111,7 +116,7 @@ def load(optimizer: "LearningRateFree", state_dict: Dict) -> None:
         post(optimizer)
 
 
-def _after_pre_hooks(optimizer: "LearningRateFree", state_dict: Any) -> Any:
+def _after_pre_hooks(optimizer: Saves, state_dict: Any) -> Any:
     state_dict = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
     for hook in optimizer._optimizer_load_state_dict_pre_hooks.values():
         replaced = hook(optimizer, state_dict)
@@ -127,7 +132,7 @@ def _merged(live: Dict, saved: Dict) -> Dict:
     return merged
 
 
-def _checked_groups(optimizer: "LearningRateFree", groups: list[Dict]) -> list[Dict]:
+def _checked_groups(optimizer: Saves, groups: list[Dict]) -> list[Dict]:
     """The groups with their scalars as python numbers, and their options as they are read."""
     _check_counts([len(group["params"]) for group in groups], [len(group["params"]) for group in optimizer.groups])
     names = (*optimizer.step_size.scalars.values, "steps")
@@ -161,7 +166,7 @@ def _check_counts(there: list[int], here: list[int]) -> None:
     raise ValueError(f"{what}. {cure}")
 
 
-def _check_group(optimizer: "LearningRateFree", group: Dict, where: str) -> Dict:
+def _check_group(optimizer: Saves, group: Dict, where: str) -> Dict:
     """The options of a saved group, as plain python."""
     if set(group) == {"params"}:  # what torch makes of a group whose parameters it finds in no group of the checkpoint
         raise ValueError(
@@ -201,9 +206,7 @@ def _check_agree(first: Dict, group: Dict, names: Iterable[str]) -> None:
         )
 
 
-def _pairs(
-    optimizer: "LearningRateFree", groups: list[Dict], state: Mapping[Any, Any]
-) -> list[tuple[Tensor, Dict, Dict]]:
+def _pairs(optimizer: Saves, groups: list[Dict], state: Mapping[Any, Any]) -> list[tuple[Tensor, Dict, Dict]]:
     """(parameter, saved buffers, saved group) of every parameter that has saved state."""
     pairs = []
     for live, group in zip(optimizer.groups, groups, strict=True):
@@ -220,7 +223,7 @@ def _frozen_then(groups: list[Dict], state: Mapping[Any, Any]) -> bool:
 
 
 def _check_buffers(
-    optimizer: "LearningRateFree", groups: list[Dict], pairs: list[tuple[Tensor, Dict, Dict]], frozen_then: bool
+    optimizer: Saves, groups: list[Dict], pairs: list[tuple[Tensor, Dict, Dict]], frozen_then: bool
 ) -> None:
     steps = max(int(group["steps"]) for group in groups)
     trainable = [p for group in optimizer.groups for p in group["params"] if p.requires_grad]
@@ -276,12 +279,12 @@ def _check_place(name: str, t: Tensor, p: Tensor) -> None:
         )
 
 
-def _frozen(optimizer: "LearningRateFree", group: Dict) -> bool:
+def _frozen(optimizer: Saves, group: Dict) -> bool:
     limit = optimizer.step_size.freeze_after
     return limit is not None and int(group["steps"]) >= limit
 
 
-def _restored(optimizer: "LearningRateFree", p: Tensor, buffers: Dict, group: Dict, place: LocalShard) -> Dict:
+def _restored(optimizer: Saves, p: Tensor, buffers: Dict, group: Dict, place: LocalShard) -> Dict:
     """The buffers as this optimizer keeps them: on the parameter's device, in no lower precision than saved, copied."""
     cut, specs = param_state.cut_of(place, group), optimizer.method.buffers(group)
     restored = foreign_entries.entries(buffers, specs, p.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...methods import Buffer
 from ...options.checks import listed
-from ...options.plain_values import NOTHING, numbers
+from ...options.fields import NOTHING, numbers
 
 Dict = dict[str, Any]
 FORMAT = 1
@@ -27,6 +27,7 @@ NONE: Mapping[str, int] = {}
 LARGEST_COUNT = 2**53  # counts are kept in float64
 LARGEST_DISTANCE = torch.finfo(torch.float32).max
 LARGEST_SUM = 1e154  # its square is a float64
+TRAIN, EVAL = "train", "eval"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -150,6 +151,17 @@ def _plain(value: Any) -> Any:  # Any: numpy's numbers are real ones by registra
         except RuntimeError:  # a tensor without data
             return None
     return None if isinstance(value, bool) or not isinstance(value, Real) else value
+
+
+def loaded_mode(groups: Iterable[Mapping[str, Any]]) -> str:
+    """The mode of the groups of a checkpoint. Raises ValueError for one that does not exist, or several."""
+    found = {str(group.get("mode", TRAIN)) for group in groups} or {TRAIN}
+    if len(found) > 1 or not found <= {TRAIN, EVAL}:
+        raise ValueError(
+            f"the groups of the checkpoint have the modes {', '.join(sorted(found))}; all must have 'train', or all 'eval'. Load "
+            "a checkpoint that this optimizer saved whole."
+        )
+    return found.pop()
 
 
 # ---------------------------------------------------------------- tensors

@@ -26,8 +26,8 @@ def check_masters(engine: Any) -> None:
         )
     if kind == STAGE_3 and (wrapper.swap_optimizer or None in wrapper.fp16_partitioned_groups_flat):
         raise ValueError(
-            "parameters or optimizer states are offloaded to NVMe, and optimizer.eval() cannot change them there. Offload them to "
-            'the CPU: {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}.'
+            "parameters or optimizer states are offloaded to NVMe, and optimizer.eval() cannot change them there. Offload them "
+            'to the CPU: {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}.'
         )
 
 
@@ -37,7 +37,9 @@ def masters_to_model(engine: Any) -> None:
     if kind == STAGE_3:
         for index in range(len(wrapper.fp16_groups)):
             wrapper._reassign_or_swap_out_partitioned_parameters(index)
-        if wrapper.persistent_parameters:  # whole on every rank: let go of, since they are not gathered while they are there
+        if (
+            wrapper.persistent_parameters
+        ):  # whole on every rank: let go of, since they are not gathered while they are there
             wrapper.persistent_parameters[0].partition(wrapper.persistent_parameters)
             wrapper.persistent_parameters[0].all_gather(wrapper.persistent_parameters)
         wrapper.invalidate_secondary_tensor()

@@ -70,6 +70,7 @@ class DeepSpeedAdapter(FrameworkAdapter):
     """The DeepSpeed of this process, if it is imported."""
 
     name = "deepspeed"
+    module = "deepspeed.runtime.zero.utils"
 
     def place(self, params: Sequence[Tensor]) -> Sequence[list[LocalShard] | None]:
         """As the base class: the parts of every tensor that a live engine has given to its optimizer."""
@@ -87,7 +88,7 @@ class DeepSpeedAdapter(FrameworkAdapter):
             warn(engine)
         return ZeroAdapter(engine)
 
-    def on_optimizer_built(self, cls: type[Optimizer]) -> None:
+    def on_construction(self, cls: type[Optimizer]) -> None:
         """Put the class on DeepSpeed's list of those tested under ZeRO."""
         registration.accept(cls)
 
@@ -136,9 +137,6 @@ class ZeroAdapter(DeepSpeedAdapter):
         for index, flat in enumerate(wrapper.fp32_partitioned_groups_flat):
             named[wrapper.sub_group_to_group_id[index]].append((None, flat))
         return named
-
-    def params(self, groups: Groups) -> list[Sequence[Tensor]]:
-        return [[p for _, p in named] for named in self.tensors(groups)]
 
     def check_masters(self) -> None:
         if self.is_initialising():

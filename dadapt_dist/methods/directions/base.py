@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ...options.fields import WEIGHT_DECAY
-from ..base import Buffer, Buffers, Coefficients, Options, Scalars, add_
+from ..base import Buffer, Buffers, Coefficients, Options, Scalars
+from ..ops import add_
 
 
 @dataclass(frozen=True)

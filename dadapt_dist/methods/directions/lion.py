@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ...options.fields import BETAS
-from ..base import Buffer, Buffers, Coefficients, Options, Scalars, add_
+from ..base import Buffer, Buffers, Coefficients, Options, Scalars
+from ..ops import add_
 from .base import DecayOptions, Direction, decay_of, decayed
 
 

@@ -90,7 +90,9 @@ def test_low_precision_weights_follow_the_mode(case: Case, pool2: WorkerPool) ->
     assert max(float((a - b).abs().max()) for a, b in zip(trained, evaluated, strict=True)) > 2 * bound
     for found in pool2.run(train, case):
         for name, values in (("masters", trained), ("weights", trained), ("evaluated", evaluated)):
-            if name == "masters" and "round_robin_gradients" in case.zero:  # of which DeepSpeed's own look-up knows nothing
+            if (
+                name == "masters" and "round_robin_gradients" in case.zero
+            ):  # of which DeepSpeed's own look-up knows nothing
                 continue
             for t, value in zip(found[name], values, strict=True):
                 assert float((t - value).abs().max()) < bound, (found["wrapper"], name)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import dadapt_dist as dd
 from dadapt_dist import optimizers
 from dadapt_dist.methods import Buffer, Documentation, Method
-from dadapt_dist.methods.base import Buffers, Coefficients, Initial, Options, Scalars, Sums, total, total_abs
-from dadapt_dist.options.fields import D0, LR
-from dadapt_dist.options.method_options import MethodOptions
+from dadapt_dist.methods.base import Buffers, Coefficients, Initial, Options, Scalars, Sums
+from dadapt_dist.methods.ops import total, total_abs
+from dadapt_dist.options.fields import D0, LR, MethodOptions
 from tests.helpers.registered import registrations_undone
 
 AFTER_TWO = (6.0, 20.0)

@@ -14,10 +14,9 @@ from torch import Tensor
 import dadapt_dist as dd
 from dadapt_dist import optimizers
 from dadapt_dist.methods import METHODS, Buffer, Documentation, Method, registry
-from dadapt_dist.methods.base import Buffers, Coefficients, Initial, Options, Scalars, Sums, grown, total
-from dadapt_dist.options.fields import D0, GROWTH_RATE, LR, WEIGHT_DECAY, is_positive, option
-from dadapt_dist.options.method_options import MethodOptions
-from dadapt_dist.options.plain_values import number
+from dadapt_dist.methods.base import Buffers, Coefficients, Initial, Options, Scalars, Sums
+from dadapt_dist.methods.ops import grown, total
+from dadapt_dist.options.fields import D0, GROWTH_RATE, LR, WEIGHT_DECAY, MethodOptions, is_positive, number, option
 from dadapt_dist.tools import generate, method_names
 from dadapt_dist.tools.demo.settings import Settings
 from dadapt_dist.tools.doctor.deepspeed_config import check as doctor

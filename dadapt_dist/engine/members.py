@@ -1,0 +1,353 @@
+"""What the parts of the engine ask of an optimizer and of the StepSize that it shares, and the list of the optimizers.
+
+The optimizer and StepSize are made of parts, and the parts need them. A part asks for one of these protocols in place of the
+class, so that no two files import each other, not even for types.
+"""
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..comm.communicator import ShardLayout
+from ..methods import Buffer, Method
+from ..methods.base import Dtypes, Options
+from ..sharding import registry
+from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
+from ..sharding.rank_claims import Claims
+from ..sharding.shard_index import Listed, ShardIndex
+from .estimate_state import ScalarTable
+from .option_sets import Lots
+from .step_plan import PlanCache, StepPlan
+
+# ---------------------------------------------------------------- what a StepSize asks of the optimizers
+
+Look = tuple[list[int], list[bool], int]
+"""Ids of parameters, which of them train, and how many have a state."""
+
+
+class Member(Protocol):
+    """What a StepSize asks of an optimizer that shares it."""
+
+    defaults: dict[str, Any]  # options
+    param_groups: list[dict[str, Any]]  # those that the present call of step() shows
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All parameter groups."""
+
+    @property
+    def delivery(self) -> FrameworkAdapter:
+        """How a step arrives."""
+
+    def look(self) -> Look:
+        """The parameters as they are now."""
+
+    def lots(self) -> Lots:
+        """The lots of all groups, by their options as they are now."""
+
+    def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
+        """(position in the groups, name or None, parameter) of every parameter."""
+
+    def look_up_delivery(self) -> None:
+        """Ask the frameworks anew how they bring a step."""
+
+    def is_prepared(self) -> bool:
+        """Return whether every trainable parameter has its buffers."""
+
+    def prepare(self) -> None:
+        """Create the buffers of every trainable parameter."""
+
+    def release_statistics(self) -> None:
+        """Drop the buffers that serve the estimate alone."""
+
+    def measure(self, phases: Sequence[str]) -> Tensor:
+        """Weighted sums of phases before the weights move: [n_estimates, width(phases)]."""
+
+    def rehearse(self, phases: Sequence[str]) -> Tensor:
+        """Sums that the coming step would have, with nothing moved: [n_estimates, width(phases)]."""
+
+    def bind_groups(self) -> None:
+        """Point the groups' scalars to the StepSize's."""
+
+    def given_scalars(self) -> list[tuple[tuple[str, str], Any]]:
+        """((estimate, name), value) of every scalar of a group that somebody has put another value in the place of."""
+
+    def accept_restored(self) -> None:
+        """Complete a checkpoint that a framework has put into state and groups; ValueError when it did not come whole."""
+
+
+class Roster:
+    """The optimizers of this process that share one StepSize. shards: where their parameters live."""
+
+    def __init__(self, shards: ShardIndex) -> None:
+        self.shards = shards
+        self.restored = False  # has a framework put a checkpoint into the groups by itself?
+        self._members: list[weakref.ref[Member]] = []
+        self._ready: tuple[int, list[Look]] | None = None  # `placing`, and the parameters, when all had buffers
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter([member for ref in self._members if (member := ref()) is not None])
+
+    def add(self, member: Member) -> None:
+        if all(other is not member for other in self):
+            self._members.append(weakref.ref(member))
+        self._ready = None
+
+    def groups(self) -> list[dict[str, Any]]:
+        """All groups of all optimizers."""
+        return [group for member in self for group in member.groups]
+
+    def params(self) -> list[Tensor]:
+        """All parameters of all optimizers."""
+        return [p for member in self for _, _, p in member.named_params()]
+
+    def forget(self) -> None:
+        """Place all parameters anew at the next step, and take no checkpoint for restored by a framework."""
+        self.shards.place_anew()
+        self.restored = False
+
+    def accept_restored(self) -> None:
+        """Let every optimizer complete what a framework has loaded by itself; ValueError when it did not come whole."""
+        if self.restored or any(member.delivery.was_loaded(member.groups) for member in self._held()):
+            for member in self:
+                member.accept_restored()
+            self.restored = False
+
+    def is_ready(self) -> bool:
+        """Return whether every parameter is placed and has its buffers, by one look at the ids of all."""
+        shards = self.shards
+        if self._ready is None or shards.placed is None or not shards.is_here():
+            return False
+        if any(member.delivery.replaces_parameters for member in self._held()):
+            return False
+        return self._ready == (shards.placing, [member.look() for member in self])
+
+    def _held(self) -> list[Member]:
+        """The optimizers that a framework holds: it may change them at any time."""
+        return [member for member in self if member.delivery is not NO_FRAMEWORK]
+
+    def is_placed(self) -> bool:
+        """Return whether every parameter is placed; not at the first step, nor after parameters or the process group changed."""
+        placed = self.shards.placed  # a rank without parameters has to take part in placing them all the same
+        return placed is not None and self.shards.is_here() and all(p in placed for p in self.params())
+
+    def place(
+        self,
+        claims: Claims,
+        check: Callable[[], None] = lambda: None,
+        kernels_of: Callable[[torch.device], Hashable] = lambda device: None,
+    ) -> None:
+        """Find where all parameters live; a collective call of all ranks. Raises PlacementError on all ranks alike.
+
+        check: raises for what this rank cannot do. kernels_of: what all ranks need alike to step on a device.
+        """
+
+        def look() -> tuple[list[Listed], Claims]:
+            for member in self:
+                member.look_up_delivery()
+            params = [
+                (f"{index}:{position}", name, p)
+                for index, member in enumerate(self)
+                for position, name, p in member.named_params()
+            ]
+            kind = 0 if any(member.delivery.replaces_parameters for member in self) else None
+            check()
+            return params, replace(claims, kind=kind)
+
+        registry.refuse(self.params())
+        self.shards.place(look, kernels_of)
+
+    def prepare(self) -> None:
+        """Let every optimizer have its buffers."""
+        looks = [member.look() for member in self]
+        unprepared = [member for member in self if not member.is_prepared()]
+        for member in unprepared:
+            member.prepare()
+        self._ready = None if unprepared else (self.shards.placing, looks)
+
+
+# ---------------------------------------------------------------- what the parts ask of a StepSize
+
+
+class HasScalars(Protocol):
+    """A StepSize to those who read its scalars, and where the parameters live."""
+
+    freeze_after: int | None
+    shards: ShardIndex
+
+    @property
+    def scalars(self) -> ScalarTable:
+        """The scalars of all estimates."""
+
+    @property
+    def steps(self) -> int:
+        """The number of steps."""
+
+    @property
+    def calls(self) -> int:
+        """The number of steps as it is known without waiting."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether d stays for good."""
+
+
+class TakesScalars(HasScalars, Protocol):
+    """A StepSize to those who save and load its scalars."""
+
+    roster: Roster
+
+    def settle(self) -> None:
+        """Wait for the reduce under way; RuntimeError when a step is half done."""
+
+    def check_settled(self) -> None:
+        """Raise RuntimeError when a step is half done."""
+
+    def adopt(self) -> None:
+        """Set the scalars by what users have put into the groups."""
+
+    def load(self, estimate: str, saved: Options) -> None:
+        """Set the scalars of an estimate, and the number of steps, from a saved group."""
+
+    def restore(self, steps: int) -> None:
+        """Set the number of steps alone."""
+
+    def value(self, estimate: str, name: str) -> Any:
+        """One scalar as a python number."""
+
+    def set_value(self, estimate: str, name: str, value: Any, *, alone: bool) -> None:
+        """Set one scalar. alone: False where all others of the estimate are set too."""
+
+
+class Watched(Protocol):
+    """A StepSize to those who look at how a run goes."""
+
+    layout: ShardLayout
+    roster: Roster
+    freeze_after: int | None
+
+    @property
+    def scalars(self) -> ScalarTable:
+        """The scalars of all estimates."""
+
+    @property
+    def calls(self) -> int:
+        """The number of steps as it is known without waiting."""
+
+
+# ---------------------------------------------------------------- what the parts ask of an optimizer
+
+
+class HasState(Protocol):
+    """An optimizer to those who make and keep the buffers of its parameters."""
+
+    param_groups: list[dict[str, Any]]
+    state: defaultdict[Tensor, Any]
+    method: Method
+    dtypes: Dtypes
+    unmoved: set[Tensor]
+
+    @property
+    def step_size(self) -> HasScalars:
+        """The StepSize that it shares."""
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All groups."""
+
+    @property
+    def delivery(self) -> FrameworkAdapter:
+        """How a step arrives."""
+
+    @property
+    def had_buffers(self) -> set[int]:
+        """Ids of the parameters that had their buffers when they were last looked at."""
+
+    def all_params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """Every parameter with its group."""
+
+    def buffers(self, group: dict[str, Any]) -> dict[str, Buffer]:
+        """The buffers of a group's parameters."""
+
+
+class Base(Protocol):
+    """A torch optimizer that gives an optimizer of ours its direction."""
+
+    def step(self, optimizer: Any, plan: StepPlan, skip: Tensor | None) -> None:
+        """Take its step over the parameters of a plan."""
+
+
+class MovesTensors(HasState, Protocol):
+    """An optimizer to those who take its step over the local tensors."""
+
+    backend: str
+    plans: PlanCache
+
+    @property
+    def base(self) -> Base | None:
+        """What gives its direction; None where the method does."""
+
+
+class HasGroups(Protocol):
+    """An optimizer to those who look after its groups."""
+
+    param_groups: list[dict[str, Any]]
+    bound: list[dict[str, Any]]
+    defaults: dict[str, Any]
+    method: Method
+
+    @property
+    def step_size(self) -> TakesScalars:
+        """The StepSize that it shares."""
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All groups."""
+
+    def bind_groups(self) -> None:
+        """Point the groups' scalars to the StepSize's."""
+
+
+class HasModes(MovesTensors, HasGroups, Protocol):
+    """An optimizer to those who switch its parameters between training and evaluation."""
+
+    mode: str
+    mapped: set[int]
+
+    @property
+    def step_size(self) -> TakesScalars:
+        """The StepSize that it shares."""
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All groups."""
+
+
+class Saves(HasState, HasGroups, Protocol):
+    """An optimizer to those who save and load it."""
+
+    mode: str
+
+    @property
+    def step_size(self) -> TakesScalars:
+        """The StepSize that it shares."""
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All groups."""
+
+    @property
+    def _optimizer_load_state_dict_pre_hooks(self) -> Mapping[int, Callable[..., Any]]:
+        """torch's: called with the optimizer and the state dict before it is looked at."""
+
+    @property
+    def _optimizer_load_state_dict_post_hooks(self) -> Mapping[int, Callable[..., Any]]:
+        """torch's: called with the optimizer when all is loaded."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """torch's: put state and groups in the place of the present ones."""
