@@ -17,25 +17,29 @@ from .step_plan import StepPlan
 PREFIX = "direction."
 """What the base's entries of a parameter's state are called by in ours."""
 Entries = dict[str, Any]
-Pair = tuple[Tensor, Tensor]
 
 
 class BaseOptimizer:
-    """The base: a torch optimizer over the buffers "u" of an optimizer's parameters, in the place of the parameters.
+    """The base: a torch optimizer over a tensor u for each parameter that trains, in the parameter's place.
 
     Before it steps, each u is a copy of its parameter in float32 or wider, and has the gradient that the method will see; after
     it, u = x - u is what the base has taken off. The model's weights and gradients are not touched. The base's state of u lies
-    in our state of the parameter too, the same tensors under "direction.<name>", so that it is saved, loaded and resharded as
+    in our state of the parameter, the same tensors under "direction.<name>", so that it is saved, loaded and resharded as
     buffers are. Ours is the truth: the base is made anew from it whenever parameters or their state are others than before.
     """
 
     def __init__(self) -> None:
         self._base: Optimizer | None = None
-        self._pairs: list[Pair] = []  # parameters with their u, as the base knows them
+        self._of: dict[Tensor, Tensor] = {}  # parameter -> its u
         self._fresh: dict[Tensor, Entries] = {}  # u of parameters that the base has not moved -> its state of them
 
+    def is_prepared(self, optimizer: MovesTensors) -> bool:
+        """Return whether the base knows all parameters that train, as they are."""
+        wanted = [p for group in optimizer.groups for p in group["params"] if p.requires_grad]
+        return self._base is not None and [*map(id, wanted)] == [*map(id, self._of)] and all(map(self._fits, wanted))
+
     def prepare(self, optimizer: MovesTensors) -> None:
-        """Let the base know all parameters that have a u, and let them all have the entries of its state.
+        """Let the base know all parameters that train, and let them all have the entries of its state.
 
         Checkpoint tools read which entries there are from an optimizer that has taken no step.
 
@@ -49,15 +53,23 @@ class BaseOptimizer:
                 "the framework (DeepSpeed ZeRO) flattens them and brings a step in pieces. Use a method whose direction is "
                 "elementwise (Adam, Lion, SGD), or shard with FSDP2."
             )
-        groups = [
-            [(p, state[UPDATE]) for p in group["params"] if UPDATE in (state := optimizer.state.get(p, {}))]
-            for group in optimizer.groups
-        ]
-        pairs = [pair for of_group in groups for pair in of_group]
-        if self._base is None or not _same(pairs, self._pairs):
+        if not self.is_prepared(optimizer):
+            known = self._of
+            groups = [[p for p in group["params"] if p.requires_grad] for group in optimizer.groups]
+            self._of = {p: known[p] if p in known and self._fits(p) else _made(p) for of in groups for p in of}
             self._make(optimizer, groups)
-        self._pairs = pairs
         self._rehearse(optimizer)
+
+    def _fits(self, p: Tensor) -> bool:
+        u = self._of[p]
+        wide = torch.promote_types(p.dtype, torch.float32)
+        return u.shape == p.shape and u.device == p.device and u.dtype == wide
+
+    def buffers(self, optimizer: MovesTensors, p: Tensor) -> dict[str, Tensor]:
+        """The buffer u of a parameter."""
+        if p not in self._of or not self._fits(p):
+            self.prepare(optimizer)
+        return {UPDATE: self._of[p]}
 
     def step(self, optimizer: MovesTensors, plan: StepPlan, skip: Tensor | None) -> None:
         """Let the base step over the parameters of a plan, and leave in each u what it took off.
@@ -66,40 +78,38 @@ class BaseOptimizer:
         """
         if skip is not None and bool(skip):
             return
-        tasks = [(task, task.param) for lot in plan.lots for task in lot.tasks if task.param is not None]
-        known = {id(p): u for p, u in self._pairs}
-        if any(known.get(id(p)) is not optimizer.state[p][UPDATE] for _, p in tasks):
-            self.prepare(optimizer)
-            known = {id(p): u for p, u in self._pairs}
         assert self._base is not None, "prepare() was called when the buffers were made"
         shards = optimizer.step_size.shards
-        moved = [(task, p, known[id(p)]) for task, p in tasks]
+        tasks = [(task, task.param) for lot in plan.lots for task in lot.tasks if task.param is not None]
         try:
-            for task, p, u in moved:
+            for task, p in tasks:
+                u = self._of[p]
                 self._set(u, self._fresh.pop(u, None))
                 task.buf[UPDATE].copy_(task.x)
                 u.grad = _like(u, usable_gradient(task, u.dtype), shards.placement(p))
             self._base.step()
-            for task, _, _ in moved:
+            for task, _ in tasks:
                 task.buf[UPDATE].neg_().add_(task.x)
         finally:
-            for _, _, u in moved:
-                u.grad = None
-        for _, p, u in moved:
-            self._keep(optimizer.state[p], u)
+            for _, p in tasks:
+                self._of[p].grad = None
+        for _, p in tasks:
+            self._keep(optimizer.state[p], self._of[p])
 
     # ---------------------------------------------------------------- making the base
 
-    def _make(self, optimizer: MovesTensors, groups: list[list[Pair]]) -> None:
+    def _make(self, optimizer: MovesTensors, groups: list[list[Tensor]]) -> None:
         """Make the base anew; its options stay what they are now, its state is that which ours holds."""
-        before, base = self._base, _built(optimizer, groups)
+        before, base = self._base, _built(optimizer, [[self._of[p] for p in params] for params in groups])
         for old, new in zip(() if before is None else before.param_groups, base.param_groups, strict=False):
             new.update((name, value) for name, value in old.items() if name not in ("params", "param_names"))
         fresh, self._base, self._fresh = self._fresh, base, {}
-        first = optimizer.step_size.calls == 0
-        for p, u in (pair for of_group in groups for pair in of_group):
-            own = {name[len(PREFIX) :]: t for name, t in optimizer.state[p].items() if name.startswith(PREFIX)}
-            if not own or u in fresh or (first and before is None):  # saved before the first step
+        first = (
+            before is None and optimizer.step_size.calls == 0
+        )  # what was saved before the first step is no state yet
+        for p, u in self._of.items():
+            own = {name[len(PREFIX) :]: t for name, t in _entries(optimizer, p).items() if name.startswith(PREFIX)}
+            if not own or first or u in fresh:
                 self._fresh[u] = dict(base.state.get(u, {}))
             else:
                 self._set(u, _placed(own, u, base))
@@ -108,8 +118,8 @@ class BaseOptimizer:
         """Give every parameter the entries that the base would make in its first step: of a step with lr 0 and no gradient."""
         lacking = [
             (p, u)
-            for p, u in self._pairs
-            if u in self._fresh and not any(name.startswith(PREFIX) for name in optimizer.state[p])
+            for p, u in self._of.items()
+            if u in self._fresh and not any(name.startswith(PREFIX) for name in _entries(optimizer, p))
         ]
         if not lacking or self._base is None:
             return
@@ -155,9 +165,9 @@ def check_usable(method: Method, nonfinite: str | None) -> None:
         )
 
 
-def _built(optimizer: MovesTensors, groups: list[list[Pair]]) -> Optimizer:
+def _built(optimizer: MovesTensors, groups: list[list[Tensor]]) -> Optimizer:
     factory = optimizer.method.direction.factory
-    made = factory([{"params": [u for _, u in of_group]} for of_group in groups])
+    made = factory([{"params": us} for us in groups])
     name = optimizer.method.name
     if not isinstance(made, Optimizer):
         raise TypeError(
@@ -177,8 +187,13 @@ def _built(optimizer: MovesTensors, groups: list[list[Pair]]) -> Optimizer:
     return made
 
 
-def _same(pairs: list[Pair], others: list[Pair]) -> bool:
-    return len(pairs) == len(others) and all(a is c and b is d for (a, b), (c, d) in zip(pairs, others, strict=True))
+def _made(p: Tensor) -> Tensor:
+    return torch.zeros_like(p.detach(), dtype=torch.promote_types(p.dtype, torch.float32))
+
+
+def _entries(optimizer: MovesTensors, p: Tensor) -> Entries:
+    found = optimizer.state.get(p, {})
+    return found if isinstance(found, dict) else {}
 
 
 def _like(u: Tensor, local: Tensor, place: LocalShard) -> Tensor:

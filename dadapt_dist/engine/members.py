@@ -278,6 +278,9 @@ class HasState(Protocol):
 class Base(Protocol):
     """A torch optimizer that gives an optimizer of ours its direction."""
 
+    def buffers(self, optimizer: Any, p: Tensor) -> dict[str, Tensor]:
+        """The buffers of a parameter that it keeps for the method."""
+
     def step(self, optimizer: Any, plan: StepPlan, skip: Tensor | None) -> None:
         """Take its step over the parameters of a plan."""
 

@@ -327,8 +327,9 @@ class LearningRateFree(Optimizer, MayJoin):
         that is left in the other mode refuses its next step, and the others wait for it in theirs. Waits for the reduce under
         way; no collective but where a framework gathers low-precision copies (DeepSpeed). The mode is saved.
 
-        Frozen parameters, and those that have taken no step yet, stay. There and back again changes a parameter by one unit in
-        the last place at most, and when repeated no further.
+        Frozen parameters, and those that have taken no step yet, stay. Maps are computed in float64 and rounded once: there and
+        back again changes a parameter of a narrower dtype by one unit in the last place of the larger of its two values at most,
+        and no further however often it is repeated.
 
         Raises:
             RuntimeError: in the middle of a step.
@@ -373,6 +374,8 @@ class LearningRateFree(Optimizer, MayJoin):
     def is_prepared(self) -> bool:
         """Return whether every trainable parameter has its buffers; False after one was unfrozen."""
         if any(buffers.lacks_buffers(self, p, group) for group, p in self.all_params()):
+            return False
+        if self.base is not None and not self.base.is_prepared(self):
             return False
         self._seen = self.look()
         return True

@@ -26,7 +26,7 @@ class Buffer:
 
     `init`: the fill value, or "param" for a copy of the parameter. `statistic`: it serves the estimate of d alone, so
     `freeze_after` releases it. `sliced`: `slice_p` keeps every p-th entry of it only. `squares`: a mean or sum of squares.
-    `transient`: every step fills it anew, so that it is not saved; in float32, or the parameter's dtype where that is wider.
+    `transient`: the caller fills it anew in every step and it is not saved; float32, or the parameter's dtype where wider.
     """
 
     init: float | Literal["param"] = 0.0
@@ -48,8 +48,6 @@ class Dtypes:
 
     def of(self, p: Tensor, buffer: Buffer) -> torch.dtype:
         """The dtype of a new buffer."""
-        if buffer.transient:
-            return torch.promote_types(p.dtype, torch.float32)
         if self.statistics is not None and buffer.statistic:
             return p.dtype if buffer.init == "param" else self.statistics
         return self.state or torch.promote_types(p.dtype, torch.float32)

@@ -1,10 +1,14 @@
 """Methods with a direction, under every layout, against their slow forms: steps, checkpoints, evaluation, NaN."""
 
+import copy
+import math
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
@@ -105,6 +109,75 @@ def test_methods_with_a_direction_follow_one_process(
             assert (result["params"][name] - params[name]).norm() <= 1e-10 * params[name].norm(), name
             assert (result["evaluated"][name] - evaluated[name]).norm() <= 1e-10 * evaluated[name].norm(), name
             assert torch.equal(result["params"][name], results[0]["params"][name]), name
+
+
+def spoil(method: str) -> list[Any]:
+    """On every rank, under FSDP2: a NaN on the last rank in step 0 and 3; whether all is finite, and what was held."""
+    with toys_registered() as toys:
+        job = LAYOUTS["fsdp2"][1]()
+        optimizer = build(job, method, toys[method])
+        for step in range(6):
+            optimizer.zero_grad()
+            job.backward(step)
+            if step in (0, 3) and dist.get_rank() == 1:
+                local(next(p.grad for p in job.model.parameters() if local(p.grad).numel())).view(-1)[0] = math.nan
+            optimizer.step()
+        states = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+        finite = all(bool(torch.isfinite(local(t)).all()) for t in (*job.model.parameters(), *states))
+        scalars = {name: value.tolist() for name, value in optimizer.step_size.scalars.values.items() if name != "held"}
+        return [finite, scalars, optimizer.step_size.held_steps]
+
+
+@pytest.mark.parametrize("method", TOYS)
+def test_a_nan_of_one_rank_poisons_no_scalar_of_any(method: str, pools: Any) -> None:
+    results = pools(2).run(spoil, method)
+    for finite, scalars, held in results:
+        assert finite
+        assert scalars == results[0][1]
+        assert "nan" not in str(scalars)
+        assert held == 2 or method.startswith("schedule")  # whose ranks count their own
+
+
+def resumed(layout: str, method: str, mode: str) -> bool:
+    """Whether a run that is saved after each step, and loaded by DCP into a new model and optimizer, keeps the bits."""
+    with toys_registered() as toys:
+        make, options = LAYOUTS[layout][1], StateDictOptions(flatten_optimizer_state_dict=layout != "ddp")
+        jobs = [make() for _ in range(2)]
+        one, other = (build(job, method, toys[method]) for job in jobs)
+        for step in range(5):
+            for job, optimizer in zip(jobs, (one, other), strict=True):
+                optimizer.train()
+                take(job, optimizer, step)
+                if mode == "eval":
+                    optimizer.eval()
+            kept = copy.deepcopy(get_state_dict(jobs[1].model, other, options=options))
+            jobs[1] = make()
+            other = build(jobs[1], method, toys[method])
+            set_state_dict(jobs[1].model, other, model_state_dict=kept[0], optim_state_dict=kept[1], options=options)
+            if mode == "eval" and method.startswith("schedule"):
+                assert other.mode == "eval"
+        pairs = zip(jobs[0].model.parameters(), jobs[1].model.parameters(), strict=True)
+        states = [
+            {name: local(t) for name, t in optimizer.state[p].items()}
+            for job, optimizer in zip(jobs, (one, other), strict=True)
+            for p in job.model.parameters()
+            if local(p).numel()  # FSDP1 drops the state of the others
+        ]
+        half = len(states) // 2
+        alike = all(
+            a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+            for a, b in zip(states[:half], states[half:], strict=True)
+        )
+        return alike and all(torch.equal(local(p), local(q)) for p, q in pairs)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("method", TOYS)
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2", "fsdp1 orig params"])
+def test_a_checkpoint_of_dcp_in_either_mode_goes_on_bit_for_bit(
+    layout: str, method: str, mode: str, pools: Any
+) -> None:
+    assert all(pools(2).run(resumed, layout, method, mode))
 
 
 def switching(layout: str) -> list[Any]:

@@ -302,7 +302,7 @@ class DoWGLionReference(Reference):
         self.x = self.x - self.estimate() * u
 
     def estimate(self) -> float:
-        return self.d**2 / math.sqrt(self.weighted + 1e-8)
+        return self.d**2 / math.sqrt(self.weighted + 1e-8) if self.weighted > 0 else 0.0
 
 
 REFERENCES: dict[str, type[Reference]] = {

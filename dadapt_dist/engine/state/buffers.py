@@ -62,7 +62,7 @@ def lacks_buffers(optimizer: HasState, p: Tensor, group: dict[str, Any]) -> bool
 
 def _missing(optimizer: HasState, p: Tensor, group: dict[str, Any]) -> list[str]:
     state = optimizer.state.get(p, ())
-    return [name for name in optimizer.buffers(group) if name not in state]
+    return [name for name, spec in optimizer.buffers(group).items() if name not in state and not spec.transient]
 
 
 def create(optimizer: HasState, p: Tensor, group: dict[str, Any]) -> None:
@@ -86,7 +86,8 @@ def _create(optimizer: HasState, p: Tensor, group: dict[str, Any], place: LocalS
         )
     if why := unwritable(place.local(p)):
         raise ValueError(f"{param_state.described(p, optimizer.param_groups)} {why}.")
-    specs, missing = optimizer.buffers(group), _missing(optimizer, p, group)
+    specs = {name: spec for name, spec in optimizer.buffers(group).items() if not spec.transient}
+    missing = _missing(optimizer, p, group)
     if len(missing) < len(specs):
         there = [name for name in specs if name not in missing]
         _check_addable(p, {name: specs[name] for name in missing}, there, optimizer.param_groups)

@@ -46,7 +46,6 @@ def save(optimizer: Saves, pack: Callable[[], Dict]) -> Dict:
     packed = pack()
     _make_plain(optimizer, packed["param_groups"])
     entries = [(p, group) for group in optimizer.groups for p in group["params"]]
-    _drop_transient(optimizer, packed["state"], entries)
     sliced = [i for i, (_, group) in enumerate(entries) if i in packed["state"] and group.get("slice_p", 1) > 1]
     for index, places in zip(sliced, resolve([entries[index][0] for index in sliced]), strict=True):
         p, group = entries[index]
@@ -63,14 +62,6 @@ def _make_plain(optimizer: Saves, groups: list[Dict]) -> None:
         options = {key: assigned(key, own[key], checks, where) for key in group if key not in ("params", "lr")}
         group.update(options | {name: of_all[row] for name, of_all in values.items()} | {"steps": steps})
         group["lr"] = float(own["lr"])  # perhaps a tensor that its owner goes on changing
-
-
-def _drop_transient(optimizer: Saves, state: dict[Any, Dict], entries: list[tuple[Tensor, Dict]]) -> None:
-    """Leave out of a packed state what the next step fills anew."""
-    names = {n for group in optimizer.groups for n, spec in optimizer.method.buffers(group).items() if spec.transient}
-    for index in range(len(entries)) if names else ():
-        if index in state:
-            state[index] = {name: value for name, value in state[index].items() if name not in names}
 
 
 def _expanded(optimizer: Saves, p: Tensor, group: Dict, buffers: Dict, place: LocalShard) -> Dict:
