@@ -2,10 +2,10 @@
 
     python -m docs.measure_layouts
 
-Every layout of tests/helpers/layouts.py trains the float64 model of tests/helpers/models.py for 10 steps with each of the
-six methods, on the global batch that one process sees. The deviation of d is max |d/d1 - 1| over steps and ranks, that of the
-parameters max ‖x - x1‖/‖x1‖ over tensors and ranks; d1, x1: the one-process float64 oracles of tests/helpers/oracles. Last
-come two low-precision runs of Prodigy under FSDP2 against the same float64 oracle.
+Every layout of tests/helpers/layouts.py trains the float64 model of tests/helpers/models.py for 10 steps with every method, on
+the global batch that one process sees; with sums before the move twice, exact and lagged. The deviation of d is max |d/d1 - 1|
+over steps and ranks, that of the parameters max ‖x - x1‖/‖x1‖ over tensors and ranks; d1, x1: the one-process float64 oracles
+of tests/helpers/oracles. Last come two low-precision runs of Prodigy under FSDP2 against the same float64 oracle.
 """
 
 import sys
@@ -14,19 +14,18 @@ from typing import Any
 
 from torch.distributed.tensor.debug import CommDebugMode
 
-from tests.helpers.classes import CLASSES
-from tests.helpers.layout_runs import OPTIONS, reference, train, train_low_precision
+from tests.helpers.classes import ALL, WITH_D, parts
+from tests.helpers.layout_runs import WAYS, depth_of, frozen_in, reference, train, train_low_precision
 from tests.helpers.layouts import LAYOUTS
 from tests.helpers.pool import WorkerPool
 
 HEAD = "| layout | ranks | d | parameters | d equal on ranks | first step | later steps |"
-FROZEN = frozenset({"blocks.0.norm.weight", "blocks.0.norm.bias", "inp.bias"})
 
 
 def collectives(layout: str) -> list[dict[str, int]]:
     """On every rank: the names and numbers of c10d collectives inside the first and the second step of Prodigy."""
     job = LAYOUTS[layout][1]()
-    optimizer = CLASSES["prodigy"](job.params(), d0=1e-3, **OPTIONS["prodigy"])
+    optimizer = ALL["prodigy"](job.params(), **parts("prodigy"))
     counts = []
     for step in range(2):
         optimizer.zero_grad()
@@ -38,12 +37,12 @@ def collectives(layout: str) -> list[dict[str, int]]:
     return counts
 
 
-def deviations(pool: WorkerPool, layout: str, method: str) -> tuple[float, float, bool]:
+def deviations(pool: WorkerPool, layout: str, method: str, before: str) -> tuple[float, float, bool]:
     """Deviation of d, deviation of the parameters, and whether d has the same bits on all ranks."""
-    depth, frozen = 2 if "pipeline" in layout else 1, FROZEN if "frozen" in layout else frozenset()
-    ds, params = reference(method, depth, frozen)
-    results = pool.run(train, layout, method)
+    ds, params = reference(method, depth_of(layout), frozen_in(layout), before)
+    results = pool.run(train, layout, method, before)
     of_d = max(abs(d / expected - 1) for r in results for d, expected in zip(r["d"], ds, strict=True))
+    of_d = of_d if method in WITH_D else 0.0
     of_x = max(float((r["params"][n] - x).norm() / x.norm()) for r in results for n, x in params.items())
     return of_d, of_x, all([d.hex() for d in r["d"]] == [d.hex() for d in results[0]["d"]] for r in results)
 
@@ -52,7 +51,7 @@ def row(pools: dict[int, WorkerPool], layout: str) -> tuple[Any, ...]:
     """One layout: ranks, worst deviations over the methods, equality over ranks, collectives of two steps."""
     ranks = LAYOUTS[layout][0]
     pool = pools.setdefault(ranks, WorkerPool(ranks))
-    measured = [deviations(pool, layout, method) for method in CLASSES]
+    measured = [deviations(pool, layout, *way) for way in WAYS]
     first, second = pool.run(collectives, layout)[0]
     equal = all(same for *_, same in measured)
     return layout, ranks, max(m[0] for m in measured), max(m[1] for m in measured), equal, first, second

@@ -14,15 +14,13 @@ from torch import Tensor
 
 from ..errors import PlacementError, ReduceError
 from .communicator import ShardLayout
-from .gradient_witness import suspicious
 from .model_pace import Pace
+from .step_agreement import STEPS, StepAgreement
 
 logger = logging.getLogger(__name__)
 
 PAUSE_AT_EXIT = 0.05  # seconds
 EXIT_PATIENCE = 5.0  # seconds; a rank that is gone would not answer for the whole timeout of the process group
-HEAD = 7  # numbers beside the sums and the marks: does Join end, 1, n, n², 1, m, m²
-PATIENCE = 3  # reduces in a row after which ranks that seem to be in different steps are
 READING = 15.0  # seconds, and half the group's timeout at most, that reading d waits for the sums of other ranks
 
 
@@ -40,14 +38,11 @@ class Sent:
 class Reduce:
     """The one all-reduce of a step. At most one is under way: `launch` comes only after `take`.
 
-    Beside its sums each rank sends triples (1, h, h²), of which the ranks' totals (A, Σh, Σh²) tell whether all of the A ranks
-    sent the same h: A·Σh² = (Σh)² exactly then. The first h is n, the number of windows that the rank has opened: where the
-    ranks differ (a window that one of them dropped, an extra step on another) they would add up sums of different steps.
-    The second is m, the steps of the model (see `Pace`), which may differ for a while. The others are the marks: digests of
-    what has to be equal on all ranks. Where anything differs the sums come back as NaN, on all ranks alike, and move nothing.
+    Each rank sends [its sums | does Join end | triples of `StepAgreement`]. Where the ranks are in different steps, or differ in
+    what has to be equal, the sums come back as NaN, on all ranks alike, and move nothing.
 
-    A rank that has run out of input (Join) sends zeros, so that A counts the ranks that take part. All have equal gradients
-    then and have added 1/ranks of their sums each, which A of them make up to A/ranks.
+    A rank that has run out of input (Join) sends zeros, and A ranks take part. All have equal gradients then and have added
+    1/ranks of their sums each, which A of them make up to A/ranks.
     """
 
     def __init__(self, layout: ShardLayout) -> None:
@@ -58,13 +53,8 @@ class Reduce:
         self.home = torch.device("cpu")  # where the sums live
         self.pace = Pace()
         self.pace_now: int | None = None  # None: not to be told
-        self._doubt: Tensor | None = None  # how many reduces in a row have differed in m; at PATIENCE, for good
-        self.n_marks = self.n_told = 0
-        self.marks: Tensor | None = None  # flat triples, on the device of the reduce
-        self.differ: Tensor | None = (
-            None  # of the last sums, bool [2 + marks]: perhaps of other steps, surely, other marks?
-        )
-        self.stopped = False  # have the ranks been seen to be in different steps?
+        self.agreement = StepAgreement()
+        self.differ: Tensor | None = None  # of the last sums: what `StepAgreement.check` has found
         self._pending: Sent | None = None
         self._failed: ReduceError | None = None
         self._late = self._said_late = False
@@ -72,23 +62,22 @@ class Reduce:
 
     def begin(self) -> None:
         """Count a window; one that is dropped later counts too, on this rank alone."""
-        self.count = (self.count + 1) % (1 << 16)  # small enough for n² · ranks to be exact in float64
+        self.count = (self.count + 1) % STEPS
 
     def restart(self, home: torch.device, width: int, marks: int, told: int) -> None:
         """Count from here, as all ranks do when they place their parameters.
 
         home, width: of the sums. marks: how many. told: how many of them, the last, are only told of.
         """
-        self.n_told, self.ranks = told, self.layout.world_size
-        self.count, self.stopped = 0, False
-        self.home, self.width, self.n_marks, self.marks, self.differ = home, width, marks, None, None
-        self._doubt = self.pace_now = None
+        self.agreement.restart(marks, told)
+        self.count, self.ranks = 0, self.layout.world_size
+        self.home, self.width, self.differ, self.pace_now = home, width, None, None
         if self.layout.parent is not None:
             self.pace.begin(self.layout.group)
 
     def again(self) -> None:
         """Count from here, with the parameters where they are: all ranks do, where some have stood still (Join)."""
-        self.restart(self.home, self.width, self.n_marks, self.n_told)
+        self.restart(self.home, self.width, self.agreement.n_marks, self.agreement.n_told)
 
     def abandon(self) -> None:
         """Forget the sums under way, or that they were lost, for the state that they belong to is given up."""
@@ -161,7 +150,7 @@ class Reduce:
         """Take part in one reduce without sums; return whether Join ends with it. end: announce the end, after all others."""
         with _told(self.step, lost=False):
             device = self.layout.reduce_device(self.home)
-            buffer = torch.zeros(self.width + HEAD + 3 * self.n_marks, dtype=torch.float64, device=device)
+            buffer = torch.zeros(self.width + 1 + self.agreement.size, dtype=torch.float64, device=device)
             buffer[self.width] = float(end)
             self.layout.count_launch()
             self.layout.all_reduce(buffer).wait()
@@ -180,17 +169,13 @@ class Reduce:
     def _start(self, sums: Tensor, tag: int) -> Sent:
         if self.ranks == 1:
             return Sent(sums, None, sums.shape)
-        if self.stopped:
+        if self.agreement.stopped:
             return Sent(torch.full_like(sums, torch.nan), None, sums.shape)
-        n, size, device = 2 * self.count + tag, sums.numel(), self.layout.reduce_device(sums.device)
-        width, marks = max(self.width, size), self.marks
-        buffer = torch.zeros(width + HEAD + 3 * self.n_marks, dtype=sums.dtype, device=device)
+        size, device = sums.numel(), self.layout.reduce_device(sums.device)
+        width = max(self.width, size)
+        buffer = torch.zeros(width + 1 + self.agreement.size, dtype=sums.dtype, device=device)
         buffer[:size].copy_(sums.flatten())
-        m, told = self.pace_now or 0, self.pace_now is not None
-        for place, value in enumerate((1, n, n * n, told, m, m * m), start=width + 1):
-            buffer[place].fill_(value)
-        if marks is not None:
-            buffer[width + HEAD :].copy_(marks, non_blocking=True)
+        self.agreement.encode(buffer[width + 1 :], self.count, tag, self.pace_now)
         self.layout.count_launch()
         return Sent(buffer, self.layout.all_reduce(buffer), sums.shape, width, self.ranks)
 
@@ -198,22 +183,9 @@ class Reduce:
         if sent.work is None:
             return sent.buffer
         sent.work.wait()
-        triples = sent.buffer[sent.width + 1 :].view(-1, 3)
-        active, total, squares = triples.unbind(1)
-        differ = active * squares != total * total
-        told = len(differ) - self.n_told
-        differ = torch.cat([differ[:told], suspicious(triples[told:])])
-        before = torch.zeros_like(active[0]) if self._doubt is None else self._doubt
-        self._doubt = torch.where(differ[0], PATIENCE, torch.where(differ[1], before + 1, 0.0)).maximum(
-            torch.where(before >= PATIENCE, before, 0.0)
-        )
-        apart = self._doubt >= PATIENCE
-        self.differ = torch.cat([(self._doubt > 0).view(1), apart.view(1), differ[2:]])
-        if apart.device.type == "cpu" and bool(apart):
-            # All ranks see it in the same reduce, whenever they come to it, and start none after it: none is left waiting.
-            self.stopped = True
-        sums = sent.buffer[: sent.shape.numel()] * (sent.ranks / active[0])
-        return torch.where(differ[:told].any() | apart, torch.nan, sums).view(sent.shape)
+        active, self.differ, apart = self.agreement.check(sent.buffer[sent.width + 1 :])
+        sums = sent.buffer[: sent.shape.numel()] * (sent.ranks / active)
+        return torch.where(apart, torch.nan, sums).view(sent.shape)
 
     def drain(self) -> None:
         """Let the reduce under way end before the process does; never raises, and gives up after EXIT_PATIENCE."""

@@ -12,7 +12,6 @@ from torch import Tensor
 
 BUCKETS = 4
 PREFIX = 4096  # elements of each tensor that are looked at
-TOLERANCE = 2e-4  # of the squares: bfloat16 gradients of one tensor differ by 1e-5, one tensor in a thousand that differs by 2e-3
 SMALL = 1e-3  # of the largest gradient: below it a gradient may be nothing but roundings
 
 
@@ -59,9 +58,3 @@ class Witness:
     def _term(self, place: int, largest: float) -> float:
         size, direction = self._found[place]
         return float(direction) * min(1.0, size / (SMALL * largest))
-
-
-def suspicious(triples: Tensor) -> Tensor:
-    """Return where the ranks' numbers differ by more than rounding: bool [n], from the summed triples [n, 3]."""
-    active, total, squares = triples.unbind(1)
-    return active * squares - total * total > TOLERANCE * active * squares

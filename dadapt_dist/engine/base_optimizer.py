@@ -28,7 +28,12 @@ class BaseOptimizer:
     buffers are. Ours is the truth: the base is made anew from it whenever parameters or their state are others than before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, method: Method, nonfinite: str | None) -> None:
+        if nonfinite in ("skip", "raise") and method.after is not None:
+            raise ValueError(
+                f"nonfinite={nonfinite!r} needs the sums of a step before it is taken, and {method.name} has sums of the update, "
+                "which a torch optimizer gives only by taking its step. Use nonfinite='hold', or an elementwise direction."
+            )
         self._base: Optimizer | None = None
         self._of: dict[Tensor, Tensor] = {}  # parameter -> its u
         self._fresh: dict[Tensor, Entries] = {}  # u of parameters that the base has not moved -> its state of them
@@ -154,15 +159,6 @@ class BaseOptimizer:
         for name, value in self._base.state.get(u, {}).items():
             if state.get(PREFIX + name) is not value:
                 state[PREFIX + name] = value
-
-
-def check_usable(method: Method, nonfinite: str | None) -> None:
-    """Raise ValueError for a setting with which no torch optimizer can give a method its direction."""
-    if nonfinite in ("skip", "raise") and method.after is not None:
-        raise ValueError(
-            f"nonfinite={nonfinite!r} needs the sums of a step before it is taken, and {method.name} has sums of the "
-            "update, which a torch optimizer gives only by taking its step. Use nonfinite='hold', or an elementwise direction."
-        )
 
 
 def _built(optimizer: MovesTensors, groups: list[list[Tensor]]) -> Optimizer:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..methods.base import PHASES, Initial, Method, Options, Scalars, Sums
 from ..options.checks import check_options
+from . import loss_channel
 
 OF_ESTIMATE = Method.estimate_options  # options that all groups of one estimate must share
 _VERSION = attrgetter("_version")  # counts the writes into a tensor, also by way of its views
@@ -36,6 +37,7 @@ class ScalarTable:
         self._views: dict[int, Scalars] = {}
         self._own: Scalars = {}  # the values as they were last written here
         self._versions: list[int] = []  # of the values when they were last written here
+        self._losses = loss_channel.LossReport() if method.wants_loss else None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copied view would be a view of nothing."""
@@ -149,7 +151,7 @@ class ScalarTable:
         if self._sums is None or row >= len(self._sums):
             return None
         *found, bad = map(float, self._sums[row])
-        sums, after = dict(zip(self.names_of("after"), found, strict=True)), self.method.after
+        sums, after = loss_channel.values_at(dict(zip(self.names_of("after"), found, strict=True))), self.method.after
         usable = bad == 0 and all(map(math.isfinite, found))
         return sums if usable and after is not None and (after.needs is None or sums[after.needs] > 0) else None
 
@@ -209,10 +211,12 @@ class ScalarTable:
     # ---------------------------------------------------------------- sums
 
     def names_of(self, phase: str) -> tuple[str, ...]:
-        """Names of the sums of a phase: the method's own, and "taken" (above 0) at the start."""
+        """Names of the sums of a phase: the method's own, before them those of the loss, and "taken" (above 0) at the start."""
         spec: Sums | None = getattr(self.method, phase)
         if spec is None:
             return ()
+        if spec.loss:
+            return (*loss_channel.COLUMNS, *spec.names)
         return (*spec.names, "taken") if phase == "start" else spec.names
 
     def width(self, phases: Iterable[str]) -> int:
@@ -242,7 +246,7 @@ class ScalarTable:
         wanted = self.method.wants_before(self.values) if phase == "before" else None
         return wanted is None or bool(wanted.any())
 
-    def apply(self, sums: Tensor, phases: Sequence[str] = ("after",)) -> None:
+    def apply(self, sums: Tensor, phases: Sequence[str] = ("after",)) -> Tensor:
         """Move the scalars by the global sums of some phases, in place.
 
         sums: [n_estimates, width(phases)], the phases in the order of PHASES; last the count of gradient elements that are
@@ -251,6 +255,9 @@ class ScalarTable:
         An estimate stays where it is when a gradient element was not finite, when there was no gradient yet (the sum that is
         needed is 0), or when the arithmetic overflows. Only functions of the reduced bits decide, so that all ranks do the
         same.
+
+        Returns:
+            The sums without the columns of the loss: all 0 where nothing had a gradient.
         """
         clean = (sums[:, -1] == 0) & torch.isfinite(sums).all(1)
         columns = dict(zip(phases, sums[:, :-1].split([len(self.names_of(phase)) for phase in phases], 1), strict=True))
@@ -267,6 +274,7 @@ class ScalarTable:
         if last is None or last in columns:
             moved |= self._copy({"held": self.values["held"] + ~clean})
         self.seal(moved)
+        return sums if self._losses is None else loss_channel.without(columns, self.method)
 
     def _copy(self, values: Scalars) -> Scalars:
         """Copy these values of all estimates into the scalars of the same names; they are returned."""
@@ -281,6 +289,8 @@ class ScalarTable:
         usable = clean & self._awaits(phase)
         if phase == "start":
             usable = usable & (columns["taken"] > 0)
+        if spec.loss and self._losses is not None:
+            usable = usable & self._losses.take(columns, usable)
         if spec.needs is not None:
             usable = usable & (columns[spec.needs] > 0)
         safe = {name: torch.where(usable, column, 1.0) for name, column in columns.items()}

@@ -14,6 +14,7 @@ from ..kernels import eager
 from ..methods.base import Method, Options
 from ..options.fields import NOTHING, number
 from . import param_groups
+from .diagnostics.nonfinite import HeldReport
 from .estimate_state import ScalarTable
 from .members import Roster
 from .option_sets import Lots
@@ -83,6 +84,7 @@ class Estimates(ABC):
     table: ScalarTable | None
     reduce: Reduce
     agreement: Agreement
+    held: HeldReport
     _declared: tuple[str, ...] | None
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
@@ -98,22 +100,27 @@ class Estimates(ABC):
 
     def join(self, method: Method, defaults: Options, groups: Sequence[Options]) -> None:
         """Take part with these groups; raises ValueError, and stays as it was, when one of them cannot."""
-        self.finish()
+        is_first = self.table is None
+        if not is_first:
+            self.finish()
         before = deepcopy(self.table)
         try:
             self.bind(method, defaults)
             for group in groups:
-                self.register(group)
+                self._add(group)
         except ValueError:
             self.table = before
             for member in self.roster:
                 member.bind_groups()
             raise
+        if not is_first:
+            self._look_anew()
 
     def bind(self, method: Method, defaults: Options) -> None:
         """Take the method of the first optimizer; another method later raises ValueError."""
         if self.table is None:
             self.table = ScalarTable(method)
+            self.held.culprit = "a gradient, or the loss," if method.wants_loss else "a gradient"
             for name in self._declared or ():
                 self.table.add(name, defaults, given=False)
         elif self.table.method.name != method.name:
@@ -124,17 +131,23 @@ class Estimates(ABC):
 
     def register(self, options: Options) -> None:
         """Take part in an estimate with a group of these options; raises ValueError for an estimate that does not exist."""
+        self._add(options)
+        self._look_anew()
+
+    def _add(self, options: Options) -> None:
         name = options["estimate"]
         if self._declared is not None and name not in self._declared:
             raise ValueError(
                 f"there is no estimate {name!r}: StepSize was made with estimates={list(self._declared)}. Name it there, or "
                 "give the group one of these."
             )
-        self.finish()
+        self.scalars.add(name, options)
+
+    def _look_anew(self) -> None:
+        """Let the next step look at all options, and place all parameters: on all ranks, also where a new group is empty."""
         self._followed = []
         self._done.clear()
-        self.scalars.add(name, options)
-        self.roster.shards.place_anew()  # on all ranks, also on those whose share of the group is empty
+        self.roster.shards.place_anew()
         for member in self.roster:
             member.bind_groups()
 

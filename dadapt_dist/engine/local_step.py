@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels import TensorTask
+from . import loss_channel
 from .members import MovesTensors
 from .option_sets import STAYS, Lots
 from .plan_builder import build_plan
@@ -40,10 +41,13 @@ def sweep(
     total = table.no_sums(phases)
     if skip is not None and kernels.eager.readable(skip.device) and bool(skip):
         return total
-    after = total if phases == ("after",) else total[:, -1 - len(optimizer.method.sums) :]
+    after, method = total, optimizer.method
+    if phases != ("after",) or method.wants_loss:
+        after = total[:, -1 - len(method.sums) :]
+        loss_channel.add(total, optimizer.loss, method, {phase: table.names_of(phase) for phase in phases})
     plan = _plan(optimizer, entries, lots)
     try:
-        if after is not total:
+        if phases != ("after",):
             _measure(optimizer, entries, plan, phases, total)
         if optimizer.base is not None and not dry:
             optimizer.base.step(optimizer, plan, skip)
@@ -52,7 +56,7 @@ def sweep(
             row = table.row(group["estimate"])
             for kernel, device, tasks, derived in lot.launches:
                 c = coefficients(optimizer, group, device)
-                sums = kernel.run(optimizer.method, tasks, c, dry, skip, derived)
+                sums = kernel.run(method, tasks, c, dry, skip, derived)
                 after[row] += sums.to(table.device, non_blocking=True)
     finally:
         plan.drop_gradients()
@@ -65,7 +69,9 @@ def sweep(
 
 def measure(optimizer: MovesTensors, entries: Entries, lots: Lots, phases: Phases) -> Tensor:
     """The weighted sums of phases before the weights move: float64 [n_estimates, width(phases)]. Nothing moves."""
-    total = optimizer.step_size.scalars.no_sums(phases)
+    table = optimizer.step_size.scalars
+    total = table.no_sums(phases)
+    loss_channel.add(total, optimizer.loss, optimizer.method, {phase: table.names_of(phase) for phase in phases})
     plan = _plan(optimizer, entries, lots)
     try:
         total[:, -1] += _measure(optimizer, entries, plan, phases, total)
@@ -89,6 +95,7 @@ def _measure(optimizer: MovesTensors, entries: Entries, plan: StepPlan, phases: 
                         table.device, non_blocking=True
                     )
     if "before" in phases:
+        at += 2 * loss_channel.phase_has_loss(optimizer.method, "before")
         for lot in plan.lots:
             group = entries[lot.group][0]
             row, device = table.row(group["estimate"]), None

@@ -8,6 +8,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -82,16 +83,21 @@ class Member(Protocol):
 
 
 class Roster:
-    """The optimizers of this process that share one StepSize. shards: where their parameters live."""
+    """The optimizers of this process that share one StepSize."""
 
-    def __init__(self, shards: ShardIndex) -> None:
-        self.shards = shards
+    def __init__(self, layout: ShardLayout) -> None:
+        self._layout = layout
         self.restored = False  # has a framework put a checkpoint into the groups by itself?
         self._members: list[weakref.ref[Member]] = []
         self._ready: tuple[int, list[Look]] | None = None  # `placing`, and the parameters, when all had buffers
 
     def __iter__(self) -> Iterator[Member]:
         return iter([member for ref in self._members if (member := ref()) is not None])
+
+    @cached_property
+    def shards(self) -> ShardIndex:
+        """Where their parameters live."""
+        return ShardIndex(self._layout)
 
     def add(self, member: Member) -> None:
         if all(other is not member for other in self):
@@ -294,6 +300,10 @@ class MovesTensors(HasState, Protocol):
     @property
     def base(self) -> Base | None:
         """What gives its direction; None where the method does."""
+
+    @property
+    def loss(self) -> Tensor | float | None:
+        """The loss of the present step on this rank."""
 
 
 class HasGroups(Protocol):

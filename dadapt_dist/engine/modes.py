@@ -15,9 +15,49 @@ from .local_step import coefficients
 from .members import HasModes
 from .state import replaced_groups
 from .state.buffers import is_unmoved
-from .state.validation import EVAL
+from .state.validation import EVAL, TRAIN
 
 Group = dict[str, Any]
+
+
+class TwoModes:
+    """The two calls of an optimizer that switch its parameters between training and evaluation."""
+
+    def eval(self: HasModes) -> None:
+        """Let the parameters be those that are evaluated and saved, for a method that trains others (Schedule-Free).
+
+        Nothing for every other method, and when they are so already. Call it on all ranks between the same two steps: a rank
+        that is left in the other mode refuses its next step, and the others wait for it in theirs. Waits for the reduce under
+        way; no collective but where a framework gathers low-precision copies (DeepSpeed). The mode is saved.
+
+        Frozen parameters, and those that have taken no step yet, stay. Maps are computed in float64 and rounded once: there and
+        back again changes a parameter of a narrower dtype by one unit in the last place of the larger of its two values at most,
+        and no further however often it is repeated.
+
+        Raises:
+            RuntimeError: in the middle of a step.
+            ValueError: the parameters, or copies of them that the framework keeps, cannot be written now.
+
+        Example:
+            >>> import torch, dadapt_dist
+            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
+            >>> optimizer.eval()  # evaluate, save
+            >>> optimizer.train()
+        """
+        if self.method.has_modes:
+            switch(self, EVAL)
+
+    def train(self: HasModes, mode: bool = True) -> None:
+        """Let the parameters be those that train, as they are at the start: undoes `eval`, on all ranks, before the next step.
+
+        Args:
+            mode: False is `eval()`, as of a torch module.
+
+        Raises:
+            RuntimeError, ValueError: as `eval`.
+        """
+        if self.method.has_modes:
+            switch(self, TRAIN if mode else EVAL)
 
 
 def refuse_step(optimizer: HasModes) -> None:

@@ -2,37 +2,39 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from operator import is_
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
-from ..kernels import check_backend
+from ..kernels import KERNELS, Backend, check_available
 from ..methods import METHODS, Buffer
 from ..methods.base import Dtypes
-from ..options.checks import check_options
+from ..options.checks import check_choice, check_options
 from ..sharding import registry
+from ..sharding.dtensor_type import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
-from . import amp, log_every, modes, param_groups, torch_compile
+from . import amp, log_every, loss_channel, modes, param_groups, torch_compile
 from .amp import Finding
-from .base_optimizer import BaseOptimizer, check_usable
+from .base_optimizer import BaseOptimizer
 from .local_step import Entries, measure, sweep
 from .members import Look
 from .option_sets import Lots
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
-from .state.validation import EVAL, FORMAT, TRAIN
+from .state.validation import FORMAT, TRAIN
 from .step_plan import PlanCache
 from .step_size import StepSize
 from .step_window import Window
 from .uneven_inputs import MayJoin
 
 
-class LearningRateFree(Optimizer, MayJoin):
+class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
     """A learning-rate-free optimizer. Use its subclasses (`Prodigy`, `DAdaptAdam`, ...), which name their options.
 
     params: tensors, (name, tensor) pairs or group dicts, as for every torch optimizer. method: a name in METHODS.
@@ -65,7 +67,9 @@ class LearningRateFree(Optimizer, MayJoin):
         options = self.method.options.defaults() | options
         options = check_options(options, self.method.options.checks(), type(self).__name__, type(self))
         self.step_size: StepSize = step_size
-        check_backend(backend)
+        check_choice("backend", backend, get_args(Backend))
+        if backend in KERNELS:
+            check_available(backend)
         self.dtypes, self.backend = dtypes, backend
         self.unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
         self.mode, self.mapped = TRAIN, set[int]()  # mapped: ids of the parameters that eval() has changed
@@ -73,26 +77,42 @@ class LearningRateFree(Optimizer, MayJoin):
         self._delivery: FrameworkAdapter | None = None  # None: to be asked for
         self._groups: list[dict[str, Any]] = []
         super().__init__(params, dict(options))
-        if getattr(self.method.direction, "factory", None) is not None:
-            check_usable(self.method, step_size.nonfinite)
         step_size.join(self.method, options, self.param_groups)
         self._join()
 
     def _join(self) -> None:
         MayJoin.__init__(self)
         self._bound = True
-        self.number = torch_compile.enroll(self)
-        self.plans = PlanCache()
-        self.base = BaseOptimizer() if getattr(self.method.direction, "factory", None) is not None else None
+        self.number = next(torch_compile.numbers)
+        torch_compile.live[self.number] = self
+        self.base = None
+        if self.method.direction is not None and self.method.direction.factory is not None:
+            self.base = BaseOptimizer(self.method, self.step_size.nonfinite)
         self._seen: Look | None = None  # the parameters that all had their buffers
-        checks, where = self.method.options.checks(), type(self).__name__
-        self._lots, self._shown = (Lots(self.defaults, checks, where) for _ in range(2))
+        for name in ("plans", "_lots", "_shown"):  # of the groups and parameters before
+            self.__dict__.pop(name, None)
         self._looked = False  # at all options, in this call of step()
+        self._loss: Tensor | float | None = None
         self._delivery, self._groups = None, self.param_groups
         self.step_size.roster.add(self)
         self.bind_groups()
 
+    @cached_property
+    def plans(self) -> PlanCache:
+        """The plans of the steps before."""
+        return PlanCache()
+
     # ---------------------------------------------------------------- groups
+
+    @cached_property
+    def _lots(self) -> Lots:
+        """The lots of all groups, as last looked at."""
+        return Lots(self.defaults, self.method.options.checks(), type(self).__name__)
+
+    @cached_property
+    def _shown(self) -> Lots:
+        """The lots of the groups that a framework shows."""
+        return Lots(self.defaults, self.method.options.checks(), type(self).__name__)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch's optimizers do. Raises ValueError for an option that cannot be right; nothing is added."""
@@ -110,8 +130,6 @@ class LearningRateFree(Optimizer, MayJoin):
         except Exception:
             self.param_groups.pop()
             raise
-        if self._bound:
-            self.bind_groups()
 
     def bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's. In place: schedulers and frameworks may hold the very dicts."""
@@ -122,12 +140,12 @@ class LearningRateFree(Optimizer, MayJoin):
                 group["mode"] = self.mode
             if "d" not in of_group:
                 group.pop("d", None)
-        self._lots.watch(
-            (*self.step_size.scalars.values, "steps"), chain.from_iterable(of_group.values() for of_group in views)
-        )
+        names = (*self.step_size.scalars.values, "steps")
+        self._watched = names, [view for of_group in views for view in of_group.values()]
         self.bound = [*groups]
-        self.traced = torch_compile.traceable([p for group in groups for p in group["params"]])
-        self.traced = [] if self.base is not None else self.traced
+        params = [p for group in groups for p in group["params"]]
+        outside = self.base is not None or any(map(is_dtensor, params))  # their steps stay outside a compiled graph
+        self.traced = [] if outside else params
 
     def _views(self) -> list[dict[str, Tensor]]:
         """What each group holds of its estimate."""
@@ -163,7 +181,7 @@ class LearningRateFree(Optimizer, MayJoin):
     def lots(self) -> Lots:
         """The lots of all groups, by their options as they are now."""
         if not self._looked:
-            self._lots.look(self.groups)
+            self._lots.look(self.groups, *self._watched)
         return self._lots
 
     def _params(self) -> list[Sequence[Tensor]]:
@@ -238,6 +256,19 @@ class LearningRateFree(Optimizer, MayJoin):
         """
         self.step_size.set_d(value, estimate)
 
+    @property
+    def loss(self) -> Tensor | float | None:
+        """The loss of the coming step on this rank, for a method that uses it (`step(loss=...)`), set before step().
+
+        For frameworks that call step() themselves: `dadapt_dist.base_optimizer(optimizer).loss = loss`. The step forgets it.
+        None where there is none, and for a method that uses none.
+        """
+        return self._loss
+
+    @loss.setter
+    def loss(self, value: Any) -> None:
+        self._loss = loss_channel.read(value, type(self).__name__) if self.method.wants_loss else None
+
     def __repr__(self) -> str:
         """d, d·lr and the counters as they are known without waiting for another rank, then the groups as torch lists them."""
         lines = [f"{type(self).__name__} ({self.step_size.summary(self.groups)}"]
@@ -249,42 +280,53 @@ class LearningRateFree(Optimizer, MayJoin):
     # ---------------------------------------------------------------- one step
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; returns the closure's loss, if there is a closure.
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None) -> Any:
+        """Take one step; returns what the closure returned, if there is a closure.
 
         The update uses d_k, known before; the sums for d_{k+1} are reduced while the next forward and backward run.
+
+        Args:
+            closure: Computes the gradients anew and returns the loss.
+            loss: Of this rank, for a method that uses the loss; others ignore it. Without it, `loss` as it was set before,
+                else what the closure returned.
+
+        Raises:
+            TypeError: The loss is no real number, and no tensor of one; nothing has moved.
+            ValueError: The loss has several elements, or an option or a gradient cannot be right; nothing has moved.
         """
         if self.mode != TRAIN:
             modes.refuse_step(self)
-        loss = None
+        result = None
         if closure is not None:
             with torch.enable_grad():
-                loss = closure()
+                result = closure()
         if torch.compiler.is_compiling() and self.traced:
-            torch_compile.step(self)
+            torch_compile.step(self, loss, result)
         else:
-            self.take()
-        return loss
+            self.take(loss, result)
+        return result
 
     # There is nothing in a step for a compiler to gain, and it would rewrite the groups.
     # torch.compiler.disable would import the compiler, for a second, when the class is made; this waits for the first call.
     @_disable_dynamo
     @torch.no_grad()
-    def take(self) -> None:
-        """One call of step(), with the gradients that are there."""
+    def take(self, loss: Any = None, result: Any = None) -> None:
+        """One call of step(), with the gradients that are there. loss, result: as given to step(), and of its closure."""
         try:
+            if self.method.wants_loss:
+                self.loss = next((value for value in (loss, self._loss, result) if value is not None), None)
             self._adopt_groups()
             self._take(None if self.__dict__.get("found_inf") is None else amp.finding_of(self))
         except BaseException:
             amp.forget(self)
             raise
         finally:
-            self._looked = False
+            self._looked, self._loss = False, None
 
     def _take(self, found: Finding | None) -> None:
         groups = self.param_groups
         lots = self._lots if groups is self.groups else self._shown
-        lots.look(groups)
+        lots.look(groups, *self._watched) if lots is self._lots else lots.look(groups)
         if self.delivery is not NO_FRAMEWORK and self.delivery.is_initialising():
             self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)
@@ -317,44 +359,6 @@ class LearningRateFree(Optimizer, MayJoin):
     def _step_supports_amp_scaling(self) -> bool:
         """Whether a GradScaler leaves unscaling, and what an overflow does, to this optimizer."""
         return amp.is_internal(self)
-
-    # ---------------------------------------------------------------- training and evaluation
-
-    def eval(self) -> None:
-        """Let the parameters be those that are evaluated and saved, for a method that trains others (Schedule-Free).
-
-        Nothing for every other method, and when they are so already. Call it on all ranks between the same two steps: a rank
-        that is left in the other mode refuses its next step, and the others wait for it in theirs. Waits for the reduce under
-        way; no collective but where a framework gathers low-precision copies (DeepSpeed). The mode is saved.
-
-        Frozen parameters, and those that have taken no step yet, stay. Maps are computed in float64 and rounded once: there and
-        back again changes a parameter of a narrower dtype by one unit in the last place of the larger of its two values at most,
-        and no further however often it is repeated.
-
-        Raises:
-            RuntimeError: in the middle of a step.
-            ValueError: the parameters, or copies of them that the framework keeps, cannot be written now.
-
-        Example:
-            >>> import torch, dadapt_dist
-            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
-            >>> optimizer.eval()  # evaluate, save
-            >>> optimizer.train()
-        """
-        if self.method.has_modes:
-            modes.switch(self, EVAL)
-
-    def train(self, mode: bool = True) -> None:
-        """Let the parameters be those that train, as they are at the start: undoes `eval`, on all ranks, before the next step.
-
-        Args:
-            mode: False is `eval()`, as of a torch module.
-
-        Raises:
-            RuntimeError, ValueError: as `eval`.
-        """
-        if self.method.has_modes:
-            modes.switch(self, TRAIN if mode else EVAL)
 
     # ---------------------------------------------------------------- buffers
 

@@ -22,14 +22,13 @@ class Lots:
     Anybody may change any option at any time, so all are compared in every step; what follows from them is worked out anew
     only when one has changed. of: for each group the number of its lot, or STAYS. moves: is some lr above 0?
     version: another number whenever the groups, or an option other than lr, are others than before.
-    replaced: has somebody put another value in the place of a view that a group had? See `watch`.
+    replaced: has somebody put another value in the place of a view that a group had?
     """
 
     def __init__(self, names: Iterable[str], checks: Mapping[str, Check], where: str) -> None:
         """names: the options that may differ between groups. checks: by name. where: what an error calls the optimizer."""
         self._names, self._checks, self._where = tuple(name for name in names if name != "lr"), checks, where
         self._scalars: tuple[str, ...] = ()
-        self._views: list[Any] = []
         self.replaced = False
         self.of: list[int] = []
         self.moves = False
@@ -47,12 +46,14 @@ class Lots:
         self._lrs: list[Any] = []
         self._still = self._still_lrs = False  # can no value in them change in place?
 
-    def look(self, groups: Sequence[Group]) -> None:
+    def look(self, groups: Sequence[Group], scalars: tuple[str, ...] = (), views: Iterable[Any] = ()) -> None:
         """Take the options as they are now, and leave them in the groups as plain python.
+
+        scalars: names under which each group should have views. views: these, of one group after the other.
 
         Raises ValueError, with nothing taken, for one that cannot be right.
         """
-        rows, lrs = self._read(groups)
+        rows, lrs = self._read(groups, scalars, views)
         alike = self._still and self._are_known(groups) and _equal(rows, self._rows)
         if not alike:
             rows = self._plain(groups, rows)
@@ -65,24 +66,21 @@ class Lots:
         self.moves = any(numbers)
         self.of = self._sorted(numbers)
 
-    def watch(self, names: tuple[str, ...], views: Iterable[Any]) -> None:
-        """Look from now on whether each group has its views under these names. views: of one group after the other."""
-        self._scalars, self._views = names, [*views]
-        self._orders = []
-        self.replaced = False
-
-    def _read(self, groups: Sequence[Group]) -> tuple[list[Row], list[Any]]:
+    def _read(
+        self, groups: Sequence[Group], scalars: tuple[str, ...], views: Iterable[Any]
+    ) -> tuple[list[Row], list[Any]]:
         """The options of each group but for its lr, and the lrs."""
         orders = [*map(tuple, groups)]
-        if orders != self._orders:
-            pickers = {order: (_picker(order, self._names), _picker(order, self._scalars)) for order in {*orders}}
+        if orders != self._orders or scalars != self._scalars:
+            pickers = {order: (_picker(order, self._names), _picker(order, scalars)) for order in {*orders}}
             self._orders, self._pickers = orders, [pickers[order] for order in orders]
             self._alike = len(pickers) == 1
-            self._strange = bool(self._scalars) and "d" not in self._scalars and any("d" in order for order in pickers)
+            self._scalars = scalars
+            self._strange = bool(scalars) and "d" not in scalars and any("d" in order for order in pickers)
         values = [*map(list, map(dict.values, groups))]
         rows = [*self._picked(0, values)]
-        if self._scalars:
-            kept = all(map(is_, chain.from_iterable(self._picked(1, values)), self._views))
+        if scalars:
+            kept = all(map(is_, chain.from_iterable(self._picked(1, values)), views))
             self.replaced = not kept or self._strange
         return rows, [*map(dict.get, groups, repeat("lr"))]
 

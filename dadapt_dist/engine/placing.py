@@ -91,6 +91,6 @@ def mark(step_size: Placeable) -> None:
     """Let the coming reduce tell the other ranks of this one's options and of its model's steps."""
     reduce, table = step_size.reduce, step_size.scalars
     device = step_size.layout.reduce_device(table.device)
-    reduce.marks = step_size.agreement.marks(step_size.roster.groups(), table.all_constants(), device)
+    reduce.agreement.marks = step_size.agreement.marks(step_size.roster.groups(), table.all_constants(), device)
     # Stages of a pipeline have collectives of their own: of theirs, one step's may be two of another's.
     reduce.pace_now = reduce.pace.count() if step_size.shards.is_of_largest_class else None

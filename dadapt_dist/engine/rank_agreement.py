@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..comm.gradient_witness import BUCKETS, Witness
+from ..comm.step_agreement import triple
 
 MAX_CLASSES = 8  # classes of ranks whose options are compared
 NOT_WATCHED = frozenset({"log_every", "differentiable"})
@@ -108,10 +109,10 @@ class Agreement:
     def _new(self, groups: Sequence[Group], constants: Sequence[dict[str, float]]) -> Tensor:
         numbers: list[float] = []
         for name in self.constants:
-            numbers += _triple(_digest([row[name] for row in constants]))
-        numbers += _triple(self._by_hand)
+            numbers += triple(_digest([row[name] for row in constants]))
+        numbers += triple(self._by_hand)
         if self._slots:
-            own = [number for h in self.digests(groups) for number in _triple(h)]
+            own = [number for h in self.digests(groups) for number in triple(h)]
             for slot in range(self._slots):
                 numbers += own if slot == self._slot else [0.0] * len(own)
         if self._is_witnessed:
@@ -129,10 +130,6 @@ def _same(one: list[Any], other: list[Any]) -> bool:
         return one == other
     except (RuntimeError, ValueError):  # something foreign in a group whose comparison is no bool
         return False
-
-
-def _triple(h: int) -> tuple[float, float, float]:
-    return 1.0, float(h), float(h * h)
 
 
 def _digest(values: list[Any]) -> int:

@@ -9,6 +9,7 @@ behind the next forward and backward. Where sums of before a step are lagged, th
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -80,23 +81,49 @@ class StepSize(Estimates):
         check_choice("sync", sync, ("next_step", "step"))
         check_choice("nonfinite", nonfinite, (None, "hold", "skip", "raise"))
         check_choice("before", before, ("exact", "lagged"))
-        self.layout = ShardLayout.of(process_group, copies)
+        self.layout = (
+            ShardLayout() if process_group is None and copies is None else ShardLayout.of(process_group, copies)
+        )
         self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, check_freeze_after(freeze_after)
         self.before = before
-        self._count, self._overflows = StepCount(), Overflows()
-        self.shards = ShardIndex(self.layout)
-        self.roster = Roster(self.shards)
+        self._count = StepCount()
+        self.roster = Roster(self.layout)
         self.table = None
-        self.joining = Joining(self)
         separate_estimates.join(self)
         self._declared = check_names("estimates", estimates)
         self._window: Window | None = None
         self._explicit = self._released = False
         self._done: set[str] = set()
         self._riding: tuple[str, ...] = ("after",)
-        self.reduce, self.held, self.agreement = Reduce(self.layout), HeldReport(), Agreement()
+        self.held = HeldReport()
         self.advice = Advice()
         self._followed, self._written = [], {}
+
+    # ---------------------------------------------------------------- what a step needs
+
+    @cached_property
+    def shards(self) -> ShardIndex:
+        """Where the parameters live."""
+        return self.roster.shards
+
+    @cached_property
+    def reduce(self) -> Reduce:
+        """The reduce of a step."""
+        return Reduce(self.layout)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """What all ranks keep equal."""
+        return Agreement()
+
+    @cached_property
+    def joining(self) -> Joining:
+        """The part in torch's `Join`."""
+        return Joining(self)
+
+    @cached_property
+    def _overflows(self) -> Overflows:
+        return Overflows()
 
     # ---------------------------------------------------------------- one step
 
@@ -231,11 +258,11 @@ class StepSize(Estimates):
             if table.names_of(phase):
                 self._mark()
                 sums = self.reduce.now(sums, tag=0 if table.method.after is not None else self._tag(self._some_move()))
-            table.apply(sums, (phase,))
+            own = table.apply(sums, (phase,))
             if phase == "before" and table.method.after is None:
                 window.measured = sums
                 self.held.idle.expect(self._some_move(), window.overflows)
-                self.held.note(table.values["held"], self.reduce.differ, sums)
+                self.held.note(table.values["held"], self.reduce.differ, own)
         return before
 
     def _decide(self, window: Window) -> None:
@@ -330,8 +357,8 @@ class StepSize(Estimates):
         sums = self.reduce.take()
         self._collect()
         if sums is not None:
-            self.scalars.apply(sums.to(self.scalars.device), self._riding)
-            self.held.note(self.scalars.values["held"], self.reduce.differ, sums)
+            own = self.scalars.apply(sums.to(self.scalars.device), self._riding)
+            self.held.note(self.scalars.values["held"], self.reduce.differ, own)
 
     def widest(self) -> int:
         """How many numbers the largest reduce of a step has as its sums."""
@@ -388,9 +415,8 @@ class StepSize(Estimates):
 
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
-        return self.__dict__ | {"shards": None, "roster": None, "joining": None}
+        return {name: value for name, value in self.__dict__.items() if name not in ("shards", "roster", "joining")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.shards = ShardIndex(self.layout)
-        self.roster, self.joining = Roster(self.shards), Joining(self)
+        self.roster = Roster(self.layout)

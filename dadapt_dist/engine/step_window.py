@@ -119,7 +119,7 @@ def refuse_again(roster: Roster) -> None:
 def decide(window: Window, reduced: Tensor, reduce: Reduce) -> None:
     """Skip the step, on all ranks alike, when these global sums of it are not finite; keep them for its end otherwise."""
     window.reduced = reduced
-    if reduce.differ is not None and bool(reduce.differ[: len(reduce.differ) - reduce.n_told].any()):
+    if reduce.differ is not None and reduce.agreement.is_apart(reduce.differ):
         return  # these are no sums of one step: d is held, and the finite elements train
     clean = torch.isfinite(reduced).all(1) & (reduced[:, -1] == 0)
     window.skipped = not bool(clean.all())
@@ -133,6 +133,6 @@ def refuse(window: Window, step: int, nonfinite: str | None) -> None:
         elements = int(window.reduced[:, -1].sum().nan_to_num())
         raise NonFiniteError(
             f"{elements} gradient elements are not finite, or so large that they would overflow, in step {step} (0: a sum "
-            'overflowed). Nothing has moved on any rank. nonfinite="skip" leaves such steps out, "hold" trains the finite '
-            "elements."
+            "overflowed, or the loss, where the method uses it, is not finite). Nothing has moved on any rank. "
+            'nonfinite="skip" leaves such steps out, "hold" trains the finite elements.'
         )

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..sharding.dtensor_type import is_dtensor
+from ..methods import Method
 
-_numbers = itertools.count()
-_live: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
+numbers = itertools.count()
+live: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
+"""The optimizers, by the number by which a compiled function knows each."""
 
 
 class Traced(Protocol):
@@ -22,32 +23,30 @@ class Traced(Protocol):
 
     number: int
     traced: list[Tensor]
-
-
-def enroll(optimizer: object) -> int:
-    """A number by which a compiled function knows the optimizer."""
-    number = next(_numbers)
-    _live[number] = optimizer
-    return number
-
-
-def traceable(params: list[Tensor]) -> list[Tensor]:
-    """The parameters that are handed to the operation; none where some are DTensors, whose steps stay outside the graph."""
-    return [] if any(is_dtensor(p) for p in params) else params
+    method: Method
 
 
 # Written out, since torch before 2.7 infers no schema from list[...].
 @torch.library.custom_op(
     "dadapt_dist::step",
     mutates_args=("params",),
-    schema="(SymInt number, SymInt[] positions, Tensor(a2!)[] params, Tensor[] gradients) -> ()",
+    schema="(SymInt number, SymInt[] positions, Tensor(a2!)[] params, Tensor[] gradients, Tensor[] loss, Tensor[] result) -> ()",
 )
-def _step(number: int, positions: list[int], params: list[Tensor], gradients: list[Tensor]) -> None:
+def _step(
+    number: int,
+    positions: list[int],
+    params: list[Tensor],
+    gradients: list[Tensor],
+    loss: list[Tensor],
+    result: list[Tensor],
+) -> None:
     """Take a step with these gradients. positions: which of the optimizer's parameters they belong to.
+
+    loss, result: what was given to step(), and what its closure returned, where there is one.
 
     params tells the compiler what changes. It may hand in copies, and copy them back afterwards: they get the new values too.
     """
-    optimizer = _live[number]
+    optimizer = live[number]
     own = [p.grad for p in optimizer.traced]
     for p in optimizer.traced:
         p.grad = None
@@ -55,7 +54,7 @@ def _step(number: int, positions: list[int], params: list[Tensor], gradients: li
     try:
         for p, gradient in zip(moved, gradients, strict=True):
             p.grad = gradient
-        optimizer.take()
+        optimizer.take(*(of[0] if of else None for of in (loss, result)))
     finally:
         for p, gradient_or_none in zip(optimizer.traced, own, strict=True):
             p.grad = gradient_or_none
@@ -65,13 +64,27 @@ def _step(number: int, positions: list[int], params: list[Tensor], gradients: li
 
 
 @_step.register_fake
-def _(number: int, positions: list[int], params: list[Tensor], gradients: list[Tensor]) -> None:
+def _(
+    number: int,
+    positions: list[int],
+    params: list[Tensor],
+    gradients: list[Tensor],
+    loss: list[Tensor],
+    result: list[Tensor],
+) -> None:
     return None
 
 
-def step(optimizer: Traced) -> None:
-    """What the compiler sees of a step."""
+def step(optimizer: Traced, *losses: Any) -> None:
+    """What the compiler sees of a step.
+
+    losses: what was given to step() as the loss, and what its closure returned.
+    """
     found = [(i, p, p.grad) for i, p in enumerate(optimizer.traced) if p.grad is not None]
     torch.ops.dadapt_dist.step(
-        optimizer.number, [i for i, _, _ in found], [p for _, p, _ in found], [g for _, _, g in found]
+        optimizer.number,
+        [i for i, _, _ in found],
+        [p for _, p, _ in found],
+        [g for _, _, g in found],
+        *([] if given is None or not optimizer.method.wants_loss else [torch.as_tensor(given)] for given in losses),
     )

@@ -174,9 +174,6 @@ class MayJoin(Joinable):
 
     step_size: MayLackInput
 
-    def __init__(self) -> None:
-        Joinable.__init__(self)
-
     def join_hook(self, **kwargs: Any) -> JoinHook:
         """What a rank does that has run out of input. Raises ValueError where the parameters are cut over the ranks."""
         return self.step_size.joining.hook_of(self)

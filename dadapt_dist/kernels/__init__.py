@@ -1,17 +1,18 @@
 """Kernels: how a step runs over the local tensors of a rank."""
 
 from . import cpu_c, eager, triton_launch
-from .dispatch import Backend, Launch, assign, check_backend, check_together, launches, rank_fingerprint
+from .dispatch import KERNELS, Backend, Launch, assign, check_available, check_together, launches, rank_fingerprint
 from .memory_checks import UnfitError
 from .tensor_task import TensorTask
 
 __all__ = [
+    "KERNELS",
     "Backend",
     "Launch",
     "TensorTask",
     "UnfitError",
     "assign",
-    "check_backend",
+    "check_available",
     "check_together",
     "cpu_c",
     "eager",

@@ -18,6 +18,8 @@ Initial = float | tuple[float, ...]  # first value of a scalar; a tuple for a ve
 
 PHASES = ("start", "before", "after")
 """When a step takes sums: once over x before the first step, before the weights move, and while they move."""
+LOSS = "loss"
+"""The name under which a fold finds the mean loss, where its phase is declared with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +68,34 @@ class Sums:
     Args:
         names: one a sum, in the order in which the phase returns its terms.
         needs: the sum that the fold divides by. While it is 0 (no gradient yet) the scalars of the estimate stay as they are.
+        loss: whether the fold also gets sums["loss"], the mean loss of the step over the ranks that have one. While no rank
+            has one the scalars stay as they are. Not at the start, where there is no loss yet.
+
+    Raises:
+        TypeError: for what cannot be declared.
+
+    Example:
+        >>> Sums(("g_sq",), needs="g_sq", loss=True).names
+        ('g_sq',)
     """
 
     names: tuple[str, ...]
     needs: str | None = None
+    loss: bool = False
+
+    def __post_init__(self) -> None:
+        names: Any = self.names
+        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f'Sums(names={self.names!r}): names must be a tuple of texts, one a sum: ("g_sq",)')
+        if len({*self.names}) < len(self.names) or (taken := {LOSS, "losses", "taken"} & {*self.names}):
+            why = (
+                "two sums have one name" if len({*self.names}) < len(self.names) else f"{min(taken)!r} is the engine's"
+            )
+            raise TypeError(
+                f"Sums(names={self.names!r}): {why}. Choose another name; Sums(names, loss=True) asks for the loss."
+            )
+        if self.needs is not None and self.needs not in self.names:
+            raise TypeError(f"Sums(needs={self.needs!r}): it must be one of the names, {self.names!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +184,18 @@ class Method(ABC):
     has_modes: ClassVar[bool] = False
     """Whether the parameters hold other values in evaluation than in training: the class defines `to_eval` and `to_train`."""
 
+    wants_loss: ClassVar[bool] = False
+    """Does some phase's fold get the loss of the step? Set from `before` and `after`."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if cls.start is not None and cls.start.loss:
+            raise TypeError(
+                f"{cls.__name__}: start = Sums(..., loss=True), and there is no loss before the first step: declare it in before "
+                "or after"
+            )
         cls.sums = () if cls.after is None else cls.after.names
+        cls.wants_loss = any(spec is not None and spec.loss for spec in (cls.before, cls.after))
         has_eval, has_train = cls.to_eval is not Method.to_eval, cls.to_train is not Method.to_train
         if has_eval is not has_train:
             raise TypeError(f"{cls.__name__} must define both to_eval and to_train, which undo each other, or neither")

@@ -1,4 +1,4 @@
-"""Sums before the weights move and methods without sums, under every layout: DoG and COCOB against their oracles."""
+"""Sums before the weights move, exact and lagged, and methods without sums: bad gradients, freezing, checkpoints, reduces."""
 
 import copy
 import math
@@ -11,88 +11,29 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
-from tests.helpers.collectives import reduces
-from tests.helpers.layouts import LAYOUTS, Job, ranks, shard2
-from tests.helpers.models import Tiny, gradients
-from tests.helpers.oracles.cocob import COCOBOracle
-from tests.helpers.oracles.dadapt_sgd import DAdaptSGDOracle
-from tests.helpers.oracles.dog import DoGOracle
+from dadapt_dist.methods import METHODS
+from tests.helpers.classes import ALL, WITH_BEFORE, WITH_D, WITHOUT_SUMS, parts
+from tests.helpers.collectives import reduces, reduces_of
+from tests.helpers.layout_runs import WAYS
+from tests.helpers.layouts import Job, ranks, shard2
+from tests.helpers.models import Tiny
 
-STEPS = 10
-METHODS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "dog": (dd.DoG, DoGOracle, {"reps_rel": 1e-3, "weight_decay": 0.01}),
-    "cocob": (dd.COCOB, COCOBOracle, {"weight_decay": 0.01}),
-    "dadapt_sgd": (dd.DAdaptSGD, DAdaptSGDOracle, {"d0": 1e-3}),
-}
-WAYS = [("dog", "exact"), ("dog", "lagged"), ("cocob", "exact"), ("dadapt_sgd", "lagged")]
+PHASES = [way for way in WAYS if way[0] in (*WITH_BEFORE, *WITHOUT_SUMS)]
+
+
+def build(method: str, params: Any, before: Any, **shared: Any) -> dd.LearningRateFree:
+    made: dd.LearningRateFree = ALL[method](params, before=before, **shared, **parts(method))  # type: ignore[call-arg]
+    return made
 
 
 def local(t: torch.Tensor) -> torch.Tensor:
     return t.to_local() if isinstance(t, DTensor) else t
 
 
-def train(layout: str, method: str, before: Any, steps: int = STEPS) -> dict[str, Any]:
-    """On every rank: d after each step, whole parameters, and the reduces of each step."""
-    job: Job = LAYOUTS[layout][1]()
-    cls, _, options = METHODS[method]
-    optimizer = cls(job.params(), before=before, **options)
-    ds, collectives = [], []
-    for step in range(steps):
-        optimizer.zero_grad()
-        job.backward(step)
-        with CommDebugMode() as communication:
-            optimizer.step()
-        counts = communication.get_comm_counts()
-        collectives.append(sum(number for op, number in counts.items() if "c10d." in str(op)))
-        assert step == 0 or collectives[-1] == reduces(counts)
-        ds.append(optimizer.d)
-    return {"d": ds, "params": job.full(), "collectives": collectives}
-
-
-def reference(method: str, before: str, depth: int, frozen: frozenset[str]) -> tuple[list[float], dict[str, Any]]:
-    model = Tiny(depth=depth)
-    names = [name for name, _ in model.named_parameters()]
-    _, make, options = METHODS[method]
-    trained = [name for name in names if name not in frozen]
-    params = dict(model.named_parameters())
-    oracle = make(
-        [params[name] for name in trained], **options, **({"lagged": before == "lagged"} if method != "cocob" else {})
-    )
-    ds, full = [], [p.detach().clone() for p in model.parameters()]
-    for step in range(STEPS):
-        for name, x in zip(trained, oracle.params, strict=True):
-            full[names.index(name)] = x.clone()
-        found = dict(zip(names, gradients(model, full, step), strict=True))
-        oracle.step([found[name] for name in trained])
-        ds.append(oracle.latest if method == "dog" else oracle.d if method != "cocob" else math.nan)
-    for name, x in zip(trained, oracle.params, strict=True):
-        full[names.index(name)] = x
-    return ds, dict(zip(names, full, strict=True))
-
-
-@pytest.mark.parametrize(("method", "before"), WAYS)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_phases_under_every_layout_follow_one_process(layout: str, method: str, before: str, pools: Any) -> None:
-    results = pools(LAYOUTS[layout][0]).run(train, layout, method, before)
-    frozen = (
-        frozenset({"blocks.0.norm.weight", "blocks.0.norm.bias", "inp.bias"}) if "frozen" in layout else frozenset()
-    )
-    ds, params = reference(method, before, 2 if "pipeline" in layout else 1, frozen)
-    for result in results:
-        assert [d.hex() for d in result["d"]] == [d.hex() for d in results[0]["d"]], "d differs between ranks"
-        assert result["collectives"][1:] == [0 if method == "cocob" else 1] * (STEPS - 1)
-        if method != "cocob":
-            assert max(abs(d / expected - 1) for d, expected in zip(result["d"], ds, strict=True)) < 1e-10
-        for name, expected in params.items():
-            assert (result["params"][name] - expected).norm() <= 1e-10 * expected.norm(), name
-    assert method == "cocob" or ds[-1] > 2 * ds[0], "d never moved: the comparison would be empty"
-
-
 def spoil(method: str, nonfinite: Any, before: Any) -> dict[str, Any]:
     """Under FSDP2: one NaN on the last rank in step 3. What moved in it, and what is finite at the end."""
     job = Job(shard2(Tiny()), *ranks())
-    cls, _, options = METHODS[method]
-    optimizer = cls(job.params(), before=before, nonfinite=nonfinite, **options)
+    optimizer = build(method, job.params(), before, nonfinite=nonfinite)
     seen: list[Any] = []
     for step in range(6):
         optimizer.zero_grad()
@@ -109,25 +50,24 @@ def spoil(method: str, nonfinite: Any, before: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("nonfinite", ["hold", "skip"])
-@pytest.mark.parametrize(("method", "before"), WAYS)
+@pytest.mark.parametrize(("method", "before"), PHASES)
 def test_a_gradient_that_is_not_finite_poisons_nothing(method: str, before: str, nonfinite: str, pools: Any) -> None:
     results = pools(2).run(spoil, method, nonfinite, before)
     for result in results:
         assert result["finite"]
         moved, same = result["seen"][3]
         assert moved is (nonfinite == "hold")
-        if method != "cocob":
+        if method in WITH_D:
             assert same
             assert result["held"] == 1
             assert result["d"].hex() == results[0]["d"].hex()
         assert all(moved for moved, _ in result["seen"][4:])
-    assert max(result["held"] for result in results) == 1  # COCOB's ranks count their own
+    assert max(result["held"] for result in results) == 1  # ranks without sums count their own
 
 
 def freeze(method: str, before: Any) -> dict[str, Any]:
     job = Job(shard2(Tiny()), *ranks())
-    cls, _, options = METHODS[method]
-    optimizer = cls(job.params(), before=before, freeze_after=4, **options)
+    optimizer = build(method, job.params(), before, freeze_after=4)
     ds, collectives = [], []
     for step in range(8):
         optimizer.zero_grad()
@@ -139,33 +79,59 @@ def freeze(method: str, before: Any) -> dict[str, Any]:
     return {"d": ds, "collectives": collectives, "k": optimizer.step_size.value("default", "k")}
 
 
-@pytest.mark.parametrize("before", ["exact", "lagged"])
-def test_a_frozen_dog_keeps_its_rate_and_reduces_no_more(before: str, pools: Any) -> None:
-    for result in pools(2).run(freeze, "dog", before):
-        assert result["collectives"][4:] == [0] * 4
+@pytest.mark.parametrize(("method", "before"), [way for way in PHASES if way[0] in WITH_BEFORE])
+def test_a_frozen_estimate_keeps_its_rate_and_reduces_no_more(method: str, before: str, pools: Any) -> None:
+    for result in pools(2).run(freeze, method, before):
+        assert result["collectives"][4:] == [reduces_of(method, lagged=before == "lagged", frozen=True)] * 4 == [0] * 4
         assert len(set(result["d"][3:])) == 1
         assert result["d"][3] != result["d"][2]
-        assert result["k"] == 8
+        assert result["k"] == (7 if (method, before) == ("dadapt_sgd", "lagged") else 8)  # the first only measures
+
+
+def first_steps(ways: list[tuple[str, str]]) -> list[list[int]]:
+    """The reduces of the first two steps, for each method."""
+    found = []
+    for method, before in ways:
+        job, counts = Job(shard2(Tiny()), *ranks()), []
+        optimizer = build(method, job.params(), before)
+        for step in range(2):
+            optimizer.zero_grad()
+            job.backward(step)
+            with CommDebugMode() as communication:
+                optimizer.step()
+            counts.append(reduces(communication.get_comm_counts()))
+        found.append(counts)
+    return found
+
+
+def test_the_first_step_takes_one_reduce_more_for_each_phase_before_the_move(pools: Any) -> None:
+    """Lagged, they ride in the one that all steps have; placing takes those that a method without sums has too."""
+    seen = dict(zip(WAYS, pools(2).run(first_steps, WAYS)[0], strict=True))
+    placing = seen["cocob", "exact"][0]
+    for (method, before), (first, second) in seen.items():
+        phases = METHODS[method].start, METHODS[method].before, METHODS[method].after
+        number = sum(phase is not None for phase in phases)
+        assert first - placing == (min(number, 1) if before == "lagged" else number), method
+        assert second == reduces_of(method, lagged=before == "lagged")
 
 
 def resumed(method: str, before: Any) -> bool:
     """Does a run that is saved after each of its steps and loaded into a new optimizer go on with the same bits?"""
-    cls, _, options = METHODS[method]
     jobs = [Job(shard2(Tiny()), *ranks()) for _ in range(2)]
-    one, other = (cls(job.params(), before=before, **options) for job in jobs)
+    one, other = (build(method, job.params(), before) for job in jobs)
     for step in range(6):
         for job, optimizer in zip(jobs, (one, other), strict=True):
             optimizer.zero_grad()
             job.backward(step)
             optimizer.step()
         saved = copy.deepcopy(other.state_dict())
-        other = cls(jobs[1].params(), before=before, **options)
+        other = build(method, jobs[1].params(), before)
         other.load_state_dict(saved)
     pairs = zip(jobs[0].model.parameters(), jobs[1].model.parameters(), strict=True)
-    return all(torch.equal(local(p), local(q)) for p, q in pairs) and (one.d == other.d or method == "cocob")
+    return all(torch.equal(local(p), local(q)) for p, q in pairs) and (one.d == other.d or method not in WITH_D)
 
 
-@pytest.mark.parametrize(("method", "before"), WAYS)
+@pytest.mark.parametrize(("method", "before"), PHASES)
 def test_a_checkpoint_after_every_step_changes_nothing(method: str, before: str, pools: Any) -> None:
     assert all(pools(2).run(resumed, method, before))
 

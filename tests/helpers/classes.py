@@ -1,20 +1,50 @@
-"""The optimizer classes that the tests run over: ALL methods, or the CLASSES whose d starts at the option d0.
+"""The optimizer classes that the tests run over: all that the registry of methods has.
 
-CLASSES, the D-Adaptation family, is what the tests of compiled kernels, layouts and frameworks take.
+A list of methods is one of these, so that a new method appears in it by itself: ALL, or those of them with something that a
+test is about. CLASSES: those whose d starts at the option d0, the D-Adaptation family with released packages.
 """
 
+from collections import defaultdict
 from typing import Any
+
+import torch
 
 import dadapt_dist as dd
 from dadapt_dist import optimizers
-from dadapt_dist.methods import METHODS
+from dadapt_dist.methods import METHODS, Method
 
 ALL: dict[str, type[dd.LearningRateFree]] = optimizers.classes()
 CLASSES = {name: cls for name, cls in ALL.items() if "d0" in METHODS[name].options.checks()}
+COMPILED = [name for name, method in METHODS.items() if method.signature is not None]
 WITH_D = [name for name, method in METHODS.items() if "d" in method().scalars(method.options.defaults())]
+WITH_BEFORE = [name for name, method in METHODS.items() if method.before is not None]
+ALWAYS_BEFORE = [name for name in WITH_BEFORE if METHODS[name].wants_before is Method.wants_before]
+WITHOUT_SUMS = [name for name, m in METHODS.items() if m.start is m.before is m.after is None]
+_buffers, _numbers = defaultdict[str, Any](lambda: torch.ones(1)), defaultdict[str, Any](lambda: 1.0)
+SQUARES_NOTHING = [n for n, m in METHODS.items() if m().squared(torch.ones(1), _buffers, _buffers, _numbers) == ()]
+
+# What lets more of a method take part than its defaults; the others train with weight decay where they have it.
+PARTS: dict[str, dict[str, Any]] = {
+    "prodigy": {"weight_decay": 0.01, "use_bias_correction": True},
+    "dadapt_sgd": {"momentum": 0.9, "weight_decay": 0.01},
+    "dadapt_adagrad": {"momentum": 0.5},
+    "dadapt_adan": {},
+}
 
 
 def first_d(name: str, d: float) -> dict[str, Any]:
     """The option with which d starts at d, or near it: DoG's is a share of 1 + ‖x0‖. None for a method without d."""
     known = METHODS[name].options.checks()
     return {option: d for option in ("d0", "reps_rel") if option in known}
+
+
+def parts(name: str, d: float = 1e-3) -> dict[str, Any]:
+    """Options under which all parts of a method take part, and d starts at d or near it."""
+    decays = "weight_decay" in METHODS[name].options.checks()
+    return {**first_d(name, d), **PARTS.get(name, {"weight_decay": 0.01} if decays else {})}
+
+
+def make(name: str, params: Any, d: float = 1e-3, **options: Any) -> dd.LearningRateFree:
+    """An optimizer whose d starts at d, or near it."""
+    made: dd.LearningRateFree = ALL[name](params, **{**first_d(name, d), **options})
+    return made

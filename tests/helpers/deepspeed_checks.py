@@ -6,6 +6,10 @@ from itertools import product
 
 import torch
 
+from dadapt_dist.methods import METHODS
+
+from .classes import ALWAYS_BEFORE, WITH_D
+from .collectives import reduces_of
 from .deepspeed_reference import Expected, deviation, deviation_of_d, reference
 from .deepspeed_runs import SUB_GROUP, SUB_GROUPS, Case, Run, train_all
 from .pool import WorkerPool
@@ -35,12 +39,7 @@ def check(case: Case, runs: list[Run]) -> None:
     taken = [step for step, skipped in enumerate(first.skipped) if not skipped]
     expected = reference(case, len(runs), [step for step, skipped in enumerate(first.skipped) if skipped])
     counted = [i for i in taken if not case.lrs or case.lrs[i] > 0]
-    frozen = case.options.get("freeze_after", case.steps)
-    collectives = [1 + (2 if n == 0 else 0) - (n >= frozen) for n in range(len(taken))]  # placing takes two
-    if case.method == "dog" and not case.in_pieces:  # the norm of x0
-        collectives[0] += 1
-    if case.method == "dadapt_sgd" and not case.in_pieces:  # the norm of the first gradient, until there is one
-        collectives = [number + (i <= counted[0]) for i, number in zip(taken, collectives, strict=True)]
+    collectives = [collectives_of(case, n, first=not counted or i <= counted[0]) for n, i in enumerate(taken)]
     for one in runs:
         assert one.bits == first.bits, f"{name}: d differs between ranks"
         assert one.before[0] == 0, f"{name}: initialize communicated"
@@ -50,8 +49,19 @@ def check(case: Case, runs: list[Run]) -> None:
         check_numbers(case, one, expected, taken)
     if case.stage < 3 or len(runs) == 2:
         assert first.calls == [pieces(case, first.wrapper) if i in taken else 0 for i in range(case.steps)], name
-    first_d = expected.d[0] if case.method == "dog" else case.optimizer_options["d0"]
-    assert expected.d[-1] > 1.2 * first_d, f"{name}: d never moved, the comparison would be empty"
+    if case.method in WITH_D:
+        first_d = case.optimizer_options.get("d0", expected.d[0])
+        assert expected.d[-1] > 1.2 * first_d, f"{name}: d never moved, the comparison would be empty"
+
+
+def collectives_of(case: Case, n: int, *, first: bool) -> int:
+    """The collectives of the nth step. first: there was no gradient before."""
+    method, frozen = METHODS[case.method], n >= case.options.get("freeze_after", case.steps)
+    number = reduces_of(case.method, lagged=case.in_pieces, frozen=frozen) + (2 if n == 0 else 0)  # placing takes two
+    if case.in_pieces:
+        return number
+    once = method.before is not None and case.method not in ALWAYS_BEFORE
+    return number + (n == 0 and method.start is not None) + (first and once)
 
 
 def bounds(case: Case) -> tuple[float, float]:

@@ -15,20 +15,19 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import dadapt_dist as dd
 from dadapt_dist.comm.communicator import ShardLayout
 
-from .classes import CLASSES
+from .classes import ALL, first_d
 
 BATCH, STEPS, SUB_GROUP = 12, 6, 15
 # Elements of a group are cut by whole parameters into sub-groups of at least SUB_GROUP elements a rank: groups -> sub-groups.
 SUB_GROUPS = {1: 4, 3: 5}
 DECAYS: dict[int, tuple[float, ...]] = {1: (0.2,), 3: (0.5, 0.0, 0.2), 4: (0.5, 0.0, 0.2, 0.1)}
-OPTIONS: dict[str, dict[str, Any]] = {
-    "prodigy": {"d0": 1e-3, "d_coef": 2.0, "use_bias_correction": True},
-    "dadapt_adam": {"d0": 1e-3},
+SPECIAL: dict[str, dict[str, Any]] = {
+    "prodigy": {"d_coef": 2.0, "use_bias_correction": True},
     "dadapt_sgd": {"d0": 1e-2, "momentum": 0.9},  # so large that a wrong first step shows
-    "dadapt_adagrad": {"d0": 1e-3, "momentum": 0.5},
-    "dadapt_adan": {"d0": 1e-3},
-    "dadapt_lion": {"d0": 1e-3},
+    "dadapt_adagrad": {"momentum": 0.5},
+    "dog": {"reps_rel": 1e-2},
 }
+OPTIONS: dict[str, dict[str, Any]] = {name: {**first_d(name, 1e-3), **SPECIAL.get(name, {})} for name in ALL}
 # bf16+fp32: micro-steps are added up in float32, which at stage 1 is DeepSpeed's BF16_Optimizer.
 DTYPES = {"bf16": torch.bfloat16, "bf16+fp32": torch.bfloat16, "fp16": torch.float16}
 
@@ -108,7 +107,7 @@ class Case:
 
     @property
     def optimizer_options(self) -> dict[str, Any]:
-        return {**OPTIONS.get(self.method, {}), **self.options}
+        return {**OPTIONS[self.method], **self.options}
 
     @property
     def in_pieces(self) -> bool:
@@ -170,7 +169,7 @@ class Trainer:
             {"params": [params[i] for i in which], "weight_decay": decay}
             for which, decay in zip(indices(case.groups), DECAYS[case.groups], strict=True)
         ]
-        cls, options, config = {**CLASSES, "dog": dd.DoG}[case.method], case.optimizer_options, case.deepspeed_config()
+        cls, options, config = ALL[case.method], case.optimizer_options, case.deepspeed_config()
         if case.entry == "json":
             config["optimizer"] = {"type": cls.__name__, "params": options}
             return {"model_parameters": groups, "config": config}

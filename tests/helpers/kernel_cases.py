@@ -9,7 +9,7 @@ import torch
 from dadapt_dist.kernels import TensorTask, eager
 from dadapt_dist.methods import METHODS, Method
 
-from .classes import ALL, first_d
+from .classes import ALL, parts
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "prodigy": {"weight_decay": 0.01, "decouple": True},
@@ -17,17 +17,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dadapt_sgd": {"momentum": 0.5},
     "dadapt_adagrad": {"momentum": 0.25},
     "dadapt_adan": {"weight_decay": 0.02},
-    "dadapt_lion": {"weight_decay": 0.01},
-    "dog": {"weight_decay": 0.01},
-    "cocob": {"weight_decay": 0.01},
 }
+"""What the kernels of a method branch on; of the others, `parts`."""
 SCALARS = {"d": 0.01, "d_max": 0.01, "numerator": 0.3, "k": 6.0, "g0_norm": 0.3, "gsq_weighted": 0.1, "g_sq_sum": 0.2}
 POSITIVE = ("exp_avg_sq", "alphak", "largest", "total", "reward")
 
 
 def options_of(key: str, **other: Any) -> dict[str, Any]:
     """The options of a group, as the optimizer has them."""
-    given = OPTIONS[key] | first_d(key, 1e-3) | {"layer_scale": 0.7} | other
+    given = parts(key) | OPTIONS.get(key, {}) | {"layer_scale": 0.7} | other
     return dict(ALL[key]([torch.nn.Parameter(torch.zeros(1))], **given).defaults)
 
 

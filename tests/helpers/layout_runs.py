@@ -7,33 +7,26 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
 
-from .classes import CLASSES
+from .classes import ALL, WITH_BEFORE, parts
 from .collectives import reduces
 from .layouts import LAYOUTS, Job, fsdp2_mixed_precision, ranks, shard2
 from .models import Tiny, gradients
 from .oracles import ORACLES
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "prodigy": {"weight_decay": 0.01, "use_bias_correction": True},
-    "dadapt_adam": {"weight_decay": 0.01},
-    "dadapt_sgd": {"momentum": 0.9, "weight_decay": 0.01},
-    "dadapt_adagrad": {"momentum": 0.5},
-    "dadapt_adan": {},
-    "dadapt_lion": {"weight_decay": 0.01},
-}
-
-
 STEPS = 10
+WAYS = [*((name, "exact") for name in ALL), *((name, "lagged") for name in WITH_BEFORE)]
+"""(method, when its sums of before the move count): every method, and both ways where there are two."""
+FROZEN = frozenset({"blocks.0.norm.weight", "blocks.0.norm.bias", "inp.bias"})
 
 
 def other_collectives(counts: dict[Any, int]) -> int:
     return sum(number for op, number in counts.items() if "c10d." in str(op)) - reduces(counts)
 
 
-def train(layout: str, method: str) -> dict[str, Any]:
+def train(layout: str, method: str, before: Any = "exact") -> dict[str, Any]:
     """On every rank: train, and return d after each step, whole parameters and the collectives of each step."""
     job: Job = LAYOUTS[layout][1]()
-    optimizer = CLASSES[method](job.params(), d0=1e-3, **OPTIONS[method])
+    optimizer = ALL[method](job.params(), step_size=dd.StepSize(before=before), **parts(method))  # type: ignore[call-arg]
     ds, collectives, others = [], [], []
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -46,18 +39,29 @@ def train(layout: str, method: str) -> dict[str, Any]:
     return {"d": ds, "params": job.full(), "collectives": collectives, "others": others}
 
 
-_references: dict[tuple[str, int, frozenset[str]], tuple[list[float], dict[str, torch.Tensor]]] = {}
+def depth_of(layout: str) -> int:
+    return 2 if "pipeline" in layout else 1
+
+
+def frozen_in(layout: str) -> frozenset[str]:
+    return FROZEN if "frozen" in layout else frozenset()
+
+
+_references: dict[Any, tuple[list[float], dict[str, torch.Tensor]]] = {}
 
 
 def reference(
-    method: str, depth: int, frozen: frozenset[str] = frozenset()
+    method: str, depth: int, frozen: frozenset[str] = frozenset(), before: str = "exact"
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """d after each step and the final parameters of the one-process float64 oracle."""
-    key = (method, depth, frozen)
+    key = (method, depth, frozen, before)
     if key not in _references:
         model = Tiny(depth=depth)
         names = [name for name, _ in model.named_parameters()]
-        oracle = ORACLES[method](list(model.parameters()), d0=1e-3, **OPTIONS[method])
+        untrained = [i for i, name in enumerate(names) if name in frozen]
+        oracle = ORACLES[method](
+            list(model.parameters()), lagged=before == "lagged", untrained=untrained, **parts(method)
+        )
         ds = []
         for step in range(STEPS):
             grads = gradients(model, oracle.params, step)
@@ -71,7 +75,7 @@ def train_low_precision(layout: str) -> list[float]:
     """d after each step of Prodigy on float32 parameters (bfloat16 forward and backward under mixed precision)."""
     plain = Job(shard2(Tiny(dtype=torch.float32)), *ranks(), dtype=torch.float32)
     job = fsdp2_mixed_precision() if layout == "mixed precision" else plain
-    optimizer = dd.Prodigy(job.params(), d0=1e-3, **OPTIONS["prodigy"])
+    optimizer = dd.Prodigy(job.params(), **parts("prodigy"))
     ds = []
     for step in range(STEPS):
         optimizer.zero_grad()

@@ -19,13 +19,15 @@ import torch
 from mpi4py import MPI
 from torch import Tensor, nn
 
+import dadapt_dist as dd
 from dadapt_dist.comm.mpi import MPILayout, MPISum
 
-from .classes import CLASSES
+from .classes import ALWAYS_BEFORE, make
+from .layout_runs import WAYS
 
 STEPS = 8
 SHAPES = [(6, 4), (7,), (3, 2)]
-OPTIONS: dict[str, Any] = {"d0": 1e-2}
+FIRST = 1e-2  # d, or near it
 
 
 def starts() -> list[Tensor]:
@@ -49,11 +51,11 @@ def rows(t: Tensor, rank: int, size: int) -> Tensor:
 class Run:
     """One optimizer over MPI. shards: each rank holds its own rows; else all hold the whole model."""
 
-    def __init__(self, method: str, layout: MPILayout, shards: bool, **options: Any) -> None:
+    def __init__(self, method: str, layout: MPILayout, shards: bool, **shared: Any) -> None:
         self.layout, self.shards = layout, shards
-        copies = (lambda p: 1) if shards else None
         self.params = [nn.Parameter(self.own(t)) for t in starts()]
-        self.optimizer = CLASSES[method](self.params, process_group=layout, copies=copies, **{**OPTIONS, **options})
+        step_size = dd.StepSize(process_group=layout, copies=(lambda p: 1) if shards else None, **shared)
+        self.optimizer = make(method, self.params, FIRST, step_size=step_size)
         self.d: list[str] = []
 
     def own(self, t: Tensor) -> Tensor:
@@ -79,16 +81,17 @@ class Run:
 
 def every_method(layout: MPILayout) -> dict[str, Any]:
     found = {}
-    for method in CLASSES:
+    for method, before in WAYS:
         for shards in (False, True):
-            run = Run(method, layout, shards).steps(0, STEPS)
-            found[f"{method} {'shards' if shards else 'replicas'}"] = (run.d, run.whole())
+            run = Run(method, layout, shards, before=before).steps(0, STEPS)
+            found[method, before, "shards" if shards else "replicas"] = (run.d, run.whole())
     return found
 
 
-def counted(layout: MPILayout) -> list[int]:
-    """Reductions that each step has started."""
-    counts, original = [0], MPILayout.all_reduce
+def counted(layout: MPILayout) -> dict[Any, list[int]]:
+    """Reductions that each step of a method has started."""
+    found: dict[Any, list[int]] = {}
+    original = MPILayout.all_reduce
 
     def all_reduce(self: MPILayout, sums: Tensor) -> MPISum:
         counts[-1] += 1
@@ -96,13 +99,15 @@ def counted(layout: MPILayout) -> list[int]:
 
     MPILayout.all_reduce = all_reduce  # type: ignore[method-assign]
     try:
-        run = Run("prodigy", layout, True)
-        for step in range(4):
-            run.step(step)
-            counts.append(0)
+        for method, before in WAYS:
+            counts = found[method, before] = []
+            run = Run(method, layout, True, before=before)
+            for step in range(4):
+                counts.append(0)
+                run.step(step)
     finally:
         MPILayout.all_reduce = original  # type: ignore[method-assign]
-    return counts[:-1]
+    return found
 
 
 def exposed(layout: MPILayout) -> tuple[float, float]:
@@ -119,11 +124,11 @@ def exposed(layout: MPILayout) -> tuple[float, float]:
     return middle - start, time.perf_counter() - middle
 
 
-def resumed(layout: MPILayout) -> tuple[list[str], list[str]]:
-    whole = Run("dadapt_adam", layout, True).steps(0, 4)
+def resumed(layout: MPILayout, method: str) -> tuple[list[str], list[str]]:
+    whole = Run(method, layout, True).steps(0, 4)
     saved, weights = copy.deepcopy(whole.optimizer.state_dict()), [p.detach().clone() for p in whole.params]
     whole.steps(4, STEPS)
-    other = Run("dadapt_adam", layout, True)
+    other = Run(method, layout, True)
     with torch.no_grad():
         for p, w in zip(other.params, weights, strict=True):
             p.copy_(w)
@@ -150,7 +155,8 @@ def main() -> None:
         "distributed": torch.distributed.is_initialized(),
     }
     found["runs"] = every_method(layout)
-    found["counted"], found["resumed"], found["skipped"] = counted(layout), resumed(layout), skipped(layout)
+    found["counted"], found["skipped"] = counted(layout), skipped(layout)
+    found["resumed"] = [resumed(layout, method) for method in ("dadapt_adam", *ALWAYS_BEFORE)]
     found["exposed"] = exposed(layout)
     torch.save(found, Path(sys.argv[1]) / f"rank-{layout.rank}.pt")
 

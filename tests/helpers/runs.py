@@ -12,7 +12,7 @@ from .classes import ALL
 from .oracles import ORACLES
 from .oracles.released import Problem, Trace, flat, grouped, make_released, released_step
 
-NO_D = 1e-6  # of a method without d, as its oracle has it
+NO_D = 1e-6  # for the d of a method without one
 
 
 def make_ours(
@@ -65,7 +65,9 @@ def run_oracle(
     problem = problem or Problem()
     oracle = ORACLES[key](problem.starts, groups, **(options or {}))
     first = oracle.groups[0]["estimate"]
-    return _run(problem, oracle.set_lr, oracle.step, lambda: (oracle.ds[first], oracle.params), **how)
+    return _run(
+        problem, oracle.set_lr, oracle.step, lambda: (oracle.ds[first] if oracle.has_d else NO_D, oracle.params), **how
+    )
 
 
 def _run(

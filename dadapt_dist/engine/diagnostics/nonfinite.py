@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...comm.step_agreement import read
 from ...options.checks import listed
 from ..rank_agreement import COPIES
 from .no_gradients import IdleReport
@@ -28,7 +29,7 @@ DIFFERENT_COPIES = (
 class HeldReport:
     """Logs the first held step, and ranks that are in different steps or have different options, once each.
 
-    idle: whether anything trains.
+    idle: whether anything trains. culprit: what may not have been finite.
 
     Never waits for a device: it reads host copies that an earlier step sent off.
     """
@@ -41,6 +42,7 @@ class HeldReport:
         self._said = [False, False, False]
         self._told: set[str] = set()
         self.idle = IdleReport()
+        self.culprit = "a gradient"
 
     def live_on(self, device: torch.device) -> None:
         """Prepare for counts that come from this device; only a copy to pinned memory does not wait."""
@@ -72,8 +74,9 @@ class HeldReport:
     def say(self, step: int, marks: Sequence[str]) -> None:
         """Log, once each, when a step before this one was held, or when none had a gradient. marks: what the ranks compare."""
         self.idle.say()
-        doubtful, steps, *options = self._differ.tolist() or [False, False]
-        named = {MEANS.get(name, name) for name, differs in zip(marks, options, strict=False) if differs}
+        found = self._differ.tolist()
+        doubtful, steps, marked = read(found, marks) if found else (False, False, set[str]())
+        named = {MEANS.get(name, name) for name in marked}
         if COPIES in named and COPIES not in self._told:
             self._told.add(COPIES)
             logger.warning(DIFFERENT_COPIES)
@@ -99,7 +102,8 @@ class HeldReport:
         elif not (self._said[0] or doubtful or named) and bool(self._held > 0):
             self._said[0] = True
             logger.warning(
-                "a gradient was not finite, or so large that the step would overflow, in step %d or shortly before: the step "
-                "size was held on all ranks. Further such steps are counted (StepSize.held_steps) and not reported.",
+                "%s was not finite, or so large that the step would overflow, in step %d or shortly before: the step size was "
+                "held on all ranks. Further such steps are counted (StepSize.held_steps) and not reported.",
+                self.culprit,
                 step - 1,
             )

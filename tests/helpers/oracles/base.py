@@ -24,6 +24,8 @@ class Oracle:
     A gradient element that is not finite acts as 0, and the scalars of its estimate stay in that step.
     freeze_after=N: after N steps in which some group had lr > 0, of the scalars only k moves, in every step in which a
     group of the estimate has lr > 0 (and SGD still takes the norm of its first gradient, if it has none yet).
+    lagged: sums that the method needs before the weights move are those of the step before; the first step only measures.
+    untrained: indices of parameters that do not train at the start, which no norm of the start takes.
     TypeError for an option or group key that the method lacks; ValueError for an index that is missing or occurs twice.
     """
 
@@ -36,6 +38,7 @@ class Oracle:
         "estimate": "default",
     }
     denominator: ClassVar[str] = "s_l1"  # the sum that must not be zero for the rule to apply
+    has_d: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -43,8 +46,11 @@ class Oracle:
         groups: list[Group] | None = None,
         *,
         freeze_after: int | None = None,
+        lagged: bool = False,
+        untrained: Collection[int] = (),
         **options: Any,
     ) -> None:
+        self.lagged, self.untrained = lagged, frozenset(untrained)
         self.params: list[Tensor] = [p.detach().to(torch.float64).clone() for p in params]
         self.groups: list[Group] = []
         for given in groups if groups is not None else [{"indices": list(range(len(params)))}]:
@@ -66,7 +72,7 @@ class Oracle:
         for group in self.groups:
             if group["estimate"] not in self.estimates:  # the first group of an estimate holds its constants
                 self.estimates[group["estimate"]] = {
-                    "d": group["d0"],
+                    "d": group.get("d0", math.nan),
                     "k": 0,
                     "first": group,
                     **self.new_scalars(group),
@@ -153,10 +159,14 @@ class Oracle:
         for group in self.groups:
             group["lr"] = lr
 
+    def latest(self, estimate: Estimate) -> float:
+        """d that is known after a step, also where the next step is the first to use it."""
+        return float(estimate["d"])
+
     @property
     def ds(self) -> dict[str, float]:
-        """d by estimate."""
-        return {name: float(estimate["d"]) for name, estimate in self.estimates.items()}
+        """d by estimate; NaN for a method without one."""
+        return {name: self.latest(estimate) for name, estimate in self.estimates.items()}
 
     @property
     def k(self) -> dict[str, int]:

@@ -11,6 +11,8 @@ from .base import Estimate, Group, Oracle, State
 class COCOBOracle(Oracle):
     """Coin betting per coordinate; there is no d."""
 
+    shared: ClassVar[dict[str, Any]] = {"lr": 1.0, "layer_scale": 1.0, "maximize": False, "estimate": "default"}
+    has_d = False
     defaults: ClassVar[dict[str, Any]] = {"alpha": 100.0, "eps": 1e-8, "weight_decay": 0.0}
 
     def new_state(self, x: Tensor, group: Group) -> State:

@@ -18,12 +18,6 @@ class DAdaptSGDOracle(Oracle):
     defaults: ClassVar[dict[str, Any]] = {"momentum": 0.0, "weight_decay": 0, "growth_rate": math.inf}
     denominator = "s_sq"
 
-    def __init__(
-        self, params: list[Tensor], groups: list[Group] | None = None, *, lagged: bool = False, **options: Any
-    ):
-        self.lagged = lagged
-        super().__init__(params, groups, **options)
-
     def new_state(self, x: Tensor, group: Group) -> State:
         return {"x0": x.clone(), "s": torch.zeros_like(x)}
 

@@ -18,14 +18,16 @@ class DoGOracle(Oracle):
     shared: ClassVar[dict[str, Any]] = {"lr": 1.0, "layer_scale": 1.0, "maximize": False, "estimate": "default"}
     defaults: ClassVar[dict[str, Any]] = {"reps_rel": 1e-6, "eps": 1e-8, "weight_decay": 0.0}
 
-    def __init__(
-        self, params: list[Tensor], groups: list[Group] | None = None, *, lagged: bool = False, **options: Any
-    ):
-        self.lagged = lagged
-        self.shared = {**self.shared, "d0": None}
-        super().__init__(params, groups, **options)
+    def __init__(self, params: list[Tensor], groups: list[Group] | None = None, **how: Any):
+        super().__init__(params, groups, **how)
         for name, estimate in self.estimates.items():
-            mine = [i for group in self.groups if group["estimate"] == name for i in group["indices"]]
+            mine = [
+                i
+                for group in self.groups
+                if group["estimate"] == name
+                for i in group["indices"]
+                if i not in self.untrained
+            ]
             norm = math.sqrt(sum((self.params[i] ** 2).sum().item() for i in mine))
             estimate["d"] = estimate["first"]["reps_rel"] * (1 + norm)
 
@@ -64,8 +66,5 @@ class DoGOracle(Oracle):
     def conclude(self, estimate: Estimate, all_terms: list[dict[str, Tensor]], some_lr: bool, clean: bool) -> None:
         pass
 
-    @property
-    def latest(self) -> float:
-        """d that is known after a step, also where it is used in the next alone."""
-        estimate = self.estimates["default"]
+    def latest(self, estimate: Estimate) -> float:
         return float(estimate["next"][0] if estimate["next"] is not None else estimate["d"])

@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from dadapt_dist.methods import METHODS
+from dadapt_dist.methods.registry import class_name, tensors_of
+from tests.helpers.classes import ALL
 from tests.helpers.deepspeed_runs import Case, Trainer
 from tests.helpers.nvme import why_no_nvme
 from tests.helpers.pool import WorkerPool
@@ -47,16 +50,15 @@ def nvme(tmp_path: Path) -> dict[str, Any]:
     return {"offload_optimizer": {**NVME, "nvme_path": str(tmp_path), "buffer_count": 7}}
 
 
-@pytest.mark.parametrize(
-    "method", ["prodigy", "dadapt_adam", "dadapt_adan", "dadapt_lion", "dadapt_adagrad", "dadapt_sgd"]
-)
+@pytest.mark.parametrize("method", ALL)
 def test_a_swapped_run_is_the_run_in_memory(method: str, nvme: dict[str, Any], pool2: WorkerPool) -> None:
     memory = {"offload_optimizer": {"device": "cpu", "pin_memory": False}}
     swapped = pool2.run(train, method, nvme, timeout=PATIENCE)
     folder = Path(nvme["offload_optimizer"]["nvme_path"])
-    assert len(list(folder.rglob("*.tensor.swp"))) >= 2 * 3  # on each rank: weights, and at least two buffers
+    swapped_tensors = min(3, tensors_of(class_name(METHODS[method])) - 1)  # weights, and one or more buffers
+    assert len(list(folder.rglob("*.tensor.swp"))) >= 2 * swapped_tensors  # on each rank
     for one, other in zip(swapped, pool2.run(train, method, memory, timeout=PATIENCE), strict=True):
-        assert one[0] == other[0]
+        assert one[0] == other[0]  # as bits: a method without d has NaN
         assert all(torch.equal(a, b) for a, b in zip(one[1], other[1], strict=True))
 
 

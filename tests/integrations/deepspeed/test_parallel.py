@@ -14,16 +14,20 @@ from torch import Tensor, nn
 
 import dadapt_dist as dd
 from dadapt_dist.comm.communicator import ShardLayout
+from tests.helpers.classes import ALL, ALWAYS_BEFORE, first_d
 from tests.helpers.deepspeed_runs import quiet_deepspeed
 from tests.helpers.oracles import ORACLES
 from tests.helpers.pool import WorkerPool
 
 STEPS, BATCH, WIDTH, OUT = 8, 8, 7, 3
-OPTIONS = {
-    "d0": 1e-2,
-    "weight_decay": 0.01,
-    "eps": 1e-3,
-}  # so large an eps that gradients of another scale give another d
+
+
+def options(method: str) -> dict[str, Any]:
+    """With so large an eps that gradients of another scale give another d."""
+    return {**first_d(method, 1e-2), "weight_decay": 0.01, "eps": 1e-3}
+
+
+OPTIONS = options("prodigy")
 
 
 # ---------------------------------------------------------------- DeepSpeed on CPUs
@@ -104,11 +108,11 @@ def train_rows(engine: Any, rank: int, world: int) -> Trace:
     return train(engine, step)
 
 
-def reference(model: nn.Module, scale: float = 1.0) -> list[float]:
+def reference(model: nn.Module, scale: float = 1.0, method: str = "prodigy", *, lagged: bool = False) -> list[float]:
     """d after every step of one process with the whole batch, in float64. scale: of the loss."""
     model = copy.deepcopy(model).to(torch.float64)
     params = [p for p in model.parameters() if p.requires_grad]
-    oracle, ds = ORACLES["prodigy"](params, **OPTIONS), []
+    oracle, ds = ORACLES[method](params, lagged=lagged, **options(method)), []
     for step in range(STEPS):
         x, target = batch(step)
         for p, value in zip(params, oracle.params, strict=True):
@@ -152,15 +156,15 @@ def layers() -> list[Any]:
     return [first, Tanh(), nn.LayerNorm(WIDTH), Seeded(WIDTH, WIDTH, 2), Tanh(), last, Seeded(WIDTH, OUT, 3)]
 
 
-def run_pipeline(stage: int, dp: int, **more: Any) -> Trace:
+def run_pipeline(stage: int, dp: int, method: str) -> Trace:
     package = deepspeed()
     from deepspeed.pipe import PipelineModule, TiedLayerSpec
 
     modules = layers()
     modules[0], modules[5] = (TiedLayerSpec("both", Seeded, WIDTH, WIDTH, seed) for seed in (1, 4))
     model = PipelineModule(layers=modules, num_stages=2, loss_fn=loss_of, partition_method="uniform")
-    base = dd.Prodigy(model.parameters(), **OPTIONS)
-    engine = package.initialize(model=model, optimizer=base, config=config(stage, dp, 2, **more))[0]
+    base = ALL[method](model.parameters(), **options(method))
+    engine = package.initialize(model=model, optimizer=base, config=config(stage, dp, 2))[0]
     return train_pipeline(engine, dp)
 
 
@@ -176,10 +180,13 @@ def train_pipeline(engine: Any, dp: int) -> Trace:
         return train(engine, step)
 
 
-@pytest.mark.parametrize(("stage", "dp"), [(0, 1), (1, 1), (0, 2), (1, 2)])
-def test_a_pipeline_with_a_tied_layer(pools: Callable[[int], WorkerPool], stage: int, dp: int) -> None:
+@pytest.mark.parametrize(
+    ("method", "stage", "dp"),
+    [*(("prodigy", stage, dp) for stage in (0, 1) for dp in (1, 2)), *((name, 1, 2) for name in ALWAYS_BEFORE)],
+)
+def test_a_pipeline_with_a_tied_layer(pools: Callable[[int], WorkerPool], method: str, stage: int, dp: int) -> None:
     """With ZeRO-1 on two ranks a stage, the tied weight is cut elsewhere on each stage."""
-    compare(pools(2 * dp).run(run_pipeline, stage, dp), reference(nn.Sequential(*layers())))
+    compare(pools(2 * dp).run(run_pipeline, stage, dp, method), reference(nn.Sequential(*layers()), method=method))
 
 
 def run_frozen_stage() -> Trace:
@@ -277,19 +284,21 @@ class Sparse(nn.Module):
         return self.out(h + self.moe(h)[0])
 
 
-def run_experts(stage: int, experts: int, ep: int, entry: str) -> Trace:
+def run_experts(stage: int, experts: int, ep: int, entry: str, method: str = "prodigy") -> Trace:
     package = deepspeed()
     from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
 
     model, world = Sparse(experts, ep), dist.get_world_size()
     settings, given = config(stage, world), {"model_parameters": list(model.parameters())}
     if entry == "json":
-        settings["optimizer"] = {"type": "Prodigy", "params": OPTIONS}
+        settings["optimizer"] = {"type": ALL[method].__name__, "params": options(method)}
     elif entry == "one group":
-        given = {"optimizer": dd.Prodigy(model.parameters(), **OPTIONS)}
+        given = {"optimizer": ALL[method](model.parameters(), **options(method))}
     else:
         group = {"params": list(model.parameters()), "name": "all"}
-        given = {"optimizer": dd.Prodigy(split_params_into_different_moe_groups_for_optimizer(group), **OPTIONS)}
+        given = {
+            "optimizer": ALL[method](split_params_into_different_moe_groups_for_optimizer(group), **options(method))
+        }
     engine = package.initialize(model=model, config=settings, **given)[0]
     return train_rows(engine, dist.get_rank(), world)
 
@@ -310,6 +319,14 @@ def test_experts_count_once(
     pools: Callable[[int], WorkerPool], world: int, stage: int, experts: int, ep: int, entry: str
 ) -> None:
     compare(pools(world).run(run_experts, stage, experts, ep, entry), reference(Dense(experts)))
+
+
+@pytest.mark.parametrize("method", ALWAYS_BEFORE)
+def test_experts_count_once_in_the_sums_before_the_move(pools: Callable[[int], WorkerPool], method: str) -> None:
+    """ZeRO brings the groups of experts in pieces of a step: its sums are those of the step before."""
+    for stage, entry in ((0, "one group"), (2, "groups")):
+        traces = pools(4).run(run_experts, stage, 4, 2, entry, method)
+        compare(traces, reference(Dense(4), method=method, lagged=stage > 0))
 
 
 # ---------------------------------------------------------------- tensor parallel
@@ -342,19 +359,24 @@ AUTO = {
 }
 
 
-def run_auto(stage: int, hidden: int) -> Trace:
+def run_auto(stage: int, hidden: int, method: str) -> Trace:
     package, dp = deepspeed(), dist.get_world_size() // 2
-    model, settings = Block(hidden), config(stage, dp, **AUTO, optimizer={"type": "Prodigy", "params": OPTIONS})
+    given = {"type": ALL[method].__name__, "params": options(method)}
+    model, settings = Block(hidden), config(stage, dp, **AUTO, optimizer=given)
     engine = package.initialize(model=model, model_parameters=model.parameters(), config=settings)[0]
     return train_rows(engine, dist.get_rank() // 2, dp)
 
 
 @pytest.mark.parametrize(
-    ("world", "stage", "hidden"), [(2, 0, 9), (2, 1, 9), (2, 2, 8), (2, 3, 9), (4, 1, 8), (4, 3, 9)]
+    ("method", "world", "stage", "hidden"),
+    [
+        *(("prodigy", *how) for how in [(2, 0, 9), (2, 1, 9), (2, 2, 8), (2, 3, 9), (4, 1, 8), (4, 3, 9)]),
+        *((name, *how) for name in ALWAYS_BEFORE for how in [(2, 1, 9), (4, 3, 9)]),
+    ],
 )
-def test_autotp(pools: Callable[[int], WorkerPool], world: int, stage: int, hidden: int) -> None:
+def test_autotp(pools: Callable[[int], WorkerPool], method: str, world: int, stage: int, hidden: int) -> None:
     """An odd number of hidden features is cut unevenly."""
-    compare(pools(world).run(run_auto, stage, hidden), reference(Block(hidden)))
+    compare(pools(world).run(run_auto, stage, hidden, method), reference(Block(hidden), method=method))
 
 
 class Mpu:

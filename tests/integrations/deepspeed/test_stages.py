@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.classes import ALWAYS_BEFORE, WITHOUT_SUMS
 from tests.helpers.deepspeed_checks import (
     CLIP,
     HPZ,
@@ -40,9 +41,15 @@ def test_every_method_follows_one_process(stage: int, pool2: WorkerPool) -> None
     run_and_check(pool2, [Case(stage=stage, method=method, groups=3, sub_group=SUB_GROUP) for method in OPTIONS])
 
 
-def test_dog_follows_one_process_one_step_late_where_a_step_comes_in_pieces(pool2: WorkerPool) -> None:
-    options = {"reps_rel": 1e-2}
-    run_and_check(pool2, [Case(stage=s, method="dog", groups=g, options=options) for s in (0, 1, 2, 3) for g in (1, 3)])
+@pytest.mark.parametrize("method", [*ALWAYS_BEFORE, *WITHOUT_SUMS])
+def test_sums_of_before_the_move_are_one_step_late_where_a_step_comes_in_pieces(method: str, pool2: WorkerPool) -> None:
+    """And those of a method that has none are missed nowhere: every stage, in one call a step and in several."""
+    cases = [Case(stage=stage, method=method, groups=groups) for stage in (0, 1, 2, 3) for groups in (1, 3)]
+    cases += [Case(stage=stage, method=method, groups=3, clip=CLIP, accumulation=2) for stage in (1, 3)]
+    cases += [Case(stage=stage, method=method, groups=3, precision="bf16", sub_group=SUB_GROUP) for stage in (0, 2, 3)]
+    cases += [Case(stage=stage, method=method, groups=3, precision="fp16", spoiled={3: 1}) for stage in (0, 2, 3)]
+    cases += [Case(stage=2, method=method, groups=3, options={"freeze_after": 5}, steps=8)]
+    run_and_check(pool2, cases)
 
 
 def test_clipping_matters() -> None:

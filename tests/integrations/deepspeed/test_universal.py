@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from dadapt_dist.integrations.deepspeed import universal_load
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL, WITH_D
 from tests.helpers.deepspeed_reference import deviation, deviation_of_d, reference
 from tests.helpers.deepspeed_runs import Case, Odd, Trainer, quiet_deepspeed, same_bits
 from tests.helpers.pool import WorkerPool
@@ -22,20 +22,19 @@ from tests.helpers.pool import WorkerPool
 BEFORE, STEPS = 5, 9
 UNIVERSAL = {"checkpoint": {"load_universal": True}}
 SLOW = {"dadapt_adam": {"growth_rate": 1.5}}  # its d would jump, and float32 drift from float64
-CASES = [
-    Case(stage=stage, method=method, groups=3, sub_group=40, steps=STEPS, options=SLOW.get(method, {}))
+PLAIN = {
+    (stage, method): Case(stage=stage, method=method, groups=3, sub_group=40, steps=STEPS, options=SLOW.get(method, {}))
     for stage in (2, 3)
-    for method in CLASSES
-]
+    for method in ALL
+}
+CASES = [*PLAIN.values()]
 CASES += [Case(stage=1, method=method, groups=3, steps=STEPS) for method in ("prodigy", "dadapt_sgd")]
 CASES.append(Case(stage=3, groups=3, sub_group=40, offload="optimizer", steps=STEPS))
-EVERY_METHOD_ONCE = [CASES[index] for index in (0, 7, 2, 9, 4, 11, 12, 14)]
+EVERY_METHOD_ONCE = [PLAIN[2 + number % 2, method] for number, method in enumerate(ALL)] + CASES[len(PLAIN) :: 2]
 # Other numbers of ranks round bfloat16 gradients otherwise: compared at the same number only.
 SAME = [
-    CASES[0],
-    CASES[6],
-    CASES[8],
-    CASES[10],
+    *(PLAIN[key] for key in [(2, "dadapt_adagrad"), (2, "dog"), (2, "cocob")]),
+    *(PLAIN[3, method] for method in ("dadapt_adagrad", "dadapt_adan", "dadapt_sgd", "dog", "cocob")),
     Case(stage=1, method="dadapt_sgd", groups=3, precision="bf16+fp32", steps=STEPS),
 ]
 
@@ -89,12 +88,12 @@ def test_a_run_goes_on_with_another_number_of_ranks_as_if_it_had_had_it_from_the
     ):
         case, result, before = cases[number], results[0], saved[number]
         expected = reference(case)
-        assert all(other["d"] == result["d"] for other in results), case
+        assert all([d.hex() for d in other["d"]] == [d.hex() for d in result["d"]] for other in results), case
         assert deviation_of_d(result["d"], before["d"]) < 2e-6, case
         assert deviation_of_d(result["d"], expected.d[BEFORE:]) < 2e-6, case
         assert deviation(result["masters"], expected.params) < 5e-5, case
         assert {**result, **TENSORS} == {**before, **TENSORS, "d": result["d"]}, case
-        assert expected.d[-1] > expected.d[0], case
+        assert expected.d[-1] > expected.d[0] or case.method not in WITH_D, case
 
 
 @pytest.mark.timeout(240)
@@ -106,7 +105,8 @@ def test_the_same_number_of_ranks_goes_on_bit_for_bit(pool2: WorkerPool, tmp_pat
     for number, case in enumerate(SAME):
         for whole, *others in zip(saved, by_us, plain, strict=True):
             for result in (other[number] for other in others if other[number]):
-                assert {**result, **TENSORS} == {**whole[number], **TENSORS}, case
+                assert deviation_of_d(result["d"], whole[number]["d"]) == 0, case
+                assert {**result, **TENSORS, "d": 0} == {**whole[number], **TENSORS, "d": 0}, case
                 for name in TENSORS:
                     pairs = zip(result[name], whole[number][name], strict=True)
                     assert all(torch.equal(a, b) for a, b in pairs), case

@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import dadapt_dist as dd
 from dadapt_dist.integrations.deepspeed.internals import shares
+from tests.helpers.classes import WITH_BEFORE, WITHOUT_SUMS
 from tests.helpers.deepspeed_checks import ROUND_ROBIN, bounds, check, run, run_and_check
 from tests.helpers.deepspeed_reference import (
     clipped,
@@ -176,10 +177,10 @@ def test_the_zero_step_of_a_wrapper_that_is_being_built_moves_nothing(precision:
         assert all(torch.equal(a, b.to(case.dtype).float()) for a, b in zip(masters, Odd().parameters(), strict=True))
 
 
-@pytest.mark.parametrize("method", ["prodigy", "dadapt_sgd"])
+@pytest.mark.parametrize("method", ["prodigy", *WITH_BEFORE, *WITHOUT_SUMS])
 def test_steps_with_lr_0_move_nothing(method: str, pool2: WorkerPool) -> None:
     """DeepSpeed's warm-ups begin with two of them."""
-    lrs = (0.0, 0.0, 1.0, 0.5, 0.0, 1.0, 1.0)
+    lrs = (0.0, 0.0, 1.0, 0.5, 0.0, 1.0, 1.0, 1.0, 1.0)
     cases = [Case(stage=0, groups=3), *PIECES]
     run_and_check(pool2, [replace(case, method=method, lrs=lrs, steps=len(lrs)) for case in cases])
 

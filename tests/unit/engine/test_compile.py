@@ -100,7 +100,7 @@ def test_an_optimizer_that_is_gone_leaves_nothing_behind() -> None:
 
     optimizer = dd.Prodigy([nn.Parameter(torch.ones(4))])
     number = optimizer.number
-    assert number in torch_compile._live
+    assert number in torch_compile.live
     del optimizer
     gc.collect()
-    assert number not in torch_compile._live
+    assert number not in torch_compile.live

@@ -8,12 +8,11 @@ import torch
 from dadapt_dist.kernels import cpu_c, eager
 from dadapt_dist.methods import METHODS
 from tests.helpers.backends import BACKENDS
-from tests.helpers.classes import ALL, CLASSES, WITH_D, first_d
+from tests.helpers.classes import ALL, CLASSES, SQUARES_NOTHING, WITH_D, first_d
 from tests.helpers.kernel_cases import coefficients_of, copied, options_of, task_of
 
 HUGE = [1e15, 1e18, 1e19, 1.9e19, -1e20, 1e25, 1e30, -1e38, 3e38]
 SIZE = 300
-SQUARES_NOTHING = ("dadapt_lion", "cocob")
 
 
 def gradient(p: torch.Tensor, step: int) -> torch.Tensor:

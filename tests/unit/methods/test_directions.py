@@ -490,6 +490,7 @@ def test_evaluation_sees_the_average_and_there_and_back_does_not_drift(
     ps = start(dtype)
     optimizer, reference = toys["schedule_free_sgd"](ps), REFERENCES["schedule_free_sgd"](flat(ps))
     step_of = torch.finfo(dtype).eps
+    bound = step_of * (200 if dtype is torch.float64 else 20)
     switching(optimizer)  # before the first step: nothing
     assert torch.equal(flat(ps), reference.x)
     for step in range(6):
@@ -501,7 +502,7 @@ def test_evaluation_sees_the_average_and_there_and_back_does_not_drift(
         optimizer.eval()
         largest = torch.maximum(before.abs(), flat(ps).abs())
         largest = largest.max() if dtype is torch.float64 else largest  # whose maps are rounded on the way, too
-        torch.testing.assert_close(flat(ps), reference.evaluated(), rtol=20 * step_of, atol=20 * step_of)
+        torch.testing.assert_close(flat(ps), reference.evaluated(), rtol=bound, atol=bound)
         optimizer.train()
         once = flat(ps)
         assert ((once - before).abs() <= 2 * step_of * largest).all()

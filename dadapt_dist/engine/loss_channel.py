@@ -1,0 +1,148 @@
+"""Bring the loss of a step into the sums of a method that uses it.
+
+Beside the sums of a phase that is declared with `loss=True` travel two numbers, Σ f over the ranks that gave a loss f, and their
+count Σ 1; a rank that has none (a pipeline stage before the last, a rank without input) adds 0 and 0. The fold finds the mean
+
+    loss = Σ f / Σ 1
+
+Ranks that hold one replica of the model all hold its loss, or, in a pipeline, equally many of each replica do. With T such ranks
+for each of the replicas i this is (Σ_i T·f_i) / (Σ_i T) = mean_i f_i: the mean over the data-parallel replicas, whose gradient
+is the averaged gradient.
+"""
+
+import logging
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..methods.base import LOSS, Method, Scalars
+from ..sharding.dtensor_type import is_dtensor
+
+logger = logging.getLogger(__name__)
+LOSSES = "losses"  # the count of ranks that gave one
+COLUMNS = (LOSS, LOSSES)
+
+
+def read(value: Any, where: str) -> Tensor | float | None:
+    """The loss as a number, or as a 0-dim float64 tensor on its device; None for None. Nobody waits for a device.
+
+    Raises:
+        TypeError: It is no real number and no plain real tensor.
+        ValueError: It has several elements, or none.
+    """
+    if value is None:
+        return None
+    if is_dtensor(value):
+        if not all(placement.is_replicate() for placement in value.placements):
+            raise TypeError(
+                f"{where}: the loss is a DTensor placed as {value.placements}, a part of it on each rank: give loss.full_tensor()"
+            )
+        value = value.to_local()
+    if isinstance(value, Tensor):
+        if value.is_complex() or value.dtype is torch.bool or value.layout is not torch.strided or value.is_meta:
+            raise TypeError(
+                f"{where}: the loss is a tensor of {value.dtype}, {value.layout}, on {value.device}; it must be a real, "
+                "dense one with one element"
+            )
+        if value.numel() != 1:
+            raise ValueError(
+                f"{where}: the loss has the shape {tuple(value.shape)}; it must be one number: give its mean, loss.mean()"
+            )
+        return value.detach().to(torch.float64, copy=True).reshape(())
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"{where}: the loss is of the type {type(value).__name__}; it must be a number, or a tensor with one element. Give "
+            "it as step(loss=...), or return it from the closure."
+        )
+    return float(value)
+
+
+def add(total: Tensor, given: Tensor | float | None, method: Method, names: dict[str, tuple[str, ...]]) -> None:
+    """Add the loss that this rank was given to its sums [n_estimates, width], which are still 0 there.
+
+    One that is not finite makes them unusable on all ranks, also where it does not travel with these.
+
+    Args:
+        total: The sums of some phases.
+        given: As `read` returns it.
+        method: Whose sums these are.
+        names: The names of the sums of each of these phases, in their order.
+    """
+    if given is None:
+        return
+    if isinstance(given, Tensor):  # a copy to the host that nobody waits for may be read before it has arrived
+        given = given.to(total.device, non_blocking=total.device.type != "cpu")
+    at, travels = 0, False
+    for phase, of_phase in names.items():
+        if phase_has_loss(method, phase):
+            total[:, at] = given
+            total[:, at + 1] = 1.0
+            travels = True
+        at += len(of_phase)
+    if not travels and names.keys() != {"start"}:
+        total[:, -1] += given * 0.0  # NaN, where it is not finite
+
+
+def phase_has_loss(method: Method, phase: str) -> bool:
+    """Whether the loss travels with the sums of this phase."""
+    spec = getattr(method, phase)
+    return spec is not None and spec.loss
+
+
+def without(sums: dict[str, Tensor], method: Method) -> Tensor:
+    """The sums of some phases, {phase: [n_estimates, n]}, without the columns of the loss."""
+    return torch.cat([of[:, len(COLUMNS) :] if phase_has_loss(method, phase) else of for phase, of in sums.items()], 1)
+
+
+class LossReport:
+    """Takes the mean loss out of the global sums, and warns, once, when no rank gave one."""
+
+    def __init__(self) -> None:
+        self._missing = torch.zeros((), dtype=torch.bool)  # on the host: was there a step without one?
+        self._said = False
+
+    def take(self, columns: Scalars, usable: Tensor) -> Tensor:
+        """Put the mean in the place of Σ f and Σ 1 in the sums of a phase; bool [n_estimates], whether there is one.
+
+        Never waits for a device: what is missing there is said in a later step.
+
+        Args:
+            columns: The global sums, [n_estimates] each; changed.
+            usable: bool [n_estimates], whether they are of use.
+        """
+        count = columns.pop(LOSSES)
+        there = count > 0
+        columns[LOSS] = columns[LOSS] / torch.where(there, count, 1.0)
+        others = [column for name, column in columns.items() if name != LOSS]
+        trains = torch.stack(others).any(0) if others else ~there  # not in a step that overflowed, or without gradients
+        self._note((usable & ~there & trains).any())
+        return there
+
+    def _note(self, missing: Tensor) -> None:
+        if self._said:
+            return
+        if missing.device.type == "cpu":
+            self._missing = self._missing | missing
+        if bool(self._missing):
+            self._said = True
+            logger.warning(
+                "no rank gave the loss of a step, which this method needs: its estimate stays where it is. Give it with "
+                "step(closure), whose closure returns it, or step(loss=loss). Where a framework calls step(), set "
+                "dadapt_dist.base_optimizer(optimizer).loss = loss before, in every step."
+            )
+        elif missing.device.type != "cpu":
+            if (
+                missing.device.type == "cuda" and not self._missing.is_pinned()
+            ):  # only a copy to pinned memory does not wait
+                self._missing = self._missing.pin_memory()
+            self._missing.copy_(missing, non_blocking=True)
+
+
+def values_at(last: dict[str, float]) -> dict[str, float]:
+    """The sums of one estimate as a fold sees them: with the mean in the place of Σ f and Σ 1."""
+    count = last.pop(LOSSES, 0.0)
+    if LOSS in last:
+        last[LOSS] = last[LOSS] / count if count > 0 else 0.0
+    return last
