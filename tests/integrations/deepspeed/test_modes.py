@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from dadapt_dist import LearningRateFree
-from tests.helpers import deepspeed_runs
 from tests.helpers.deepspeed_runs import DECAYS, STEPS, SUB_GROUP, Case, Odd, Trainer, batch, loss_of
 from tests.helpers.pool import WorkerPool
 from tests.helpers.toy_methods import ScheduleFreeReference, toys_registered
@@ -31,27 +30,21 @@ CASES = [
 
 def train(case: Case) -> dict[str, Any]:
     """On every rank: the model's weights in both modes, and the master weights in training, after the last step."""
-    with toys_registered() as toys:
-        known = deepspeed_runs.CLASSES
-        deepspeed_runs.CLASSES = {**known, METHOD: toys[METHOD]}  # type: ignore[dict-item]
-        try:
-            with Trainer(case) as trainer:
-                optimizer: LearningRateFree = trainer.base
-                for step in range(STEPS):
-                    trainer.step(step)
-                    optimizer.eval()
-                    seen = trainer.weights()
-                    if trainer.case.stage < 3:  # stage 3 refuses a forward pass without a backward pass after it
-                        trainer.engine.module(batch(0)[0].to(case.dtype))
-                    optimizer.train()
-                return {
-                    "wrapper": type(trainer.wrapper).__name__,
-                    "evaluated": seen,
-                    "weights": trainer.weights(),
-                    "masters": trainer.masters(),
-                }
-        finally:
-            deepspeed_runs.CLASSES = known
+    with toys_registered(), Trainer(case) as trainer:
+        optimizer: LearningRateFree = trainer.base
+        for step in range(STEPS):
+            trainer.step(step)
+            optimizer.eval()
+            seen = trainer.weights()
+            if trainer.case.stage < 3:  # stage 3 refuses a forward pass without a backward pass after it
+                trainer.engine.module(batch(0)[0].to(case.dtype))
+            optimizer.train()
+        return {
+            "wrapper": type(trainer.wrapper).__name__,
+            "evaluated": seen,
+            "weights": trainer.weights(),
+            "masters": trainer.masters(),
+        }
 
 
 def expected() -> tuple[list[Tensor], list[Tensor]]:
@@ -96,3 +89,21 @@ def test_low_precision_weights_follow_the_mode(case: Case, pool2: WorkerPool) ->
                 continue
             for t, value in zip(found[name], values, strict=True):
                 assert float((t - value).abs().max()) < bound, (found["wrapper"], name)
+
+
+def stepping(stage: int) -> str:
+    """On every rank: the error of the first step of a method over a torch optimizer."""
+    with toys_registered(), Trainer(Case(stage=stage, method="mechanic_torch")) as trainer:
+        try:
+            trainer.step(0)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_torch_optimizer_as_direction_is_refused_under_zero(stage: int, pool2: WorkerPool) -> None:
+    for said in pool2.run(stepping, stage):
+        assert bool(said) is (stage > 0)
+        assert not said or "the direction of mechanic_torch is a torch optimizer" in said
+        assert not said or said.endswith("elementwise (Adam, Lion, SGD), or shard with FSDP2.")
