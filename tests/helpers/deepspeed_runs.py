@@ -108,7 +108,7 @@ class Case:
 
     @property
     def optimizer_options(self) -> dict[str, Any]:
-        return {**OPTIONS[self.method], **self.options}
+        return {**OPTIONS.get(self.method, {}), **self.options}
 
     @property
     def in_pieces(self) -> bool:
