@@ -6,36 +6,38 @@ overflow, does not call step(), on this rank. Trainers read the attribute, too: 
 refuse to clip.
 """
 
+import gc
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from ..options.checks import check_choice
 from ..sharding import registry
 from ..sharding.live_objects import Finder, warn_if_hidden
 
+AmpScaling = Literal["internal", "external"]
 TOLD = ("grad_scale", "found_inf")
 _finders: "weakref.WeakKeyDictionary[Optimizer, Finder]" = weakref.WeakKeyDictionary()
+_strangers: dict[int, "weakref.ref[Any]"] = {}  # what scalers handle beside our optimizers, by its id
 
 
 def is_internal(optimizer: Any) -> bool:
     """Whether a GradScaler is to leave unscaling to this optimizer: `amp_scaling`, else what is found out.
 
-    Found out: True while a live `torch.amp.GradScaler` handles this very object, with two exceptions. A ShardedGradScaler makes
-    the ranks agree by itself, but only where it unscales. Lightning's Trainer unscales before it clips, and refuses to clip where
-    the optimizer would do it. A scaler that was given a wrapper does not handle this object, and unscales by itself.
+    Found out: True while a live `torch.amp.GradScaler` handles the optimizer or a wrapper of it, with two exceptions. A
+    ShardedGradScaler makes the ranks agree by itself, but only where it unscales. Lightning's Trainer unscales before it clips,
+    and refuses to clip where the optimizer would do it.
     """
-    check_choice("amp_scaling", optimizer.amp_scaling, (None, "internal", "external"))
-    if optimizer.amp_scaling is not None:
-        return bool(optimizer.amp_scaling == "internal")
-    if registry.unscales_itself(optimizer):
+    if optimizer.amp_scaling == "external" or (optimizer.amp_scaling is None and registry.unscales_itself(optimizer)):
         return False
     scaler = scaler_of(optimizer)
+    if optimizer.amp_scaling == "internal":
+        return True
     if scaler is None:
         warn_if_hidden("scaler")
     return scaler is not None and all(cls.__name__ != "ShardedGradScaler" for cls in type(scaler).__mro__)
@@ -46,7 +48,48 @@ def scaler_of(optimizer: Any) -> Any:
     finder = _finders.get(optimizer)
     if finder is None:
         finder = _finders[optimizer] = Finder()
-    return finder.find(GradScaler, lambda scaler: id(optimizer) in getattr(scaler, "_per_optimizer_states", ()))
+    return finder.find(GradScaler, lambda scaler: handle_of(scaler, optimizer) is not None)
+
+
+def handle_of(scaler: Any, optimizer: Any) -> Any:
+    """What a scaler takes for this optimizer: itself, or a wrapper that shows its parameters; None for neither.
+
+    The scaler keeps the ids of what it handles, from its `unscale_` or `step` to its `update`.
+    """
+    handled = getattr(scaler, "_per_optimizer_states", ())
+    if id(optimizer) in handled:
+        return optimizer
+    wrapper = None if optimizer._wrapper is None else optimizer._wrapper()
+    if wrapper is not None and id(wrapper) in handled:
+        return wrapper
+    wrapper = next((thing for thing in _with_ids(handled) if _shows(thing, optimizer)), None)
+    if wrapper is not None:
+        optimizer._wrapper = weakref.ref(wrapper)
+    return wrapper
+
+
+def _with_ids(ids: Iterable[int]) -> list[Any]:
+    """The live objects with these ids that can be referred to weakly. One that is not known costs a look at all objects."""
+    alive = {known: thing for known, ref in _strangers.items() if (thing := ref()) is not None}
+    unknown = set(ids) - alive.keys()
+    if unknown:
+        for thing in gc.get_objects():
+            if id(thing) in unknown and type(thing).__weakrefoffset__:
+                alive[id(thing)] = thing
+        _strangers.clear()
+        _strangers.update({known: weakref.ref(thing) for known, thing in alive.items()})
+    return [alive[known] for known in ids if known in alive]
+
+
+def _shows(thing: Any, optimizer: Any) -> bool:
+    """Whether an object's groups hold all parameters of the optimizer."""
+    groups, own = getattr(thing, "param_groups", None), optimizer.param_groups
+    if groups is own:
+        return True
+    if not isinstance(groups, list):
+        return False
+    shown = {id(p) for group in groups for p in group["params"]}
+    return all(id(p) in shown for group in own for p in group["params"])
 
 
 @dataclass(frozen=True)
@@ -70,12 +113,29 @@ class Finding:
         return True
 
 
+def borrow(optimizer: Any) -> None:
+    """Take over what a scaler has told the wrapper that it was given. `give_back` ends it."""
+    vars(optimizer).update(_told(optimizer._wrapper()))
+
+
+def give_back(optimizer: Any) -> None:
+    """Drop what was borrowed: the scaler takes it from the wrapper itself."""
+    for name in _told(optimizer._wrapper()):
+        vars(optimizer).pop(name, None)
+
+
+def _told(wrapper: Any) -> dict[str, Any]:
+    return {name: value for name, value in getattr(wrapper, "__dict__", {}).items() if name in TOLD}
+
+
 def finding_of(optimizer: Any) -> Finding:
     """What a GradScaler has found in this step, once it has set `found_inf`.
 
     torch's scaler gives an optimizer a sum of its flags, and keeps them in a dict of its own.
     """
-    state = getattr(scaler_of(optimizer), "_per_optimizer_states", {}).get(id(optimizer), {})
+    scaler = scaler_of(optimizer)
+    handle = handle_of(scaler, optimizer)
+    state = {} if handle is None else scaler._per_optimizer_states[id(handle)]
     flags = state.get("found_inf_per_device")
     return Finding(optimizer.found_inf, flags if isinstance(flags, dict) else None)
 
@@ -85,5 +145,7 @@ def forget(optimizer: Any) -> None:
 
     The scaler takes it back itself after a step that returns, and multiplies what it finds left of an earlier one.
     """
-    for name in TOLD:
-        vars(optimizer).pop(name, None)
+    wrapper = None if optimizer._wrapper is None else optimizer._wrapper()
+    for told in (vars(optimizer), getattr(wrapper, "__dict__", {})):
+        for name in TOLD:
+            told.pop(name, None)

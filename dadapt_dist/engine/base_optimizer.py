@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..kernels.overflow_guard import usable_gradient
-from ..methods import Method
+from ..methods import DirectedMethod, Method
 from ..methods.directions.torch_optimizer import UPDATE
 from ..sharding.shard import LocalShard
 from .members import MovesTensors
@@ -162,9 +162,11 @@ class BaseOptimizer:
 
 
 def _built(optimizer: MovesTensors, groups: list[list[Tensor]]) -> Optimizer:
-    factory = optimizer.method.direction.factory
-    made = factory([{"params": us} for us in groups])
-    name = optimizer.method.name
+    method = optimizer.method
+    assert isinstance(method, DirectedMethod), "no other runs a base"
+    assert method.direction.factory is not None, "no other runs a base"
+    made = method.direction.factory([{"params": us} for us in groups])
+    name = method.name
     if not isinstance(made, Optimizer):
         raise TypeError(
             f"the factory of the direction of {name} must return a torch optimizer, not {type(made).__name__}"

@@ -249,6 +249,22 @@ class Watched(Protocol):
 # ---------------------------------------------------------------- what the parts ask of an optimizer
 
 
+class Base(Protocol):
+    """A torch optimizer that gives an optimizer of ours its direction."""
+
+    def is_prepared(self, optimizer: Any) -> bool:
+        """Return whether it knows all parameters that train."""
+
+    def prepare(self, optimizer: Any) -> None:
+        """Let it know all parameters that train."""
+
+    def buffers(self, optimizer: Any, p: Tensor) -> dict[str, Tensor]:
+        """The buffers of a parameter that it keeps for the method."""
+
+    def step(self, optimizer: Any, plan: StepPlan, skip: Tensor | None) -> None:
+        """Take its step over the parameters of a plan."""
+
+
 class HasState(Protocol):
     """An optimizer to those who make and keep the buffers of its parameters."""
 
@@ -257,6 +273,10 @@ class HasState(Protocol):
     method: Method
     dtypes: Dtypes
     unmoved: set[Tensor]
+
+    @property
+    def base(self) -> Base | None:
+        """What gives its direction; None where the method does."""
 
     @property
     def step_size(self) -> HasScalars:
@@ -281,25 +301,11 @@ class HasState(Protocol):
         """The buffers of a group's parameters."""
 
 
-class Base(Protocol):
-    """A torch optimizer that gives an optimizer of ours its direction."""
-
-    def buffers(self, optimizer: Any, p: Tensor) -> dict[str, Tensor]:
-        """The buffers of a parameter that it keeps for the method."""
-
-    def step(self, optimizer: Any, plan: StepPlan, skip: Tensor | None) -> None:
-        """Take its step over the parameters of a plan."""
-
-
 class MovesTensors(HasState, Protocol):
     """An optimizer to those who take its step over the local tensors."""
 
     backend: str
     plans: PlanCache
-
-    @property
-    def base(self) -> Base | None:
-        """What gives its direction; None where the method does."""
 
     @property
     def loss(self) -> Tensor | float | None:
@@ -330,7 +336,7 @@ class HasModes(MovesTensors, HasGroups, Protocol):
     """An optimizer to those who switch its parameters between training and evaluation."""
 
     mode: str
-    mapped: set[int]
+    mapped: frozenset[int]
 
     @property
     def step_size(self) -> TakesScalars:
@@ -345,6 +351,7 @@ class Saves(HasState, HasGroups, Protocol):
     """An optimizer to those who save and load it."""
 
     mode: str
+    mapped: frozenset[int]
 
     @property
     def step_size(self) -> TakesScalars:

@@ -21,7 +21,13 @@ Group = dict[str, Any]
 
 
 class TwoModes:
-    """The two calls of an optimizer that switch its parameters between training and evaluation."""
+    """The two calls of an optimizer that switch its parameters between training and evaluation.
+
+    mode: "train" or "eval". mapped: ids of the parameters that eval() has changed.
+    """
+
+    mode = TRAIN
+    mapped: frozenset[int] = frozenset()
 
     def eval(self: HasModes) -> None:
         """Let the parameters be those that are evaluated and saved, for a method that trains others (Schedule-Free).
@@ -60,7 +66,7 @@ class TwoModes:
             switch(self, TRAIN if mode else EVAL)
 
 
-def refuse_step(optimizer: HasModes) -> None:
+def refuse_step(optimizer: object) -> None:
     """Raise RuntimeError for a step whose gradients were taken at the parameters of evaluation."""
     raise RuntimeError(
         f"{type(optimizer).__name__} is in evaluation mode: its parameters are the averaged ones, at which no step can be taken. "
@@ -90,7 +96,7 @@ def switch(optimizer: HasModes, mode: str) -> None:
     for (group, p), parts in zip(entries, places, strict=True):
         for part in parts:
             _map(optimizer, group, p, part, mode)
-    optimizer.mapped = {id(p) for _, p in entries} if mode == EVAL else set()
+    optimizer.mapped = frozenset(id(p) for _, p in entries) if mode == EVAL else frozenset()
     optimizer.mode = mode
     for group in optimizer.groups:
         group["mode"] = mode

@@ -1,11 +1,12 @@
 """The torch optimizer made of a method, a layout and a step size: one pass over the parameters a step."""
 
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from operator import is_
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -19,8 +20,8 @@ from ..options.checks import check_choice, check_options
 from ..sharding import registry
 from ..sharding.dtensor_type import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
-from . import amp, log_every, loss_channel, modes, param_groups, torch_compile
-from .amp import Finding
+from . import amp, amp_alone, log_every, loss_channel, modes, param_groups, torch_compile
+from .amp import AmpScaling, Finding
 from .base_optimizer import BaseOptimizer
 from .local_step import Entries, measure, sweep
 from .members import Look
@@ -46,8 +47,8 @@ class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
     Nothing about a parameter is kept from the construction: frameworks wrap, shard and swap parameters afterwards.
     """
 
-    amp_scaling: Literal["internal", "external"] | None = None
-    """Who unscales gradients under a GradScaler: this optimizer in step(), the scaler before it, or (None) as is found out."""
+    _amp_scaling: AmpScaling | None = None
+    _wrapper: "weakref.ref[Any] | None" = None  # what a scaler was seen to handle in the place of this object
 
     def __init__(
         self,
@@ -72,7 +73,6 @@ class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
             check_available(backend)
         self.dtypes, self.backend = dtypes, backend
         self.unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
-        self.mode, self.mapped = TRAIN, set[int]()  # mapped: ids of the parameters that eval() has changed
         self._bound = False
         self._delivery: FrameworkAdapter | None = None  # None: to be asked for
         self._groups: list[dict[str, Any]] = []
@@ -85,14 +85,13 @@ class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
         self._bound = True
         self.number = next(torch_compile.numbers)
         torch_compile.live[self.number] = self
-        self.base = None
-        if self.method.direction is not None and self.method.direction.factory is not None:
-            self.base = BaseOptimizer(self.method, self.step_size.nonfinite)
+        self.base = BaseOptimizer(self.method, self.step_size.nonfinite) if self.method.runs_base else None
         self._seen: Look | None = None  # the parameters that all had their buffers
         for name in ("plans", "_lots", "_shown"):  # of the groups and parameters before
             self.__dict__.pop(name, None)
         self._looked = False  # at all options, in this call of step()
         self._loss: Tensor | float | None = None
+        self._knows_scaler = False  # whether a scaler that tells nothing was looked for
         self._delivery, self._groups = None, self.param_groups
         self.step_size.roster.add(self)
         self.bind_groups()
@@ -144,8 +143,9 @@ class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
         self._watched = names, [view for of_group in views for view in of_group.values()]
         self.bound = [*groups]
         params = [p for group in groups for p in group["params"]]
-        outside = self.base is not None or any(map(is_dtensor, params))  # their steps stay outside a compiled graph
-        self.traced = [] if outside else params
+        self.traced = (
+            [] if self.base or any(map(is_dtensor, params)) else params
+        )  # their steps stay outside a compiled graph
 
     def _views(self) -> list[dict[str, Tensor]]:
         """What each group holds of its estimate."""
@@ -316,12 +316,16 @@ class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
             if self.method.wants_loss:
                 self.loss = next((value for value in (loss, self._loss, result) if value is not None), None)
             self._adopt_groups()
+            if self._wrapper is not None:
+                amp.borrow(self)
             self._take(None if self.__dict__.get("found_inf") is None else amp.finding_of(self))
         except BaseException:
             amp.forget(self)
             raise
         finally:
             self._looked, self._loss = False, None
+            if self._wrapper is not None:
+                amp.give_back(self)
 
     def _take(self, found: Finding | None) -> None:
         groups = self.param_groups
@@ -331,6 +335,10 @@ class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
             self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)
             return
+        if not self._knows_scaler:
+            self._knows_scaler = True
+            if found is None:
+                amp_alone.check(self)
         if self._join_config.is_first_joinable:
             self.announce()
         shown = [(group, group["params"]) for group in groups]
@@ -356,6 +364,26 @@ class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
         return sweep(self, self._all(), self.lots(), phases=phases, dry=True)
 
     @property
+    def amp_scaling(self) -> AmpScaling | None:
+        """Who unscales gradients under a GradScaler, and leaves overflowed steps out. Set it on all ranks alike.
+
+        "internal": this optimizer, in step(), on all ranks together. "external": the scaler or trainer, before step(); it has
+        to see to it that no rank leaves a step out alone. None: as is found out from what the scaler handles.
+
+        Raises:
+            ValueError: On assignment of another value; nothing changes.
+
+        Example:
+            >>> optimizer.amp_scaling = "internal"
+        """
+        return self._amp_scaling
+
+    @amp_scaling.setter
+    def amp_scaling(self, value: AmpScaling | None) -> None:
+        check_choice("amp_scaling", value, (None, "internal", "external"))
+        self._amp_scaling = value
+
+    @property
     def _step_supports_amp_scaling(self) -> bool:
         """Whether a GradScaler leaves unscaling, and what an overflow does, to this optimizer."""
         return amp.is_internal(self)
@@ -377,9 +405,7 @@ class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
 
     def is_prepared(self) -> bool:
         """Return whether every trainable parameter has its buffers; False after one was unfrozen."""
-        if any(buffers.lacks_buffers(self, p, group) for group, p in self.all_params()):
-            return False
-        if self.base is not None and not self.base.is_prepared(self):
+        if buffers.lack_some(self):
             return False
         self._seen = self.look()
         return True
@@ -391,8 +417,6 @@ class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
 
     def prepare(self) -> None:
         buffers.prepare(self)
-        if self.base is not None:
-            self.base.prepare(self)
 
     def release_statistics(self) -> None:
         buffers.release_statistics(self)
@@ -413,15 +437,13 @@ class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
     def __getstate__(self) -> dict[str, Any]:
         self.step_size.finish()
         self.step_size.adopt_between_steps()
-        own = ("method", "step_size", "dtypes", "backend", "unmoved", "mode", "_bound")
-        return super().__getstate__() | {name: self.__dict__[name] for name in own}
+        own = ("method", "step_size", "dtypes", "backend", "unmoved", "mode", "_bound", "_amp_scaling")
+        return super().__getstate__() | {name: getattr(self, name) for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         adopted = "step_size" not in state  # by somebody who puts a checkpoint together by himself
         super().__setstate__({name: value for name, value in state.items() if name != "anchored"})
         self.__dict__.setdefault("unmoved", set())
-        self.__dict__.setdefault("mode", TRAIN)
-        self.mapped = set()
         if adopted:
             replaced_groups.adopt(self)
         self._join()

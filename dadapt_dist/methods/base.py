@@ -179,8 +179,8 @@ class Method(ABC):
     """Does the method take sparse gradients (`update_sparse`)?"""
     counts_updates: ClassVar[bool] = False
     """Whether a scalar "updates" is kept: the steps in which something could move, also those whose sums were of no use."""
-    direction: ClassVar[Any] = None
-    """What turns a gradient into an update: see `DirectedMethod`. None: the method does it itself."""
+    runs_base: ClassVar[bool] = False
+    """Whether a torch optimizer gives the update: see `directions.TorchDirection`."""
     has_modes: ClassVar[bool] = False
     """Whether the parameters hold other values in evaluation than in training: the class defines `to_eval` and `to_train`."""
 

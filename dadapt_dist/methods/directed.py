@@ -52,6 +52,7 @@ class DirectedMethod(Method):
             cls.own_options = cls.options
         if getattr(cls, "direction", None) is not None and hasattr(cls, "own_options"):
             cls.options = _joined_options(cls, cls.own_options, cls.direction)
+            cls.runs_base = cls.direction.factory is not None
             cls.read_only = tuple(dict.fromkeys((*cls.read_only, *cls.direction.read_only)))
             if not isabstract(cls):
                 cls().buffers(cls.options.defaults())

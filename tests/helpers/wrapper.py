@@ -11,3 +11,14 @@ class Wrapper:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.optimizer, name)
+
+
+class Blind:
+    """Has the groups and step() of an optimizer and nothing else: a scaler cannot ask the optimizer through it."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self.param_groups = optimizer.param_groups
+
+    def step(self, *args: Any) -> Any:
+        return self.optimizer.step(*args)

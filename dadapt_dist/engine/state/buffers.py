@@ -29,7 +29,16 @@ def prepare(optimizer: HasState) -> None:
             create(optimizer, p, group)
         elif not optimizer.state:  # a rank whose parameters are all frozen: to checkpoint tools, no state at all means
             optimizer.state[p] = {}  # that no step was taken, and they would take one on this rank alone
+    if optimizer.base is not None:
+        optimizer.base.prepare(optimizer)
     optimizer.unmoved &= {t for state in optimizer.state.values() for t in tensors_of(state)}
+
+
+def lack_some(optimizer: HasState) -> bool:
+    """Return whether buffers should be created for some parameter now."""
+    if any(lacks_buffers(optimizer, p, group) for group, p in optimizer.all_params()):
+        return True
+    return optimizer.base is not None and not optimizer.base.is_prepared(optimizer)
 
 
 def _report_lost(optimizer: HasState, fresh: list[Tensor]) -> None:

@@ -100,7 +100,7 @@ def load(optimizer: Saves, state_dict: Dict) -> None:
     fresh.update(state | others)
     for estimate, group in {group["estimate"]: group for group in groups}.items():
         optimizer.step_size.load(estimate, group)
-    optimizer.mode = mode
+    optimizer.mode, optimizer.mapped = mode, frozenset()
     optimizer.__setstate__({"state": fresh, "param_groups": merged})
     note_loaded(optimizer)
     for post in optimizer._optimizer_load_state_dict_post_hooks.values():

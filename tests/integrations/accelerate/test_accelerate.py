@@ -1,5 +1,6 @@
 """Check that an Accelerate script trains as one process does under every file of configs/accelerate, and resumes."""
 
+import gc
 import json
 import math
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import dadapt_dist as dd
 from tests.helpers.accelerate_checks import (
     BF16,
     EXACT,
@@ -22,8 +24,8 @@ from tests.helpers.accelerate_checks import (
     json_file,
     shortened,
 )
-from tests.helpers.accelerate_launch import Case
-from tests.helpers.accelerate_runs import STEPS, Runs, train_all
+from tests.helpers.accelerate_launch import Case, launched
+from tests.helpers.accelerate_runs import STEPS, Runs, Script, train_all
 from tests.helpers.pool import WorkerPool
 
 pytest.importorskip("accelerate")
@@ -140,3 +142,72 @@ def test_a_step_with_an_overflow_is_left_out_on_all_ranks(pool2: WorkerPool) -> 
         of_d, of_params = deviations(case, runs, skipped)
         bound = FP16 if case.deepspeed else FLOAT32
         assert (of_d < bound, of_params < bound) == (True, True), (case, of_d, of_params)
+
+
+def own_scaler(config: str) -> tuple[str, list[float]]:
+    """A script that keeps a GradScaler of its own, and gives it what prepare() returned; one rank overflows in step 1."""
+    case = Case(config=config, scaled=True)
+    with launched(case):
+        script = Script(case)
+        scaler, script.optimizer.scaler = torch.amp.GradScaler("cpu"), None
+        ds = []
+        try:
+            for step, (x, y) in enumerate(script.loader):
+                scaler.scale(((script.model(x) - y) ** 2).mean()).backward()
+                if step == 1 and script.accelerator.process_index == 1:
+                    grads = [p.grad for p in script.model.parameters() if p.grad is not None and p.grad.numel()]
+                    getattr(grads[0], "_local_tensor", grads[0]).fill_(math.inf)
+                scaler.step(script.optimizer)
+                scaler.update()
+                script.optimizer.zero_grad()
+                ds.append(dd.base_optimizer(script.optimizer).d)
+        except RuntimeError as error:
+            return str(error), ds
+        finally:
+            script.end()
+    return "", ds
+
+
+def test_a_scaler_that_was_given_the_prepared_optimizer_is_right_under_fsdp2_and_refused_under_fsdp1(
+    pool2: WorkerPool,
+) -> None:
+    """AcceleratedOptimizer hides whether we unscale. torch reduces the flag of DTensors over the ranks, FSDP1 has no such."""
+    (said, ds), other = pool2.run(own_scaler, "fsdp2")
+    assert (said, ds) == other
+    assert said == ""
+    assert ds[1] == ds[0] < ds[-1]
+    for said, ds in pool2.run(own_scaler, "fsdp1"):
+        assert "a GradScaler was given the AcceleratedOptimizer around this optimizer" in said
+        assert "ShardedGradScaler" in said
+        assert ds == []
+
+
+def behind_a_frozen_heap(config: str, what: str) -> tuple[list[str], list[str]]:
+    """d with and without a frozen heap, of which `attach` was told; the last rank overflows in one step."""
+    case, found = Case(config=config, scaled=True, spoiled={3: 1}), []
+    for frozen in (False, True):
+        with launched(case):
+            script = Script(case)
+            if frozen:
+                gc.freeze()
+                dd.attach(script.accelerator if what == "accelerator" else script.model)
+                dd.attach(script.optimizer)
+            try:
+                found.append(script.train().bits)
+            finally:
+                gc.unfreeze()
+            script.end()
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("what", ["accelerator", "model"])
+@pytest.mark.parametrize("config", ["ddp", "fsdp1", "fsdp2"])
+def test_an_attached_accelerator_or_its_parts_are_known_behind_a_frozen_heap(
+    config: str, what: str, pool2: WorkerPool
+) -> None:
+    if (config, what) == ("fsdp2", "model"):
+        with pytest.raises(TypeError, match="FSDP2, tensor parallelism and plain models need no attach"):
+            pool2.run(behind_a_frozen_heap, config, what)
+        return
+    for found, behind in pool2.run(behind_a_frozen_heap, config, what):
+        assert behind == found
