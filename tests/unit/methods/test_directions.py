@@ -185,6 +185,18 @@ def test_a_direction_is_what_torchs_optimizer_takes_off(direction: Direction, gi
         torch.testing.assert_close(x, p.detach(), rtol=1e-12, atol=1e-12)
 
 
+def test_lion_takes_the_sign_of_another_average_than_it_keeps() -> None:
+    lion, m, expected = Lion(), torch.zeros(50, dtype=torch.float64), torch.zeros(50, dtype=torch.float64)
+    x = torch.linspace(-1, 1, 50, dtype=torch.float64)
+    c = lion.coefficients({"betas": (0.5, 0.99), "weight_decay": 0.1}, {})
+    for step in range(20):
+        g = torch.randn(50, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        u = lion.update(x, g, {"exp_avg": m}, c)
+        torch.testing.assert_close(u, (0.5 * expected + 0.5 * g).sign() + 0.1 * x)
+        expected = 0.99 * expected + 0.01 * g
+        torch.testing.assert_close(m, expected)
+
+
 # ---------------------------------------------------------------- numbers
 
 
@@ -257,6 +269,24 @@ def test_a_step_that_is_left_out_leaves_no_trace(name: str, skip: Any, toys: dic
     assert torch.equal(runs[0][0], runs[1][0])
     for one, other in zip(runs[0][1], runs[1][1], strict=True):
         assert all(map(torch.equal, one, other))
+
+
+def test_a_base_is_not_stepped_by_the_trial_of_a_step() -> None:
+    """Of a method without sums, whose gradients are looked at by a trial of the step."""
+
+    class OverTorchMethod(ScheduleFreeSGDMethod):
+        name = "over_torch"
+        direction = TorchDirection(lambda groups: torch.optim.SGD(groups, lr=1.0, momentum=0.9))
+
+    with registrations_undone():
+        cls, runs = optimizers.register(OverTorchMethod), []
+        for nonfinite in ("hold", "skip"):
+            ps = start()
+            optimizer = cls(ps, nonfinite=nonfinite)
+            for step in range(4):
+                take(optimizer, ps, step)
+            runs.append(flat(ps))
+        assert torch.equal(*runs)
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -598,6 +628,3 @@ def test_other_methods_have_both_calls_and_they_do_nothing() -> None:
     assert optimizer.mode == "train"
     take(optimizer, ps, 1)
     assert "mode" not in optimizer.param_groups[0]
-
-
-__all__ = ["Lion", "ScheduleFreeSGDMethod"]
