@@ -7,7 +7,7 @@ from . import _moved_paths
 
 __version__ = "0.1.0"
 
-_moved_paths.install()
+__path__.append(_moved_paths.OLD_NAMES)
 
 # The console script answers --help and --version without torch: under it names are loaded when they are asked for.
 if TYPE_CHECKING:

@@ -1,138 +1,66 @@
 """Import paths of release 0.1 that modules have left; each still imports, with a DeprecationWarning, until 0.3.0.
 
 An old path gives the very module of the new one, so that classes keep their identity and pickles load. A path that nobody imports
-costs nothing.
+costs nothing: Python asks the finder here only for names that a package of ours has no file for.
 """
 
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 PACKAGE = __package__
 GONE_IN = "0.3.0"
+_TABLE = """
+: api=optimizers
+checkpoint: released=from_released
+comm: layout=communicator own_group=process_group pace=model_pace reduce=async_all_reduce witness=gradient_witness
+engine: agreement=rank_agreement arrival=step_pieces compiled=torch_compile estimates groups=param_groups joining=uneven_inputs
+engine: kept=step_plan log_every lots=option_sets named=named_step_sizes optimizer overflow=skipped_steps placing roster=members
+engine: scalars=estimate_state scaling=amp step_size sums=local_step sweep=local_step window=local_step
+engine.diagnostics: advice advice_texts company=separate_estimates held=nonfinite idle=no_gradients
+engine.state: adoption=replaced_groups buffers fitness=validation foreign=foreign_entries state=param_state state_dict
+files: reading=bounded_read trust=ownership
+integrations: adapters.accelerate_limits=accelerate integrations.settings=advice
+integrations.deepspeed: adapters.deepspeed=internals adapters.deepspeed_limits=unsupported adapters.zero entry=registration
+integrations.deepspeed: restored=universal_restore to_universal=universal_convert zero_checkpoint=zero_files
+kernels: kernels.cache=cpu_c_cache kernels.compiler=cpu_c_compiler kernels.gpu=triton_launch kernels.library=cpu_c_library
+kernels: kernels.memory=memory_checks kernels.native=cpu_c kernels.protected=memory_checks
+kernels: kernels.rounding=stochastic_rounding kernels.taming=overflow_guard
+kernels: kernels.triton_step=triton_kernel kernels.work=tensor_task
+methods: kernels.specs=base methods.scratch=ops
+monitor: integrations.logged=record monitor.log_values=record
+options: plain=fields
+sharding: adapters=registry adapters.base=shard adapters.ddp=replicated adapters.dtensor adapters.fsdp1
+sharding: adapters.living=live_objects adapters.plain=replicated claims=rank_claims coverage=replicas
+tools: bench cli demo doctor
+tools.bench: bench.cli bench.memory bench.network=emulated_network bench.peers bench.problems=shapes bench.report bench.scale
+tools.bench: bench.step bench.sync=overlap
+tools.demo: demo.checkpoint demo.grid demo.launch=elastic demo.model demo.parallel demo.progress demo.run=command demo.settings
+tools.demo: demo.text demo.train demo.zero=train_deepspeed
+tools.doctor: doctor.cli doctor.deepspeed_config doctor.deepspeed_zero doctor.facts=environment doctor.files=config_files
+tools.doctor: doctor.findings doctor.other_configs=huggingface_configs
+"""
+# Folder of today: the old names that lead into it, each with "=" and the new name where that is another.
 MOVED = {
-    "adapters": "sharding.registry",
-    "adapters.accelerate_limits": "integrations.accelerate",
-    "adapters.base": "sharding.shard",
-    "adapters.ddp": "sharding.ddp",
-    "adapters.deepspeed": "integrations.deepspeed.internals",
-    "adapters.deepspeed_limits": "integrations.deepspeed.unsupported",
-    "adapters.dtensor": "sharding.dtensor",
-    "adapters.fsdp1": "sharding.fsdp1",
-    "adapters.living": "sharding.live_objects",
-    "adapters.plain": "sharding.replicated",
-    "adapters.zero": "integrations.deepspeed.zero",
-    "adoption": "engine.state.replaced_groups",
-    "advice": "engine.diagnostics.advice",
-    "advice_texts": "engine.diagnostics.advice_texts",
-    "agreement": "engine.rank_agreement",
-    "api": "optimizers",
-    "arrival": "engine.step_window",
-    "bench": "tools.bench",
-    "bench.cli": "tools.bench.cli",
-    "bench.memory": "tools.bench.memory",
-    "bench.network": "tools.bench.emulated_network",
-    "bench.peers": "tools.bench.peers",
-    "bench.problems": "tools.bench.shapes",
-    "bench.report": "tools.bench.report",
-    "bench.scale": "tools.bench.scale",
-    "bench.step": "tools.bench.step",
-    "bench.sync": "tools.bench.overlap",
-    "buffers": "engine.state.buffers",
-    "claims": "sharding.rank_claims",
-    "cli": "tools.cli",
-    "company": "engine.diagnostics.separate_estimates",
-    "compiled": "engine.torch_compile",
-    "coverage": "sharding.replicas",
-    "demo": "tools.demo",
-    "demo.checkpoint": "tools.demo.checkpoint",
-    "demo.grid": "tools.demo.grid",
-    "demo.launch": "tools.demo.elastic",
-    "demo.model": "tools.demo.model",
-    "demo.parallel": "tools.demo.parallel",
-    "demo.progress": "tools.demo.progress",
-    "demo.run": "tools.demo.command",
-    "demo.settings": "tools.demo.settings",
-    "demo.text": "tools.demo.text",
-    "demo.train": "tools.demo.train",
-    "demo.zero": "tools.demo.train_deepspeed",
-    "doctor": "tools.doctor",
-    "doctor.cli": "tools.doctor.cli",
-    "doctor.deepspeed_config": "tools.doctor.deepspeed_config",
-    "doctor.deepspeed_zero": "tools.doctor.deepspeed_zero",
-    "doctor.facts": "tools.doctor.environment",
-    "doctor.files": "tools.doctor.config_files",
-    "doctor.findings": "tools.doctor.findings",
-    "doctor.other_configs": "tools.doctor.huggingface_configs",
-    "entry": "integrations.deepspeed.registration",
-    "estimates": "engine.estimates",
-    "fitness": "engine.state.validation",
-    "foreign": "engine.state.foreign_entries",
-    "groups": "engine.param_groups",
-    "held": "engine.diagnostics.nonfinite",
-    "idle": "engine.diagnostics.no_gradients",
-    "integrations.logged": "monitor.merged_log",
-    "integrations.settings": "integrations.advice",
-    "joining": "engine.uneven_inputs",
-    "kept": "engine.step_plan",
-    "kernels.cache": "kernels.cpu_c_cache",
-    "kernels.compiler": "kernels.cpu_c_compiler",
-    "kernels.gpu": "kernels.triton_launch",
-    "kernels.library": "kernels.cpu_c_library",
-    "kernels.memory": "kernels.memory_checks",
-    "kernels.native": "kernels.cpu_c",
-    "kernels.protected": "kernels.write_protection",
-    "kernels.rounding": "kernels.stochastic_rounding",
-    "kernels.specs": "kernels.signatures",
-    "kernels.taming": "kernels.overflow_guard",
-    "kernels.triton_step": "kernels.triton_kernel",
-    "kernels.work": "kernels.tensor_task",
-    "layout": "comm.communicator",
-    "log_every": "engine.log_every",
-    "lots": "engine.option_sets",
-    "methods.scratch": "methods.ops",
-    "named": "engine.named_step_sizes",
-    "optimizer": "engine.optimizer",
-    "overflow": "engine.amp_overflow",
-    "own_group": "comm.process_group",
-    "pace": "comm.model_pace",
-    "placing": "engine.placing",
-    "plain": "options.fields",
-    "reading": "files.bounded_read",
-    "reduce": "comm.async_all_reduce",
-    "released": "checkpoint.released_formats",
-    "restored": "integrations.deepspeed.universal_restore",
-    "roster": "engine.members",
-    "scalars": "engine.estimate_state",
-    "scaling": "engine.amp",
-    "state": "engine.state.param_state",
-    "state_dict": "engine.state.state_dict",
-    "step_size": "engine.step_size",
-    "sums": "engine.local_step",
-    "sweep": "engine.local_step",
-    "to_universal": "integrations.deepspeed.universal_convert",
-    "trust": "files.ownership",
-    "window": "engine.step_window",
-    "witness": "comm.gradient_witness",
-    "zero_checkpoint": "integrations.deepspeed.zero_files",
+    old: f"{folder}.{new or old.rpartition('.')[2]}".lstrip(".")
+    for folder, _, entries in (line.partition(": ") for line in _TABLE.strip("\n").splitlines())
+    for old, _, new in (entry.partition("=") for entry in entries.split())
 }
 """Old name -> new name, both inside dadapt_dist."""
+OLD_NAMES = "<old names of dadapt_dist>"
+"""Stands on the `__path__` of the packages that had modules which moved."""
 
 
 class MovedPaths:
-    """Finder and loader of the old paths: an entry of sys.meta_path that answers for names in `MOVED` alone."""
+    """Finder and loader of the old paths, for the entry `OLD_NAMES` of a package's `__path__`."""
 
     @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """A spec for an old path; None for every other name, after one look into a dict."""
-        parent, _, child = name.partition(".")
-        if parent != PACKAGE or child not in MOVED:
-            return None
-        return ModuleSpec(name, MovedPaths)  # type: ignore[arg-type]
+    def find_spec(name: str, target: ModuleType | None = None) -> ModuleSpec | None:
+        """A spec for an old path, None for every other name."""
+        return ModuleSpec(name, MovedPaths) if name.partition(".")[2] in MOVED else None  # type: ignore[arg-type]
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> None:
@@ -142,13 +70,16 @@ class MovedPaths:
     def exec_module(module: ModuleType) -> None:
         """Warn, import the new path, and make it what the old name means in sys.modules."""
         name = module.__name__
-        new = f"{PACKAGE}.{MOVED[name.partition('.')[2]]}"
+        old = name.partition(".")[2]
+        new = f"{PACKAGE}.{MOVED[old]}"
         message = f"{name} has moved to {new}; the old path will be removed in dadapt-dist {GONE_IN}"
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         real = importlib.import_module(new)
-        has_children = any(old.startswith(f"{name.partition('.')[2]}.") for old in MOVED)
-        if has_children and not hasattr(real, "__path__"):
-            real = _as_package(module, real)
+        if any(other.startswith(f"{old}.") for other in MOVED):
+            if not hasattr(real, "__path__"):
+                real = _as_package(module, real)
+            if OLD_NAMES not in real.__path__:
+                real.__path__.insert(0, OLD_NAMES)  # before the files: `dadapt_dist.bench.cli` must not load twice
         sys.modules[name] = real
 
 
@@ -162,7 +93,11 @@ def _as_package(module: ModuleType, real: ModuleType) -> ModuleType:
     return module
 
 
-def install() -> None:
-    """Put the finder first on sys.meta_path, before the one of files: `dadapt_dist.bench.cli` must not load twice."""
-    if MovedPaths not in sys.meta_path:
-        sys.meta_path.insert(0, MovedPaths)
+def _finder(entry: str) -> type[MovedPaths]:
+    """The finder of an entry of a `__path__`, as sys.path_hooks asks for it."""
+    if entry != OLD_NAMES:
+        raise ImportError
+    return MovedPaths
+
+
+sys.path_hooks.append(_finder)

@@ -5,9 +5,9 @@ from .engine.optimizer import LearningRateFree
 from .engine.step_size import StepSize
 from .errors import NonFiniteError, PlacementError
 from .integrations.builtin import register_builtin
-from .monitor.log_values import base_optimizer, log_values
+from .monitor.record import base_optimizer, log_values
 from .optimizers import *  # noqa: F403 - the classes of all methods
-from .sharding.attaching import attach
+from .sharding.registry import attach
 
 __all__ = [
     "LearningRateFree",

@@ -38,7 +38,8 @@ def linear_decay_with_warmup(optimizer: Optimizer, total_steps: int, warmup: flo
 
     Source: A. Defazio et al., When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement, arXiv 2310.07831.
     """
-    return LambdaLR(optimizer, partial(_linear, total=_total(total_steps), warm=_warm(total_steps, warmup)))
+    warm, total = _warm(total_steps, warmup), _total(total_steps)
+    return LambdaLR(optimizer, partial(_stable, total=total, warm=warm, cool=total - warm))
 
 
 def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.05, final: float = 0.0) -> LambdaLR:
@@ -99,10 +100,6 @@ def warmup_stable_decay(optimizer: Optimizer, total_steps: int, warmup: float = 
             "their sum must not exceed 1; make one of them smaller"
         )
     return LambdaLR(optimizer, partial(_stable, total=total, warm=warm, cool=cool))
-
-
-def _linear(k: int, *, total: int, warm: int) -> float:
-    return (k + 1) / warm if k < warm else max(0.0, (total - k) / (total - warm))
 
 
 def _cosine(k: int, *, total: int, warm: int, final: float) -> float:

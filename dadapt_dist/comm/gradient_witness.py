@@ -20,9 +20,7 @@ class Witness:
 
     def __init__(self) -> None:
         self._suspects: list[Tensor] = []
-        self._found: dict[
-            int, tuple[float, Tensor]
-        ] = {}  # place among the suspects -> size and direction of its gradient
+        self._found: dict[int, tuple[float, Tensor]] = {}  # place of a suspect -> size and direction of its gradient
         self.is_looking = False
 
     def begin(self, suspects: Iterable[Tensor]) -> None:

@@ -48,36 +48,25 @@ class MPILayout(ShardLayout):
             check_size(mpi, world)
         own = (mpi.COMM_WORLD if comm is None else comm).Dup()
         super().__init__(own, copies)
-        self._set(own.size, own.rank, _Progress.of(mpi))
-
-    def _set(self, size: int, rank: int, progress: "_Progress | None") -> None:
-        for name, value in (("_size", size), ("_rank", rank), ("_progress", progress)):
-            object.__setattr__(self, name, value)  # a layout never changes afterwards
+        self._size: int = own.size
+        self._rank: int = own.rank
+        self._progress = _Progress.of(mpi)
 
     def with_copies(self, copies: Callable[[Tensor], int | None] | None) -> "MPILayout":
-        """Return a layout of the same communicator with another `copies`, which is as for `ShardLayout`."""
         other = object.__new__(MPILayout)
-        ShardLayout.__init__(other, self.process_group, copies)
-        other._set(self._size, self._rank, self._progress)
+        other.__dict__.update(self.__dict__, copies=copies)
         return other
-
-    _size: int
-    _rank: int
-    _progress: "_Progress | None"
 
     @property
     def is_distributed(self) -> bool:
-        """Whether the communicator has more than one rank."""
         return self._size > 1
 
     @property
     def world_size(self) -> int:
-        """Ranks of the communicator."""
         return self._size
 
     @property
     def rank(self) -> int:
-        """This process's rank in the communicator."""
         return self._rank
 
     @property
@@ -96,11 +85,9 @@ class MPILayout(ShardLayout):
         return MPISum(self.process_group, sums, self._progress)
 
     def all_gather(self, row: Tensor) -> Tensor:
-        """Return every rank's row, [world_size, n] from [n]."""
         return torch.tensor(self.process_group.allgather(row.tolist()), dtype=row.dtype, device=row.device)
 
     def all_gather_object(self, item: Any) -> list[Any]:
-        """Return every rank's item, in the order of the ranks."""
         return list(self.process_group.allgather(item))
 
     def reduce_device(self, home: torch.device) -> torch.device:

@@ -6,19 +6,18 @@ other ranks.
 """
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
+from torch import Tensor
 from torch.amp import GradScaler
 
 from ..comm.communicator import ShardLayout
-from ..sharding import ddp
-from ..sharding.dtensor_type import is_dtensor
+from ..sharding.dtensor import is_dtensor
 from ..sharding.live_objects import living
-from ..sharding.resolve import resolve
+from ..sharding.registry import resolve
+from ..sharding.replicated import ddp_modules
 from . import amp
-
-if TYPE_CHECKING:
-    from .optimizer import LearningRateFree
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,26 @@ CURE = (
 )
 
 
-def check(optimizer: "LearningRateFree") -> None:
+class HasLayout(Protocol):
+    """A StepSize to those who ask which ranks share it."""
+
+    layout: ShardLayout
+
+
+class Scaled(Protocol):
+    """An optimizer whose gradients a scaler has unscaled."""
+
+    amp_scaling: amp.AmpScaling | None
+
+    @property
+    def step_size(self) -> HasLayout:
+        """The StepSize that it shares."""
+
+    def all_params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        """Every parameter with its group."""
+
+
+def check(optimizer: Scaled) -> None:
     """Look at the scaler in whose step this one is, if any has told nothing. Looks among all objects; no collective.
 
     Logs a warning where it cannot be told whether all ranks find the same.
@@ -54,7 +72,7 @@ def check(optimizer: "LearningRateFree") -> None:
         logger.warning("%s: right only where all ranks have the same gradients. %s", text, CURE)
 
 
-def _unscaled_alone(scaler: Any, optimizer: "LearningRateFree") -> Any:
+def _unscaled_alone(scaler: Any, optimizer: Scaled) -> Any:
     """What stands for the optimizer in a scaler that has unscaled its gradients by torch's own code, else None."""
     if any(getattr(type(scaler), name) is not getattr(GradScaler, name) for name in DECIDES):
         return None
@@ -63,16 +81,17 @@ def _unscaled_alone(scaler: Any, optimizer: "LearningRateFree") -> Any:
     return handle if unscaled else None
 
 
-def _find_the_same(optimizer: "LearningRateFree", layout: ShardLayout) -> bool | None:
+def _find_the_same(optimizer: Scaled, layout: ShardLayout) -> bool | None:
     """Whether the scalers of all ranks find the same in their gradients; None where this rank alone cannot tell."""
     params = [p for _, p in optimizer.all_params() if p.requires_grad]
-    if params and all(map(is_dtensor, params)):
-        cuts = {(p.device_mesh, tuple(place.is_replicate() for place in p.placements)) for p in params}
+    distributed = [p for p in params if is_dtensor(p)]
+    if params and len(distributed) == len(params):
+        cuts = {(p.device_mesh, tuple(place.is_replicate() for place in p.placements)) for p in distributed}
         return len(cuts) == 1 and cuts.pop()[0].size() == layout.world_size
     copies = [] if layout.copies is None else [layout.copies(p) for p in params]
     if any(count not in (None, layout.world_size) for count in copies):
         return False
     if any(shard.num_shards > 1 for shards in resolve(params) for shard in shards):
         return False
-    averaged = {id(p) for module in ddp.modules(params) for p in module.parameters()}
+    averaged = {id(p) for module in ddp_modules(params) for p in module.parameters()}
     return True if all(id(p) in averaged for p in params) else None

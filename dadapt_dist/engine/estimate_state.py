@@ -246,7 +246,7 @@ class ScalarTable:
         wanted = self.method.wants_before(self.values) if phase == "before" else None
         return wanted is None or bool(wanted.any())
 
-    def apply(self, sums: Tensor, phases: Sequence[str] = ("after",)) -> Tensor:
+    def apply(self, sums: Tensor, phases: Sequence[str] = ("after",)) -> tuple[Tensor, Tensor]:
         """Move the scalars by the global sums of some phases, in place.
 
         sums: [n_estimates, width(phases)], the phases in the order of PHASES; last the count of gradient elements that are
@@ -257,7 +257,8 @@ class ScalarTable:
         same.
 
         Returns:
-            The sums without the columns of the loss: all 0 where nothing had a gradient.
+            (bool [n_estimates], the estimates whose sums are finite; the sums without the columns of the loss, all 0 where
+            nothing had a gradient)
         """
         clean = (sums[:, -1] == 0) & torch.isfinite(sums).all(1)
         columns = dict(zip(phases, sums[:, :-1].split([len(self.names_of(phase)) for phase in phases], 1), strict=True))
@@ -274,7 +275,7 @@ class ScalarTable:
         if last is None or last in columns:
             moved |= self._copy({"held": self.values["held"] + ~clean})
         self.seal(moved)
-        return sums if self._losses is None else loss_channel.without(columns, self.method)
+        return clean, sums if self._losses is None else loss_channel.without(columns, self.method)
 
     def _copy(self, values: Scalars) -> Scalars:
         """Copy these values of all estimates into the scalars of the same names; they are returned."""

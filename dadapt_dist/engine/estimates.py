@@ -1,20 +1,21 @@
-"""The estimates of a StepSize: which groups take part, how their scalars are read and set, and the count of steps."""
+"""The estimates of a StepSize: which groups take part, how their scalars are read, set and loaded, and the count of steps."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..comm.async_all_reduce import Reduce
+from ..comm.communicator import ShardLayout
 from ..kernels import eager
 from ..methods.base import Method, Options
 from ..options.fields import NOTHING, number
 from . import param_groups
-from .diagnostics.nonfinite import HeldReport
 from .estimate_state import ScalarTable
 from .members import Roster
 from .option_sets import Lots
@@ -80,21 +81,31 @@ class StepCount:
 class Estimates(ABC):
     """The scalars of the estimates of D, and the groups and optimizers that share them; `StepSize` moves them."""
 
+    layout: ShardLayout
     roster: Roster
     table: ScalarTable | None
-    reduce: Reduce
-    agreement: Agreement
-    held: HeldReport
     _declared: tuple[str, ...] | None
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
     _done: set[str]  # phases whose sums no estimate wants any more
     _written: dict[Key, Any]  # what somebody has written into views of the scalars, and no step has seen yet
     _window: Any  # the open step
+    _explicit: bool  # is it bracketed by `window`?
+    _released: bool  # were the buffers dropped that serve the estimate alone?
 
     @abstractmethod
     def finish(self) -> None:
         """Wait for the reduce under way, if any, and move the scalars by it."""
+
+    @cached_property
+    def reduce(self) -> Reduce:
+        """The reduce of a step."""
+        return Reduce(self.layout)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """What all ranks keep equal."""
+        return Agreement()
 
     # ---------------------------------------------------------------- joining
 
@@ -120,7 +131,6 @@ class Estimates(ABC):
         """Take the method of the first optimizer; another method later raises ValueError."""
         if self.table is None:
             self.table = ScalarTable(method)
-            self.held.culprit = "a gradient, or the loss," if method.wants_loss else "a gradient"
             for name in self._declared or ():
                 self.table.add(name, defaults, given=False)
         elif self.table.method.name != method.name:
@@ -307,10 +317,40 @@ class Estimates(ABC):
             else:
                 self.set_value(estimate, name, value, alone=estimate not in whole)
 
-    @abstractmethod
-    def restore(self, steps: int) -> None:
-        """Set the number of steps."""
+    # ---------------------------------------------------------------- loading and saving
 
-    @abstractmethod
+    def load(self, estimate: str, saved: Options) -> None:
+        """Set an estimate's scalars, and the number of steps, from a saved group that belongs to it."""
+        self.settle(lose=True)
+        self.scalars.load(estimate, saved)
+        self._count.reset(int(saved["steps"]))
+        self._followed, self._written = [], {}
+        self._done.clear()
+        self._released = False
+        self.roster.forget()
+        for member in self.roster:
+            if member.given_scalars():
+                member.bind_groups()
+
+    def restore(self, steps: int) -> None:
+        """A framework puts a checkpoint into the groups, key by key: the optimizers look at it before it is used."""
+        if steps != self.steps:
+            self.settle()
+            self._count.reset(steps)
+            self.roster.restored = any(member.delivery.replaces_parameters for member in self.roster)
+
+    def settle(self, *, lose: bool = False) -> None:
+        """Be between two steps: wait for the reduce under way; RuntimeError when a step is half done.
+
+        lose: its sums belong to a state that is given up, and need not come: another rank may never have started it.
+        A step in which nothing moves yet is dropped: checkpoint tools make a step with lr 0 with each of the sharing
+        optimizers by itself, and save it before they come to the next.
+        """
+        self.check_settled()
+        self._window = None
+        self.reduce.abandon() if lose else self.finish()
+
     def check_settled(self) -> None:
         """Raise RuntimeError when a step is half done. Waits for nothing."""
+        if self._window is not None and (self._window.moves or self._explicit):
+            raise RuntimeError("a step is half done: close the window, or step every sharing optimizer, then save")

@@ -1,7 +1,8 @@
-"""One pass over the local tensors of an optimizer: the kernels that move them, and the sums of what they return."""
+"""One step on this rank: a pass over the local tensors of each optimizer, and the window in which their sums come together."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,41 @@ from .step_plan import Options, StepPlan
 
 Phases = Sequence[str]
 Entries = Sequence[tuple[dict[str, Any], Sequence[Tensor]]]  # groups with their tensors
+
+
+@dataclass
+class Window:
+    """One open step of all optimizers that share a StepSize.
+
+    sums: what this rank has added up so far, float64 [n_estimates, width(phases)]. phases: whose sums these are. reduced: the
+    global sums, when they were needed inside the step. skipped: nothing moves in this step. moves: some group has lr > 0.
+    launches: its end starts a reduce. measured: the global sums of before it, where it has no others. arrived, missing: keys
+    of the pieces that have come and are still to come: ids of optimizers, or of tensors of one whose steps come in pieces.
+    overflow: 0-dim bool, did a GradScaler find an overflow in the piece that comes, on any rank? None: nobody looked.
+    overflows: the same of any piece of the step.
+    """
+
+    sums: Tensor
+    phases: tuple[str, ...] = ("after",)
+    reduced: Tensor | None = None
+    skipped: bool = False
+    moves: bool = False
+    launches: bool = True
+    measured: Tensor | None = None
+    arrived: set[int] = field(default_factory=set)
+    missing: set[int] = field(default_factory=set)
+    overflow: Tensor | None = None
+    overflows: Tensor | None = None
+
+    def leave_out(self, overflow: Tensor | None) -> None:
+        """Say whether the coming piece overflowed: its tensors stay, and so does d, for it needs the sums of all pieces."""
+        self.overflow = overflow
+        if overflow is not None:
+            self.overflows = overflow if self.overflows is None else self.overflows | overflow
+
+    def usable(self, sums: Tensor) -> Tensor:
+        """The sums; 0, as of a step without gradients, when a piece overflowed."""
+        return sums if self.overflows is None else torch.where(self.overflows, 0.0, sums)
 
 
 def sweep(
@@ -48,7 +84,7 @@ def sweep(
     plan = _plan(optimizer, entries, lots)
     try:
         if phases != ("after",):
-            _measure(optimizer, entries, plan, phases, total)
+            _measure(optimizer, entries, lots, plan, phases, total)
         if optimizer.base is not None and not dry:
             optimizer.base.step(optimizer, plan, skip)
         for lot in plan.lots:
@@ -74,19 +110,21 @@ def measure(optimizer: MovesTensors, entries: Entries, lots: Lots, phases: Phase
     loss_channel.add(total, optimizer.loss, optimizer.method, {phase: table.names_of(phase) for phase in phases})
     plan = _plan(optimizer, entries, lots)
     try:
-        total[:, -1] += _measure(optimizer, entries, plan, phases, total)
+        total[:, -1] += _measure(optimizer, entries, lots, plan, phases, total)
     finally:
         plan.drop_gradients()
     return total
 
 
-def _measure(optimizer: MovesTensors, entries: Entries, plan: StepPlan, phases: Phases, total: Tensor) -> Tensor:
+def _measure(
+    optimizer: MovesTensors, entries: Entries, lots: Lots, plan: StepPlan, phases: Phases, total: Tensor
+) -> Tensor:
     """Add the sums of the phases before the weights move to the total; the count of bad elements, [n_estimates]."""
     table, at = optimizer.step_size.scalars, 0
     bad = torch.zeros(len(table.names), dtype=torch.float64, device=table.device)
     if "start" in phases:
         at = len(table.names_of("start"))
-        total[:, at - 1] = 1.0  # taken
+        total[:, at - 1] = float(lots.moves)  # taken; weights may come after a step in which every lr is 0
         for group, params in entries:
             for p in (p for p in params if p.requires_grad):
                 for place, weight in optimizer.step_size.shards.parts(p):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..methods.base import LOSS, Method, Scalars
-from ..sharding.dtensor_type import is_dtensor
+from ..sharding.dtensor import is_dtensor
 
 logger = logging.getLogger(__name__)
 LOSSES = "losses"  # the count of ranks that gave one

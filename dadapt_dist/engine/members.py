@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ..comm.communicator import ShardLayout
@@ -23,12 +24,13 @@ from ..sharding.rank_claims import Claims
 from ..sharding.shard_index import Listed, ShardIndex
 from .estimate_state import ScalarTable
 from .option_sets import Lots
+from .rank_agreement import Agreement
 from .step_plan import PlanCache, StepPlan
-
-# ---------------------------------------------------------------- what a StepSize asks of the optimizers
 
 Look = tuple[list[int], list[bool], int]
 """Ids of parameters, which of them train, and how many have a state."""
+
+# ---------------------------------------------------------------- what a StepSize asks of the optimizers
 
 
 class Member(Protocol):
@@ -124,23 +126,32 @@ class Roster:
                 member.accept_restored()
             self.restored = False
 
-    def is_ready(self) -> bool:
-        """Return whether every parameter is placed and has its buffers, by one look at the ids of all."""
-        shards = self.shards
-        if self._ready is None or shards.placed is None or not shards.is_here():
-            return False
-        if any(member.delivery.replaces_parameters for member in self._held()):
-            return False
-        return self._ready == (shards.placing, [member.look() for member in self])
-
     def _held(self) -> list[Member]:
         """The optimizers that a framework holds: it may change them at any time."""
         return [member for member in self if member.delivery is not NO_FRAMEWORK]
 
+    def is_ready(self) -> bool:
+        """Return whether every parameter is placed and has its buffers, by one look at the ids of all."""
+        if self._ready is None or self.shards.placed is None or not self._is_here():
+            return False
+        if any(member.delivery.replaces_parameters for member in self._held()):
+            return False
+        return self._ready == (self.shards.placing, [member.look() for member in self])
+
     def is_placed(self) -> bool:
         """Return whether every parameter is placed; not at the first step, nor after parameters or the process group changed."""
         placed = self.shards.placed  # a rank without parameters has to take part in placing them all the same
-        return placed is not None and self.shards.is_here() and all(p in placed for p in self.params())
+        return placed is not None and self._is_here() and all(p in placed for p in self.params())
+
+    def _is_here(self) -> bool:
+        """Return whether the process group is the one in which the parameters were placed."""
+        if self.shards.layout.process_group is not None:
+            return self.shards.is_here()
+        placed_in, world = (
+            self.shards.parent,
+            dist.group.WORLD,
+        )  # torch is asked itself, since this is asked in every step
+        return world is None if placed_in is None else world is not None and placed_in() is world
 
     def place(
         self,
@@ -184,7 +195,10 @@ class HasScalars(Protocol):
     """A StepSize to those who read its scalars, and where the parameters live."""
 
     freeze_after: int | None
-    shards: ShardIndex
+
+    @property
+    def shards(self) -> ShardIndex:
+        """Where the parameters live."""
 
     @property
     def scalars(self) -> ScalarTable:
@@ -240,6 +254,13 @@ class Watched(Protocol):
     @property
     def scalars(self) -> ScalarTable:
         """The scalars of all estimates."""
+
+    @property
+    def agreement(self) -> Agreement:
+        """What all ranks keep equal."""
+
+    still: int
+    """Calls of step() in a row in which nothing could move."""
 
     @property
     def calls(self) -> int:
@@ -305,7 +326,10 @@ class MovesTensors(HasState, Protocol):
     """An optimizer to those who take its step over the local tensors."""
 
     backend: str
-    plans: PlanCache
+
+    @property
+    def plans(self) -> PlanCache:
+        """The plans of the steps before."""
 
     @property
     def loss(self) -> Tensor | float | None:

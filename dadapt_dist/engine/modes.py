@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import kernels
 from ..kernels import TensorTask
 from ..sharding import registry
-from ..sharding.resolve import resolve
+from ..sharding.registry import resolve
 from ..sharding.shard import LocalShard
 from .local_step import coefficients
 from .members import HasModes

@@ -18,12 +18,12 @@ from ..methods import METHODS, Buffer
 from ..methods.base import Dtypes
 from ..options.checks import check_choice, check_options
 from ..sharding import registry
-from ..sharding.dtensor_type import is_dtensor
+from ..sharding.dtensor import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
 from . import amp, amp_alone, log_every, loss_channel, modes, param_groups, torch_compile
 from .amp import AmpScaling, Finding
 from .base_optimizer import BaseOptimizer
-from .local_step import Entries, measure, sweep
+from .local_step import Entries, Window, measure, sweep
 from .members import Look
 from .option_sets import Lots
 from .state import buffers, param_state, replaced_groups
@@ -31,7 +31,6 @@ from .state import state_dict as saved_state
 from .state.validation import FORMAT, TRAIN
 from .step_plan import PlanCache
 from .step_size import StepSize
-from .step_window import Window
 from .uneven_inputs import MayJoin
 
 
@@ -347,7 +346,7 @@ class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
 
     def _run(self, window: Window, shown: Entries, lots: Lots, found: Finding | None) -> None:
         """Take this call's part of a step, and add its sums to the window's."""
-        if "log_every" in self.defaults and not (window.arrived and self.delivery.in_pieces):
+        if self.groups and self.groups[0].get("log_every") and not (window.arrived and self.delivery.in_pieces):
             log_every.log(self)
         window.moves |= lots.moves
         if not window.skipped:
@@ -374,6 +373,8 @@ class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
             ValueError: On assignment of another value; nothing changes.
 
         Example:
+            >>> import torch, dadapt_dist
+            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
             >>> optimizer.amp_scaling = "internal"
         """
         return self._amp_scaling

@@ -8,15 +8,12 @@ import torch
 
 from .. import kernels
 from ..comm.async_all_reduce import Reduce
-from ..comm.communicator import ShardLayout
 from ..options.checks import Before, NonFinite
 from ..sharding.rank_claims import Claims
 from ..sharding.shard_index import ShardIndex, home_device
-from .diagnostics.nonfinite import HeldReport
-from .estimate_state import ScalarTable
-from .members import Roster
-from .rank_agreement import Agreement
-from .step_window import check_pieces
+from .diagnostics.run_diagnostics import RunDiagnostics
+from .members import Watched
+from .step_pieces import check_pieces
 
 
 class Watches(Protocol):
@@ -26,26 +23,27 @@ class Watches(Protocol):
         """See when one of these DDP modules is in a `Join` that this StepSize is not in."""
 
 
-class Placeable(Protocol):
+class Placeable(Watched, Protocol):
     """A StepSize whose parameters are to be placed."""
 
-    layout: ShardLayout
-    shards: ShardIndex
-    roster: Roster
-    reduce: Reduce
-    agreement: Agreement
-    held: HeldReport
     nonfinite: NonFinite | None
     before: Before
-    freeze_after: int | None
+
+    @property
+    def shards(self) -> ShardIndex:
+        """Where the parameters live."""
+
+    @property
+    def reduce(self) -> Reduce:
+        """The reduce of a step."""
+
+    @property
+    def diagnostics(self) -> RunDiagnostics:
+        """What is said of the run."""
 
     @property
     def joining(self) -> Watches:
         """Its part in a `Join`."""
-
-    @property
-    def scalars(self) -> ScalarTable:
-        """The scalars of all estimates."""
 
     def widest(self) -> int:
         """How many numbers the largest reduce of a step has as its sums."""
@@ -73,8 +71,7 @@ def place(step_size: Placeable) -> None:
     )
     home = home_of(step_size)
     table.to(home)
-    step_size.held.live_on(home)
-    step_size.held.forget()
+    step_size.diagnostics.begin(step_size, home)
     step_size.reduce.restart(home, step_size.widest(), len(agreement.names()), agreement.n_witnessed)
     for member in roster:
         member.bind_groups()

@@ -26,16 +26,24 @@ PLANS = 8
 """Plans that an optimizer keeps: other parameters may be without a gradient in every step, as in GANs and mixtures of experts."""
 
 
-class CachedTask:
-    """The task of one parameter with its kernel. place: where its elements live. options: what the task was made under."""
+class PlannedTask:
+    """The task of a part of a parameter, with its kernel. place: where its elements live. options: what it was made under.
+
+    fingerprint: None for one that serves a single step.
+    """
 
     __slots__ = ("fingerprint", "kernel", "locals", "options", "p", "place", "state", "task")
 
-    def __init__(
-        self, p: Tensor, state: dict[str, Any], task: TensorTask, kernel: Any, place: LocalShard, options: Options
-    ) -> None:
-        self.p, self.state, self.task, self.kernel, self.place, self.options = p, state, task, kernel, place, options
-        self.locals = [] if place.is_plain else [*map(place.local, (p, *state.values()))]
+    def __init__(self, p: Tensor, task: TensorTask, kernel: Any, place: LocalShard, options: Options) -> None:
+        self.p, self.task, self.kernel, self.place, self.options = p, task, kernel, place, options
+        self.state: dict[str, Any] = {}
+        self.locals: list[Tensor] = []
+        self.fingerprint: Fingerprint | None = None
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Let it serve later steps. state: that of its parameter."""
+        self.state = state
+        self.locals = [] if self.place.is_plain else [*map(self.place.local, (self.p, *state.values()))]
         self.fingerprint = Fingerprint([self])
 
     def is_local(self) -> bool:
@@ -53,7 +61,7 @@ class Fingerprint:
     do: a storage that was freed may be allocated anew, smaller, in the same place.
     """
 
-    def __init__(self, cached: Sequence[CachedTask]) -> None:
+    def __init__(self, cached: Sequence[PlannedTask]) -> None:
         gradients = [one.task.g for one in cached]
         self._tensors = [t for one in cached for t in (one.task.x, *one.task.buf.values())]
         self._params, self._states = [one.p for one in cached], [one.state for one in cached]
@@ -136,45 +144,46 @@ class PlannedLot(NamedTuple):
 class StepPlan:
     """The tasks of one step over an optimizer's parameters, checked, with the calls of kernels that run them.
 
-    new: the parameters whose tasks were made for this step.
+    key: the lots of the groups, and their options. new: the parameters whose tasks were made for the present step.
     """
 
-    def __init__(self, lots: list[PlannedLot], new: list[Tensor]) -> None:
-        self.lots, self.new = lots, new
+    def __init__(self, lots: list[PlannedLot], key: Key, planned: list[PlannedTask], new: list[Tensor]) -> None:
+        self.lots, self.key, self.new = lots, key, new
+        self.planned, self._params = planned, [one.p for one in planned]
+        self._is_plain = all(one.place.is_plain for one in planned)
+        kept = bool(planned) and all(one.fingerprint is not None for one in planned)
+        self._fingerprint = Fingerprint(planned) if kept else None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it may serve later steps."""
+        return self._fingerprint is not None
 
     def drop_gradients(self) -> None:
         """Let go of the gradients, whose memory is the user's to free."""
-        for lot in self.lots:
-            for task in lot.tasks:
-                task.g = NOTHING
-
-
-class KeptPlan(StepPlan):
-    """A plan that may serve later steps. key: the lots of the groups and their options. cached: its tasks, by parameter."""
-
-    def __init__(self, lots: list[PlannedLot], key: Key, cached: list[CachedTask]) -> None:
-        super().__init__(lots, [])
-        self.key, self.cached = key, cached
-        self.params, self.tasks = [one.p for one in cached], [one.task for one in cached]
-        self._fingerprint = Fingerprint(cached)
-        self._is_plain = all(one.place.is_plain for one in cached)
+        for one in self.planned:
+            one.task.g = NOTHING
 
     def serves(self, key: Key, params: list[Tensor]) -> bool:
         """Whether it was made for these parameters and options."""
-        return key == self.key and len(params) == len(self.params) and all(map(operator.is_, params, self.params))
+        return key == self.key and len(params) == len(self._params) and all(map(operator.is_, params, self._params))
 
     def gradients(self) -> list[Tensor | None]:
         """The present local gradients. Distributed ones may be redistributed here, by all ranks: to be asked for once a step."""
         if self._is_plain:
-            return [p.grad for p in self.params]
-        return [one.place.gradient(one.p) for one in self.cached]
+            return [p.grad for p in self._params]
+        return [one.place.gradient(one.p) for one in self.planned]
 
     def reuse(self, gradients: Sequence[Tensor | None], states: States, scale: Tensor | None) -> bool:
         """Take the gradients of another step; False, with nothing taken, when a tensor is no longer what it was."""
-        if any(g is None for g in gradients) or not self._fingerprint.holds(states, gradients, scale):  # type: ignore[arg-type]
+        present = [g for g in gradients if g is not None]
+        if len(present) < len(gradients) or self._fingerprint is None:
             return False
-        for task, g in zip(self.tasks, gradients, strict=True):
-            task.g, task.scale = g, scale  # type: ignore[assignment]
+        if not self._fingerprint.holds(states, present, scale):
+            return False
+        for one, g in zip(self.planned, present, strict=True):
+            one.task.g, one.task.scale = g, scale
+        self.new = []
         return True
 
 
@@ -182,8 +191,8 @@ class PlanCache:
     """The plans and tasks of the steps before, of one optimizer."""
 
     def __init__(self) -> None:
-        self._plans: list[KeptPlan] = []  # the last used comes last
-        self._tasks: dict[int, CachedTask] = {}  # by id of the parameter
+        self._plans: list[StepPlan] = []  # the last used comes last
+        self._tasks: dict[int, PlannedTask] = {}  # by id of the parameter
         self._options: list[Options] = []
         self._options_for: tuple[Any, ...] = ()
         self._gradients: dict[int, Tensor | None] = {}  # those of this step, by id of the parameter
@@ -212,13 +221,13 @@ class PlanCache:
             break
         return None
 
-    def task(self, p: Tensor, options: Options, states: States, scale: Tensor | None) -> CachedTask | None:
+    def task(self, p: Tensor, options: Options, states: States, scale: Tensor | None) -> PlannedTask | None:
         """The cached task of a parameter, with its present gradient, if its fingerprint holds."""
         known = self._tasks.get(id(p))
         if known is None or known.p is not p or known.options != options:
             return None
         gradient = self.gradient(p, known.place)
-        if gradient is None or not known.fingerprint.holds(states, [gradient], scale):
+        if gradient is None or known.fingerprint is None or not known.fingerprint.holds(states, [gradient], scale):
             return None
         known.task.g, known.task.scale = gradient, scale
         return known
@@ -231,13 +240,14 @@ class PlanCache:
             self._gradients[id(p)] = place.gradient(p)
         return self._gradients[id(p)]
 
-    def keep(self, lots: list[PlannedLot], key: Key, cached: list[CachedTask], new: Sequence[CachedTask]) -> None:
-        """Keep tasks that were made in this step, and a plan of all of its tasks, unless `cached` is empty."""
-        if new:  # plans of others may hold what these have taken the place of
+    def keep(self, plan: StepPlan, new: Sequence[PlannedTask]) -> None:
+        """Keep what may serve later steps of a plan and of its tasks that were made for it."""
+        kept = {id(one.p): one for one in new if one.fingerprint is not None}
+        if kept:  # plans of others may hold what these have taken the place of
             self._plans.clear()
-            self._tasks |= {id(one.p): one for one in new}
-        if cached:
-            self._plans = [*self._plans[1 - PLANS :], KeptPlan(lots, key, cached)]
+            self._tasks |= kept
+        if plan.is_kept:
+            self._plans = [*self._plans[1 - PLANS :], plan]
 
     def drop_gradients(self) -> None:
         """Let go of the gradients, whose memory is the user's to free."""

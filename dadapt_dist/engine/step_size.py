@@ -15,23 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..comm.async_all_reduce import Reduce
 from ..comm.communicator import ShardLayout
-from ..methods.base import Options, Scalars
+from ..methods.base import Scalars
 from ..options.checks import Before, NonFinite, Sync, check_choice, check_freeze_after, check_names
 from ..sharding.shard_index import ShardIndex
 from . import placing
 from .amp import Finding
-from .amp_overflow import Overflows, check_scales
 from .diagnostics import separate_estimates
-from .diagnostics.advice import Advice
-from .diagnostics.nonfinite import HeldReport
+from .diagnostics.run_diagnostics import RunDiagnostics
 from .estimate_state import UPDATES
 from .estimates import Estimates, StepCount
+from .local_step import Window
 from .members import Member, Roster
 from .option_sets import STAYS
-from .rank_agreement import Agreement
-from .step_window import Window, decide, delivered, expected, in_pieces, refuse, refuse_again
+from .skipped_steps import Overflows, check_scales, decide, refuse
+from .step_pieces import all_pieces, refuse_again, shown_pieces
 from .uneven_inputs import Joining
 
 
@@ -89,14 +87,12 @@ class StepSize(Estimates):
         self._count = StepCount()
         self.roster = Roster(self.layout)
         self.table = None
-        separate_estimates.join(self)
         self._declared = check_names("estimates", estimates)
         self._window: Window | None = None
         self._explicit = self._released = False
         self._done: set[str] = set()
-        self._riding: tuple[str, ...] = ("after",)
-        self.held = HeldReport()
-        self.advice = Advice()
+        self._launched: Window | None = None  # the step whose sums are under way
+        self.still = 0  # calls of step() in a row in which nothing could move
         self._followed, self._written = [], {}
 
     # ---------------------------------------------------------------- what a step needs
@@ -107,14 +103,9 @@ class StepSize(Estimates):
         return self.roster.shards
 
     @cached_property
-    def reduce(self) -> Reduce:
-        """The reduce of a step."""
-        return Reduce(self.layout)
-
-    @cached_property
-    def agreement(self) -> Agreement:
-        """What all ranks keep equal."""
-        return Agreement()
+    def diagnostics(self) -> RunDiagnostics:
+        """What is said of the run."""
+        return RunDiagnostics()
 
     @cached_property
     def joining(self) -> Joining:
@@ -161,7 +152,6 @@ class StepSize(Estimates):
         the step on this rank, and adds its sums to the window's.
         """
         window = self._window_of(member, found)  # finish the step before, prepare, take the sums that come first
-        pieces = delivered(member)
         try:
             run(window)
         except BaseException:
@@ -169,8 +159,9 @@ class StepSize(Estimates):
             raise
         if self.agreement.witness.is_looking:
             self.agreement.witness.look()
-        window.arrive(pieces)
-        if not self._explicit and window.is_complete(self.roster):
+        window.arrived |= (pieces := _pieces_now(member))
+        window.missing -= pieces
+        if not self._explicit and self._is_complete(window):
             self._close(window)  # launch the reduce
 
     def _window_of(self, member: Member, found: Finding | None) -> Window:
@@ -178,7 +169,7 @@ class StepSize(Estimates):
         window = self._window
         if window is None:
             return self._open(found)
-        if not self._explicit and not delivered(member).isdisjoint(window.arrived):
+        if not self._explicit and not _pieces_now(member).isdisjoint(window.arrived):
             self._close_early(window)
             return self._open(found)
         if window.arrived:
@@ -191,7 +182,7 @@ class StepSize(Estimates):
         first = self._wanted()
         lagged = self._is_lagged()
         phases = (*first, "after") if lagged else ("after",)
-        window = Window(self.scalars.no_sums(phases), phases, missing=expected(self.roster))
+        window = Window(self.scalars.no_sums(phases), phases, missing=self._expected())
         window.launches = bool(lagged and first) or (self.scalars.method.after is not None and not self.frozen)
         window.leave_out(self._agreed(found))
         before = self._measure(window, () if lagged else first)
@@ -210,8 +201,8 @@ class StepSize(Estimates):
         self.roster.accept_restored()
         if not self._explicit:
             self.reduce.begin()
-        self.held.say(self.calls, self.agreement.names())
-        self.advice.look(self, self.held.count)
+        if self.still or self.calls >= self.diagnostics.due:
+            self.diagnostics.look(self)
         self.reduce.step = self.calls
         self._follow(lots)
         if not self.roster.is_ready():
@@ -243,7 +234,8 @@ class StepSize(Estimates):
 
     def _is_lagged(self) -> bool:
         """Return whether `before` sums ride in the step's one reduce and count in the step that follows."""
-        return self.before == "lagged" or any(map(in_pieces, self.roster))
+        in_pieces = (member for member in self.roster if member.delivery.in_pieces)
+        return self.before == "lagged" or any(len(all_pieces(member)) > 1 for member in in_pieces)
 
     def _measure(self, window: Window, phases: Sequence[str]) -> Scalars:
         """Take sums that the coming update needs, by a blocking reduce each; the scalars as they were without them."""
@@ -258,11 +250,10 @@ class StepSize(Estimates):
             if table.names_of(phase):
                 self._mark()
                 sums = self.reduce.now(sums, tag=0 if table.method.after is not None else self._tag(self._some_move()))
-            own = table.apply(sums, (phase,))
+            clean, own = table.apply(sums, (phase,))
             if phase == "before" and table.method.after is None:
                 window.measured = sums
-                self.held.idle.expect(self._some_move(), window.overflows)
-                self.held.note(table.values["held"], self.reduce.differ, own)
+                self._note(clean, own, self._some_move(), window)
         return before
 
     def _decide(self, window: Window) -> None:
@@ -283,11 +274,24 @@ class StepSize(Estimates):
 
     def _close_early(self, window: Window) -> None:
         """Close before a piece that comes again: right when the optimizer of those still missing is gone."""
-        if window.is_complete(self.roster, recount=True):
+        window.missing.clear()
+        if self._is_complete(window):
             self._close(window)
             return
         self._window = None
         refuse_again(self.roster)
+
+    def _expected(self) -> set[int]:
+        """Keys of all pieces that make up a step."""
+        return set().union(
+            *(all_pieces(member) if member.delivery.in_pieces else {id(member)} for member in self.roster)
+        )
+
+    def _is_complete(self, window: Window) -> bool:
+        """Return whether all pieces of all optimizers have come, also of one that has joined since the step began."""
+        if not window.missing:
+            window.missing = self._expected() - window.arrived
+        return not window.missing
 
     def _close_if_open(self) -> None:
         if self._window is not None:
@@ -298,25 +302,25 @@ class StepSize(Estimates):
         self._collect()
         table, frozen, sumless = self.scalars, self.frozen, self.scalars.is_sumless
         self._count.add(window.moves, window.overflows)
-        separate_estimates.look(self)
+        self.still = 0 if window.moves else self.still + 1
+        if self.calls == separate_estimates.LOOK_AT:
+            separate_estimates.look(self)
         if (frozen or sumless) and not window.skipped:
             table.count(self._moving(window), window.overflows)
         if table.method.counts_updates and not window.skipped:
             table.count(self._moving(window), window.overflows, UPDATES)
         if window.launches:
-            self.held.idle.expect(window.moves, window.overflows)
+            self._launched = window
             if window.reduced is None:
                 self._mark()
                 self.reduce.launch(window.usable(window.sums), tag=self._tag(window.moves))
             else:
                 self.reduce.put(window.reduced)
-            self._riding = window.phases
             if self.sync == "step" or self.reduce.ranks == 1:
                 self.finish()
         elif sumless:  # nobody knows of the other ranks' gradients
             sums = window.usable(window.sums) if window.reduced is None else window.reduced
-            table.apply(sums)
-            self.held.note(table.values["held"], None, sums)
+            self._fold(sums, window)
 
     def _mark(self) -> None:
         """Let the coming reduce tell the other ranks of this one's options and of its model's steps."""
@@ -356,9 +360,20 @@ class StepSize(Estimates):
         """Wait for the reduce under way, if any, and move the scalars by it. No collective: one rank alone may call it."""
         sums = self.reduce.take()
         self._collect()
-        if sums is not None:
-            own = self.scalars.apply(sums.to(self.scalars.device), self._riding)
-            self.held.note(self.scalars.values["held"], self.reduce.differ, own)
+        window, self._launched = self._launched, None
+        if sums is not None and window is not None:
+            self._fold(sums.to(self.scalars.device), window)
+
+    def _fold(self, sums: Tensor, window: Window) -> None:
+        """Move the scalars by the global sums of a step."""
+        clean, own = self.scalars.apply(sums, window.phases)
+        self._note(clean, own, window.moves, window)
+
+    def _note(self, clean: Tensor, sums: Tensor, moves: bool, window: Window) -> None:
+        """Let the sums of a step be looked at, where they may be worth it."""
+        told, differ = self.diagnostics, self.reduce.differ
+        if told.wants_sums or not all(clean.tolist()) or (differ is not None and bool(differ.any())):
+            told.note(sums, self.scalars.values["held"], differ, moves, window.overflows)
 
     def widest(self) -> int:
         """How many numbers the largest reduce of a step has as its sums."""
@@ -375,44 +390,6 @@ class StepSize(Estimates):
         if steps is not None:
             self._written["", "steps"] = steps
 
-    # ---------------------------------------------------------------- loading and saving
-
-    def load(self, estimate: str, saved: Options) -> None:
-        """Set an estimate's scalars, and the number of steps, from a saved group that belongs to it."""
-        self.settle(lose=True)
-        self.scalars.load(estimate, saved)
-        self._count.reset(int(saved["steps"]))
-        self._followed, self._written = [], {}
-        self._done.clear()
-        self._released = False
-        self.roster.forget()
-        for member in self.roster:
-            if member.given_scalars():
-                member.bind_groups()
-
-    def restore(self, steps: int) -> None:
-        """A framework puts a checkpoint into the groups, key by key: the optimizers look at it before it is used."""
-        if steps != self.steps:
-            self.settle()
-            self._count.reset(steps)
-            self.roster.restored = any(member.delivery.replaces_parameters for member in self.roster)
-
-    def settle(self, *, lose: bool = False) -> None:
-        """Be between two steps: wait for the reduce under way; RuntimeError when a step is half done.
-
-        lose: its sums belong to a state that is given up, and need not come: another rank may never have started it.
-        A step in which nothing moves yet is dropped: checkpoint tools make a step with lr 0 with each of the sharing
-        optimizers by itself, and save it before they come to the next.
-        """
-        self.check_settled()
-        self._window = None
-        self.reduce.abandon() if lose else self.finish()
-
-    def check_settled(self) -> None:
-        """Raise RuntimeError when a step is half done. Waits for nothing."""
-        if self._window is not None and (self._window.moves or self._explicit):
-            raise RuntimeError("a step is half done: close the window, or step every sharing optimizer, then save")
-
     def __getstate__(self) -> dict[str, Any]:
         self.settle()
         return {name: value for name, value in self.__dict__.items() if name not in ("shards", "roster", "joining")}
@@ -420,3 +397,8 @@ class StepSize(Estimates):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.roster = Roster(self.layout)
+
+
+def _pieces_now(member: Member) -> set[int]:
+    """Keys of the pieces that the present call of step() brings."""
+    return shown_pieces(member) if member.delivery.in_pieces else {id(member)}

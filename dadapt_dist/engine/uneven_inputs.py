@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.algorithms.join import Join, Joinable, JoinHook
 from torch.nn.parallel import DistributedDataParallel
 
-from ..sharding import ddp
+from ..sharding.replicated import joins_of
 from . import placing
 from .state.buffers import is_unmoved, note_moved
 
@@ -82,7 +82,7 @@ class Joining:
 
         The first announces each iteration, before its own collectives: that is the model, whose forward pass comes first.
         """
-        for join in ddp.joins_of(optimizer):
+        for join in joins_of(optimizer):
             if "_join_hooks" not in join.__dict__:
                 join._joinables = sorted(join._joinables, key=lambda other: hasattr(other, "step_size"))
         return self.hook()
@@ -113,7 +113,7 @@ class Joining:
                 self._enroll(module)
 
     def _enroll(self, module: DistributedDataParallel) -> None:
-        for join in ddp.joins_of(module):
+        for join in joins_of(module):
             hooks = join.__dict__.get("_join_hooks", [])
             if not any(isinstance(hook, Hook) and hook.joining is self for hook in hooks):
                 hooks.append(self.hook())

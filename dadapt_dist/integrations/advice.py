@@ -12,7 +12,6 @@ from ..sharding import fsdp1
 
 __all__ = ["mistakes"]
 
-LOW = 0.9  # of the peak: a schedule that begins below warms up
 ADAGRAD_START = 1e-6  # of DAdaptAdaGrad's α, in units of a squared gradient
 
 
@@ -30,18 +29,19 @@ def mistakes(optimizer: LearningRateFree, scheduler: Any, *, clip: float, params
 
 def _wrong_lr(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
     trains = [peak for peak in peaks if peak != 0.0] or peaks  # a group with lr 0 is one that shall not train
-    wrong = [peak for peak in trains if peak != 1.0]
+    wrong = [*filter(advice_texts.LR.is_made, trains)]
     if wrong:
         for what in ("lr", "groups"):
-            optimizer.step_size.advice.heard(what)
+            optimizer.step_size.diagnostics.advice.heard(what)
         yield advice_texts.lr(wrong[0])
 
 
 def _unguarded_warmup(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
     for group, peak in zip(optimizer.groups, peaks, strict=True):
-        if float(group["lr"]) < LOW * peak and group.get("safeguard_warmup") is False:
-            optimizer.step_size.advice.heard("warm-up")
-            yield advice_texts.warm_up(float(group["lr"]), peak)
+        first = float(group["lr"])
+        if advice_texts.WARM_UP.is_made(first, peak, group.get("safeguard_warmup") is not False):
+            optimizer.step_size.diagnostics.advice.heard("warm-up")
+            yield advice_texts.warm_up(first, peak)
             return
 
 

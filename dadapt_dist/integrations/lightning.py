@@ -3,12 +3,10 @@
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..engine.optimizer import LearningRateFree
-from ..monitor.log_values import base_optimizer
-from ..monitor.merged_log import logged
+from ..monitor.record import base_optimizer, logged
 from .advice import mistakes
 
 _OLDER = not sys.modules.get("lightning.pytorch") and (
@@ -55,9 +53,8 @@ class DAdaptCallback(Callback):
         if self._said or trainer.global_step or not trainer.is_global_zero:
             return
         self._said = True
-        schedules = {
-            id(base): config.scheduler for config in trainer.lr_scheduler_configs for base in _bases(config.scheduler)
-        }
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        schedules = {id(_base(getattr(scheduler, "optimizer", None))): scheduler for scheduler in schedulers}
         for optimizer in found:
             schedule, params = schedules.get(id(optimizer)), pl_module.parameters()
             for mistake in mistakes(optimizer, schedule, clip=_clip(trainer), params=params):
@@ -88,12 +85,6 @@ def _clip(trainer: Trainer) -> float:
     if isinstance(by_deepspeed, (int, float)) and by_deepspeed:
         return float(by_deepspeed)
     return float(trainer.gradient_clip_val or 0.0) if trainer.gradient_clip_algorithm in (None, "norm") else 0.0
-
-
-def _bases(scheduler: Any) -> Iterator[LearningRateFree]:
-    base = _base(getattr(scheduler, "optimizer", None))
-    if base is not None:
-        yield base
 
 
 def _base(optimizer: Any) -> LearningRateFree | None:

@@ -9,8 +9,7 @@ try:
 except ImportError as error:
     raise ImportError("the Trainer's callback needs transformers: pip install dadapt-dist[trainer]") from error
 
-from ..monitor.log_values import base_optimizer
-from ..monitor.merged_log import logged
+from ..monitor.record import base_optimizer, logged
 from ..sharding.live_objects import living
 from .advice import mistakes
 

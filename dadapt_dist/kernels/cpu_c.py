@@ -10,13 +10,11 @@ from torch import Tensor
 from ..methods.base import Coefficients, KernelSignature, Method
 from . import cpu_c_library
 from .memory_checks import is_dense_alike, is_plain
-from .signatures import signature_of
 from .tensor_task import TensorTask
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the codes of cpu_c_step.c
 LARGEST = torch.finfo(torch.float32).max
 SAFE, COEFFICIENT, WILD = 2.0**40, 2.0**20, 2.0**60
-TRAFFIC = 6  # cpu_c_step.c's number for a step that moves memory and computes next to nothing
 NONSENSE = 2  # cpu_c_step.c's word for rows that cannot be
 BUFFERS, SUMS, COEFFICIENTS = 5, 4, 12  # the sizes of cpu_c_step.c's arrays
 ROW, GRADIENT = 12, 2  # numbers of a row of cpu_c_step.c, and the place of the gradient's address among them
@@ -80,7 +78,7 @@ def has_half() -> bool:
 
 def supports(method: Method, task: TensorTask) -> bool:
     """Whether the compiled step can run this task: buffers in float32 or bfloat16, and all tensors alike in memory."""
-    spec = signature_of(method)
+    spec = method.own_signature()
     if spec is None or not task.x.is_cpu or task.g.layout is not torch.strided or not available():
         return False
     tensors = [task.x, task.g, *task.buf.values()]
@@ -103,7 +101,7 @@ def supports(method: Method, task: TensorTask) -> bool:
 
 def derive(method: Method, tasks: Sequence[TensorTask]) -> Rows:
     """The rows of these tasks."""
-    spec = signature_of(method)
+    spec = method.own_signature()
     assert spec is not None, "supports() accepts nothing without a signature"
     return Rows(spec, tasks)
 
@@ -133,7 +131,7 @@ def run(
         ctypes.addressof(job),
         ctypes.addressof(out),
     )
-    _check_result(failed, len(tasks))
+    check_result(failed, len(tasks))
     if not dry:
         torch.autograd.graph.increment_version(rows.params)  # the writes went behind autograd's back
     factors = [float(factor) for factor in spec.factors(c)]
@@ -141,7 +139,8 @@ def run(
     return torch.tensor([*sums, out[SUMS - 1]], dtype=torch.float64)
 
 
-def _check_result(failed: int, count: int) -> None:
+def check_result(failed: int, count: int) -> None:
+    """Raise the error of a number that cpu_c_step.c returned for so many tensors."""
     if failed == NONSENSE:
         raise ValueError(
             f"the compiled step refused its {count} tensors: a size, an address or a dtype that none can have"
@@ -152,9 +151,7 @@ def _check_result(failed: int, count: int) -> None:
 
 def _job(spec: KernelSignature, task: TensorTask, c: Coefficients, dry: bool) -> Job:
     numbers = [1.0 if (value := c[name]) is None else float(value) for name in spec.coefficients]
-    values = [
-        min(max(number, -LARGEST), LARGEST) for number in numbers
-    ]  # an infinite one would make 0·inf of a gradient of 0
+    values = [min(max(number, -LARGEST), LARGEST) for number in numbers]  # inf would make 0·inf of a gradient of 0
     return Job(
         coefficient=(ctypes.c_double * COEFFICIENTS)(*values),
         scale=1.0 if task.scale is None else float(task.scale),
@@ -176,23 +173,3 @@ def safe_size(values: Sequence[float], keep: float | None) -> float:
     """
     largest = max(COEFFICIENT, *map(abs, values))
     return -1.0 if largest > WILD or abs(keep or 0.0) > 1 else SAFE * COEFFICIENT / largest
-
-
-def traffic(tensors: Sequence[Sequence[Tensor]], written: int, by: float = 1.0) -> None:
-    """Read and write memory as a step does, and compute next to nothing: what memory alone allows.
-
-    tensors: for each parameter x, g and further ones, contiguous float32 on the CPU and of one size. x and the first
-    `written` of the further ones are read, multiplied with `by` and written, all others read.
-    """
-    loaded = cpu_c_library.load()
-    assert loaded is not None, "the traffic is measured by the compiled library"
-    used = len(tensors[0]) - 2
-    rows = [[t[0].numel(), *(x.data_ptr() for x in t), *[0] * (BUFFERS - used), 0, 0, 0, 0] for t in tensors]
-    memory = array("q", [number for row in rows for number in row])
-    size = 8 * len(rows[0])
-    places = array("q", [memory.buffer_info()[0] + size * index for index in range(len(rows))])
-    job = Job(scale=1.0, safe=torch.finfo(torch.float32).max, method=TRAFFIC, threads=torch.get_num_threads())
-    job.coefficient[:3] = [written, used, by]
-    weights, out = array("d", [1.0] * len(rows)), (ctypes.c_double * SUMS)()
-    arguments = (places.buffer_info()[0], weights.buffer_info()[0], ctypes.addressof(job), ctypes.addressof(out))
-    _check_result(loaded.dadapt_step(len(rows), *arguments), len(rows))

@@ -145,17 +145,13 @@ def checked(path: Path, owners: tuple[int, ...] | None = None, *, digest: str | 
     owners: user ids; unless given, the user. digest: "" asks for none. Raises RefusedError, UnavailableError where the file
     is not what was built, or OSError.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
+    owners = _me() if owners is None else owners
+    descriptor, status = _opened(path, owners)
     try:
-        status = os.fstat(descriptor)
-        who = stranger(status, owners=_me() if owners is None else owners)
-        if who is not None:
-            raise RefusedError(f"{path} {who}: delete it")
         if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
             raise UnavailableError(f"{path} is no library")
         if digest is None:
-            digest = _read(path.with_name(path.name + DIGEST), owners)
+            digest = _noted(path.with_name(path.name + DIGEST), owners)
         if digest != "" and _digest_of(descriptor) != digest:
             raise UnavailableError(f"{path} is not what was built: its sha256 is another")
     except BaseException:
@@ -164,34 +160,36 @@ def checked(path: Path, owners: tuple[int, ...] | None = None, *, digest: str | 
     return descriptor
 
 
-def _read(path: Path, owners: tuple[int, ...] | None) -> str:
+def _opened(path: Path, owners: tuple[int, ...]) -> tuple[int, os.stat_result]:
+    """A descriptor of a file that only its owners may have written, and its status."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    status = os.fstat(descriptor)
+    who = stranger(status, owners=owners)
+    if who is not None:
+        os.close(descriptor)
+        raise RefusedError(f"{path} {who}: delete it")
+    return descriptor, status
+
+
+def _noted(path: Path, owners: tuple[int, ...]) -> str:
+    """The digest in a file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        descriptor, status = _opened(path, owners)
     except OSError as error:
         raise UnavailableError(f"{path} is missing") from error
     try:
-        status = os.fstat(descriptor)
-        who = stranger(status, owners=_me() if owners is None else owners)
-        if who is not None:
-            raise RefusedError(f"{path} {who}: delete it")
         text = os.read(descriptor, 65).decode("ascii", "replace") if stat.S_ISREG(status.st_mode) else ""
-        return text.strip() or "none"
     finally:
         os.close(descriptor)
+    return text.strip() or "none"
 
 
 def _digest_of(descriptor: int) -> str:
     """The sha256 of all of the file, whose size may not be what it says."""
-    found, at = hashlib.sha256(), 0
-    while at <= LARGEST and (part := _part(descriptor, at)):
-        found.update(part)
-        at += len(part)
-    return found.hexdigest()
-
-
-def _part(descriptor: int, at: int) -> bytes:
-    os.lseek(descriptor, at, os.SEEK_SET)
-    return os.read(descriptor, 1 << 20)
+    with open(descriptor, "rb", closefd=False) as file:
+        file.seek(0)
+        return hashlib.sha256(file.read(LARGEST + 1)).hexdigest()
 
 
 def seal(made: Path) -> str:

@@ -179,11 +179,6 @@ def _names() -> list[str]:
     return [_name(first), _name(first, LESSER), *(_name(words, LESSER) for words in others)]
 
 
-def _cached() -> list[Path]:
-    """Where the best build is kept, in every folder that may have it."""
-    return [folder / _names()[0] for folder in cpu_c_cache.candidates()[0]]
-
-
 def _name(words: list[str], kind: str = "") -> str:
     return f"step-{_fingerprint()}-{cpu_c_compiler.identity(words)}{GIVEN if len(words) > 1 else ''}{kind}{SUFFIX}"
 

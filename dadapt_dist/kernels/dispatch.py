@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ..methods.base import Coefficients, Method
 from . import cpu_c, eager, triton_launch
-from .memory_checks import check, check_apart, is_fixed
+from .memory_checks import check, check_apart, check_versions, check_writable, is_fixed
 from .tensor_task import TensorTask
-from .write_protection import check_versions, check_writable
 
 Backend = Literal["auto", "c", "triton", "eager"]
 

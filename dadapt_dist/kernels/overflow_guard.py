@@ -37,7 +37,9 @@ def tamed(
     x, buf: those of the task, in the dtype of the mathematics, which is that of the result. readable: whether the host may read
     values without waiting, which spares the trial of a step with small gradients.
     """
-    raw = _scaled(task, x)
+    raw = task.g.to(x.dtype)  # before the division, in which float16 would underflow
+    if task.scale is not None:
+        raw = raw / task.scale
     g = _decayed(task, raw, x)
     if readable and _is_quiet((g, *method.multiplied(x, buf, c)), c, task.x.dtype):
         return g, 0.0
@@ -61,11 +63,6 @@ def usable_gradient(task: TensorTask, dtype: torch.dtype) -> Tensor:
     return _decayed(task, raw, task.x.to(dtype))
 
 
-def _scaled(task: TensorTask, x: Tensor) -> Tensor:
-    g = task.g.to(x.dtype)  # before the division, in which float16 would underflow
-    return g if task.scale is None else g / task.scale
-
-
 def _decayed(task: TensorTask, g: Tensor, x: Tensor) -> Tensor:
     if task.maximize:
         g = g.neg()
@@ -78,12 +75,7 @@ def _is_quiet(sizes: tuple[Tensor, ...], c: Coefficients, param: torch.dtype) ->
     if safe < 0:
         return False
     safe = safe * HALF if param is torch.float16 else safe
-    return all(_sum_of_squares(t) <= safe * safe for t in sizes)
-
-
-def _sum_of_squares(t: Tensor) -> float:
-    flat = t.view(-1) if t.is_contiguous() else t.reshape(-1)
-    return float(torch.dot(flat, flat))
+    return all(float(torch.dot(flat, flat)) <= safe * safe for flat in (t.reshape(-1) for t in sizes))
 
 
 def _fit(method: Method, task: TensorTask, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..methods.base import Coefficients, KernelSignature, Method
 from .memory_checks import is_dense_alike, is_plain
-from .signatures import signature_of
 from .tensor_task import TensorTask
 
 logger = logging.getLogger(__name__)
@@ -31,9 +30,7 @@ def _kernel() -> Any:
     try:
         return importlib.import_module(".triton_kernel", __package__)
     except ImportError as error:
-        if (error.name or "").startswith(
-            __package__
-        ):  # a file of this package: an installation that lacks it is broken
+        if (error.name or "").startswith(__package__):  # an installation that lacks a file of this package is broken
             raise
         logger.debug("no triton: %s", error)
         return None
@@ -54,7 +51,7 @@ def supports(method: Method, task: TensorTask) -> bool:
     x, g, buffers = task.x, task.g, task.buf.values()
     if not (x.is_cuda or (x.is_cpu and _interpreted())) or _kernel() is None:
         return False
-    if signature_of(method) is None or task.cut is not None or g.layout is not torch.strided:
+    if method.own_signature() is None or task.cut is not None or g.layout is not torch.strided:
         return False
     if x.dtype not in KINDS or g.dtype not in KINDS or any(t.dtype not in KINDS[:2] for t in buffers):
         return False
@@ -66,7 +63,7 @@ def supports(method: Method, task: TensorTask) -> bool:
 
 def derive(method: Method, tasks: Sequence[TensorTask]) -> "list[Table]":
     """The tables of these tasks: one for each combination of dtypes, which is a launch."""
-    spec = signature_of(method)
+    spec = method.own_signature()
     assert spec is not None, "supports() accepts nothing without a signature"
     kinds: dict[Any, list[int]] = {}
     for index, task in enumerate(tasks):

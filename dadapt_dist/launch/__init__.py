@@ -112,7 +112,7 @@ def _meet(world: World, env: MutableMapping[str, str], timeout: timedelta) -> tu
     given = "MASTER_ADDR" in env and "MASTER_PORT" in env
     if world.launcher == "python" or (
         world.launcher == "env" and world.world_size == 1
-    ):  # its variables may be a parent's
+    ):  # whose variables may be a parent's
         env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")  # 0: any that is free, should somebody start a group anew
         stay_inside(env)
         return world, dist.HashStore()  # a TCPStore listens on every interface, and lets anybody write

@@ -47,12 +47,14 @@ class World:
 
 @dataclass(frozen=True)
 class Family:
-    """Names of one launcher's variables for rank, world size, local rank and local world size ("": it has none)."""
+    """Names of one launcher's variables; "": it has none."""
 
     rank: str
     world_size: str
     local_rank: str
     local_world_size: str
+    node: str = ""
+    nodes: str = ""
 
 
 FAMILIES = {
@@ -60,9 +62,12 @@ FAMILIES = {
     "mvapich": Family(*(f"MV2_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))),
     "mpich": Family("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     # SLURM_STEP_*, which srun alone sets: a batch script itself has SLURM_NTASKS=N and SLURM_PROCID=0.
-    "slurm": Family("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", ""),
+    "slurm": Family(
+        "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "", "SLURM_NODEID", "SLURM_STEP_NUM_NODES"
+    ),
 }
 """In this order: an MPI step inside a Slurm job has Slurm's variables too."""
+TORCHRUN = Family("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
 
 
 def detect(env: Mapping[str, str]) -> World:
@@ -91,13 +96,7 @@ def detect(env: Mapping[str, str]) -> World:
             raise _disagreement(env, given, outer)
         return outer
     torchrun = "TORCHELASTIC_RUN_ID" in env
-    world = _checked(
-        "torchrun" if torchrun else "env",
-        env,
-        Family("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-        node=_number(env, "GROUP_RANK") if "GROUP_RANK" in env else None,
-        nodes=_number(env, "GROUP_WORLD_SIZE") if "GROUP_WORLD_SIZE" in env else None,
-    )
+    world = _checked("torchrun" if torchrun else "env", env, TORCHRUN)
     if outer is None or torchrun or _started_one_of(outer, world):
         return world
     if not all(_agrees(env, name, outer) for name in given):
@@ -138,28 +137,19 @@ def _outer(env: Mapping[str, str]) -> World | None:
 def _of_family(name: str, family: Family, env: Mapping[str, str]) -> World | None:
     if family.rank not in env or family.world_size not in env or _number(env, family.world_size) < 2:
         return None
-    node, nodes = ("SLURM_NODEID", "SLURM_STEP_NUM_NODES") if name == "slurm" else ("", "")
-    world = _checked(
-        name,
-        env,
-        family,
-        node=_number(env, node) if node in env else None,
-        nodes=_number(env, nodes) if nodes in env else None,
-    )
+    world = _checked(name, env, family)
     return _on_slurm(world, env) if name == "slurm" else world
 
 
-def _checked(launcher: str, env: Mapping[str, str], family: Family, node: int | None, nodes: int | None) -> World:
+def _checked(launcher: str, env: Mapping[str, str], family: Family) -> World:
     rank, size = _number(env, family.rank), _number(env, family.world_size)
     if not 0 <= rank < size:
         raise LaunchError(f"{family.rank}={rank} must be from 0 to {family.world_size} - 1 = {size - 1}")
-    known = family.local_rank in env or size == 1
     local = _number(env, family.local_rank) if family.local_rank in env else 0
-    sizes = [
-        name for name in (family.local_world_size, "LOCAL_SIZE") if name in env
-    ]  # DeepSpeed's launcher has the second
+    sizes = [name for name in (family.local_world_size, "LOCAL_SIZE") if name in env]  # the latter by DeepSpeed
     local_size = _number(env, sizes[0]) if sizes else local + 1
-    return World(launcher, rank, size, local, local_size, node, nodes, known)
+    node, nodes = (_number(env, name) if name in env else None for name in (family.node, family.nodes))
+    return World(launcher, rank, size, local, local_size, node, nodes, family.local_rank in env or size == 1)
 
 
 def _number(env: Mapping[str, str], name: str) -> int:
@@ -194,15 +184,5 @@ def _on_slurm(world: World, env: Mapping[str, str]) -> World:
 
 def first_host(nodes: str) -> str:
     """Return the first host of a Slurm node list: gpu[03-07,12],login1 -> gpu03."""
-    depth, end = 0, len(nodes)
-    for at, letter in enumerate(nodes):
-        depth += (letter == "[") - (letter == "]")
-        if letter == "," and depth == 0:
-            end = at
-            break
-    name, first = "", nodes[:end]
-    while "[" in first:
-        before, _, rest = first.partition("[")
-        inside, _, first = rest.partition("]")
-        name += before + inside.replace("-", ",").split(",")[0]
-    return name + first
+    first = re.match(r"(\[[^\]]*\]?|[^,\[])*", nodes)
+    return re.sub(r"\[([^],-]*)[^]]*\]?", r"\1", first[0] if first else "")

@@ -201,6 +201,10 @@ class Method(ABC):
             raise TypeError(f"{cls.__name__} must define both to_eval and to_train, which undo each other, or neither")
         cls.has_modes = has_eval
 
+    def own_signature(self) -> KernelSignature | None:
+        """The signature that the class declares itself: one derived from a method may have another update than the kernels."""
+        return vars(type(self)).get("signature")
+
     # ---------------------------------------------------------------- scalars and buffers
 
     def scalars(self, options: Options) -> dict[str, Initial]:

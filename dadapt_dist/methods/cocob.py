@@ -73,9 +73,8 @@ class COCOBMethod(Method):
         largest, total = buf["largest"], buf["total"].add_(size)
         torch.maximum(largest, size, out=largest)
         reward = buf["reward"].addcmul_(g, x - buf["x0"], value=-1).clamp_(min=0)
-        bet = (
-            buf["coins"].sub_(g) / largest
-        )  # all in units of the largest gradient, of which no multiple need be finite
+        # All in units of the largest gradient, of which no multiple need be finite.
+        bet = buf["coins"].sub_(g) / largest
         bet.div_((total / largest).add_(1).clamp_(min=c["alpha"])).mul_((reward / largest).add_(1)).mul_(c["r"])
         bet.add_(buf["x0"])
         if c["pull"] == 1:

@@ -1,10 +1,58 @@
-"""Collect the numbers of an optimizer for a log, as flat floats that any tracker accepts."""
+"""Collect the values to log of an optimizer, unwrapped from a framework's, as flat floats that any tracker accepts."""
 
 from typing import Any
 
 from torch.optim import Optimizer
 
-__all__ = ["record"]
+from ..engine.optimizer import LearningRateFree
+
+
+def base_optimizer(optimizer: Any) -> LearningRateFree:
+    """Return the learning-rate-free optimizer inside a framework's wrappers (Accelerate, DeepSpeed, Lightning, ...).
+
+    Args:
+        optimizer: What a framework returned or holds: an optimizer, a wrapper with an attribute `optimizer`, or a DeepSpeed
+            engine.
+
+    Raises:
+        TypeError: The innermost object is not an optimizer of this package. The message names every layer.
+
+    Example:
+        >>> import torch, dadapt_dist
+        >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
+        >>> dadapt_dist.base_optimizer(optimizer) is optimizer
+        True
+    """
+    chain = [optimizer]
+    while True:  # to the innermost: Lightning's wrapper passes for an instance of what it wraps
+        inner = getattr(chain[-1], "optimizer", None)
+        if inner is None or any(inner is outer for outer in chain):
+            break
+        chain.append(inner)
+    if not isinstance(chain[-1], LearningRateFree):
+        raise TypeError(_said([type(link).__name__ for link in chain]))
+    return chain[-1]
+
+
+def log_values(optimizer: Any) -> dict[str, float]:
+    """Return the values to log of an optimizer, wrapped or not: {"d": ..., "effective_lr": ...}.
+
+    With several estimates the keys are "d/<estimate>", with several groups "effective_lr/0", "effective_lr/1" and so on. It
+    waits for the pending reduce but starts no collective, so a single rank may call it.
+
+    Args:
+        optimizer: As for `base_optimizer`.
+
+    Raises:
+        TypeError: As for `base_optimizer`.
+
+    Example:
+        >>> import torch, dadapt_dist
+        >>> dadapt_dist.log_values(dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters()))
+        {'d': 1e-06, 'effective_lr': 1e-06}
+    """
+    numbers = record(base_optimizer(optimizer))
+    return {name: value for name, value in numbers.items() if name.split("/")[0] != "lr"}
 
 
 def record(optimizer: Optimizer) -> dict[str, float]:
@@ -31,6 +79,32 @@ def record(optimizer: Optimizer) -> dict[str, float]:
     elif d is not None:
         numbers["d"] = float(d)
     return numbers | _spread("effective_lr", [float(v) for v in getattr(optimizer, "effective_lr", lrs)])
+
+
+def logged(optimizer: Any) -> dict[str, float]:
+    """d and effective_lr = d·lr of the coming step. Raises TypeError when no optimizer of dadapt_dist stands there.
+
+    Trainers make several groups (with weight decay and without) that have one learning rate: they are logged as one.
+    """
+    values = log_values(optimizer)
+    rates = {name: value for name, value in values.items() if name.startswith("effective_lr/")}
+    if len(set(rates.values())) != 1:
+        return values
+    kept = {name: value for name, value in values.items() if name not in rates}
+    return kept | {"effective_lr": next(iter(rates.values()))}
+
+
+def _said(names: list[str]) -> str:
+    cures = {
+        "DeepSpeedCPUAdam": "with offload, Accelerate replaces an optimizer object by DeepSpeed's CPU Adam. Set "
+        '"zero_force_ds_cpu_optimizer": false in the DeepSpeed config, or name the optimizer there',
+        "DummyOptim": "it only stands for the optimizer of the DeepSpeed config. Give what accelerator.prepare returned",
+        "list": "give its members one by one",
+        "tuple": "give its members one by one",
+    }
+    found = " around ".join(names)
+    cure = cures.get(names[-1], "give an optimizer of dadapt_dist, or what a framework made of it")
+    return f"{found} is no learning-rate-free optimizer of dadapt_dist, nor a wrapper around one: {cure}"
 
 
 def _spread(name: str, values: list[float]) -> dict[str, float]:

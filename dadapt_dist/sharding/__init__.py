@@ -1,8 +1,7 @@
 """Which elements of a parameter a rank holds, and how many ranks hold the same."""
 
-from .attaching import attach
 from .framework import FrameworkAdapter
-from .registry import register, unregister
+from .registry import attach, register, unregister
 from .shard import LocalShard
 
 __all__ = ["FrameworkAdapter", "LocalShard", "attach", "register", "unregister"]

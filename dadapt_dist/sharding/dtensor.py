@@ -1,4 +1,7 @@
-"""Places DTensor parameters: FSDP2, HSDP, tensor and expert parallelism, and meshes of several axes."""
+"""Places DTensor parameters: FSDP2, HSDP, tensor and expert parallelism, and meshes of several axes.
+
+Nothing imports torch.distributed.tensor, which takes a second: where nobody has, there is no DTensor.
+"""
 
 import math
 import sys
@@ -7,13 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from .dtensor_type import is_dtensor
 from .framework import FrameworkAdapter
 from .live_objects import living, warn_if_hidden
 from .shard import LocalShard
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
+    from typing_extensions import TypeIs
+
+
+def dtensor_types() -> tuple[type, ...]:
+    """The class DTensor as a tuple; an empty one where its module is not loaded."""
+    found = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return () if found is None else (found,)
+
+
+def is_dtensor(t: Any) -> "TypeIs[DTensor]":
+    """True for a DTensor; where its module is not loaded, nothing is one."""
+    return isinstance(t, dtensor_types())
 
 
 class DTensorAdapter(FrameworkAdapter):

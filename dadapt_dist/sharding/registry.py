@@ -1,15 +1,20 @@
 """The registered framework adapters, in the order in which they are asked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.amp import GradScaler
+from torch.distributed.algorithms.join import Join
 from torch.optim import Optimizer
 
+from ..errors import PlacementError
 from .dtensor import DTensorAdapter
 from .framework import NO_FRAMEWORK, FrameworkAdapter
 from .fsdp1 import FSDP1Adapter
+from .live_objects import remember
 from .replicated import ReplicatedAdapter
+from .shard import LocalShard
 
 adapters: list[FrameworkAdapter] = [DTensorAdapter(), FSDP1Adapter(), ReplicatedAdapter()]
 """All of them, in that order."""
@@ -34,6 +39,24 @@ def register(adapter: FrameworkAdapter) -> None:
 def unregister(name: str) -> None:
     """Ask the adapter of this name no more, if there is one."""
     adapters[:] = [known for known in adapters if known.name != name]
+
+
+def resolve(params: Sequence[Tensor]) -> list[list[LocalShard]]:
+    """Ask the adapters, in order, where each parameter lives; raise PlacementError for one that cannot be placed.
+
+    A flat tensor that a framework has packed has a placement for each parameter in it, others have one.
+    """
+    found: dict[int, list[LocalShard]] = {}
+    for adapter in adapters:
+        rest = [p for p in params if id(p) not in found]
+        try:
+            placements = adapter.place(rest)
+        except ValueError as error:
+            raise PlacementError(str(error)) from error
+        for p, placement in zip(rest, placements, strict=True):
+            if placement is not None:
+                found[id(p)] = [placement] if isinstance(placement, LocalShard) else placement
+    return [found[id(p)] for p in params]
 
 
 def _with(hook: str) -> list[FrameworkAdapter]:
@@ -64,6 +87,43 @@ def unscales_itself(optimizer: Optimizer) -> bool:
     return any(adapter.unscales_itself(optimizer) for adapter in _with("unscales_itself"))
 
 
-def parts_of(thing: Any) -> list[Any]:
-    """The objects inside `thing` that some adapter looks for among the live ones."""
-    return [part for adapter in _with("parts_of") for part in adapter.parts_of(thing)]
+def attach(thing: Any) -> None:
+    """Make an object of a framework known before the first step, instead of having it searched for.
+
+    Optimizers are given tensors, and some facts about these stand only in a framework's objects. They are found by a search
+    among the live objects of the process, once, at the first step. `gc.freeze()` hides objects from that search, and then a
+    warning or an error asks for this call. It is harmless where it is not needed. Only weak references are kept.
+
+    Args:
+        thing: A DeepSpeed engine; a model of FullyShardedDataParallel (FSDP1) or DistributedDataParallel, or one that contains
+            such modules; a torch.amp.GradScaler; an Accelerator, or an optimizer that it prepared; a Lightning Trainer, once
+            training has begun (`on_train_start`); a torch `Join`. FSDP2 and tensor parallelism need no call.
+
+    Raises:
+        TypeError: It is none of these, and contains none.
+
+    Example:
+        >>> import torch, dadapt_dist
+        >>> scaler = torch.amp.GradScaler("cpu")
+        >>> dadapt_dist.attach(scaler)
+    """
+    found = list(_parts(thing, {id(thing)}))
+    if not found:
+        raise TypeError(
+            f"{type(thing).__name__} holds nothing to attach: give a DeepSpeed engine, an FSDP1 or DDP model, a GradScaler, an "
+            "Accelerator, or a Lightning Trainer in training. FSDP2, tensor parallelism and plain models need no attach()."
+        )
+    for part in found:
+        remember(part)
+
+
+def _parts(thing: Any, seen: set[int]) -> Iterator[Any]:
+    if isinstance(thing, (GradScaler, Join)):
+        yield thing
+    for part in (part for adapter in _with("parts_of") for part in adapter.parts_of(thing)):
+        if part is thing:
+            yield part
+        elif id(part) not in seen:
+            seen.add(id(part))
+            yield part
+            yield from _parts(part, seen)

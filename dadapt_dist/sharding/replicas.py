@@ -22,7 +22,7 @@ from torch.nn import Parameter
 from ..comm.communicator import ShardLayout
 from ..errors import PlacementError
 from ..options.checks import TRAINABLE
-from .dtensor_type import dtensor_types
+from .dtensor import dtensor_types
 from .rank_claims import MAX_OPTIONS, Claims, check_configuration, check_options, digest, padded
 from .shard import LocalShard
 

@@ -8,14 +8,13 @@ from statistics import mode
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ..comm.communicator import ShardLayout
-from . import ddp
 from .rank_claims import Claims
+from .registry import resolve
 from .replicas import Item, find_copies, report_failure
-from .resolve import resolve
+from .replicated import ddp_modules
 from .shard import LocalShard
 
 Part = tuple[LocalShard, float]  # with the weight 1/copies
@@ -28,7 +27,7 @@ class ShardIndex:
 
     def __init__(self, layout: ShardLayout) -> None:
         self.layout = layout
-        self._parent: weakref.ref[Any] | None = None  # the process group in which they were placed
+        self.parent: weakref.ref[Any] | None = None  # the process group in which they were placed
         self.classes = [0]  # of each rank: those of one class have equal options
         self.is_of_largest_class = True  # of several as large, the first
         self.modules: list[Any] = []  # DDP's that hold some of them
@@ -59,9 +58,8 @@ class ShardIndex:
 
     def is_here(self) -> bool:
         """Return whether the process group is the one in which the parameters were placed."""
-        default = self.layout.process_group is None  # asked of torch, since this is asked in every step
-        parent = dist.group.WORLD if default else self.layout.parent
-        return parent is None if self._parent is None else parent is not None and self._parent() is parent
+        parent = self.layout.parent
+        return parent is None if self.parent is None else parent is not None and self.parent() is parent
 
     def place_anew(self) -> None:
         """Place all parameters anew at the next step: a framework may have swapped or resharded them."""
@@ -101,13 +99,13 @@ class ShardIndex:
             self._first.setdefault(item.param, item.place)
             placed.setdefault(item.param, []).append((item.place, 1.0 / number))
         self.is_replicated = all(number == self.layout.world_size for number in copies) and len({*self.classes}) == 1
-        self._parent = None if parent is None else weakref.ref(parent)
+        self.parent = None if parent is None else weakref.ref(parent)
         self.placing += 1
         self.placed = {p: merged(parts) for p, parts in placed.items()}
 
     def _suspect(self, items: list[Item]) -> None:
         """Find the parameters that are copies by their values alone: plain ones that DDP does not hold, looked at once."""
-        self.modules = ddp.modules(item.param for item in items) if self.layout.parent is not None else []
+        self.modules = ddp_modules(item.param for item in items) if self.layout.parent is not None else []
         held = {
             id(p)
             for module in self.modules

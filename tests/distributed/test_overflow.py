@@ -181,12 +181,12 @@ def test_an_infinity_that_was_clipped_and_a_scaler_that_knows_a_wrapper_only(how
 
 def with_a_scaler_of_other_make() -> tuple[list[str], list[float]]:
     """One that keeps its flags elsewhere."""
-    own = amp._flags
-    amp._flags = lambda scaler, optimizer: None
+    own = amp.finding_of
+    amp.finding_of = lambda optimizer: amp.Finding(optimizer.found_inf)
     try:
         log = train("ddp", ours("prodigy"), (2, 3, 4), list(range(6)))
     finally:
-        amp._flags = own
+        amp.finding_of = own
     return log.messages, log.scales
 
 

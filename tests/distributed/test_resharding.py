@@ -23,6 +23,7 @@ from tests.helpers.checkpoints import (
     packed,
     unpack,
 )
+from tests.helpers.classes import WITH_D
 from tests.helpers.layouts import CPU, LAYOUTS, Job, ranks
 from tests.helpers.models import Tiny
 from tests.helpers.resumed import same
@@ -111,10 +112,11 @@ def test_a_checkpoint_goes_on_under_another_layout_as_if_nothing_had_happened(
         want = expected[case]
         if source == target:
             assert same(result, want), case
-        assert max(abs(d / old - 1) for d, old in zip(result["d"], want["d"], strict=True)) < 1e-10, case
+        assert result["d"] == pytest.approx(want["d"], rel=1e-10, abs=0, nan_ok=CASES[case][0] not in WITH_D), case
         for name, old in want["params"].items():
             assert (result["params"][name] - old).norm() <= 1e-10 * old.norm(), (case, name)
-        assert want["d"][-1] > 1.05 * want["d"][0], f"{case}: d never moved, the comparison would be empty"
+        grows = CASES[case][0] in WITH_D
+        assert not grows or want["d"][-1] > 1.05 * want["d"][0], f"{case}: d never moved, the comparison would be empty"
     assert all(same(result, results[0]) for result in results), "ranks differ"
 
 
@@ -156,4 +158,4 @@ def test_fsdp1_state_dicts_resume_bit_for_bit_with_zero_weights(
         pytest.skip("flat parameters cannot be sliced")
     for whole, other in pools(2).run(partial(fsdp1_through, case, orig=orig, sharded=sharded)):
         assert same(other, whole)
-        assert whole["d"][-1] > 1.05 * whole["d"][0]
+        assert whole["d"][-1] > 1.05 * whole["d"][0] or CASES[case][0] not in WITH_D

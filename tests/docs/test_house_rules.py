@@ -1,6 +1,7 @@
 """Check the rules that keep the package readable: no host syncs in a step, short files, no imports of tests."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,17 @@ def test_the_step_path_never_waits_for_the_device() -> None:
 
 def test_nothing_prints_or_stops_in_a_debugger() -> None:
     assert found({"print", "breakpoint", ".set_trace"}) == []
+
+
+def test_no_script_that_stands_in_a_string_prints() -> None:
+    """A child process is given its script as text, where no call can be seen."""
+    texts = [
+        f"{name}:{node.lineno}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"(?m)^\s*print\(", node.value)
+    ]
+    assert texts == []
 
 
 def test_no_device_is_written_into_the_code() -> None:

@@ -5,22 +5,19 @@ from typing import Any
 
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from .classes import CLASSES
+from .classes import ALL, ALWAYS_BEFORE, WITHOUT_SUMS, parts
 from .layouts import LAYOUTS, Job
 from .models import Tiny
 
 BEFORE, AFTER = 5, 6
 # d0 is such that d still grows when the checkpoint is written, and long after.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "prodigy": ("prodigy", {"weight_decay": 0.01, "use_bias_correction": True, "d0": 1e-3}),
     "prodigy sliced": ("prodigy", {"slice_p": 3, "d0": 1e-5}),
-    "dadapt_sgd": ("dadapt_sgd", {"momentum": 0.9, "weight_decay": 0.01, "d0": 1e-3}),
-    "dadapt_adan": ("dadapt_adan", {"d0": 1e-3}),
+    **{name: (name, parts(name)) for name in ALL},
     "dadapt_adam": ("dadapt_adam", {"weight_decay": 0.01, "d0": 1e-6}),
-    "dadapt_adagrad": ("dadapt_adagrad", {"momentum": 0.5, "d0": 1e-3}),
     "dadapt_lion": ("dadapt_lion", {"d0": 1e-3}),
 }
-FEW = ["prodigy", "prodigy sliced", "dadapt_sgd", "dadapt_adan"]
+FEW = ["prodigy", "prodigy sliced", "dadapt_sgd", "dadapt_adan", *ALWAYS_BEFORE, *WITHOUT_SUMS]
 MORE_LAYOUTS: dict[str, tuple[int, Callable[[], Job]]] = {"one process": (1, lambda: Job(Tiny()))}
 Result = dict[str, Any]
 
@@ -31,7 +28,7 @@ class Training:
     def __init__(self, job: Job, case: str, **more: Any) -> None:
         key, options = CASES[case]
         self.job = job
-        self.optimizer: Any = CLASSES[key](job.params(), **{**options, **more})
+        self.optimizer: Any = ALL[key](job.params(), **{**options, **more})
         self.d: list[float] = []
 
     def steps(self, first: int, number: int, *, read: bool = True) -> "Training":

@@ -2,9 +2,14 @@
 
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+import dadapt_dist as dd
+from dadapt_dist.engine.diagnostics import advice_texts
+from dadapt_dist.integrations.advice import mistakes
 from dadapt_dist.integrations.deepspeed.unsupported import refuse
 from dadapt_dist.integrations.known_issues import APEX_AMP, DEFECTS, ELASTIC_CHECKPOINT, FEATURES, Feature
 from dadapt_dist.tools.doctor import deepspeed_config, deepspeed_zero
@@ -36,3 +41,26 @@ def test_a_defect_of_versions(defect: object, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(deepspeed_zero, "deepspeed_version", lambda numbers=numbers: numbers)
         config = {row.precision: {"enabled": True}, "zero_optimization": {"stage": 0}}
         assert [found.where for found in deepspeed_zero.check_zero(config)] == [f"{row.precision}.enabled"] * wrong
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        (advice_texts.LR, {"lr": 0.1, "safeguard_warmup": True}),
+        (advice_texts.WARM_UP, {"lr": 1.0, "safeguard_warmup": False}),
+    ],
+    ids=["lr", "warm-up"],
+)
+def test_a_mistake_of_the_lr_is_named_alike_by_callbacks_and_by_the_doctor(
+    row: advice_texts.Mistake, options: dict[str, Any]
+) -> None:
+    optimizer = dd.Prodigy([torch.nn.Parameter(torch.ones(2))], **options)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.5, total_iters=4)
+    said = [*mistakes(optimizer, schedule, clip=0.0, params=[])]
+    schedule_file = {"type": "WarmupDecayLR", "params": {"total_num_steps": 9, "warmup_max_lr": 1.0}}
+    file = {"optimizer": {"type": "Prodigy", "params": options}, "scheduler": schedule_file, "gradient_clipping": 0.0}
+    found = [*deepspeed_config.check(file)]
+    end = row.problem.partition("}")[2].rpartition("}")[2]  # what follows the numbers
+    assert len(end) > 20
+    assert [end in text for text in said] == [True]
+    assert [end in one.problem and one.cure == row.cure for one in found] == [True]

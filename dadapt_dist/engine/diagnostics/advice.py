@@ -41,9 +41,9 @@ class Advice:
     def __init__(self) -> None:
         self._on = os.environ.get("DADAPT_DIST_ADVICE", "").lower() not in ("off", "0", "false", "no")
         self._said: set[str] = set()
-        self._due = 0
+        self.due = 0  # the number of steps at which there is something to check
         self._checks: list[tuple[int, Check]] | None = None
-        self._steps, self._still = -1, 0
+        self._steps = 0
         self._held = 0, 0.0  # (step, count) at which held steps began to come in a row
         self._first_lr = self._last_lr = 0.0
         self._copy: Tensor | None = None
@@ -55,17 +55,19 @@ class Advice:
     def look(self, step_size: Watched, held: float) -> None:
         """Look at the run before a step. held: held steps so far, as far as the host knows."""
         if not self._on:
+            self.due = NEVER
             return
-        if step_size.calls == self._steps:
-            self._still += 1
-            if self._still in (STILL, STILL_AT_FIRST):
-                _check_standstill(self, step_size)
-        else:
-            self._steps, self._still = step_size.calls, 0
-        if self._steps >= self._due:
+        self._steps = step_size.calls
+        if step_size.still in (STILL, STILL_AT_FIRST):
+            _check_standstill(self, step_size)
+        if self._steps >= self.due:
             self._examine(step_size)
         if held > self._held[1]:
             self._count_held(step_size, held)
+
+    def is_counting(self, held: float) -> bool:
+        """Return whether held steps may be coming in a row: every step is to be looked at."""
+        return self._on and held > self._held[1]
 
     def say(self, step_size: Watched, what: str, text: str, *, beside: Iterable[str] = ()) -> None:
         """Warn on the first rank, once; not at all when one of `beside` was said, which has the same cause."""
@@ -78,7 +80,7 @@ class Advice:
             self._first_lr = self._last_lr = max(rates(step_size), default=0.0)
             begun: list[tuple[int, Check]] = [(1, _check_start), (10, _check_lr), (PATIENCE, _check_d)]
             if bool(starts(step_size).isnan().any()):  # a method without d0
-                self._checks, self._due = [*begun[:2]] if self._steps == 0 else [], 1
+                self._checks, self.due = [*begun[:2]] if self._steps == 0 else [], 1
                 return
             fresh: list[tuple[int, Check]] = [*begun] if self._steps == 0 else []
             after = step_size.freeze_after
@@ -89,7 +91,7 @@ class Advice:
             if later is not None:
                 again.append((later, check))
         self._checks = again
-        self._due = min((due for due, _ in again), default=NEVER)
+        self.due = min((due for due, _ in again), default=NEVER)
 
     def _count_held(self, step_size: Watched, held: float) -> None:
         slack = 1 if step_size.scalars.device.type == "cpu" else 4  # a device's counts arrive late
@@ -185,7 +187,7 @@ def _check_lr(advice: Advice, step_size: Watched) -> int | None:
         if peak > 0 and (said_by_scheduler or not rises):
             advice.say(step_size, "lr", advice_texts.lr(peak if peak <= LOW_LR else now))
             return None
-    elif rises and first < 0.9 * peak and not guarded(step_size):
+    elif rises and advice_texts.WARM_UP.is_made(first, peak, guarded(step_size)):
         advice.say(step_size, "warm-up", advice_texts.warm_up(first, peak))
     settled = now >= 0.9 * peak and now > LOW_LR and (not rises or guarded(step_size) or "warm-up" in advice._said)
     return None if settled or advice._steps > LAST_LOOK else advice._steps + max(10, advice._steps // 4)
@@ -227,7 +229,7 @@ def _check_frozen(advice: Advice, step_size: Watched) -> int | None:
 def _check_standstill(advice: Advice, step_size: Watched) -> None:
     if rates(step_size) or not groups(step_size):
         return
-    if step_size.calls == 0 and advice._still >= STILL_AT_FIRST:
+    if step_size.calls == 0 and step_size.still >= STILL_AT_FIRST:
         advice.say(step_size, "still", advice_texts.never_moved(STILL_AT_FIRST))
     elif step_size.calls > 0:
         advice.say(step_size, "still", advice_texts.still(step_size.calls))

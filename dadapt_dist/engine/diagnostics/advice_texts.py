@@ -1,4 +1,7 @@
-"""Texts of the warnings, shared by plain loops, the trainers' callbacks and docs/troubleshooting.md."""
+"""What is likely wrong, in words: shared by plain loops, the trainers' callbacks, the doctor and docs/troubleshooting.md."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -11,12 +14,32 @@ def see(section: str) -> str:
     return f"See {PAGE}#{section}."
 
 
+class Mistake(NamedTuple):
+    """A setting that a run and a config file can have. is_made: of the numbers found. problem: to be filled in with them."""
+
+    is_made: Callable[..., bool]
+    problem: str
+    cure: str
+
+
+LR = Mistake(
+    lambda lr: lr != 1.0,
+    "{what} is {lr:g}, not 1.0: it multiplies d, so every step is {lr:g} times the one that was found, and d itself may never "
+    "leave d0",
+    "set it to 1.0",
+)
+WARM_UP = Mistake(
+    lambda first, peak, guarded: first < 0.9 * peak and not guarded,
+    "the schedule warms up ({how}) and safeguard_warmup is False: while lr is small, Prodigy's d can come out too large",
+    "give Prodigy safeguard_warmup=True, or leave the warm-up out",
+)
+
+
 def lr(peak: float) -> str:
     """A peak lr that is not 1."""
     return (
-        f"lr is {peak:g}, not 1.0: it multiplies d, so every step is {peak:g} times the one that was found, and d itself may "
-        f"never leave d0. {SCHEDULES}; where the value comes from the trainer's learning_rate (5e-5 by default), set "
-        f"learning_rate=1.0. To scale the step of Prodigy, use d_coef. {see('lr-is-not-10')}"
+        f"{LR.problem.format(what='lr', lr=peak)}. {SCHEDULES}; where the value comes from the trainer's learning_rate (5e-5 by "
+        f"default), set learning_rate=1.0. To scale the step of Prodigy, use d_coef. {see('lr-is-not-10')}"
     )
 
 
@@ -31,11 +54,8 @@ def groups(high: float, low: float) -> str:
 
 def warm_up(first: float, peak: float) -> str:
     """A warm-up that d is not guarded against."""
-    return (
-        f"the schedule warms up (lr starts at {first:g} of {peak:g}) and safeguard_warmup is False: while lr is small, Prodigy's "
-        "d can come out too large. Give Prodigy safeguard_warmup=True, or leave the warm-up out. "
-        f"{see('a-warm-up-without-safeguard_warmup')}"
-    )
+    problem = WARM_UP.problem.format(how=f"lr starts at {first:g} of {peak:g}")
+    return f"{problem}. G{WARM_UP.cure[1:]}. {see('a-warm-up-without-safeguard_warmup')}"
 
 
 def precision(dtype: torch.dtype) -> str:

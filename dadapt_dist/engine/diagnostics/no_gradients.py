@@ -19,8 +19,6 @@ class IdleReport:
     def __init__(self) -> None:
         self._any = torch.zeros((), dtype=torch.bool)
         self._sums: list[Tensor] = []
-        self._moves = False
-        self._overflow: Tensor | None = None
         self.watching = True
 
     def live_on(self, device: torch.device) -> None:
@@ -28,14 +26,16 @@ class IdleReport:
         if device.type == "cuda":
             self._any = self._any.pin_memory()
 
-    def expect(self, moves: bool, overflow: Tensor | None = None) -> None:
-        """Say whether the step whose sums come next has an lr above 0, and overflowed (0-dim bool); if so it has no sums."""
-        self._moves, self._overflow = moves, overflow
+    def note(self, sums: Tensor, moves: bool, overflow: Tensor | None) -> None:
+        """Look at the global sums of a step.
 
-    def note(self, sums: Tensor) -> None:
-        """Look at the global sums of a step."""
-        if self.watching and self._moves:
-            self._sums.append(sums.any() if self._overflow is None else sums.any() | self._overflow.to(sums.device))
+        Args:
+            sums: float64 [n_estimates, width].
+            moves: Has the step an lr above 0?
+            overflow: 0-dim bool, true for a step that was left out and so has no sums; None without a GradScaler.
+        """
+        if self.watching and moves:
+            self._sums.append(sums.any() if overflow is None else sums.any() | overflow.to(sums.device))
             self._any.copy_(self._sums[-1], non_blocking=True)
 
     def say(self) -> None:

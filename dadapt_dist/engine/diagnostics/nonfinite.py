@@ -9,7 +9,6 @@ from torch import Tensor
 from ...comm.step_agreement import read
 from ...options.checks import listed
 from ..rank_agreement import COPIES
-from .no_gradients import IdleReport
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ DIFFERENT_COPIES = (
 class HeldReport:
     """Logs the first held step, and ranks that are in different steps or have different options, once each.
 
-    idle: whether anything trains. culprit: what may not have been finite.
+    culprit: what may not have been finite.
 
     Never waits for a device: it reads host copies that an earlier step sent off.
     """
@@ -41,12 +40,10 @@ class HeldReport:
         self._excused: Tensor | float = 0.0  # steps that were held because the ranks differed
         self._said = [False, False, False]
         self._told: set[str] = set()
-        self.idle = IdleReport()
         self.culprit = "a gradient"
 
     def live_on(self, device: torch.device) -> None:
         """Prepare for counts that come from this device; only a copy to pinned memory does not wait."""
-        self.idle.live_on(device)
         if device.type == "cuda":
             self._held, self._pins = self._held.pin_memory(), True
 
@@ -55,9 +52,8 @@ class HeldReport:
         self._differ = torch.zeros(0, dtype=torch.bool)
         self._said[1:] = False, False
 
-    def note(self, held: Tensor, differ: Tensor | None, sums: Tensor) -> None:
-        """Send the counts of held steps, in what the ranks differed, and whether they had gradients, off to the host."""
-        self.idle.note(sums)
+    def note(self, held: Tensor, differ: Tensor | None) -> None:
+        """Send the counts of held steps, and in what the ranks differed, off to the host."""
         excused = 0.0 if differ is None else differ.any() * held.numel()
         self._excused = self._excused + excused
         self._held.copy_(held.sum() - self._excused, non_blocking=True)
@@ -72,8 +68,7 @@ class HeldReport:
         return float(self._held) if self._said[0] else 0.0
 
     def say(self, step: int, marks: Sequence[str]) -> None:
-        """Log, once each, when a step before this one was held, or when none had a gradient. marks: what the ranks compare."""
-        self.idle.say()
+        """Log, once each, when a step before this one was held, or the ranks differed. marks: what they compare."""
         found = self._differ.tolist()
         doubtful, steps, marked = read(found, marks) if found else (False, False, set[str]())
         named = {MEANS.get(name, name) for name in marked}

@@ -1,7 +1,7 @@
 """Create the buffers of parameters, keep x0 up to date until the first move, and release them after freezing."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -60,6 +60,14 @@ def _report_lost(optimizer: HasState, fresh: list[Tensor]) -> None:
             steps,
             left,
         )
+
+
+def needed_by(optimizer: HasState, group: Mapping[str, Any]) -> dict[str, Buffer]:
+    """The buffers that a saved group needs: no transient ones, and once the estimate is frozen none that belong to it."""
+    limit = optimizer.step_size.freeze_after
+    frozen = limit is not None and int(group["steps"]) >= limit
+    buffers = {name: buffer for name, buffer in optimizer.method.buffers(group).items() if not buffer.transient}
+    return {name: buffer for name, buffer in buffers.items() if not (frozen and buffer.statistic)}
 
 
 def lacks_buffers(optimizer: HasState, p: Tensor, group: dict[str, Any]) -> bool:

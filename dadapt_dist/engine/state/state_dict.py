@@ -14,13 +14,13 @@ from torch import Tensor
 
 from ...methods import Buffer
 from ...options.checks import assigned, check_options, listed
-from ...sharding.dtensor_type import is_dtensor
-from ...sharding.resolve import resolve
+from ...sharding.dtensor import is_dtensor
+from ...sharding.registry import resolve
 from ...sharding.shard import LocalShard
 from ..estimate_state import OF_ESTIMATE
 from ..members import Saves
 from . import foreign_entries, param_state, replaced_groups
-from .buffers import note_loaded
+from .buffers import needed_by, note_loaded
 from .validation import (
     check_elements,
     check_entries,
@@ -235,9 +235,7 @@ def _check_buffers(
         logger.warning("the checkpoint holds no buffers of %d trainable parameters: they start afresh", fresh)
     for p, buffers, group in ours:
         specs = optimizer.method.buffers(group)
-        frozen = _frozen(optimizer, group)
-        needed = {n: spec for n, spec in specs.items() if not spec.transient}
-        missing = {n for n, spec in needed.items() if n not in buffers and not (frozen and spec.statistic)}
+        missing = set(needed_by(optimizer, group)) - set(buffers)
         if missing:
             dropped = all(specs[n].statistic for n in missing)
             hint = " It was saved frozen: pass the same freeze_after." if dropped else ""
@@ -270,17 +268,12 @@ def _check_place(name: str, t: Tensor, p: Tensor) -> None:
         )
 
 
-def _frozen(optimizer: Saves, group: Dict) -> bool:
-    limit = optimizer.step_size.freeze_after
-    return limit is not None and int(group["steps"]) >= limit
-
-
 def _restored(optimizer: Saves, p: Tensor, buffers: Dict, group: Dict, place: LocalShard) -> Dict:
     """The buffers as this optimizer keeps them: on the parameter's device, in no lower precision than saved, copied."""
     cut, specs = param_state.cut_of(place, group), optimizer.method.buffers(group)
     restored = foreign_entries.entries(buffers, specs, p.device)
-    for name, spec in specs.items():
-        if name not in buffers or (_frozen(optimizer, group) and spec.statistic):
+    for name, spec in needed_by(optimizer, group).items():
+        if name not in buffers:
             continue
         t = buffers[name].detach()
         t = t.to(device=p.device, dtype=optimizer.dtypes.restored(p, spec, t.dtype), copy=True)

@@ -7,7 +7,6 @@ It is run as often as needed, each time with other buffers under these names, an
 import io
 import logging
 import os
-import re
 import shutil
 import tempfile
 from argparse import Namespace
@@ -20,6 +19,8 @@ import torch
 from torch import Tensor
 
 from ...files.ownership import check_pickles
+from ..known_issues import parts
+from .internals import version
 from .universal_restore import ADAMS, MARK
 from .zero_files import OPTIM, Saved, optimizer_of, read, read_file, tag_folder
 
@@ -160,17 +161,13 @@ def _link(path: Path, link: Path) -> None:
 
 
 def _check_deepspeed(stage: int) -> None:
-    import deepspeed
     from deepspeed.checkpoint import ds_to_universal
 
     if stage == 3 and not hasattr(ds_to_universal, "extract_zero_shards_stage3"):
-        raise ValueError(
-            f"DeepSpeed {deepspeed.__version__} cannot convert checkpoints of stage 3: install 0.14.5 or newer."
-        )
+        raise ValueError(f"DeepSpeed {version()} cannot convert checkpoints of stage 3: install 0.14.5 or newer.")
 
 
 def _run_deepspeed(source: Path, aliased: Path, output: Path, workers: int) -> None:
-    import deepspeed
     from deepspeed.checkpoint import ds_to_universal
 
     options = Namespace(
@@ -188,7 +185,7 @@ def _run_deepspeed(source: Path, aliased: Path, output: Path, workers: int) -> N
             ds_to_universal.main(options)
     except Exception as error:
         raise ValueError(
-            f"DeepSpeed {deepspeed.__version__} cannot convert {source}: {type(error).__name__}: {error}. Nothing was written."
+            f"DeepSpeed {version()} cannot convert {source}: {type(error).__name__}: {error}. Nothing was written."
         ) from error
 
 
@@ -201,7 +198,7 @@ def reading_everything() -> Iterator[None]:
     file what they want, and for them nothing is set.
     """
     name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    if not _reads_by_default():
+    if parts(version()) >= [0, 16]:
         yield
         return
     before = os.environ.get(name)
@@ -214,18 +211,11 @@ def reading_everything() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _reads_by_default() -> bool:
-    import deepspeed
-
-    return tuple(int(part) for part in re.findall(r"\d+", deepspeed.__version__)[:2]) < (0, 16)
-
-
 def _write_groups(saved: Saved, whole: Path) -> None:
     """Name the buffers in every group; at stage 3, leave out rank 0's shards, which every rank would read for nothing."""
     path = whole / "zero" / "optimizer_state.pt"
     content = read_file(path)
-    groups = [group | {MARK: saved.buffers} for group in content["param_groups"]]
-    content["param_groups"] = groups
+    groups = content["param_groups"] = [group | {MARK: saved.buffers} for group in content["param_groups"]]
     if saved.stage == 3:
         del content["fp32_flat_groups"]
         state = {0: {"step": int(groups[0]["steps"])}}  # the loader takes the step from here

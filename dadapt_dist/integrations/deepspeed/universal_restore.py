@@ -7,11 +7,11 @@ use it. An x0 of before, next to a d and a numerator of the checkpoint, would tr
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...engine.state.buffers import note_loaded
+from ...engine.state.buffers import needed_by, note_loaded
 from ...engine.state.validation import check_elements, check_format, check_kind, check_order, numbers_of
 from ...engine.step_plan import PlanCache
 from ...options.checks import check_options, listed
-from ...sharding.resolve import resolve
+from ...sharding.registry import resolve
 
 if TYPE_CHECKING:
     from ...engine.optimizer import LearningRateFree
@@ -59,11 +59,7 @@ def check_method(optimizer: "LearningRateFree", group: Mapping[str, Any], where:
 
 def check_names(optimizer: "LearningRateFree", group: Mapping[str, Any]) -> None:
     """Raise ValueError when a universal checkpoint lacks buffers of a group."""
-    needed = {
-        name
-        for name, buffer in optimizer.method.buffers(group).items()
-        if not (_frozen(optimizer, group) and buffer.statistic)
-    }
+    needed = set(needed_by(optimizer, group))
     if MARK not in group and needed - ADAMS:
         raise ValueError(
             f"the universal checkpoint was made by DeepSpeed's own converter, which leaves out {listed(needed - ADAMS)}. Make "
@@ -108,8 +104,3 @@ def _check_buffers(optimizer: "LearningRateFree") -> None:
             check_kind(name, state[name], p.shape)
             for part in parts:
                 check_elements(name, specs[name], part.part(state[name]), p.shape, p.dtype)
-
-
-def _frozen(optimizer: "LearningRateFree", group: Mapping[str, Any]) -> bool:
-    limit = optimizer.step_size.freeze_after
-    return limit is not None and int(group["steps"]) >= limit

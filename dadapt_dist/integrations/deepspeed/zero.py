@@ -23,30 +23,6 @@ from .internals import Share, changed, engines, is_in_use, is_supported, model_p
 from .unsupported import refuse, warn
 
 
-def place(params: Sequence[Tensor]) -> list[list[LocalShard] | None]:
-    """The parts of every tensor that a live DeepSpeed engine has given to its optimizer; ValueError for one it changed."""
-    wanted = {id(p) for p in params}
-    found: dict[int, list[LocalShard]] = {}
-    for engine in engines():
-        if engine.optimizer is None or not is_supported(engine):  # still being built, or another optimizer's
-            continue
-        known, shared = names(engine), tied(engine) or set()
-        its: dict[int, list[LocalShard]] = {}
-        for share in shares(engine, wanted):
-            if id(share.tensor) in wanted:
-                placement = _placement(engine, share, known.get(id(share.param)), id(share.param) in shared)
-                its.setdefault(id(share.tensor), []).append(placement)
-        found = its | found  # two engines may train one model: a tensor counts once
-        for p in (p for group in engine.basic_optimizer.param_groups for p in group["params"]):
-            if id(p) in wanted and id(p) not in found:
-                raise changed(
-                    f"it is not known which parameters the optimizer's tensor of shape {tuple(p.shape)} holds"
-                )
-        if len(found) == len(wanted):
-            break
-    return [found.get(id(p)) for p in params]
-
-
 def _placement(engine: Any, share: Share, name: str | None, shared: bool) -> LocalShard:
     """shared: several pipeline stages have it, each cut elsewhere; else the ranks with one list of parameters cut alike."""
     from deepspeed import comm
@@ -72,9 +48,28 @@ class DeepSpeedAdapter(FrameworkAdapter):
     name = "deepspeed"
     module = "deepspeed.runtime.zero.utils"
 
-    def place(self, params: Sequence[Tensor]) -> Sequence[list[LocalShard] | None]:
-        """As the base class: the parts of every tensor that a live engine has given to its optimizer."""
-        return place(params)
+    def place(self, params: Sequence[Tensor]) -> list[list[LocalShard] | None]:
+        """The parts of every tensor that a live DeepSpeed engine has given to its optimizer; ValueError for one it changed."""
+        wanted = {id(p) for p in params}
+        found: dict[int, list[LocalShard]] = {}
+        for engine in engines():
+            if engine.optimizer is None or not is_supported(engine):  # still being built, or another optimizer's
+                continue
+            known, shared = names(engine), tied(engine) or set()
+            its: dict[int, list[LocalShard]] = {}
+            for share in shares(engine, wanted):
+                if id(share.tensor) in wanted:
+                    placement = _placement(engine, share, known.get(id(share.param)), id(share.param) in shared)
+                    its.setdefault(id(share.tensor), []).append(placement)
+            found = its | found  # two engines may train one model: a tensor counts once
+            for p in (p for group in engine.basic_optimizer.param_groups for p in group["params"]):
+                if id(p) in wanted and id(p) not in found:
+                    raise changed(
+                        f"it is not known which parameters the optimizer's tensor of shape {tuple(p.shape)} holds"
+                    )
+            if len(found) == len(wanted):
+                break
+        return [found.get(id(p)) for p in params]
 
     def bind(self, optimizer: Optimizer) -> "ZeroAdapter | None":
         """As the base class; raises ValueError for what DeepSpeed is set to do that cannot work."""

@@ -46,7 +46,7 @@ for mode in ("none", "next_step", "step"):
     optimizer.step_size.finish()
     dist.barrier()
 if dist.get_rank() == 0:
-    print("taken " + json.dumps(taken), flush=True)
+    sys.stdout.write("taken " + json.dumps(taken) + "\\n")
 dist.destroy_process_group()
 """
 

@@ -12,6 +12,7 @@ from ...kernels import cpu_c
 from .peers import OURS, peers_of
 from .report import Report, ninety
 from .shapes import SHAPES, parameters, words
+from .traffic import traffic
 
 WARM_UP = 2
 COLUMNS = {
@@ -71,7 +72,7 @@ def limit(shapes: list[tuple[int, ...]], method: str, device: str) -> tuple[str,
     if not cpu_c.available():
         return None
     tensors = [[torch.randn(size) for _ in range(2 + buffers)] for size in sizes]
-    return name, lambda: cpu_c.traffic(tensors, written), 1.0
+    return name, lambda: traffic(tensors, written), 1.0
 
 
 def measure(

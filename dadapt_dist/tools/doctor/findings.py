@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...engine.diagnostics.advice_texts import LR, WARM_UP
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -67,18 +69,13 @@ def suggested(name: str, known: Iterable[str]) -> str:
 def check_multiplier(where: str, value: Any, what: str = "it") -> Findings:
     """The learning rate of a learning-rate-free optimizer multiplies d: it is 1.0."""
     lr = number(value)
-    if lr is not None and lr != 1.0:
-        yield Finding(where, f"{what} is {value!r}, and multiplies the step size d that is found", "set it to 1.0")
+    if lr is not None and LR.is_made(lr):
+        yield Finding(where, LR.problem.format(what=what, lr=lr), LR.cure)
 
 
 def check_warm_up(where: str, steps: Any, safeguarded: bool | None) -> Findings:
-    """Prodigy's own advice for schedules that begin near 0. safeguarded: None where it is not known."""
-    length = number(steps)
-    if length and not safeguarded:
+    """A schedule that begins near 0. safeguarded: None where it is not known."""
+    if number(steps) and WARM_UP.is_made(0.0, 1.0, safeguarded):
         hint = "" if safeguarded is False else "if the optimizer is Prodigy, "
-        yield Finding(
-            where,
-            f"a warm-up of {steps} without safeguard_warmup lets d grow too large while the learning rate is small",
-            f"{hint}give it safeguard_warmup=True",
-            is_error=False,
-        )
+        problem = WARM_UP.problem.format(how=f"{where.rpartition('.')[2]} {steps}")
+        yield Finding(where, problem, hint + WARM_UP.cure, is_error=False)

@@ -81,7 +81,10 @@ def test_a_class_of_an_earlier_import_of_this_package_gives_way(torch_optim: pyt
 
 
 REGISTRY = """
-import dadapt_dist, dadaptation, torch  # as mmengine's registry: by the names of torch.optim, then dadaptation's
+import sys, torch, dadaptation
+if sys.argv[1] == "before":
+    import dadapt_dist
+# as mmengine's registry: by the names of torch.optim, then dadaptation's
 known = {}
 for name in dir(torch.optim):
     found = getattr(torch.optim, name)
@@ -90,12 +93,15 @@ for name in dir(torch.optim):
 for name in ("DAdaptAdaGrad", "DAdaptAdam", "DAdaptSGD"):
     if name in known:
         raise KeyError(f"{name} is already registered in optimizer at {known[name].__module__}")
+import dadapt_dist
 print(torch.optim.Prodigy.__module__)
 """
 
 
-def test_a_registry_of_all_of_torch_optim_and_then_dadaptation_meets_no_name_twice() -> None:
-    done = subprocess.run([sys.executable, "-c", REGISTRY], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("imported", ["before", "after"])
+def test_a_registry_of_all_of_torch_optim_and_then_dadaptation_meets_no_name_twice(imported: str) -> None:
+    """A stand-in for mmengine.optim, whose own registry takes both packages in either order: seen with mmengine 0.10.7."""
+    done = subprocess.run([sys.executable, "-c", REGISTRY, imported], capture_output=True, text=True, timeout=60)
     assert done.stdout == "dadapt_dist.optimizers\n", done.stderr
 
 

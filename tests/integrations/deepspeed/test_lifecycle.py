@@ -1,5 +1,6 @@
 """Check engines that come and go, optimizers that have already stepped, and steps that fail halfway."""
 
+import gc
 import logging
 from typing import Any
 
@@ -141,3 +142,33 @@ def test_setting_the_steps_of_a_group_is_no_checkpoint() -> None:
     optimizer.step()
     assert optimizer.step_size.steps == 1
     optimizer.state_dict()
+
+
+def behind_a_frozen_heap(stage: int, freeze: bool, attach: bool) -> tuple[list[float], str]:
+    """d of three steps; freeze: everything, once the engine is there, but not attach: and what is said then."""
+    ds: list[float] = []
+    with Trainer(Case(stage=stage)) as trainer:
+        if freeze:
+            gc.freeze()
+        if attach:
+            dd.attach(trainer.engine)
+        try:
+            for step in range(3):
+                trainer.step(step)
+                ds.append(trainer.base.d)
+        except (dd.PlacementError, ValueError, RuntimeError) as error:
+            return ds, str(error)
+        finally:
+            if freeze:
+                gc.unfreeze()
+    return ds, ""
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_an_attached_engine_is_known_behind_a_frozen_heap(stage: int, pool2: WorkerPool) -> None:
+    wanted = pool2.run(behind_a_frozen_heap, stage, False, False)
+    assert pool2.run(behind_a_frozen_heap, stage, True, True) == wanted
+    assert wanted[0][1] == ""
+    for ds, said in pool2.run(behind_a_frozen_heap, stage, True, False):
+        assert ds == []
+        assert said

@@ -232,7 +232,7 @@ def test_a_tensor_of_which_no_parameters_are_known_is_an_error(monkeypatch: pyte
     engine = SimpleNamespace(basic_optimizer=base, optimizer=wrapper, module=nn.Linear(2, 2), mpu=None)
     monkeypatch.setattr(zero, "engines", lambda: [engine])
     with pytest.raises(ValueError, match=r"not known which parameters the optimizer's tensor of shape \(4,\) holds"):
-        zero.place([flat])
+        zero.DeepSpeedAdapter().place([flat])
 
 
 # ---------------------------------------------------------------- experts and slices

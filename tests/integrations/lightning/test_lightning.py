@@ -1,5 +1,7 @@
 """Check that PyTorch Lightning trains our optimizers as one process does, logs d, resumes and warns of mistakes."""
 
+import gc
+import logging
 import os
 import subprocess
 import sys
@@ -11,9 +13,10 @@ import pytest
 import torch
 
 import dadapt_dist as dd
+from dadapt_dist.sharding import live_objects
 from tests.helpers.lightning_runs import OPTIONS, STEPS, Case, Run, loader, module, run, run_and_resume, trainer, world
 from tests.helpers.pool import WorkerPool
-from tests.helpers.said import said_while
+from tests.helpers.said import Messages, said_while
 
 pytest.importorskip("lightning")
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -243,3 +246,54 @@ def test_it_works_under_the_older_name(tmp_path: Path, before: str) -> None:
     words = [sys.executable, "-W", "ignore", "-c", before + OLDER_NAME]
     done = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+# ---------------------------------------------------------------- a GradScaler, and attach()
+
+
+def with_overflow(kind: str, folder: str, freeze: bool = False, attach: bool = False) -> tuple[list[float], list[str]]:
+    """d after each step of fp16 training in which rank 1's loss is infinite once, and what was said of a frozen heap."""
+    import lightning.pytorch as pl
+
+    case, messages = Case(kind=kind, exact=False), Messages()
+    live_objects._said.clear()
+
+    class Spoiled(type(module(case))):  # type: ignore[misc]
+        def training_step(self, item: Any, index: int) -> Any:
+            loss = super().training_step(item, index)
+            return loss * float("inf") if (index, self.global_rank) == (3, 1) else loss
+
+    class Freezing(pl.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            if freeze:
+                gc.freeze()
+            if attach:
+                dd.attach(trainer)
+
+    net = Spoiled()
+    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    logging.getLogger("dadapt_dist").addHandler(messages)
+    try:
+        with world(case):
+            made, _ = trainer(case, folder, plugins=[precision], callbacks=[Freezing()])
+            made.fit(net, loader())
+            assert live_objects.is_heap_frozen() == freeze
+    finally:
+        gc.unfreeze()
+        logging.getLogger("dadapt_dist").removeHandler(messages)
+    return list(net.seen), [text for text in messages.texts if "gc.freeze() hides" in text]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_an_overflow_on_one_rank_is_left_out_on_both(kind: str, pool2: WorkerPool, tmp_path: Path) -> None:
+    """Lightning unscales before it clips: DDP has brought the infinity to both ranks, torch the flag of DTensors."""
+    (first, _), (second, _) = pool2.run(with_overflow, kind, str(tmp_path))
+    assert first == second
+    assert first[3] == first[2] < first[-1]
+
+
+def test_an_attached_trainer_is_known_behind_a_frozen_heap(pool2: WorkerPool, tmp_path: Path) -> None:
+    wanted = pool2.run(with_overflow, "ddp", str(tmp_path))
+    assert pool2.run(with_overflow, "ddp", str(tmp_path), True, True) == wanted
+    assert [said for _, said in wanted] == [[], []]
+    assert all(said for _, said in pool2.run(with_overflow, "ddp", str(tmp_path), True))

@@ -1,5 +1,6 @@
 """Check that Hugging Face's Trainer trains our optimizers as one process does, logs d and resumes bit for bit."""
 
+import gc
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from tests.helpers.pool import WorkerPool
 from tests.helpers.trainer_runs import BATCH, SAVED, STEPS, Case, Run, run, run_and_resume, trainer, world
 
 pytest.importorskip("transformers")
+from dadapt_dist.integrations.transformers import DAdaptCallback
 
 ROOT = Path(__file__).parents[3]
 BOUND = 1e-6  # relative, of d, and absolute, of the weights; both are float32 and differ by 1e-7
@@ -85,8 +87,29 @@ def test_an_evaluation_does_not_log_d(tmp_path: Path) -> None:
     assert ["d" in logs for logs in seen] == [False, True, True, False, False]
 
 
+def test_a_callback_that_is_installed_comes_first_also_behind_a_frozen_heap(tmp_path: Path) -> None:
+    """The Trainer puts its users' callbacks last, and which handler a callback is in cannot be found after gc.freeze()."""
+    case = Case(kind="one", arguments={"max_steps": 2, "warmup_steps": 0, "save_strategy": "no"})
+    with world(case):
+        made, seen = trainer(case, str(tmp_path))
+        handler = made.callback_handler
+        (given,) = [callback for callback in handler.callbacks if isinstance(callback, DAdaptCallback)]
+        handler.callbacks = [*(other for other in handler.callbacks if other is not given)]
+        callback, others = DAdaptCallback(), list(handler.callbacks)
+        gc.freeze()
+        try:
+            assert callback.install(made) is callback
+            assert callback.install(made).install(made) is callback
+            assert handler.callbacks == [callback, *others]
+            made.train()
+            assert handler.callbacks == [callback, *others]
+        finally:
+            gc.unfreeze()
+    assert [sorted({"d", "effective_lr"} & logs.keys()) for logs in seen[:2]] == [["d", "effective_lr"]] * 2
+
+
 def test_groups_with_rates_of_their_own_are_logged_one_by_one() -> None:
-    from dadapt_dist.monitor.merged_log import logged
+    from dadapt_dist.monitor.record import logged
 
     first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     groups = [{"params": first.parameters(), "lr": 1.0}, {"params": second.parameters(), "lr": 0.5}]

@@ -15,6 +15,7 @@ from dadapt_dist.methods import METHODS
 from dadapt_dist.tools.bench import memory, overlap, shapes
 from dadapt_dist.tools.bench.peers import OURS, Peer, peers_of
 from dadapt_dist.tools.bench.step import interleaved, turns
+from dadapt_dist.tools.bench.traffic import traffic
 from dadapt_dist.tools.cli import app
 from tests.helpers.classes import CLASSES
 
@@ -99,7 +100,7 @@ def test_traffic_reads_and_writes_what_it_says() -> None:
     if not cpu_c.available():
         pytest.skip("no C compiler")
     x, g, a, b = (torch.ones(5000) * k for k in (2, 3, 4, 5))
-    cpu_c.traffic([[x, g, a, b]], 1, 0.5)  # a is written, b read, as in D-Adapt SGD
+    traffic([[x, g, a, b]], 1, 0.5)  # a is written, b read, as in D-Adapt SGD
     assert torch.equal(g, torch.full((5000,), 3.0))
     assert torch.equal(b, torch.full((5000,), 5.0))
     assert torch.equal(a, torch.full((5000,), 2.0))

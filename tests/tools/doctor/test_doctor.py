@@ -67,7 +67,7 @@ def test_nothing_is_said_of_what_is_right() -> None:
     [
         (changed(optimizer={"type": "prodgy"}), "optimizer.type", "did you mean Prodigy?"),
         (changed(optimizer={"type": "Adam", "params": {"lr": 1.0}}), "optimizer.type", "no method of dadapt_dist"),
-        (with_params(lr=1e-4), "optimizer.params.lr", "0.0001, and multiplies .* set it to 1.0"),
+        (with_params(lr=1e-4), "optimizer.params.lr", "0.0001, not 1.0: it multiplies .* set it to 1.0"),
         (with_params(beta=0.9), "optimizer.params", "unknown keyword 'beta'; did you mean 'betas'"),
         (with_params(d0=-1.0), "optimizer.params", "d0=-1.0"),
         (with_params(max_grad_norm=1.0), "optimizer.params.max_grad_norm", "use gradient_clipping"),
@@ -186,7 +186,7 @@ def test_a_wrong_file_is_exit_code_1_and_a_right_one_0(tmp_path: Path) -> None:
     assert f"{good} (DeepSpeed): nothing wrong" in done.output
     done = doctor(good, bad)
     assert done.exit_code == 1
-    assert "wrong: optimizer.params.lr: the learning rate is 0.1, and multiplies" in done.output
+    assert "wrong: optimizer.params.lr: the learning rate is 0.1, not 1.0: it multiplies" in done.output
 
 
 def test_accelerate_and_the_file_it_names(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_the_trainers_default_learning_rate(tmp_path: Path) -> None:
         "better: learning_rate: unless the optimizer comes by optimizer_cls_and_kwargs, the default is 5e-05"
         in done.output
     )
-    assert "better: warmup_ratio: a warm-up of 0.1 without safeguard_warmup" in done.output
+    assert "better: warmup_ratio: the schedule warms up (warmup_ratio 0.1) and safeguard_warmup is False" in done.output
 
 
 def test_the_trainers_deepspeed_file_and_optimizer_are_looked_at_too(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import dadapt_dist as dd
-from dadapt_dist.kernels import cpu_c, cpu_c_library
+from dadapt_dist.kernels import cpu_c, cpu_c_cache, cpu_c_library
 from tests.helpers.pool import WorkerPool
 
 needs_compiler = pytest.mark.skipif(not cpu_c_library.compilers(), reason="no C compiler")
@@ -62,7 +62,7 @@ def test_ranks_that_start_at_once_all_get_a_whole_one(tmp_path: Path) -> None:
 @needs_compiler
 def test_a_damaged_build_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
-    path = cpu_c_library._cached()[0]
+    path = cpu_c_cache.candidates()[0][0] / cpu_c_library._names()[0]
     path.write_bytes(b"half a library")
     cpu_c_library.find()
     assert path.stat().st_size > 1000

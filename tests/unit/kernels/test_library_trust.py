@@ -129,7 +129,7 @@ def test_a_planted_library_is_never_loaded(
         pytest.skip("only root can give files away")
     home.mkdir(parents=True, mode=0o700)
     home.parent.chmod(0o700)
-    name = cpu_c_library._cached()[0].name
+    name = cpu_c_library._names()[0]
     plant(home / name, tmp_path / "ran")
     PLANTED[how](home)
     assert cpu_c_library.find().dadapt_version() == cpu_c_library.VERSION
@@ -147,7 +147,7 @@ def test_what_lies_in_the_temporary_folder_of_another_is_not_loaded(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "package" / "cpu_c_step.c"))  # no folder
     folder = tmp_path / "tmp" / f"dadapt_dist-{os.geteuid()}"
     folder.mkdir()
-    plant(folder / cpu_c_library._cached()[1].name, tmp_path / "ran")
+    plant(folder / cpu_c_library._names()[0], tmp_path / "ran")
     given_away(folder)
     with pytest.raises(
         cpu_c_library.UnavailableError, match="belongs to the unknown user 54321; set DADAPT_DIST_CACHE"
@@ -237,7 +237,7 @@ def test_a_lesser_build_is_not_taken_for_the_best_nor_for_good(home: Path, monke
     state.unlink()
     os.utime(home / lesser, (time.time() - cpu_c_library.LESSER_SECONDS - 1,) * 2)
     cpu_c_library.find()
-    assert set(names(home)) - {lesser} == {cpu_c_library._cached()[0].name}
+    assert set(names(home)) - {lesser} == {cpu_c_library._names()[0]}
 
 
 def test_a_build_belongs_to_its_compiler_and_its_flags(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Check that the search finds the live objects of a class and leaves the garbage collector unchanged."""
 
 import gc
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 import dadapt_dist as dd
 from dadapt_dist.sharding import live_objects
 from dadapt_dist.sharding.live_objects import Finder, living
+from tests.helpers.wrapper import Wrapper
 
 
 class Thing:
@@ -111,3 +113,35 @@ def test_what_holds_nothing_to_attach_is_refused_with_what_does(thing: object) -
         TypeError, match=f"{type(thing).__name__} holds nothing to attach: give a DeepSpeed engine, an FSDP1"
     ):
         dd.attach(thing)
+
+
+def state_of_the_collector() -> tuple[object, ...]:
+    return gc.isenabled(), gc.get_threshold(), gc.get_debug(), gc.get_freeze_count() > 0, [*gc.callbacks]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_garbage_collector_is_asked_and_never_told_anything(
+    frozen: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither by a search for scalers and wrappers nor by construction, steps, saving and loading."""
+    if frozen:
+        gc.freeze()
+    try:
+        told: list[str] = []
+        for name in ("collect", "freeze", "unfreeze", "enable", "disable", "set_threshold", "set_debug"):
+            monkeypatch.setattr(gc, name, lambda *_, name=name: told.append(name))
+        before = state_of_the_collector()
+        model, scaler = nn.Linear(3, 1), torch.amp.GradScaler("cpu")
+        optimizer = dd.Prodigy(model.parameters())
+        dd.attach(scaler)
+        for handle in (optimizer, Wrapper(optimizer)):
+            scaler.scale(model(torch.ones(2, 3)).sum()).backward()
+            scaler.step(handle)
+            scaler.update()
+        torch.save(optimizer.state_dict(), tmp_path / "saved.pt")
+        optimizer.load_state_dict(torch.load(tmp_path / "saved.pt"))
+        optimizer.step()
+        assert (told, state_of_the_collector()) == ([], before)
+    finally:
+        monkeypatch.undo()
+        gc.unfreeze()

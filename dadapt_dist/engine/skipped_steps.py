@@ -1,4 +1,4 @@
-"""Leave out a step whose gradients overflow under a GradScaler, on all ranks alike."""
+"""Leave out a step whose gradients are not finite or overflow under a GradScaler, on all ranks alike."""
 
 import logging
 from collections.abc import Iterable
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ..comm.async_all_reduce import Reduce
+from ..errors import NonFiniteError
 from .amp import Finding
+from .local_step import Window
 
 logger = logging.getLogger(__name__)
 
@@ -55,4 +57,26 @@ def check_scales(members: Iterable[Any]) -> None:
         raise RuntimeError(
             "the sums of all optimizers that share this StepSize are needed before the first of them steps, and a GradScaler "
             "unscales each one's gradients in its own step. Call scaler.unscale_(optimizer) for every one of them first."
+        )
+
+
+def decide(window: Window, reduced: Tensor, reduce: Reduce) -> None:
+    """Skip the step, on all ranks alike, when these global sums of it are not finite; keep them for its end otherwise."""
+    window.reduced = reduced
+    if reduce.differ is not None and reduce.agreement.is_apart(reduce.differ):
+        return  # these are no sums of one step: d is held, and the finite elements train
+    clean = torch.isfinite(reduced).all(1) & (reduced[:, -1] == 0)
+    window.skipped = not bool(clean.all())
+    if window.skipped:  # estimates whose own gradients are finite stay too; they are not held by them
+        window.reduced = torch.where(clean.unsqueeze(1), 0.0, reduced)
+
+
+def refuse(window: Window, step: int, nonfinite: str | None) -> None:
+    """With nonfinite="raise", raise NonFiniteError, on all ranks alike, when the step is to be skipped."""
+    if nonfinite == "raise" and window.skipped and window.reduced is not None:
+        elements = int(window.reduced[:, -1].sum().nan_to_num())
+        raise NonFiniteError(
+            f"{elements} gradient elements are not finite, or so large that they would overflow, in step {step} (0: a sum "
+            "overflowed, or the loss, where the method uses it, is not finite). Nothing has moved on any rank. "
+            'nonfinite="skip" leaves such steps out, "hold" trains the finite elements.'
         )
