@@ -16,6 +16,7 @@ _VERSION = attrgetter("_version")  # counts the writes into a tensor, also by wa
 KEPT_HERE = ("k", "held")  # steps in which the estimate moved; steps held because a gradient was not finite
 TENSORS = "tensor_estimates"  # key of a group each of whose tensors has an estimate of its own: their names
 STARTED = "started"  # kept too, of methods with sums at the start: 1 when they were taken
+UPDATES = "updates"  # kept too, of methods that ask for it: steps in which something could move, also held ones
 
 
 def estimates_of(group: Options) -> Sequence[str]:
@@ -172,6 +173,7 @@ class ScalarTable:
 
     def _initial(self, options: Options) -> dict[str, Initial]:
         kept = KEPT_HERE if self.method.start is None else (*KEPT_HERE, STARTED)
+        kept = (*kept, UPDATES) if self.method.counts_updates else kept
         return dict(self.method.scalars(options)) | dict.fromkeys(kept, 0.0)
 
     def _grow(self, options: Options) -> None:
@@ -328,11 +330,11 @@ class ScalarTable:
         awaits = True if wanted is None else wanted
         return awaits if self.method.start is None else awaits & (self.values[STARTED] > 0)
 
-    def count(self, moving: list[bool], overflow: Tensor | None) -> None:
-        """Count a step of a frozen d for the estimates that move, unless it overflowed (0-dim bool; None: nobody looked)."""
+    def count(self, moving: list[bool], overflow: Tensor | None, name: str = "k") -> None:
+        """Count a step in a scalar of the estimates that move, unless it overflowed (0-dim bool; None: nobody looked)."""
         for row in (row for row, moves in enumerate(moving) if moves):
-            self.values["k"][row].add_(1 if overflow is None else ~overflow)
-        self.seal({"k": self.values["k"].clone()})
+            self.values[name][row].add_(1 if overflow is None else ~overflow)
+        self.seal({name: self.values[name].clone()})
 
     def put(self, values: Scalars) -> None:
         """Copy these values of all estimates into the scalars of the same names."""

@@ -86,11 +86,13 @@ def sweep(
     try:
         if phases != ("after",):
             _measure(optimizer, entries, lots, plan, phases, total)
+        if optimizer.base is not None and not dry:
+            optimizer.base.step(optimizer, plan, skip)
         for lot in plan.lots:
             group = entries[lot.group][0]
             row = table.row(group["estimate"])
             for kernel, device, tasks, derived in lot.launches:
-                c = _coefficients(optimizer, group, device)
+                c = coefficients(optimizer, group, device)
                 sums = kernel.run(method, tasks, c, dry, skip, derived)
                 after[row] += sums.to(table.device, non_blocking=True)
     finally:
@@ -139,7 +141,7 @@ def _measure(
             for task in lot.tasks:
                 if task.x.device != device:
                     device = task.x.device
-                    c = kernels.eager.numbers(_coefficients(optimizer, group, device), device)
+                    c = kernels.eager.numbers(coefficients(optimizer, group, device), device)
                 terms = _before_of(optimizer, task, c).to(table.device, non_blocking=True)
                 total[row, at : at + len(terms) - 1] += terms[:-1] * task.weight
                 bad[row] += terms[-1] * task.weight
@@ -172,7 +174,8 @@ def _note_moved(optimizer: MovesTensors, new: list[Tensor], skip: Tensor | None)
         note_moved(optimizer, new)
 
 
-def _coefficients(optimizer: MovesTensors, group: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def coefficients(optimizer: MovesTensors, group: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What the coming step of a group multiplies by, on a device."""
     table, row = optimizer.step_size.scalars, optimizer.step_size.scalars.row(group["estimate"])
     scalars = table.on(device, row)
     return optimizer.method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
@@ -198,7 +201,7 @@ def _plan(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots) ->
     ]
     try:
         return plans.plan(key, moving, optimizer.state, scale) or build_plan(
-            optimizer, entries, key, scale, _coefficients
+            optimizer, entries, key, scale, coefficients
         )
     except Exception as error:
         plans.abandon_step()

@@ -25,7 +25,7 @@ from ..sharding.shard_index import Listed, ShardIndex
 from .estimate_state import ScalarTable
 from .option_sets import Lots
 from .rank_agreement import Agreement
-from .step_plan import PlanCache
+from .step_plan import PlanCache, StepPlan
 
 Look = tuple[list[int], list[bool], int]
 """Ids of parameters, which of them train, and how many have a state."""
@@ -209,6 +209,10 @@ class HasScalars(Protocol):
         """The number of steps."""
 
     @property
+    def calls(self) -> int:
+        """The number of steps as it is known without waiting."""
+
+    @property
     def frozen(self) -> bool:
         """Whether d stays for good."""
 
@@ -266,6 +270,22 @@ class Watched(Protocol):
 # ---------------------------------------------------------------- what the parts ask of an optimizer
 
 
+class Base(Protocol):
+    """A torch optimizer that gives an optimizer of ours its direction."""
+
+    def is_prepared(self, optimizer: Any) -> bool:
+        """Return whether it knows all parameters that train."""
+
+    def prepare(self, optimizer: Any) -> None:
+        """Let it know all parameters that train."""
+
+    def buffers(self, optimizer: Any, p: Tensor) -> dict[str, Tensor]:
+        """The buffers of a parameter that it keeps for the method."""
+
+    def step(self, optimizer: Any, plan: StepPlan, skip: Tensor | None) -> None:
+        """Take its step over the parameters of a plan."""
+
+
 class HasState(Protocol):
     """An optimizer to those who make and keep the buffers of its parameters."""
 
@@ -274,6 +294,10 @@ class HasState(Protocol):
     method: Method
     dtypes: Dtypes
     unmoved: set[Tensor]
+
+    @property
+    def base(self) -> Base | None:
+        """What gives its direction; None where the method does."""
 
     @property
     def step_size(self) -> HasScalars:
@@ -332,8 +356,26 @@ class HasGroups(Protocol):
         """Point the groups' scalars to the StepSize's."""
 
 
+class HasModes(MovesTensors, HasGroups, Protocol):
+    """An optimizer to those who switch its parameters between training and evaluation."""
+
+    mode: str
+    mapped: frozenset[int]
+
+    @property
+    def step_size(self) -> TakesScalars:
+        """The StepSize that it shares."""
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All groups."""
+
+
 class Saves(HasState, HasGroups, Protocol):
     """An optimizer to those who save and load it."""
+
+    mode: str
+    mapped: frozenset[int]
 
     @property
     def step_size(self) -> TakesScalars:

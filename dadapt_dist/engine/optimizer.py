@@ -20,21 +20,22 @@ from ..options.checks import check_choice, check_options
 from ..sharding import registry
 from ..sharding.dtensor import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
-from . import amp, amp_alone, log_every, loss_channel, param_groups, per_tensor, torch_compile
+from . import amp, amp_alone, log_every, loss_channel, modes, param_groups, per_tensor, torch_compile
 from .amp import AmpScaling, Finding
+from .base_optimizer import BaseOptimizer
 from .estimate_state import TENSORS, estimates_of
 from .local_step import Entries, Window, measure, sweep
 from .members import Look
 from .option_sets import Lots
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
-from .state.validation import FORMAT
+from .state.validation import FORMAT, TRAIN
 from .step_plan import PlanCache
 from .step_size import StepSize
 from .uneven_inputs import MayJoin
 
 
-class LearningRateFree(Optimizer, MayJoin):
+class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
     """A learning-rate-free optimizer. Use its subclasses (`Prodigy`, `DAdaptAdam`, ...), which name their options.
 
     params: tensors, (name, tensor) pairs or group dicts, as for every torch optimizer. method: a name in METHODS.
@@ -85,6 +86,7 @@ class LearningRateFree(Optimizer, MayJoin):
         self._bound = True
         self.number = next(torch_compile.numbers)
         torch_compile.live[self.number] = self
+        self.base = BaseOptimizer(self.method, self.step_size.nonfinite) if self.method.runs_base else None
         self._seen: Look | None = None  # the parameters that all had their buffers
         for name in ("plans", "_lots", "_shown"):  # of the groups and parameters before
             self.__dict__.pop(name, None)
@@ -142,13 +144,17 @@ class LearningRateFree(Optimizer, MayJoin):
         groups, views = self.groups, self._views()
         for group, of_group in zip(groups, views, strict=True):
             group.update(of_group, method=self.method.name, format=FORMAT)
+            if self.method.has_modes:
+                group["mode"] = self.mode
             if "d" not in of_group:
                 group.pop("d", None)
         names = (*self.step_size.scalars.values, "steps")
         self._watched = names, [view for of_group in views for view in of_group.values()]
         self.bound = [*groups]
         params = [p for group in groups for p in group["params"]]
-        self.traced = [] if any(map(is_dtensor, params)) else params  # steps of DTensors stay outside a compiled graph
+        self.traced = (
+            [] if self.base or any(map(is_dtensor, params)) else params
+        )  # their steps stay outside a compiled graph
 
     def _views(self) -> list[dict[str, Tensor]]:
         """What each group holds of its estimate."""
@@ -290,6 +296,8 @@ class LearningRateFree(Optimizer, MayJoin):
         Raises:
             TypeError, ValueError: The loss is no number, or an option or a gradient cannot be right; nothing has moved.
         """
+        if self.mode != TRAIN:
+            modes.refuse_step(self)
         result = None
         if closure is not None:
             with torch.enable_grad():
@@ -405,7 +413,7 @@ class LearningRateFree(Optimizer, MayJoin):
 
     def is_prepared(self) -> bool:
         """Return whether every trainable parameter has its buffers; False after one was unfrozen."""
-        if any(buffers.lacks_buffers(self, p, group) for group, p in self.all_params()):
+        if buffers.lack_some(self):
             return False
         self._seen = self.look()
         return True
@@ -437,7 +445,7 @@ class LearningRateFree(Optimizer, MayJoin):
     def __getstate__(self) -> dict[str, Any]:
         self.step_size.finish()
         self.step_size.adopt_between_steps()
-        own = ("method", "step_size", "dtypes", "backend", "unmoved", "_bound", "_amp_scaling")
+        own = ("method", "step_size", "dtypes", "backend", "unmoved", "mode", "_bound", "_amp_scaling")
         return super().__getstate__() | {name: getattr(self, name) for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

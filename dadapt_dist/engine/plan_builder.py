@@ -112,4 +112,5 @@ def _is_cacheable(optimizer: MovesTensors, one: PlannedTask) -> bool:
 def _own_buffers(optimizer: MovesTensors, p: Tensor, group: Group) -> dict[str, Tensor]:
     """What the method keeps of a parameter; others may keep more beside it."""
     state = optimizer.state.get(p, {})
-    return {name: state[name] for name in optimizer.buffers(group) if name in state}
+    own = {name: state[name] for name in optimizer.buffers(group) if name in state}
+    return own if optimizer.base is None else own | optimizer.base.buffers(optimizer, p)

@@ -23,7 +23,7 @@ from . import placing
 from .amp import Finding
 from .diagnostics import separate_estimates
 from .diagnostics.run_diagnostics import RunDiagnostics
-from .estimate_state import estimates_of
+from .estimate_state import UPDATES, estimates_of
 from .estimates import Estimates, StepCount
 from .local_step import Window
 from .members import Member, Roster
@@ -310,6 +310,8 @@ class StepSize(Estimates):
             separate_estimates.look(self)
         if (frozen or sumless) and not window.skipped:
             table.count(self._moving(window), window.overflows)
+        if table.method.counts_updates and not window.skipped:
+            table.count(self._moving(window), window.overflows, UPDATES)
         if window.launches:
             self._launched = window
             if window.reduced is None:

@@ -53,6 +53,16 @@ def tamed(
     return g, wrong.sum(dtype=torch.float64)
 
 
+def usable_gradient(task: TensorTask, dtype: torch.dtype) -> Tensor:
+    """The gradient as a step takes it, in this dtype: divided by the scale, with its sign and decay, a tensor of its own.
+
+    Elements that are not finite, or whose square would not be, act as 0 before the decay is added.
+    """
+    raw = task.g.to(dtype) if task.scale is None else task.g.to(dtype) / task.scale
+    raw = torch.where(raw.abs() <= math.sqrt(torch.finfo(dtype).max), raw, 0.0)
+    return _decayed(task, raw, task.x.to(dtype))
+
+
 def _decayed(task: TensorTask, g: Tensor, x: Tensor) -> Tensor:
     if task.maximize:
         g = g.neg()

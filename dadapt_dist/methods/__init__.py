@@ -2,8 +2,9 @@
 
 from .._moved_paths import OLD_NAMES
 from .base import Buffer, Documentation, KernelSignature, Method
+from .directed import DirectedMethod
 from .registry import METHODS, register
 
 __path__.append(OLD_NAMES)
 
-__all__ = ["METHODS", "Buffer", "Documentation", "KernelSignature", "Method", "register"]
+__all__ = ["METHODS", "Buffer", "DirectedMethod", "Documentation", "KernelSignature", "Method", "register"]

@@ -28,12 +28,14 @@ class Buffer:
 
     `init`: the fill value, or "param" for a copy of the parameter. `statistic`: it serves the estimate of d alone, so
     `freeze_after` releases it. `sliced`: `slice_p` keeps every p-th entry of it only. `squares`: a mean or sum of squares.
+    `transient`: the caller fills it anew in every step and it is not saved; float32, or the parameter's dtype where wider.
     """
 
     init: float | Literal["param"] = 0.0
     statistic: bool = False
     sliced: bool = False
     squares: bool = False
+    transient: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,12 @@ class Method(ABC):
     """Buffers that `update` never writes."""
     sparse: ClassVar[bool] = False
     """Does the method take sparse gradients (`update_sparse`)?"""
+    counts_updates: ClassVar[bool] = False
+    """Whether a scalar "updates" is kept: the steps in which something could move, also those whose sums were of no use."""
+    runs_base: ClassVar[bool] = False
+    """Whether a torch optimizer gives the update: see `directions.TorchDirection`."""
+    has_modes: ClassVar[bool] = False
+    """Whether the parameters hold other values in evaluation than in training: the class defines `to_eval` and `to_train`."""
 
     wants_loss: ClassVar[bool] = False
     """Does some phase's fold get the loss of the step? Set from `before` and `after`."""
@@ -188,6 +196,10 @@ class Method(ABC):
             )
         cls.sums = () if cls.after is None else cls.after.names
         cls.wants_loss = any(spec is not None and spec.loss for spec in (cls.before, cls.after))
+        has_eval, has_train = cls.to_eval is not Method.to_eval, cls.to_train is not Method.to_train
+        if has_eval is not has_train:
+            raise TypeError(f"{cls.__name__} must define both to_eval and to_train, which undo each other, or neither")
+        cls.has_modes = has_eval
 
     def own_signature(self) -> KernelSignature | None:
         """The signature that the class declares itself: one derived from a method may have another update than the kernels."""
@@ -246,6 +258,20 @@ class Method(ABC):
         Such a step is tried first, as one with a large gradient is.
         """
         return ()
+
+    # ---------------------------------------------------------------- evaluation
+
+    def to_eval(self, x: Tensor, buf: Buffers, c: Coefficients) -> None:  # noqa: B027 - few methods have it
+        """Turn the parameter that trains into the one that is evaluated and saved, in place and elementwise.
+
+        Args:
+            x: the parameter, float64.
+            buf: its buffers, float64, without those that are sliced; they stay as they are.
+            c: the `coefficients` of the coming step. Only those that follow from options are the same at both maps.
+        """
+
+    def to_train(self, x: Tensor, buf: Buffers, c: Coefficients) -> None:  # noqa: B027 - few methods have it
+        """Undo `to_eval`, in place."""
 
     # ---------------------------------------------------------------- sums
 

@@ -5,12 +5,13 @@ Nothing imports torch.distributed.tensor, which takes a second: where nobody has
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .framework import FrameworkAdapter
+from .live_objects import living, warn_if_hidden
 from .shard import LocalShard
 
 if TYPE_CHECKING:
@@ -37,6 +38,42 @@ class DTensorAdapter(FrameworkAdapter):
     def place(self, params: Sequence[Tensor]) -> list[LocalShard | None]:
         """As the base class; raises ValueError for a Partial parameter."""
         return [_place(p) if is_dtensor(p) else None for p in params]
+
+    def forget_copies(self, params: Sequence[Tensor]) -> None:
+        """Free the gathered parameters of FSDP2 that a forward pass without a backward has left, and that the next would use."""
+        wanted = {id(p) for p in params if is_dtensor(p)}
+        for module in _fsdp2_modules() if wanted else ():
+            if _holds(module, wanted):
+                module.reshard()
+
+    def parts_of(self, thing: Any) -> Iterator[Any]:
+        """The FSDP2 modules of a model."""
+        found = _fsdp2_class()
+        modules = thing.modules() if found is not None and isinstance(thing, nn.Module) else ()
+        return (module for module in modules if isinstance(module, found))
+
+
+def _holds(module: Any, wanted: set[int]) -> bool:
+    """Return whether an FSDP2 module has sharded one of these parameters; True where it does not tell."""
+    state = module._get_fsdp_state()
+    if not hasattr(state, "_fsdp_param_group"):
+        return True
+    group = state._fsdp_param_group
+    return group is not None and any(id(one.sharded_param) in wanted for one in group.fsdp_params)
+
+
+def _fsdp2_class() -> Any:
+    """FSDP2's class of modules, where it is loaded: its place is another one since torch 2.6."""
+    names = ("torch.distributed.fsdp", "torch.distributed._composable.fsdp")
+    return next((cls for n in names if (cls := getattr(sys.modules.get(n), "FSDPModule", None)) is not None), None)
+
+
+def _fsdp2_modules() -> list[Any]:
+    cls = _fsdp2_class()
+    found = [] if cls is None else [*living(cls)]
+    if cls is not None and not found:
+        warn_if_hidden("model")
+    return found
 
 
 def _place(p: "DTensor") -> LocalShard:

@@ -61,6 +61,9 @@ class FrameworkAdapter:
         """The objects inside `thing`, given to `dadapt_dist.attach`, that this adapter looks for among the live ones."""
         return ()
 
+    def forget_copies(self, params: Sequence[Tensor]) -> None:
+        """Drop what the framework still holds of the values that these parameters had: they were changed between two steps."""
+
     # ---------------------------------------------------------------- asked of the bound adapter
 
     in_pieces = False
@@ -89,6 +92,12 @@ class FrameworkAdapter:
                 names = [None] * len(group["params"])
             named.append(list(zip(names, group["params"], strict=True)))
         return named
+
+    def check_masters(self) -> None:
+        """Raise ValueError where `masters_to_model` cannot be done; the text names the cure."""
+
+    def masters_to_model(self) -> None:
+        """Let the model have the optimizer's tensors as they are now, of which it has copies: they were changed between steps."""
 
     def was_loaded(self, groups: Groups) -> bool:
         """Whether the framework has put a checkpoint into these groups by itself, without load_state_dict."""

@@ -37,6 +37,15 @@ class FSDP1Adapter(FrameworkAdapter):
                 "works, or call step() after backward()."
             )
 
+    def forget_copies(self, params: Sequence[Tensor]) -> None:
+        """Free the gathered flat parameters that a forward pass without a backward has left, and that the next would use."""
+        flattened = [p for p in params if hasattr(p, "_fsdp_flattened")]
+        owners = _owners() if flattened else {}
+        handles = {id(owners[id(p)][0]): owners[id(p)][0] for p in flattened if id(p) in owners}
+        for handle in handles.values():
+            if handle.uses_sharded_strategy and not handle.needs_unshard():
+                handle._free_unsharded_flat_param()
+
     def parts_of(self, thing: Any) -> Iterator[Any]:
         """The handles of a module's flat parameters."""
         modules = thing.modules() if isinstance(thing, nn.Module) else ()

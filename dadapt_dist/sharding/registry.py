@@ -76,6 +76,12 @@ def refuse(params: Sequence[Tensor]) -> None:
         adapter.refuse(params)
 
 
+def forget_copies(params: Sequence[Tensor]) -> None:
+    """Let the frameworks drop what they still hold of the values that these parameters had."""
+    for adapter in _with("forget_copies"):
+        adapter.forget_copies(params)
+
+
 def unscales_itself(optimizer: Optimizer) -> bool:
     """Whether a trainer of some framework holds this optimizer and unscales its gradients itself."""
     return any(adapter.unscales_itself(optimizer) for adapter in _with("unscales_itself"))

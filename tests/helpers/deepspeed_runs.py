@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import dadapt_dist as dd
+from dadapt_dist import optimizers
 from dadapt_dist.comm.communicator import ShardLayout
 
 from .classes import ALL, first_d
@@ -107,7 +108,7 @@ class Case:
 
     @property
     def optimizer_options(self) -> dict[str, Any]:
-        return {**OPTIONS[self.method], **self.options}
+        return {**OPTIONS.get(self.method, {}), **self.options}
 
     @property
     def in_pieces(self) -> bool:
@@ -169,7 +170,7 @@ class Trainer:
             {"params": [params[i] for i in which], "weight_decay": decay}
             for which, decay in zip(indices(case.groups), DECAYS[case.groups], strict=True)
         ]
-        cls, options, config = ALL[case.method], case.optimizer_options, case.deepspeed_config()
+        cls, options, config = optimizers.of_method(case.method), case.optimizer_options, case.deepspeed_config()
         if case.entry == "json":
             config["optimizer"] = {"type": cls.__name__, "params": options}
             return {"model_parameters": groups, "config": config}

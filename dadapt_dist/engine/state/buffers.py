@@ -29,7 +29,16 @@ def prepare(optimizer: HasState) -> None:
             create(optimizer, p, group)
         elif not optimizer.state:  # a rank whose parameters are all frozen: to checkpoint tools, no state at all means
             optimizer.state[p] = {}  # that no step was taken, and they would take one on this rank alone
+    if optimizer.base is not None:
+        optimizer.base.prepare(optimizer)
     optimizer.unmoved &= {t for state in optimizer.state.values() for t in tensors_of(state)}
+
+
+def lack_some(optimizer: HasState) -> bool:
+    """Return whether buffers should be created for some parameter now."""
+    if any(lacks_buffers(optimizer, p, group) for group, p in optimizer.all_params()):
+        return True
+    return optimizer.base is not None and not optimizer.base.is_prepared(optimizer)
 
 
 def _report_lost(optimizer: HasState, fresh: list[Tensor]) -> None:
@@ -54,12 +63,11 @@ def _report_lost(optimizer: HasState, fresh: list[Tensor]) -> None:
 
 
 def needed_by(optimizer: HasState, group: Mapping[str, Any]) -> dict[str, Buffer]:
-    """The buffers that a saved group needs: once the estimate is frozen, none of those that belong to it."""
+    """The buffers that a saved group needs: no transient ones, and once the estimate is frozen none that belong to it."""
     limit = optimizer.step_size.freeze_after
     frozen = limit is not None and int(group["steps"]) >= limit
-    return {
-        name: buffer for name, buffer in optimizer.method.buffers(group).items() if not (frozen and buffer.statistic)
-    }
+    buffers = {name: buffer for name, buffer in optimizer.method.buffers(group).items() if not buffer.transient}
+    return {name: buffer for name, buffer in buffers.items() if not (frozen and buffer.statistic)}
 
 
 def lacks_buffers(optimizer: HasState, p: Tensor, group: dict[str, Any]) -> bool:
@@ -71,7 +79,7 @@ def lacks_buffers(optimizer: HasState, p: Tensor, group: dict[str, Any]) -> bool
 
 def _missing(optimizer: HasState, p: Tensor, group: dict[str, Any]) -> list[str]:
     state = optimizer.state.get(p, ())
-    return [name for name in optimizer.buffers(group) if name not in state]
+    return [name for name, spec in optimizer.buffers(group).items() if name not in state and not spec.transient]
 
 
 def create(optimizer: HasState, p: Tensor, group: dict[str, Any]) -> None:
@@ -95,7 +103,8 @@ def _create(optimizer: HasState, p: Tensor, group: dict[str, Any], place: LocalS
         )
     if why := unwritable(place.local(p)):
         raise ValueError(f"{param_state.described(p, optimizer.param_groups)} {why}.")
-    specs, missing = optimizer.buffers(group), _missing(optimizer, p, group)
+    specs = {name: spec for name, spec in optimizer.buffers(group).items() if not spec.transient}
+    missing = _missing(optimizer, p, group)
     if len(missing) < len(specs):
         there = [name for name in specs if name not in missing]
         _check_addable(p, {name: specs[name] for name in missing}, there, optimizer.param_groups)

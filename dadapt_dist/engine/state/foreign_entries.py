@@ -12,7 +12,8 @@ Dict = dict[str, Any]
 
 def entries(saved: Mapping[str, Any], ours: Collection[str], device: torch.device) -> Dict:
     """A parameter's entries that are no buffers of ours, copied; tensors on the parameter's device, as torch loads them."""
-    return {key: travelled(value, None if key == "step" else device) for key, value in saved.items() if key not in ours}
+    staying = ("step", "direction.step")
+    return {k: travelled(value, None if k in staying else device) for k, value in saved.items() if k not in ours}
 
 
 def of_nobody(state: Mapping[Any, Any], parameters: Collection[Any]) -> dict[Any, Any]:

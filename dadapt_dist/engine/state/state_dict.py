@@ -28,6 +28,7 @@ from .validation import (
     check_format,
     check_kind,
     check_order,
+    loaded_mode,
     numbers_of,
     parts_of,
     scalars_of,
@@ -94,12 +95,14 @@ def load(optimizer: Saves, state_dict: Dict) -> None:
         p: _restored(optimizer, p, buffers, group, place[0])
         for (p, buffers, group), place in zip(pairs, places, strict=True)
     }
+    mode = loaded_mode(groups) if optimizer.method.has_modes else optimizer.mode
     others = foreign_entries.of_nobody(saved, {index for group in groups for index in group["params"]})
     merged = [_merged(live, group) for live, group in zip(optimizer.groups, groups, strict=True)]
     fresh: Any = type(optimizer.state)(dict)
     fresh.update(state | others)
     for estimate, group in estimates.items():
         optimizer.step_size.load(estimate, group)
+    optimizer.mode, optimizer.mapped = mode, frozenset()
     optimizer.__setstate__({"state": fresh, "param_groups": merged})
     note_loaded(optimizer)
     for post in optimizer._optimizer_load_state_dict_post_hooks.values():

@@ -20,7 +20,7 @@ FORMAT = 1
 
 WHERE_FROM = "pass what optimizer.state_dict() returned."
 GO_BACK = "Go back to an earlier checkpoint."
-COUNTS = ("k", "held", "steps", "started")
+COUNTS = ("k", "held", "steps", "started", "updates")
 DISTANCES = ("d", "d_max")
 NORMS = ("g0_norm", "gsq_weighted", "given_d")
 SQUARES = ("g_sq_sum",)  # never squared again
@@ -28,6 +28,7 @@ NONE: Mapping[str, int] = {}
 LARGEST_COUNT = 2**53  # counts are kept in float64
 LARGEST_DISTANCE = torch.finfo(torch.float32).max
 LARGEST_SUM = 1e154  # its square is a float64
+TRAIN, EVAL = "train", "eval"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -172,6 +173,17 @@ def _plain(value: Any) -> Any:  # Any: numpy's numbers are real ones by registra
         except RuntimeError:  # a tensor without data
             return None
     return None if isinstance(value, bool) or not isinstance(value, Real) else value
+
+
+def loaded_mode(groups: Iterable[Mapping[str, Any]]) -> str:
+    """The mode of the groups of a checkpoint. Raises ValueError for one that does not exist, or several."""
+    found = {str(group.get("mode", TRAIN)) for group in groups} or {TRAIN}
+    if len(found) > 1 or not found <= {TRAIN, EVAL}:
+        raise ValueError(
+            f"the groups of the checkpoint have the modes {', '.join(sorted(found))}; all must have 'train', or all 'eval'. Load "
+            "a checkpoint that this optimizer saved whole."
+        )
+    return found.pop()
 
 
 # ---------------------------------------------------------------- tensors

@@ -18,6 +18,7 @@ from ...sharding.framework import FrameworkAdapter, Groups, NamedTensors
 from ...sharding.live_objects import warn_if_hidden
 from ...sharding.shard import LocalShard
 from . import registration, universal_restore
+from .bit16_copies import check_masters, masters_to_model
 from .internals import Share, changed, engines, is_in_use, is_supported, model_parallel, names, shares, tied, wrapper_of
 from .unsupported import refuse, warn
 
@@ -131,6 +132,16 @@ class ZeroAdapter(DeepSpeedAdapter):
         for index, flat in enumerate(wrapper.fp32_partitioned_groups_flat):
             named[wrapper.sub_group_to_group_id[index]].append((None, flat))
         return named
+
+    def check_masters(self) -> None:
+        if self.is_initialising():
+            raise ValueError(
+                "DeepSpeed is still setting up: call optimizer.eval() after deepspeed.initialize has returned."
+            )
+        check_masters(self._engine())
+
+    def masters_to_model(self) -> None:
+        masters_to_model(self._engine())
 
     def was_loaded(self, groups: Groups) -> bool:
         return any(map(dict.__contains__, groups, repeat(universal_restore.MARK)))

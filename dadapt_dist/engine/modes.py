@@ -1,0 +1,137 @@
+"""Switch the parameters between the values that train and those that are evaluated, for methods that tell them apart."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..kernels import TensorTask
+from ..sharding import registry
+from ..sharding.registry import resolve
+from ..sharding.shard import LocalShard
+from .local_step import coefficients
+from .members import HasModes
+from .state import replaced_groups
+from .state.buffers import is_unmoved
+from .state.validation import EVAL, TRAIN
+
+Group = dict[str, Any]
+
+
+class TwoModes:
+    """The two calls of an optimizer that switch its parameters between training and evaluation.
+
+    mode: "train" or "eval". mapped: ids of the parameters that eval() has changed.
+    """
+
+    mode = TRAIN
+    mapped: frozenset[int] = frozenset()
+
+    def eval(self: HasModes) -> None:
+        """Let the parameters be those that are evaluated and saved, for a method that trains others (Schedule-Free).
+
+        Nothing for every other method, and when they are so already. Call it on all ranks between the same two steps: a rank
+        that is left in the other mode refuses its next step, and the others wait for it in theirs. Waits for the reduce under
+        way; no collective but where a framework gathers low-precision copies (DeepSpeed). The mode is saved.
+
+        Frozen parameters, and those that have taken no step yet, stay. Maps are computed in float64 and rounded once: there and
+        back again changes a parameter of a narrower dtype by one unit in the last place of the larger of its two values at most,
+        and no further however often it is repeated.
+
+        Raises:
+            RuntimeError: in the middle of a step.
+            ValueError: the parameters, or copies of them that the framework keeps, cannot be written now.
+
+        Example:
+            >>> import torch, dadapt_dist
+            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
+            >>> optimizer.eval()  # evaluate, save
+            >>> optimizer.train()
+        """
+        if self.method.has_modes:
+            switch(self, EVAL)
+
+    def train(self: HasModes, mode: bool = True) -> None:
+        """Let the parameters be those that train, as they are at the start: undoes `eval`, on all ranks, before the next step.
+
+        Args:
+            mode: False is `eval()`, as of a torch module.
+
+        Raises:
+            RuntimeError, ValueError: as `eval`.
+        """
+        if self.method.has_modes:
+            switch(self, TRAIN if mode else EVAL)
+
+
+def refuse_step(optimizer: object) -> None:
+    """Raise RuntimeError for a step whose gradients were taken at the parameters of evaluation."""
+    raise RuntimeError(
+        f"{type(optimizer).__name__} is in evaluation mode: its parameters are the averaged ones, at which no step can be taken. "
+        "Nothing has moved. Call optimizer.train() on every rank before the forward pass of training, and optimizer.eval() "
+        "before evaluation and saving."
+    )
+
+
+@torch.no_grad()
+def switch(optimizer: HasModes, mode: str) -> None:
+    """Map every parameter that has taken a step into this mode; nothing where it is in it. Waits for the reduce under way.
+
+    Maps are computed in float64, block by block, and rounded once.
+
+    Raises:
+        RuntimeError: in the middle of a step.
+        ValueError: the parameters cannot be written now, or not their low-precision copies; nothing has changed.
+    """
+    if not optimizer.method.has_modes or optimizer.mode == mode:
+        return
+    optimizer.step_size.settle()
+    replaced_groups.adopt(optimizer)
+    optimizer.delivery.check_masters()
+    entries = [*_mapped(optimizer)]
+    places = resolve([p for _, p in entries])
+    _check_in_memory(entries, places)
+    for (group, p), parts in zip(entries, places, strict=True):
+        for part in parts:
+            _map(optimizer, group, p, part, mode)
+    optimizer.mapped = frozenset(id(p) for _, p in entries) if mode == EVAL else frozenset()
+    optimizer.mode = mode
+    for group in optimizer.groups:
+        group["mode"] = mode
+    registry.forget_copies([p for _, p in entries])
+    optimizer.delivery.masters_to_model()
+
+
+def _mapped(optimizer: HasModes) -> Iterator[tuple[Group, Tensor]]:
+    """The parameters that the coming map concerns: on the way back, those that were mapped, also if frozen since."""
+    for group, p in optimizer.all_params():
+        state = optimizer.state.get(p, {})
+        names = [name for name, spec in optimizer.buffers(group).items() if not spec.transient]
+        if all(name in state for name in names) and not is_unmoved(optimizer, p):
+            back = optimizer.mode == EVAL and optimizer.mapped
+            if id(p) in optimizer.mapped if back else p.requires_grad:
+                yield group, p
+
+
+def _check_in_memory(entries: list[tuple[Group, Tensor]], places: list[list[LocalShard]]) -> None:
+    for (_, p), parts in zip(entries, places, strict=True):
+        if not all(part.is_in_memory(p) for part in parts):
+            raise ValueError(
+                "parameters are swapped out (NVMe), and cannot be switched between training and evaluation. Offload them to the "
+                "CPU instead."
+            )
+
+
+def _map(optimizer: HasModes, group: Group, p: Tensor, place: LocalShard, mode: str) -> None:
+    x, state = place.part(p.detach()), optimizer.state[p]
+    specs = optimizer.buffers(group)
+    buf = {name: place.part(state[name]) for name in specs if not specs[name].transient}
+    buf = {name: t for name, t in buf.items() if t.shape == x.shape}  # without sliced ones
+    c = kernels.eager.numbers(coefficients(optimizer, group, x.device), x.device)
+    to = optimizer.method.to_eval if mode == EVAL else optimizer.method.to_train
+    for block in kernels.eager.blocks(TensorTask(x=x, g=x, buf=buf)):
+        wide = block.x.to(torch.float64, copy=True)
+        to(wide, {name: t.to(torch.float64) for name, t in block.buf.items()}, c)
+        block.x.copy_(wide)

@@ -1,0 +1,109 @@
+"""Evaluation under ZeRO: the model computes with averaged weights, and with those that train again afterwards."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dadapt_dist import LearningRateFree
+from tests.helpers.deepspeed_runs import DECAYS, STEPS, SUB_GROUP, Case, Odd, Trainer, batch, loss_of
+from tests.helpers.pool import WorkerPool
+from tests.helpers.toy_methods import ScheduleFreeReference, toys_registered
+
+METHOD, LR = "schedule_free_sgd", {"lr": 1.0}
+CASES = [
+    Case(stage=0, method=METHOD, options=LR),
+    Case(stage=0, method=METHOD, options=LR, precision="bf16"),
+    Case(stage=1, method=METHOD, options=LR),
+    Case(stage=1, method=METHOD, options=LR, precision="bf16+fp32"),
+    Case(stage=2, method=METHOD, options=LR),
+    Case(stage=2, method=METHOD, options=LR, precision="bf16"),
+    Case(stage=2, method=METHOD, options=LR, offload="optimizer"),
+    Case(stage=2, method=METHOD, options=LR, zero={"round_robin_gradients": True}),
+    Case(stage=3, method=METHOD, options=LR, sub_group=SUB_GROUP),
+    Case(stage=3, method=METHOD, options=LR, precision="bf16"),
+    Case(stage=3, method=METHOD, options=LR, offload="parameters"),
+    Case(stage=3, method=METHOD, options=LR, zero={"stage3_param_persistence_threshold": 20}),
+]
+
+
+def train(case: Case) -> dict[str, Any]:
+    """On every rank: the model's weights in both modes, and the master weights in training, after the last step."""
+    with toys_registered(), Trainer(case) as trainer:
+        optimizer: LearningRateFree = trainer.base
+        for step in range(STEPS):
+            trainer.step(step)
+            optimizer.eval()
+            seen = trainer.weights()
+            if trainer.case.stage < 3:  # stage 3 refuses a forward pass without a backward pass after it
+                trainer.engine.module(batch(0)[0].to(case.dtype))
+            optimizer.train()
+        return {
+            "wrapper": type(trainer.wrapper).__name__,
+            "evaluated": seen,
+            "weights": trainer.weights(),
+            "masters": trainer.masters(),
+        }
+
+
+def expected() -> tuple[list[Tensor], list[Tensor]]:
+    """(weights in training, weights in evaluation) of one process."""
+    model = Odd().double()
+    params = [*model.parameters()]
+    reference = ScheduleFreeReference(torch.cat([p.detach().flatten() for p in params]))
+    reference.decay, reference.lr = DECAYS[1][0], LR["lr"]
+    sizes = [p.numel() for p in params]
+    for step in range(STEPS):
+        with torch.no_grad():
+            for p, value in zip(params, reference.x.split(sizes), strict=True):
+                p.copy_(value.view_as(p))
+        model.zero_grad()
+        x, y = batch(step)
+        loss_of(model(x.double()), y.double()).backward()
+        reference.step(torch.cat([p.grad.flatten() for p in params]))  # type: ignore[union-attr]
+    return tuple(  # type: ignore[return-value]
+        [part.view_as(p) for part, p in zip(x.split(sizes), params, strict=True)]
+        for x in (reference.x, reference.evaluated())
+    )
+
+
+def test_fp16_weights_at_stage_0_follow_the_mode(pool2: WorkerPool) -> None:
+    """DeepSpeed's gradients there have another scale than those of one process: the weights are compared with their masters."""
+    for found in pool2.run(train, Case(stage=0, method=METHOD, options=LR, precision="fp16")):
+        assert found["wrapper"] == "FP16_UnfusedOptimizer"
+        assert all(torch.equal(t, m.half().float()) for t, m in zip(found["weights"], found["masters"], strict=True))
+        assert not all(torch.equal(t, e) for t, e in zip(found["weights"], found["evaluated"], strict=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_low_precision_weights_follow_the_mode(case: Case, pool2: WorkerPool) -> None:
+    trained, evaluated = expected()
+    bound = 2e-6 if case.precision == "fp32" else 1.2e-2
+    assert max(float((a - b).abs().max()) for a, b in zip(trained, evaluated, strict=True)) > 2 * bound
+    for found in pool2.run(train, case):
+        for name, values in (("masters", trained), ("weights", trained), ("evaluated", evaluated)):
+            if (
+                name == "masters" and "round_robin_gradients" in case.zero
+            ):  # of which DeepSpeed's own look-up knows nothing
+                continue
+            for t, value in zip(found[name], values, strict=True):
+                assert float((t - value).abs().max()) < bound, (found["wrapper"], name)
+
+
+def stepping(stage: int) -> str:
+    """On every rank: the error of the first step of a method over a torch optimizer."""
+    with toys_registered(), Trainer(Case(stage=stage, method="mechanic_torch")) as trainer:
+        try:
+            trainer.step(0)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_torch_optimizer_as_direction_is_refused_under_zero(stage: int, pool2: WorkerPool) -> None:
+    for said in pool2.run(stepping, stage):
+        assert bool(said) is (stage > 0)
+        assert not said or "the direction of mechanic_torch is a torch optimizer" in said
+        assert not said or said.endswith("elementwise (Adam, Lion, SGD), or shard with FSDP2.")
