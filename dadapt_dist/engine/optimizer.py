@@ -20,13 +20,14 @@ from ..options.checks import check_choice, check_options
 from ..sharding import registry
 from ..sharding.dtensor import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
-from . import amp, amp_alone, log_every, loss_channel, modes, param_groups, per_tensor, torch_compile
+from . import amp, amp_alone, log_every, modes, param_groups, per_tensor, torch_compile
 from .amp import AmpScaling, Finding
 from .base_optimizer import BaseOptimizer
-from .estimate_state import TENSORS, estimates_of
+from .estimate_state import TENSORS
 from .local_step import Entries, Window, measure, sweep
 from .members import Look
 from .option_sets import Lots
+from .readings import Readings
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
 from .state.validation import FORMAT, TRAIN
@@ -35,7 +36,7 @@ from .step_size import StepSize
 from .uneven_inputs import MayJoin
 
 
-class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
+class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
     """A learning-rate-free optimizer. Use its subclasses (`Prodigy`, `DAdaptAdam`, ...), which name their options.
 
     params: tensors, (name, tensor) pairs or group dicts, as for every torch optimizer. method: a name in METHODS.
@@ -222,66 +223,6 @@ class LearningRateFree(Optimizer, MayJoin, modes.TwoModes):
 
     def look_up_delivery(self) -> None:
         self._delivery = None
-
-    # ---------------------------------------------------------------- what users read
-
-    @property
-    def d(self) -> float | dict[str, float]:
-        """The current estimate of D: a float, or name -> float with several estimates. Waits for the reduce under way."""
-        return self.step_size.d
-
-    @property
-    def effective_lr(self) -> list[float]:
-        """The learning rate of the underlying method (Adam, SGD, ...) in the coming step, for each group: mostly d·lr.
-
-        With an estimate for each tensor, the mean over the group's tensors. Waits for the reduce under way.
-        """
-        self._adopt_groups()
-        return [self._rate(group) for group in self.groups]
-
-    def _rate(self, group: dict[str, Any]) -> float:
-        table = self.step_size.current()
-        rates = [self.method.learning_rate(group, table.of(table.row(name))) for name in estimates_of(group)]
-        return sum(map(float, rates)) / max(len(rates), 1)
-
-    def set_d(self, value: float, estimate: str | None = None) -> None:
-        """Set d by hand; it stays there until a larger one is found. Do so on all ranks, between the same two steps.
-
-        `param_groups[i]["d"] = value` does the same in the next step. Waits for the reduce under way; no collective.
-
-        Args:
-            value: the new d, finite and > 0.
-            estimate: whose d. None where there is one estimate.
-
-        Raises:
-            ValueError: for a d that cannot be, or an estimate that does not exist or is not named; nothing has changed.
-            RuntimeError: in the middle of a step.
-
-        Example:
-            >>> import torch, dadapt_dist
-            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
-            >>> optimizer.set_d(1e-3)
-            >>> optimizer.d
-            0.001
-        """
-        self.step_size.set_d(value, estimate)
-
-    @property
-    def loss(self) -> Tensor | float | None:
-        """The loss of the coming step on this rank, set before a framework calls step(), which forgets it; None: none."""
-        return self._loss
-
-    @loss.setter
-    def loss(self, value: Any) -> None:
-        self._loss = loss_channel.read(value, type(self).__name__) if self.method.wants_loss else None
-
-    def __repr__(self) -> str:
-        """d, d·lr and the counters as they are known without waiting for another rank, then the groups as torch lists them."""
-        lines = [f"{type(self).__name__} ({self.step_size.summary(self.groups)}"]
-        for index, group in enumerate(self.groups):
-            lines.append(f"Parameter Group {index}")
-            lines += [f"    {key}: {param_groups.plain(group[key])}" for key in sorted(group) if key != "params"]
-        return "\n".join([*lines, ")"])
 
     # ---------------------------------------------------------------- one step
 

@@ -1,0 +1,102 @@
+"""What users read of an optimizer, and set: d, learning rates, the loss of a step, and how it is shown."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..methods import Method
+from ..methods.base import Options
+from . import loss_channel, param_groups
+from .estimate_state import ScalarTable, estimates_of
+
+
+class Estimating(Protocol):
+    """A StepSize to those who read and set its estimates."""
+
+    @property
+    def d(self) -> float | dict[str, float]:
+        """The current d."""
+
+    def set_d(self, value: float, estimate: str | None = None) -> None:
+        """Set d by hand."""
+
+    def current(self) -> ScalarTable:
+        """The scalars, after the reduce under way."""
+
+    def summary(self, groups: Sequence[Options]) -> str:
+        """d, d·lr and the counters in one line."""
+
+
+class Readings:
+    """The part of a `LearningRateFree` that its users read."""
+
+    step_size: Estimating
+    method: Method
+    _loss: Tensor | float | None
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All groups."""
+        raise NotImplementedError
+
+    def _adopt_groups(self) -> None:
+        """Make groups that somebody has put in the place of ours our own."""
+
+    @property
+    def d(self) -> float | dict[str, float]:
+        """The current estimate of D: a float, or name -> float with several estimates. Waits for the reduce under way."""
+        return self.step_size.d
+
+    @property
+    def effective_lr(self) -> list[float]:
+        """The learning rate of the underlying method (Adam, SGD, ...) in the coming step, for each group: mostly d·lr.
+
+        With an estimate for each tensor, the mean over the group's tensors. Waits for the reduce under way.
+        """
+        self._adopt_groups()
+        return [self._rate(group) for group in self.groups]
+
+    def _rate(self, group: dict[str, Any]) -> float:
+        table = self.step_size.current()
+        rates = [self.method.learning_rate(group, table.of(table.row(name))) for name in estimates_of(group)]
+        return sum(map(float, rates)) / max(len(rates), 1)
+
+    def set_d(self, value: float, estimate: str | None = None) -> None:
+        """Set d by hand; it stays there until a larger one is found. Do so on all ranks, between the same two steps.
+
+        `param_groups[i]["d"] = value` does the same in the next step. Waits for the reduce under way; no collective.
+
+        Args:
+            value: the new d, finite and > 0.
+            estimate: whose d. None where there is one estimate.
+
+        Raises:
+            ValueError: for a d that cannot be, or an estimate that does not exist or is not named; nothing has changed.
+            RuntimeError: in the middle of a step.
+
+        Example:
+            >>> import torch, dadapt_dist
+            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
+            >>> optimizer.set_d(1e-3)
+            >>> optimizer.d
+            0.001
+        """
+        self.step_size.set_d(value, estimate)
+
+    @property
+    def loss(self) -> Tensor | float | None:
+        """The loss of the coming step on this rank, set before a framework calls step(), which forgets it; None: none."""
+        return self._loss
+
+    @loss.setter
+    def loss(self, value: Any) -> None:
+        self._loss = loss_channel.read(value, type(self).__name__) if self.method.wants_loss else None
+
+    def __repr__(self) -> str:
+        """d, d·lr and the counters as they are known without waiting for another rank, then the groups as torch lists them."""
+        lines = [f"{type(self).__name__} ({self.step_size.summary(self.groups)}"]
+        for index, group in enumerate(self.groups):
+            lines.append(f"Parameter Group {index}")
+            lines += [f"    {key}: {param_groups.plain(group[key])}" for key in sorted(group) if key != "params"]
+        return "\n".join([*lines, ")"])
