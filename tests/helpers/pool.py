@@ -25,6 +25,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+import torch
 import torch.distributed as dist
 
 from .worker import LOOPBACK, serve
@@ -35,6 +37,11 @@ CALL_TIMEOUT = 60.0
 START_TIMEOUT = 60.0
 # After the first failure the other ranks get this long to fail as well, so that the report can show all of them.
 GRACE = 0.5
+OLDER_TORCH = torch.__version__ < "2.7"  # of which FSDP2 asks the CPU for events, and takes no weights of integers
+NO_FSDP2_ON_CPU = (
+    "'Stream' object has no attribute 'record_event'",
+    "only Tensors of floating point dtype can require gradients",
+)
 # Groups and meshes made by a call stay open: measured, one 2 x 2 mesh leaves 6 threads and 10 descriptors on each rank.
 # Fresh processes after this many calls keep both bounded.
 CALLS_PER_LIFE = 50
@@ -203,6 +210,8 @@ class WorkerPool:
         errors = [error for _, error, _ in failures if error is not None]
         if len(errors) < len(failures):  # a rank died: that its peers lost the connection is a consequence
             raise WorkerFailed(text)
+        if OLDER_TORCH and all(any(text in str(error) for text in NO_FSDP2_ON_CPU) for error in errors):
+            pytest.skip("torch before 2.7 runs no FSDP2 on the CPU")
         raise errors[0] from RemoteTraceback(text)
 
 

@@ -37,7 +37,10 @@ class DoGOracle(Oracle):
     def new_scalars(self, group: Group) -> dict[str, Any]:
         return {"G": 0.0, "next": None}
 
+    begun = False  # has some lr been above 0? d is the bare reps_rel until then
+
     def before_update(self, estimate: Estimate, items: list[tuple[Group, int, Tensor]]) -> bool:
+        self.begun |= any(group["lr"] != 0 for group in self.groups)
         frozen = self.freeze_after is not None and self.steps >= self.freeze_after
         clean = all(bool(torch.isfinite(g).all()) for _, _, g in items)
         if self.lagged and estimate["next"] is not None:
@@ -67,4 +70,6 @@ class DoGOracle(Oracle):
         pass
 
     def latest(self, estimate: Estimate) -> float:
+        if not self.begun:
+            return float(estimate["first"]["reps_rel"])
         return float(estimate["next"][0] if estimate["next"] is not None else estimate["d"])

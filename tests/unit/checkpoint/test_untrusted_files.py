@@ -84,6 +84,7 @@ def test_reading_whole_objects_is_said_before_with_the_files_name(
 def test_what_deepspeed_itself_saves_is_read_without_running_anything(
     tmp_path: Path, library_log: pytest.LogCaptureFixture
 ) -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address

@@ -316,6 +316,7 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter in:UserWarning")  # by SequentialLR itself, before torch 2.7
 @pytest.mark.parametrize("method", ["prodigy", "dadapt_sgd", "dadapt_adan"])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_of_torch_drives_lr(name: str, method: str) -> None:
