@@ -130,6 +130,7 @@ def _merged(live: Dict, saved: Dict) -> Dict:
 def _checked_groups(optimizer: Saves, groups: list[Dict]) -> tuple[list[Dict], dict[str, Dict]]:
     """(the groups with their options as they are read, the same of each estimate with its scalars as python numbers)."""
     _check_counts([len(group["params"]) for group in groups], [len(group["params"]) for group in optimizer.groups])
+    _check_names(groups, optimizer.groups)
     names = (*optimizer.step_size.scalars.values, "steps")
     checked: list[Dict] = []
     first: dict[str, Dict] = {}  # of each estimate
@@ -186,6 +187,25 @@ def _check_counts(there: list[int], here: list[int]) -> None:
     else:
         cure = "Build the optimizer with the groups it was saved with."
     raise ValueError(f"{what}. {cure}")
+
+
+def _check_names(groups: list[Dict], live: list[Dict]) -> None:
+    """Raise ValueError where the same names stand in another order: buffers go by the place, and would be others' ones.
+
+    Names that differ say nothing, for wrappers rename parameters; nor do places that are names themselves, whose state was
+    found by them.
+    """
+    there, here = ([name for group in side for name in group.get("param_names") or ()] for side in (groups, live))
+    by_place = all(isinstance(place, int) for group in groups for place in group["params"])
+    if by_place and there != here and sorted(there) == sorted(here):
+        at, (saved, own) = next(
+            (at, pair) for at, pair in enumerate(zip(there, here, strict=True)) if pair[0] != pair[1]
+        )
+        raise ValueError(
+            f"parameter {at} of the checkpoint is {saved!r}, of the optimizer {own!r}: the parameters have another order, and "
+            "state is loaded by place. Pass them in the order in which they were saved, or load with "
+            "torch.distributed.checkpoint.state_dict.set_optimizer_state_dict, which goes by name."
+        )
 
 
 def _check_group(optimizer: Saves, group: Dict, where: str) -> Dict:

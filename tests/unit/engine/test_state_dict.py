@@ -208,3 +208,20 @@ def test_what_was_frozen_when_it_was_saved_may_train_when_it_is_loaded(library_l
     assert "no buffers of 1 trainable parameters: they start afresh" in library_log.text
     with pytest.raises(ValueError, match="holds no buffers of any parameter"):
         later.load_state_dict({**saved, "state": {}})
+
+
+@pytest.mark.parametrize("options", [{}, {"estimates": "per_tensor"}], ids=["one", "per_tensor"])
+def test_the_same_names_in_another_order_are_refused(options: dict[str, Any]) -> None:
+    named = [(name, torch.nn.Parameter(torch.full((3,), value))) for name, value in (("a", 1.0), ("b", 9.0))]
+    optimizer, turned = dd.Prodigy(named, **options), dd.Prodigy(named[::-1], **options)
+    for _ in range(2):
+        for _, p in named:
+            p.grad = p.detach().clone()
+        optimizer.step()
+    with pytest.raises(ValueError, match=r"parameter 0 of the checkpoint is 'a', of the optimizer 'b'.*another order"):
+        turned.load_state_dict(optimizer.state_dict())
+    assert turned.step_size.steps == 0
+    assert not turned.state
+    renamed = dd.Prodigy([(f"module.{name}", p) for name, p in named], **options)
+    renamed.load_state_dict(optimizer.state_dict())
+    assert renamed.step_size.steps == 2
