@@ -203,7 +203,7 @@ class Estimates(ABC):
         return f"{type(self).__name__} ({said})"
 
     def summary(self, groups: Sequence[Options]) -> str:
-        """d of every estimate, d·lr over these groups, steps and held steps, as of the last finished reduce."""
+        """d of every estimate, d·lr over these groups, if any, steps and held steps, as of the last finished reduce."""
         counts = f"steps={self.calls}, held steps={int(self.scalars.values['held'].max())}"
         if "d" not in self.scalars.values:
             return counts
@@ -217,7 +217,7 @@ class Estimates(ABC):
         d = ", ".join(f"{name}: {value:.4g}" if len(ds) > 1 else f"{value:.4g}" for name, value in ds.items())
         if self.per_tensor:
             d = f"{_span([*ds.values()])} over {len(ds)} tensors"
-        return f"d={d}, d·lr={_span(rates)}, {counts}"
+        return f"d={d}, d·lr={_span(rates)}, {counts}" if rates else f"d={d}, {counts}"
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -381,7 +381,9 @@ class Estimates(ABC):
     def check_settled(self) -> None:
         """Raise RuntimeError when a step is half done. Waits for nothing."""
         if self._window is not None and (self._window.moves or self._explicit):
-            raise RuntimeError("a step is half done: close the window, or step every sharing optimizer, then save")
+            raise RuntimeError(
+                "a step is half done: first close the window, or step every optimizer that shares the StepSize"
+            )
 
 
 def _span(values: Sequence[float]) -> str:

@@ -200,9 +200,14 @@ def _step_size(given: dict[str, Any], where: str) -> StepSize:
         return named(shared, own, where)
     if shared is None:
         return StepSize(**own)
+    if not isinstance(shared, StepSize):
+        raise TypeError(
+            f"{where}: step_size={shared!r} is no StepSize. Pass StepSize(...) or a name, or leave it out: the optimizer then "
+            "makes its own."
+        )
     if own:
-        raise ValueError(f"{where}: {', '.join(own)} belong to the StepSize; pass them to StepSize(...) instead")
-    return shared  # type: ignore[no-any-return]
+        raise ValueError(f"{where}: the StepSize holds {', '.join(own)}; pass them to StepSize(...) instead")
+    return shared
 
 
 def _is(value: Any, usual: Any) -> bool:

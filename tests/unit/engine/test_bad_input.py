@@ -1,5 +1,6 @@
 """Check the error for each wrong option, parameter, gradient or call, and that nothing is lost by it."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -246,7 +247,7 @@ def test_one_step_size_serves_one_method_only() -> None:
     ids=lambda option: next(iter(option)),
 )
 def test_options_of_the_step_size_together_with_a_shared_one_raise(option: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(option))} belong to the StepSize"):
+    with pytest.raises(ValueError, match=f"the StepSize holds {next(iter(option))}; pass"):
         dd.Prodigy([torch.nn.Parameter(torch.ones(2))], step_size=dd.StepSize(), **option)
 
 
@@ -417,3 +418,27 @@ def test_an_lr_out_of_range_set_later_raises_before_anything_moves() -> None:
     optimizer.param_groups[1]["lr"] = 1.0
     assert_same(everything(optimizer), before)
     assert_still_trains(optimizer, backward)
+
+
+@pytest.mark.parametrize("wrong", [3, dd.StepSize, object()], ids=["number", "class", "object"])
+def test_a_step_size_of_another_type_raises(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"^Prodigy: step_size=.* is no StepSize\. Pass StepSize\(\.\.\.\) or a name"):
+        dd.Prodigy([torch.nn.Parameter(torch.ones(2))], step_size=wrong)
+
+
+def test_in_the_middle_of_a_step_the_error_says_how_to_end_it() -> None:
+    shared = dd.StepSize()
+    first, second = (dd.Prodigy([torch.nn.Parameter(torch.ones(2))], step_size=shared) for _ in range(2))
+    for p in first.param_groups[0]["params"]:
+        p.grad = torch.ones(2)
+    first.step()
+    with pytest.raises(
+        RuntimeError, match=r"half done: first close the window, or step every optimizer that shares the StepSize$"
+    ):
+        second.set_d(1e-3)
+
+
+def test_a_step_size_without_optimizers_shows_no_learning_rate() -> None:
+    optimizer, _ = quadratic()
+    assert repr(optimizer.step_size) == "StepSize (d=0.01, d·lr=0.01, steps=0, held steps=0)"
+    assert repr(copy.deepcopy(optimizer.step_size)) == "StepSize (d=0.01, steps=0, held steps=0)"

@@ -94,7 +94,7 @@ def test_keywords_of_the_step_size_have_its_defaults_and_reach_it() -> None:
     assert all(option.default == of_step_size[option.name].default for option in shared)
     found = dd.DoG(weights(), **values).step_size
     assert {name: getattr(found, name) for name in values} == values
-    with pytest.raises(ValueError, match=r"^DoG: before belong to the StepSize"):
+    with pytest.raises(ValueError, match=r"^DoG: the StepSize holds before; pass"):
         dd.DoG(weights(), before="lagged", step_size=dd.StepSize())
     with pytest.raises(ValueError, match="before='late' is not one of 'exact', 'lagged'"):
         dd.DoG(weights(), before="late")
