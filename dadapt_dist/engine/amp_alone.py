@@ -32,7 +32,7 @@ CURE = (
 class HasLayout(Protocol):
     """A StepSize to those who ask which ranks share it."""
 
-    layout: ShardLayout
+    _layout: ShardLayout
 
 
 class Scaled(Protocol):
@@ -44,7 +44,7 @@ class Scaled(Protocol):
     def step_size(self) -> HasLayout:
         """The StepSize that it shares."""
 
-    def all_params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    def _all_params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Every parameter with its group."""
 
 
@@ -56,7 +56,7 @@ def check(optimizer: Scaled) -> None:
     Raises:
         RuntimeError: They do not.
     """
-    layout = optimizer.step_size.layout
+    layout = optimizer.step_size._layout
     if layout.world_size == 1 or optimizer.amp_scaling == "external":
         return
     handles = (_unscaled_alone(scaler, optimizer) for scaler in living(GradScaler))
@@ -83,7 +83,7 @@ def _unscaled_alone(scaler: Any, optimizer: Scaled) -> Any:
 
 def _find_the_same(optimizer: Scaled, layout: ShardLayout) -> bool | None:
     """Whether the scalers of all ranks find the same in their gradients; None where this rank alone cannot tell."""
-    params = [p for _, p in optimizer.all_params() if p.requires_grad]
+    params = [p for _, p in optimizer._all_params() if p.requires_grad]
     distributed = [p for p in params if is_dtensor(p)]
     if params and len(distributed) == len(params):
         cuts = {(p.device_mesh, tuple(place.is_replicate() for place in p.placements)) for p in distributed}

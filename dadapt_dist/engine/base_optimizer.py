@@ -40,7 +40,7 @@ class BaseOptimizer:
 
     def is_prepared(self, optimizer: MovesTensors) -> bool:
         """Return whether the base knows all parameters that train, as they are."""
-        wanted = [p for group in optimizer.groups for p in group["params"] if p.requires_grad]
+        wanted = [p for group in optimizer._all_groups for p in group["params"] if p.requires_grad]
         return self._base is not None and [*map(id, wanted)] == [*map(id, self._of)] and all(map(self._fits, wanted))
 
     def prepare(self, optimizer: MovesTensors) -> None:
@@ -52,15 +52,15 @@ class BaseOptimizer:
             ValueError: the step comes in pieces, or in tensors of a framework's.
             TypeError: the factory made something that cannot serve.
         """
-        if optimizer.delivery.in_pieces or optimizer.delivery.replaces_parameters:
+        if optimizer._brought_by.in_pieces or optimizer._brought_by.replaces_parameters:
             raise ValueError(
-                f"the direction of {optimizer.method.name} is a torch optimizer, which steps over all parameters at once, and "
+                f"the direction of {optimizer._method.name} is a torch optimizer, which steps over all parameters at once, and "
                 "the framework (DeepSpeed ZeRO) flattens them and brings a step in pieces. Use a method whose direction is "
                 "elementwise (Adam, Lion, SGD), or shard with FSDP2."
             )
         if not self.is_prepared(optimizer):
             known = self._of
-            groups = [[p for p in group["params"] if p.requires_grad] for group in optimizer.groups]
+            groups = [[p for p in group["params"] if p.requires_grad] for group in optimizer._all_groups]
             self._of = {p: known[p] if p in known and self._fits(p) else _made(p) for of in groups for p in of}
             self._make(optimizer, groups)
         self._rehearse(optimizer)
@@ -84,7 +84,7 @@ class BaseOptimizer:
         if skip is not None and bool(skip):
             return
         assert self._base is not None, "prepare() was called when the buffers were made"
-        shards = optimizer.step_size.shards
+        shards = optimizer.step_size._shards
         tasks = [(task, task.param) for lot in plan.lots for task in lot.tasks if task.param is not None]
         try:
             for task, p in tasks:
@@ -110,7 +110,7 @@ class BaseOptimizer:
             new.update((name, value) for name, value in old.items() if name not in ("params", "param_names"))
         fresh, self._base, self._fresh = self._fresh, base, {}
         first = (
-            before is None and optimizer.step_size.calls == 0
+            before is None and optimizer.step_size._calls == 0
         )  # what was saved before the first step is no state yet
         for p, u in self._of.items():
             own = {name[len(PREFIX) :]: t for name, t in _entries(optimizer, p).items() if name.startswith(PREFIX)}
@@ -162,7 +162,7 @@ class BaseOptimizer:
 
 
 def _built(optimizer: MovesTensors, groups: list[list[Tensor]]) -> Optimizer:
-    method = optimizer.method
+    method = optimizer._method
     assert isinstance(method, DirectedMethod), "no other runs a base"
     assert method.direction.factory is not None, "no other runs a base"
     made = method.direction.factory([{"params": us} for us in groups])

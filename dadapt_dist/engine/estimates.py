@@ -81,10 +81,10 @@ class StepCount:
 class Estimates(ABC):
     """The scalars of the estimates of D, and the groups and optimizers that share them; `StepSize` moves them."""
 
-    layout: ShardLayout
-    roster: Roster
-    table: ScalarTable | None
-    per_tensor: bool
+    _layout: ShardLayout
+    _roster: Roster
+    _table: ScalarTable | None
+    _per_tensor: bool
     _declared: tuple[str, ...] | None
     _count: StepCount
     _followed: list[int]  # versions of the options that the scalars follow
@@ -95,54 +95,54 @@ class Estimates(ABC):
     _released: bool  # were the buffers dropped that serve the estimate alone?
 
     @abstractmethod
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Wait for the reduce under way, if any, and move the scalars by it."""
 
     @cached_property
-    def reduce(self) -> Reduce:
+    def _reduce(self) -> Reduce:
         """The reduce of a step."""
-        return Reduce(self.layout)
+        return Reduce(self._layout)
 
     @cached_property
-    def agreement(self) -> Agreement:
+    def _agreement(self) -> Agreement:
         """What all ranks keep equal."""
         return Agreement()
 
     # ---------------------------------------------------------------- joining
 
-    def join(self, method: Method, defaults: Options, groups: Sequence[Options]) -> None:
+    def _join(self, method: Method, defaults: Options, groups: Sequence[Options]) -> None:
         """Take part with these groups; raises ValueError, and stays as it was, when one of them cannot."""
-        is_first = self.table is None
+        is_first = self._table is None
         if not is_first:
-            self.finish()
-        before = deepcopy(self.table)
+            self._finish()
+        before = deepcopy(self._table)
         try:
-            self.bind(method, defaults)
+            self._bind(method, defaults)
             for group in groups:
                 self._add(group)
-            if not self.scalars.names:  # of a rank without tensors, which the others refuse
-                self.scalars.add("none", defaults, given=False)
+            if not self._scalars.names:  # of a rank without tensors, which the others refuse
+                self._scalars.add("none", defaults, given=False)
         except ValueError:
-            self.table = before
-            for member in self.roster:
-                member.bind_groups()
+            self._table = before
+            for member in self._roster:
+                member._bind_groups()
             raise
         if not is_first:
             self._look_anew()
 
-    def bind(self, method: Method, defaults: Options) -> None:
+    def _bind(self, method: Method, defaults: Options) -> None:
         """Take the method of the first optimizer; another method later raises ValueError."""
-        if self.table is None:
-            self.table = ScalarTable(method)
+        if self._table is None:
+            self._table = ScalarTable(method)
             for name in self._declared or ():
-                self.table.add(name, defaults, given=False)
-        elif self.table.method.name != method.name:
+                self._table.add(name, defaults, given=False)
+        elif self._table.method.name != method.name:
             raise ValueError(
-                f"this StepSize estimates d for {self.table.method.name}, and {method.name} cannot share it: their sums differ. "
+                f"this StepSize estimates d for {self._table.method.name}, and {method.name} cannot share it: their sums differ. "
                 "Give each method a StepSize of its own."
             )
 
-    def register(self, options: Options) -> None:
+    def _register(self, options: Options) -> None:
         """Take part in an estimate with a group of these options; raises ValueError for an estimate that does not exist."""
         self._add(options)
         self._look_anew()
@@ -155,18 +155,18 @@ class Estimates(ABC):
                 "give the group one of these."
             )
         names = estimates_of(options)
-        if self.per_tensor:
+        if self._per_tensor:
             self._check_tensors(name, names)
         for estimate in names:
-            self.scalars.add(estimate, options)
+            self._scalars.add(estimate, options)
 
     def _look_anew(self) -> None:
         """Let the next step look at all options, and place all parameters: on all ranks, also where a new group is empty."""
         self._followed = []
         self._done.clear()
-        self.roster.shards.place_anew()
-        for member in self.roster:
-            member.bind_groups()
+        self._roster.shards.place_anew()
+        for member in self._roster:
+            member._bind_groups()
 
     def _check_tensors(self, estimate: str, names: Sequence[str]) -> None:
         """Raise ValueError for a group with an estimate of its own, and for tensors that have one name."""
@@ -175,7 +175,7 @@ class Estimates(ABC):
                 f"a group has the estimate {estimate!r}, and with estimates='per_tensor' each tensor has one of its own: leave "
                 "'estimate' out."
             )
-        twice = sorted({*names} & {*self.scalars.names}) or [name for name in names if names.count(name) > 1]
+        twice = sorted({*names} & {*self._scalars.names}) or [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(
                 f"two tensors have the name {twice[0]!r}, by which estimates='per_tensor' knows them. Pass named parameters, "
@@ -183,31 +183,31 @@ class Estimates(ABC):
             )
 
     @property
-    def scalars(self) -> ScalarTable:
-        if self.table is None:
+    def _scalars(self) -> ScalarTable:
+        if self._table is None:
             raise RuntimeError(
                 "this StepSize has no optimizer yet: pass it to one, Prodigy(params, step_size=step_size)"
             )
-        return self.table
+        return self._table
 
     def _follow(self, lots: Sequence[Lots]) -> None:
         """Take the constants of the estimates from the groups, when an option has changed. lots: of each optimizer."""
         versions = [lot.version for lot in lots]
         if versions != self._followed:
-            self.scalars.follow(group for member in self.roster for group in member.groups)
+            self._scalars.follow(group for member in self._roster for group in member._all_groups)
             self._followed = versions
 
     def __repr__(self) -> str:
         """d, d·lr and the counters as they are known without waiting for another rank."""
-        said = "no optimizer yet" if self.table is None else self.summary(self.roster.groups())
+        said = "no optimizer yet" if self._table is None else self._summary(self._roster.groups())
         return f"{type(self).__name__} ({said})"
 
-    def summary(self, groups: Sequence[Options]) -> str:
+    def _summary(self, groups: Sequence[Options]) -> str:
         """d of every estimate, d·lr over these groups, if any, steps and held steps, as of the last finished reduce."""
-        counts = f"steps={self.calls}, held steps={int(self.scalars.values['held'].max())}"
-        if "d" not in self.scalars.values:
+        counts = f"steps={self._calls}, held steps={int(self._scalars.values['held'].max())}"
+        if "d" not in self._scalars.values:
             return counts
-        ds = dict(zip(self.scalars.names, self.scalars.values["d"].tolist(), strict=True))
+        ds = dict(zip(self._scalars.names, self._scalars.values["d"].tolist(), strict=True))
         rates = [
             ds[name] * lr
             for group in groups
@@ -215,7 +215,7 @@ class Estimates(ABC):
             for name in estimates_of(group)
         ]
         d = ", ".join(f"{name}: {value:.4g}" if len(ds) > 1 else f"{value:.4g}" for name, value in ds.items())
-        if self.per_tensor:
+        if self._per_tensor:
             d = f"{_span([*ds.values()])} over {len(ds)} tensors"
         return f"d={d}, d·lr={_span(rates)}, {counts}" if rates else f"d={d}, {counts}"
 
@@ -231,12 +231,12 @@ class Estimates(ABC):
         self._count.reset(count)
 
     @property
-    def shown_steps(self) -> Tensor:
+    def _shown_steps(self) -> Tensor:
         """`calls`, a 0-dim int64 tensor on the CPU, kept up to date."""
         return self._count.shown
 
     @property
-    def calls(self) -> int:
+    def _calls(self) -> int:
         """`steps`, perhaps with some that overflowed: nobody waits for a device to know it."""
         return self._count.count
 
@@ -247,40 +247,40 @@ class Estimates(ABC):
         Waits for the reduce under way, but not for ever: where another rank has left out the step, it is the d of before. NaN
         for a method without d.
         """
-        if "d" not in self.scalars.values:
+        if "d" not in self._scalars.values:
             return math.nan
-        table = self.current()
+        table = self._current()
         values = dict(zip(table.names, table.lists()["d"], strict=True))
-        return next(iter(values.values())) if len(values) == 1 and not self.per_tensor else values
+        return next(iter(values.values())) if len(values) == 1 and not self._per_tensor else values
 
-    def current(self) -> ScalarTable:
+    def _current(self) -> ScalarTable:
         """The scalars, after the reduce under way, for which nobody waits for ever, and as users have set them since."""
-        if not self.reduce.is_late():
-            self.finish()
-            self.adopt_between_steps()
-        return self.scalars
+        if not self._reduce.is_late():
+            self._finish()
+            self._adopt_between_steps()
+        return self._scalars
 
     @property
     def held_steps(self) -> int:
         """Steps in which some estimate was held because a gradient was not finite."""
-        return int(self.current().values["held"].max())
+        return int(self._current().values["held"].max())
 
-    def value(self, estimate: str, name: str) -> Any:
+    def _value(self, estimate: str, name: str) -> Any:
         """One scalar of one estimate as a python number, a vector as a tuple of them."""
-        table = self.current()
+        table = self._current()
         return self.steps if name == "steps" else table.read(table.row(estimate), name)
 
-    def set_value(self, estimate: str, name: str, value: Any, *, alone: bool = True) -> None:
+    def _set_value(self, estimate: str, name: str, value: Any, *, alone: bool = True) -> None:
         """Set one scalar of one estimate, after the reduce under way. d stays there until larger is found.
 
         alone: False where all other scalars are set too.
         """
-        self.finish()
-        before = self.scalars.read(self.scalars.row(estimate), name)
-        self.scalars.set(estimate, name, value, alone=alone)
+        self._finish()
+        before = self._scalars.read(self._scalars.row(estimate), name)
+        self._scalars.set(estimate, name, value, alone=alone)
         if value != before:
             self._done.clear()
-            self.agreement.set_by_hand(estimate, name, value)
+            self._agreement.set_by_hand(estimate, name, value)
 
     def set_d(self, value: float, estimate: str | None = None) -> None:
         """Set d by hand; it stays there until a larger one is found. Do so on all ranks, between the same two steps.
@@ -295,22 +295,22 @@ class Estimates(ABC):
             ValueError: for a d that cannot be, or an estimate that does not exist or is not named; nothing has changed.
             RuntimeError: in the middle of a step.
         """
-        self.check_settled()
-        if estimate is None and len(self.scalars.names) > 1:
+        self._check_settled()
+        if estimate is None and len(self._scalars.names) > 1:
             raise ValueError(
-                f"there are several estimates: name one, set_d(value, estimate=...): {', '.join(self.scalars.names)}"
+                f"there are several estimates: name one, set_d(value, estimate=...): {', '.join(self._scalars.names)}"
             )
-        name = self.scalars.names[0] if estimate is None else estimate
-        self.scalars.row(name)  # raises for an estimate that does not exist
-        self.current()
+        name = self._scalars.names[0] if estimate is None else estimate
+        self._scalars.row(name)  # raises for an estimate that does not exist
+        self._current()
         self._set([((name, "d"), value)])
 
-    def adopt_between_steps(self) -> None:
+    def _adopt_between_steps(self) -> None:
         """`adopt`, but in the middle of a step, whose scalars stay: the next step does it then."""
         if self._window is None:
-            self.adopt()
+            self._adopt()
 
-    def adopt(self, replaced: bool = True) -> None:
+    def _adopt(self, replaced: bool = True) -> None:
         """Set the scalars by what users have put into the groups since the step before, and put the views back.
 
         Raises ValueError, with nothing changed but the views back, for what cannot be right.
@@ -322,63 +322,63 @@ class Estimates(ABC):
             return
         given = [*self._written.items()]
         self._written = {}
-        for member in self.roster if replaced else ():
-            if found := member.given_scalars():
+        for member in self._roster if replaced else ():
+            if found := member._given_scalars():
                 given += found
-                member.bind_groups()
+                member._bind_groups()
         if given:
             self._set(given)
 
     def _set(self, given: Sequence[tuple[Key, Any]]) -> None:
-        values = param_groups.checked(given, self.scalars)
-        self.finish()
-        names = self.scalars.values.keys()
+        values = param_groups.checked(given, self._scalars)
+        self._finish()
+        names = self._scalars.values.keys()
         whole = {
-            e for e in self.scalars.names if names <= {name for of, name in values if of == e}
+            e for e in self._scalars.names if names <= {name for of, name in values if of == e}
         }  # nothing follows d
         for (estimate, name), value in values.items():
             if name != "steps" and estimate not in whole:
-                self.scalars.check(estimate, name, value)
+                self._scalars.check(estimate, name, value)
         for (estimate, name), value in values.items():
             if name == "steps":
-                self.restore(int(value))
+                self._restore(int(value))
             else:
-                self.set_value(estimate, name, value, alone=estimate not in whole)
+                self._set_value(estimate, name, value, alone=estimate not in whole)
 
     # ---------------------------------------------------------------- loading and saving
 
-    def load(self, estimate: str, saved: Options) -> None:
+    def _load(self, estimate: str, saved: Options) -> None:
         """Set an estimate's scalars, and the number of steps, from a saved group that belongs to it."""
-        self.settle(lose=True)
-        self.scalars.load(estimate, saved)
+        self._settle(lose=True)
+        self._scalars.load(estimate, saved)
         self._count.reset(int(saved["steps"]))
         self._followed, self._written = [], {}
         self._done.clear()
         self._released = False
-        self.roster.forget()
-        for member in self.roster:
-            if member.given_scalars():
-                member.bind_groups()
+        self._roster.forget()
+        for member in self._roster:
+            if member._given_scalars():
+                member._bind_groups()
 
-    def restore(self, steps: int) -> None:
+    def _restore(self, steps: int) -> None:
         """A framework puts a checkpoint into the groups, key by key: the optimizers look at it before it is used."""
         if steps != self.steps:
-            self.settle()
+            self._settle()
             self._count.reset(steps)
-            self.roster.restored = any(member.delivery.replaces_parameters for member in self.roster)
+            self._roster.restored = any(member._brought_by.replaces_parameters for member in self._roster)
 
-    def settle(self, *, lose: bool = False) -> None:
+    def _settle(self, *, lose: bool = False) -> None:
         """Be between two steps: wait for the reduce under way; RuntimeError when a step is half done.
 
         lose: its sums belong to a state that is given up, and need not come: another rank may never have started it.
         A step in which nothing moves yet is dropped: checkpoint tools make a step with lr 0 with each of the sharing
         optimizers by itself, and save it before they come to the next.
         """
-        self.check_settled()
+        self._check_settled()
         self._window = None
-        self.reduce.abandon() if lose else self.finish()
+        self._reduce.abandon() if lose else self._finish()
 
-    def check_settled(self) -> None:
+    def _check_settled(self) -> None:
         """Raise RuntimeError when a step is half done. Waits for nothing."""
         if self._window is not None and (self._window.moves or self._explicit):
             raise RuntimeError(

@@ -74,11 +74,11 @@ def sweep(
     taken; all but "after" before anything moves. dry: compute the sums, and leave all tensors as they are. skip: 0-dim bool;
     true: leave all tensors as they are, with sums of 0.
     """
-    table = optimizer.step_size.scalars
+    table = optimizer.step_size._scalars
     total = table.no_sums(phases)
     if skip is not None and kernels.eager.readable(skip.device) and bool(skip):
         return total
-    after, method = total, optimizer.method
+    after, method = total, optimizer._method
     if phases != ("after",) or method.wants_loss:
         after = total[:, -1 - len(method.sums) :]
         loss_channel.add(total, optimizer.loss, method, {phase: table.names_of(phase) for phase in phases})
@@ -86,8 +86,8 @@ def sweep(
     try:
         if phases != ("after",):
             _measure(optimizer, entries, lots, plan, phases, total)
-        if optimizer.base is not None and not dry:
-            optimizer.base.step(optimizer, plan, skip)
+        if optimizer._base is not None and not dry:
+            optimizer._base.step(optimizer, plan, skip)
         for lot in plan.lots:
             group = entries[lot.group][0]
             row = table.row(group["estimate"])
@@ -106,9 +106,9 @@ def sweep(
 
 def measure(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, phases: Phases) -> Tensor:
     """The weighted sums of phases before the weights move: float64 [n_estimates, width(phases)]. Nothing moves."""
-    table = optimizer.step_size.scalars
+    table = optimizer.step_size._scalars
     total = table.no_sums(phases)
-    loss_channel.add(total, optimizer.loss, optimizer.method, {phase: table.names_of(phase) for phase in phases})
+    loss_channel.add(total, optimizer.loss, optimizer._method, {phase: table.names_of(phase) for phase in phases})
     plan = _plan(optimizer, entries, lots)
     try:
         total[:, -1] += _measure(optimizer, entries, lots, plan, phases, total)
@@ -121,20 +121,20 @@ def _measure(
     optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, plan: StepPlan, phases: Phases, total: Tensor
 ) -> Tensor:
     """Add the sums of the phases before the weights move to the total; the count of bad elements, [n_estimates]."""
-    table, at = optimizer.step_size.scalars, 0
+    table, at = optimizer.step_size._scalars, 0
     bad = torch.zeros(len(table.names), dtype=torch.float64, device=table.device)
     if "start" in phases:
         at = len(table.names_of("start"))
         total[:, at - 1] = float(lots.moves)  # taken; weights may come after a step in which every lr is 0
         for group, params in entries:
             for p in (p for p in params if p.requires_grad):
-                for place, weight in optimizer.step_size.shards.parts(p):
-                    terms = torch.stack(optimizer.method.measure_start(place.part(p).detach().to(torch.float64)))
+                for place, weight in optimizer.step_size._shards.parts(p):
+                    terms = torch.stack(optimizer._method.measure_start(place.part(p).detach().to(torch.float64)))
                     total[table.row(group["estimate"]), : at - 1] += (terms * weight).to(
                         table.device, non_blocking=True
                     )
     if "before" in phases:
-        at += 2 * loss_channel.phase_has_loss(optimizer.method, "before")
+        at += 2 * loss_channel.phase_has_loss(optimizer._method, "before")
         for lot in plan.lots:
             group = entries[lot.group][0]
             row, device = table.row(group["estimate"]), None
@@ -153,8 +153,8 @@ def _before_of(optimizer: MovesTensors, task: TensorTask, c: dict[str, Any]) -> 
 
     One block at a time, for the temporaries are float64; not ‖g0‖ of D-Adapt SGD, which is taken once.
     """
-    method, largest = optimizer.method, math.sqrt(torch.finfo(task.math_dtype()).max)
-    blocks = kernels.eager.blocks(task) if optimizer.step_size.scalars.always_before else [task]
+    method, largest = optimizer._method, math.sqrt(torch.finfo(task.math_dtype()).max)
+    blocks = kernels.eager.blocks(task) if optimizer.step_size._scalars.always_before else [task]
     rows = []
     for block in blocks:
         x, buf = block.x.to(torch.float64), {name: t.to(torch.float64) for name, t in block.buf.items()}
@@ -176,9 +176,9 @@ def _note_moved(optimizer: MovesTensors, new: list[Tensor], skip: Tensor | None)
 
 def coefficients(optimizer: MovesTensors, group: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """What the coming step of a group multiplies by, on a device."""
-    table, row = optimizer.step_size.scalars, optimizer.step_size.scalars.row(group["estimate"])
+    table, row = optimizer.step_size._scalars, optimizer.step_size._scalars.row(group["estimate"])
     scalars = table.on(device, row)
-    return optimizer.method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
+    return optimizer._method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
 
 
 # ---------------------------------------------------------------- the plan of a step
@@ -189,8 +189,8 @@ def _plan(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots) ->
 
     Raises ValueError or TypeError, with the parameter's name, for one that cannot be used.
     """
-    plans, scale = optimizer.plans, getattr(optimizer, "grad_scale", None)  # set by a GradScaler around step()
-    version = lots.version, optimizer.step_size.shards.placing, optimizer.backend
+    plans, scale = optimizer._plans, getattr(optimizer, "grad_scale", None)  # set by a GradScaler around step()
+    version = lots.version, optimizer.step_size._shards.placing, optimizer._backend
     key = lots.of, plans.options(version, partial(_options, optimizer, entries))
     moving = [
         p
@@ -214,5 +214,5 @@ def _plan(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots) ->
 
 def _options(optimizer: MovesTensors, entries: Entries) -> list[Options]:
     """The options of each group on which its tasks depend."""
-    placing, decay = optimizer.step_size.shards.placing, optimizer.method.coupled_decay
-    return [(decay(g), g["maximize"], g.get("slice_p"), placing, optimizer.backend) for g, _ in entries]
+    placing, decay = optimizer.step_size._shards.placing, optimizer._method.coupled_decay
+    return [(decay(g), g["maximize"], g.get("slice_p"), placing, optimizer._backend) for g, _ in entries]

@@ -16,7 +16,7 @@ class Logged(Protocol):
         """The StepSize that it shares."""
 
     @property
-    def groups(self) -> list[dict[str, Any]]:
+    def _all_groups(self) -> list[dict[str, Any]]:
         """All groups."""
 
     @property
@@ -30,6 +30,6 @@ class Logged(Protocol):
 
 def log(optimizer: Logged) -> None:
     """Log d and d·lr when it is time to, which waits for the reduce under way."""
-    every = next((group.get("log_every", 0) for group in optimizer.groups), 0)
+    every = next((group.get("log_every", 0) for group in optimizer._all_groups), 0)
     if every and optimizer.step_size.steps % every == 0:
         logger.info("step %d: d %s, d·lr %s", optimizer.step_size.steps, optimizer.d, optimizer.effective_lr)

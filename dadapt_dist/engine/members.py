@@ -40,47 +40,47 @@ class Member(Protocol):
     param_groups: list[dict[str, Any]]  # those that the present call of step() shows
 
     @property
-    def groups(self) -> list[dict[str, Any]]:
+    def _all_groups(self) -> list[dict[str, Any]]:
         """All parameter groups."""
 
     @property
-    def delivery(self) -> FrameworkAdapter:
+    def _brought_by(self) -> FrameworkAdapter:
         """How a step arrives."""
 
-    def look(self) -> Look:
+    def _look(self) -> Look:
         """The parameters as they are now."""
 
-    def lots(self) -> Lots:
+    def _option_lots(self) -> Lots:
         """The lots of all groups, by their options as they are now."""
 
-    def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
+    def _named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
         """(position in the groups, name or None, parameter) of every parameter."""
 
-    def look_up_delivery(self) -> None:
+    def _look_up_delivery(self) -> None:
         """Ask the frameworks anew how they bring a step."""
 
-    def is_prepared(self) -> bool:
+    def _is_prepared(self) -> bool:
         """Return whether every trainable parameter has its buffers."""
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Create the buffers of every trainable parameter."""
 
-    def release_statistics(self) -> None:
+    def _release_statistics(self) -> None:
         """Drop the buffers that serve the estimate alone."""
 
-    def measure(self, phases: Sequence[str]) -> Tensor:
+    def _measure(self, phases: Sequence[str]) -> Tensor:
         """Weighted sums of phases before the weights move: [n_estimates, width(phases)]."""
 
-    def rehearse(self, phases: Sequence[str]) -> Tensor:
+    def _rehearse(self, phases: Sequence[str]) -> Tensor:
         """Sums that the coming step would have, with nothing moved: [n_estimates, width(phases)]."""
 
-    def bind_groups(self) -> None:
+    def _bind_groups(self) -> None:
         """Point the groups' scalars to the StepSize's."""
 
-    def given_scalars(self) -> list[tuple[tuple[str, str], Any]]:
+    def _given_scalars(self) -> list[tuple[tuple[str, str], Any]]:
         """((estimate, name), value) of every scalar of a group that somebody has put another value in the place of."""
 
-    def accept_restored(self) -> None:
+    def _accept_restored(self) -> None:
         """Complete a checkpoint that a framework has put into state and groups; ValueError when it did not come whole."""
 
 
@@ -108,11 +108,11 @@ class Roster:
 
     def groups(self) -> list[dict[str, Any]]:
         """All groups of all optimizers."""
-        return [group for member in self for group in member.groups]
+        return [group for member in self for group in member._all_groups]
 
     def params(self) -> list[Tensor]:
         """All parameters of all optimizers."""
-        return [p for member in self for _, _, p in member.named_params()]
+        return [p for member in self for _, _, p in member._named_params()]
 
     def forget(self) -> None:
         """Place all parameters anew at the next step, and take no checkpoint for restored by a framework."""
@@ -121,22 +121,22 @@ class Roster:
 
     def accept_restored(self) -> None:
         """Let every optimizer complete what a framework has loaded by itself; ValueError when it did not come whole."""
-        if self.restored or any(member.delivery.was_loaded(member.groups) for member in self._held()):
+        if self.restored or any(member._brought_by.was_loaded(member._all_groups) for member in self._held()):
             for member in self:
-                member.accept_restored()
+                member._accept_restored()
             self.restored = False
 
     def _held(self) -> list[Member]:
         """The optimizers that a framework holds: it may change them at any time."""
-        return [member for member in self if member.delivery is not NO_FRAMEWORK]
+        return [member for member in self if member._brought_by is not NO_FRAMEWORK]
 
     def is_ready(self) -> bool:
         """Return whether every parameter is placed and has its buffers, by one look at the ids of all."""
         if self._ready is None or self.shards.placed is None or not self._is_here():
             return False
-        if any(member.delivery.replaces_parameters for member in self._held()):
+        if any(member._brought_by.replaces_parameters for member in self._held()):
             return False
-        return self._ready == (self.shards.placing, [member.look() for member in self])
+        return self._ready == (self.shards.placing, [member._look() for member in self])
 
     def is_placed(self) -> bool:
         """Return whether every parameter is placed; not at the first step, nor after parameters or the process group changed."""
@@ -166,13 +166,13 @@ class Roster:
 
         def look() -> tuple[list[Listed], Claims]:
             for member in self:
-                member.look_up_delivery()
+                member._look_up_delivery()
             params = [
                 (f"{index}:{position}", name, p)
                 for index, member in enumerate(self)
-                for position, name, p in member.named_params()
+                for position, name, p in member._named_params()
             ]
-            kind = 0 if any(member.delivery.replaces_parameters for member in self) else None
+            kind = 0 if any(member._brought_by.replaces_parameters for member in self) else None
             check()
             return params, replace(claims, kind=kind)
 
@@ -181,10 +181,10 @@ class Roster:
 
     def prepare(self) -> None:
         """Let every optimizer have its buffers."""
-        looks = [member.look() for member in self]
-        unprepared = [member for member in self if not member.is_prepared()]
+        looks = [member._look() for member in self]
+        unprepared = [member for member in self if not member._is_prepared()]
         for member in unprepared:
-            member.prepare()
+            member._prepare()
         self._ready = None if unprepared else (self.shards.placing, looks)
 
 
@@ -197,11 +197,11 @@ class HasScalars(Protocol):
     freeze_after: int | None
 
     @property
-    def shards(self) -> ShardIndex:
+    def _shards(self) -> ShardIndex:
         """Where the parameters live."""
 
     @property
-    def scalars(self) -> ScalarTable:
+    def _scalars(self) -> ScalarTable:
         """The scalars of all estimates."""
 
     @property
@@ -209,7 +209,7 @@ class HasScalars(Protocol):
         """The number of steps."""
 
     @property
-    def calls(self) -> int:
+    def _calls(self) -> int:
         """The number of steps as it is known without waiting."""
 
     @property
@@ -220,50 +220,50 @@ class HasScalars(Protocol):
 class TakesScalars(HasScalars, Protocol):
     """A StepSize to those who save and load its scalars."""
 
-    roster: Roster
+    _roster: Roster
 
-    def settle(self) -> None:
+    def _settle(self) -> None:
         """Wait for the reduce under way; RuntimeError when a step is half done."""
 
-    def check_settled(self) -> None:
+    def _check_settled(self) -> None:
         """Raise RuntimeError when a step is half done."""
 
-    def adopt(self) -> None:
+    def _adopt(self) -> None:
         """Set the scalars by what users have put into the groups."""
 
-    def load(self, estimate: str, saved: Options) -> None:
+    def _load(self, estimate: str, saved: Options) -> None:
         """Set the scalars of an estimate, and the number of steps, from a saved group."""
 
-    def restore(self, steps: int) -> None:
+    def _restore(self, steps: int) -> None:
         """Set the number of steps alone."""
 
-    def value(self, estimate: str, name: str) -> Any:
+    def _value(self, estimate: str, name: str) -> Any:
         """One scalar as a python number."""
 
-    def set_value(self, estimate: str, name: str, value: Any, *, alone: bool) -> None:
+    def _set_value(self, estimate: str, name: str, value: Any, *, alone: bool) -> None:
         """Set one scalar. alone: False where all others of the estimate are set too."""
 
 
 class Watched(Protocol):
     """A StepSize to those who look at how a run goes."""
 
-    layout: ShardLayout
-    roster: Roster
+    _layout: ShardLayout
+    _roster: Roster
     freeze_after: int | None
 
     @property
-    def scalars(self) -> ScalarTable:
+    def _scalars(self) -> ScalarTable:
         """The scalars of all estimates."""
 
     @property
-    def agreement(self) -> Agreement:
+    def _agreement(self) -> Agreement:
         """What all ranks keep equal."""
 
-    still: int
+    _still: int
     """Calls of step() in a row in which nothing could move."""
 
     @property
-    def calls(self) -> int:
+    def _calls(self) -> int:
         """The number of steps as it is known without waiting."""
 
 
@@ -291,12 +291,12 @@ class HasState(Protocol):
 
     param_groups: list[dict[str, Any]]
     state: defaultdict[Tensor, Any]
-    method: Method
-    dtypes: Dtypes
-    unmoved: set[Tensor]
+    _method: Method
+    _dtypes: Dtypes
+    _unmoved: set[Tensor]
 
     @property
-    def base(self) -> Base | None:
+    def _base(self) -> Base | None:
         """What gives its direction; None where the method does."""
 
     @property
@@ -304,31 +304,31 @@ class HasState(Protocol):
         """The StepSize that it shares."""
 
     @property
-    def groups(self) -> list[dict[str, Any]]:
+    def _all_groups(self) -> list[dict[str, Any]]:
         """All groups."""
 
     @property
-    def delivery(self) -> FrameworkAdapter:
+    def _brought_by(self) -> FrameworkAdapter:
         """How a step arrives."""
 
     @property
-    def had_buffers(self) -> set[int]:
+    def _had_buffers(self) -> set[int]:
         """Ids of the parameters that had their buffers when they were last looked at."""
 
-    def all_params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    def _all_params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Every parameter with its group."""
 
-    def buffers(self, group: dict[str, Any]) -> dict[str, Buffer]:
+    def _buffers(self, group: dict[str, Any]) -> dict[str, Buffer]:
         """The buffers of a group's parameters."""
 
 
 class MovesTensors(HasState, Protocol):
     """An optimizer to those who take its step over the local tensors."""
 
-    backend: str
+    _backend: str
 
     @property
-    def plans(self) -> PlanCache:
+    def _plans(self) -> PlanCache:
         """The plans of the steps before."""
 
     @property
@@ -340,49 +340,49 @@ class HasGroups(Protocol):
     """An optimizer to those who look after its groups."""
 
     param_groups: list[dict[str, Any]]
-    bound: list[dict[str, Any]]
+    _bound_groups: list[dict[str, Any]]
     defaults: dict[str, Any]
-    method: Method
+    _method: Method
 
     @property
     def step_size(self) -> TakesScalars:
         """The StepSize that it shares."""
 
     @property
-    def groups(self) -> list[dict[str, Any]]:
+    def _all_groups(self) -> list[dict[str, Any]]:
         """All groups."""
 
-    def bind_groups(self) -> None:
+    def _bind_groups(self) -> None:
         """Point the groups' scalars to the StepSize's."""
 
 
 class HasModes(MovesTensors, HasGroups, Protocol):
     """An optimizer to those who switch its parameters between training and evaluation."""
 
-    mode: str
-    mapped: frozenset[int]
+    _mode: str
+    _mapped: frozenset[int]
 
     @property
     def step_size(self) -> TakesScalars:
         """The StepSize that it shares."""
 
     @property
-    def groups(self) -> list[dict[str, Any]]:
+    def _all_groups(self) -> list[dict[str, Any]]:
         """All groups."""
 
 
 class Saves(HasState, HasGroups, Protocol):
     """An optimizer to those who save and load it."""
 
-    mode: str
-    mapped: frozenset[int]
+    _mode: str
+    _mapped: frozenset[int]
 
     @property
     def step_size(self) -> TakesScalars:
         """The StepSize that it shares."""
 
     @property
-    def groups(self) -> list[dict[str, Any]]:
+    def _all_groups(self) -> list[dict[str, Any]]:
         """All groups."""
 
     @property

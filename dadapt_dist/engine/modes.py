@@ -26,8 +26,8 @@ class TwoModes:
     mode: "train" or "eval". mapped: ids of the parameters that eval() has changed.
     """
 
-    mode = TRAIN
-    mapped: frozenset[int] = frozenset()
+    _mode = TRAIN
+    _mapped: frozenset[int] = frozenset()
 
     def eval(self: HasModes) -> None:
         """Let the parameters be those that are evaluated and saved, for a method that trains others (Schedule-Free).
@@ -50,7 +50,7 @@ class TwoModes:
             >>> optimizer.eval()  # evaluate, save
             >>> optimizer.train()
         """
-        if self.method.has_modes:
+        if self._method.has_modes:
             switch(self, EVAL)
 
     def train(self: HasModes, mode: bool = True) -> None:
@@ -62,7 +62,7 @@ class TwoModes:
         Raises:
             RuntimeError, ValueError: as `eval`.
         """
-        if self.method.has_modes:
+        if self._method.has_modes:
             switch(self, TRAIN if mode else EVAL)
 
 
@@ -85,33 +85,33 @@ def switch(optimizer: HasModes, mode: str) -> None:
         RuntimeError: in the middle of a step.
         ValueError: the parameters cannot be written now, or not their low-precision copies; nothing has changed.
     """
-    if not optimizer.method.has_modes or optimizer.mode == mode:
+    if not optimizer._method.has_modes or optimizer._mode == mode:
         return
-    optimizer.step_size.settle()
+    optimizer.step_size._settle()
     replaced_groups.adopt(optimizer)
-    optimizer.delivery.check_masters()
+    optimizer._brought_by.check_masters()
     entries = [*_mapped(optimizer)]
     places = resolve([p for _, p in entries])
     _check_in_memory(entries, places)
     for (group, p), parts in zip(entries, places, strict=True):
         for part in parts:
             _map(optimizer, group, p, part, mode)
-    optimizer.mapped = frozenset(id(p) for _, p in entries) if mode == EVAL else frozenset()
-    optimizer.mode = mode
-    for group in optimizer.groups:
+    optimizer._mapped = frozenset(id(p) for _, p in entries) if mode == EVAL else frozenset()
+    optimizer._mode = mode
+    for group in optimizer._all_groups:
         group["mode"] = mode
     registry.forget_copies([p for _, p in entries])
-    optimizer.delivery.masters_to_model()
+    optimizer._brought_by.masters_to_model()
 
 
 def _mapped(optimizer: HasModes) -> Iterator[tuple[Group, Tensor]]:
     """The parameters that the coming map concerns: on the way back, those that were mapped, also if frozen since."""
-    for group, p in optimizer.all_params():
+    for group, p in optimizer._all_params():
         state = optimizer.state.get(p, {})
-        names = [name for name, spec in optimizer.buffers(group).items() if not spec.transient]
+        names = [name for name, spec in optimizer._buffers(group).items() if not spec.transient]
         if all(name in state for name in names) and not is_unmoved(optimizer, p):
-            back = optimizer.mode == EVAL and optimizer.mapped
-            if id(p) in optimizer.mapped if back else p.requires_grad:
+            back = optimizer._mode == EVAL and optimizer._mapped
+            if id(p) in optimizer._mapped if back else p.requires_grad:
                 yield group, p
 
 
@@ -126,11 +126,11 @@ def _check_in_memory(entries: list[tuple[Group, Tensor]], places: list[list[Loca
 
 def _map(optimizer: HasModes, group: Group, p: Tensor, place: LocalShard, mode: str) -> None:
     x, state = place.part(p.detach()), optimizer.state[p]
-    specs = optimizer.buffers(group)
+    specs = optimizer._buffers(group)
     buf = {name: place.part(state[name]) for name in specs if not specs[name].transient}
     buf = {name: t for name, t in buf.items() if t.shape == x.shape}  # without sliced ones
     c = kernels.eager.numbers(coefficients(optimizer, group, x.device), x.device)
-    to = optimizer.method.to_eval if mode == EVAL else optimizer.method.to_train
+    to = optimizer._method.to_eval if mode == EVAL else optimizer._method.to_train
     for block in kernels.eager.blocks(TensorTask(x=x, g=x, buf=buf)):
         wide = block.x.to(torch.float64, copy=True)
         to(wide, {name: t.to(torch.float64) for name, t in block.buf.items()}, c)

@@ -65,41 +65,41 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
             if adapter.module in sys.modules:
                 adapter.on_construction(type(self))
         param_state.check_dtypes(dtypes)
-        self.method = METHODS[method]()
-        options = self.method.options.defaults() | options
-        options = check_options(options, self.method.options.checks(), type(self).__name__, type(self))
+        self._method = METHODS[method]()
+        options = self._method.options.defaults() | options
+        options = check_options(options, self._method.options.checks(), type(self).__name__, type(self))
         self.step_size: StepSize = step_size
         check_choice("backend", backend, get_args(Backend))
         if backend in KERNELS:
             check_available(backend)
-        self.dtypes, self.backend = dtypes, backend
-        self.unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
+        self._dtypes, self._backend = dtypes, backend
+        self._unmoved: set[Tensor] = set()  # the x0 that were made here and that no step has used yet
         self._bound = False
         self._delivery: FrameworkAdapter | None = None  # None: to be asked for
         self._groups: list[dict[str, Any]] = []
         super().__init__(params, dict(options))
         self._name_tensors(0)
-        step_size.join(self.method, options, self.param_groups)
+        step_size._join(self._method, options, self.param_groups)
         self._join()
 
     def _join(self) -> None:
         MayJoin.__init__(self)
         self._bound = True
-        self.number = next(torch_compile.numbers)
-        torch_compile.live[self.number] = self
-        self.base = BaseOptimizer(self.method, self.step_size.nonfinite) if self.method.runs_base else None
+        self._number = next(torch_compile.numbers)
+        torch_compile.live[self._number] = self
+        self._base = BaseOptimizer(self._method, self.step_size.nonfinite) if self._method.runs_base else None
         self._seen: Look | None = None  # the parameters that all had their buffers
-        for name in ("plans", "_lots", "_shown"):  # of the groups and parameters before
+        for name in ("_plans", "_lots", "_shown"):  # of the groups and parameters before
             self.__dict__.pop(name, None)
         self._looked = False  # at all options, in this call of step()
         self._loss: Tensor | float | None = None
         self._knows_scaler = False  # whether a scaler that tells nothing was looked for
         self._delivery, self._groups = None, self.param_groups
-        self.step_size.roster.add(self)
-        self.bind_groups()
+        self.step_size._roster.add(self)
+        self._bind_groups()
 
     @cached_property
-    def plans(self) -> PlanCache:
+    def _plans(self) -> PlanCache:
         """The plans of the steps before."""
         return PlanCache()
 
@@ -108,12 +108,12 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
     @cached_property
     def _lots(self) -> Lots:
         """The lots of all groups, as last looked at."""
-        return Lots(self.defaults, self.method.options.checks(), type(self).__name__)
+        return Lots(self.defaults, self._method.options.checks(), type(self).__name__)
 
     @cached_property
     def _shown(self) -> Lots:
         """The lots of the groups that a framework shows."""
-        return Lots(self.defaults, self.method.options.checks(), type(self).__name__)
+        return Lots(self.defaults, self._method.options.checks(), type(self).__name__)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch's optimizers do. Raises ValueError for an option that cannot be right; nothing is added."""
@@ -121,14 +121,14 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
             self._adopt_groups()
         if isinstance(param_group, dict):
             where = f"{type(self).__name__} group {len(self.param_groups)}"
-            param_group = check_options(param_group, self.method.options.checks(), where, type(self))
+            param_group = check_options(param_group, self._method.options.checks(), where, type(self))
         super().add_param_group(param_group)
         try:
-            param_state.check_params(self.param_groups[-1]["params"], self.dtypes.state)
+            param_state.check_params(self.param_groups[-1]["params"], self._dtypes.state)
             if self._bound:
                 self._name_tensors(len(self.param_groups) - 1)
-                self.step_size.settle()
-                self.step_size.register(self.param_groups[-1])
+                self.step_size._settle()
+                self.step_size._register(self.param_groups[-1])
         except Exception:
             self.param_groups.pop()
             raise
@@ -137,37 +137,37 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         """Name the estimates of the tensors of new groups, from this place on, where each tensor has one."""
         for group in self.param_groups[first:]:
             group.pop(TENSORS, None)
-        if self.step_size.per_tensor:
+        if self.step_size._per_tensor:
             per_tensor.name_tensors(self.param_groups[first:], first)
 
-    def bind_groups(self) -> None:
+    def _bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's. In place: schedulers and frameworks may hold the very dicts."""
-        groups, views = self.groups, self._views()
+        groups, views = self._all_groups, self._views()
         for group, of_group in zip(groups, views, strict=True):
-            group.update(of_group, method=self.method.name, format=FORMAT)
-            if self.method.has_modes:
-                group["mode"] = self.mode
+            group.update(of_group, method=self._method.name, format=FORMAT)
+            if self._method.has_modes:
+                group["mode"] = self._mode
             if "d" not in of_group:
                 group.pop("d", None)
-        names = (*self.step_size.scalars.values, "steps")
+        names = (*self.step_size._scalars.values, "steps")
         self._watched = names, [view for of_group in views for view in of_group.values()]
-        self.bound = [*groups]
+        self._bound_groups = [*groups]
         params = [p for group in groups for p in group["params"]]
-        self.traced = (
-            [] if self.base or any(map(is_dtensor, params)) else params
+        self._traced = (
+            [] if self._base or any(map(is_dtensor, params)) else params
         )  # their steps stay outside a compiled graph
 
     def _views(self) -> list[dict[str, Tensor]]:
         """What each group holds of its estimate."""
-        scalars, steps = self.step_size.scalars, {"steps": self.step_size.shown_steps}
-        return [scalars.of(scalars.rows_of(group)) | steps for group in self.groups]
+        scalars, steps = self.step_size._scalars, {"steps": self.step_size._shown_steps}
+        return [scalars.of(scalars.rows_of(group)) | steps for group in self._all_groups]
 
-    def given_scalars(self) -> list[tuple[param_groups.Key, Any]]:
+    def _given_scalars(self) -> list[tuple[param_groups.Key, Any]]:
         """((estimate, name), value) of every scalar of a group that somebody has put another value in the place of.
 
         Empty while there are groups that are not ours yet: see `replaced_groups`.
         """
-        groups = self.groups
+        groups = self._all_groups
         return param_groups.given(groups, self._views()) if self._are_bound(groups) else []
 
     def _adopt_groups(self) -> None:
@@ -176,52 +176,52 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
             replaced_groups.adopt(self)
 
     def _are_bound(self, groups: list[dict[str, Any]]) -> bool:
-        return len(groups) == len(self.bound) and all(map(is_, groups, self.bound))
+        return len(groups) == len(self._bound_groups) and all(map(is_, groups, self._bound_groups))
 
     @property
-    def groups(self) -> list[dict[str, Any]]:
+    def _all_groups(self) -> list[dict[str, Any]]:
         """All groups, also while a framework shows step() only some of them as `param_groups`."""
         shown, known = self.param_groups, self._groups
         if shown is not known:
             new = any(all(group is not other for other in known) for group in shown)
-            if new or not self.delivery.in_pieces:  # else the framework shows one of them
+            if new or not self._brought_by.in_pieces:  # else the framework shows one of them
                 self._groups = shown
         return self._groups
 
-    def lots(self) -> Lots:
+    def _option_lots(self) -> Lots:
         """The lots of all groups, by their options as they are now."""
         if not self._looked:
-            self._lots.look(self.groups, *self._watched)
+            self._lots.look(self._all_groups, *self._watched)
         return self._lots
 
     def _params(self) -> list[Sequence[Tensor]]:
         """The parameters of each group."""
-        if self.delivery is NO_FRAMEWORK:
-            return [group["params"] for group in self.groups]
-        return [[p for _, p in named] for named in self.delivery.tensors(self.groups)]
+        if self._brought_by is NO_FRAMEWORK:
+            return [group["params"] for group in self._all_groups]
+        return [[p for _, p in named] for named in self._brought_by.tensors(self._all_groups)]
 
-    def look(self) -> Look:
+    def _look(self) -> Look:
         """The parameters as they are now."""
         params = [*chain.from_iterable(self._params())]
         return [*map(id, params)], [p.requires_grad for p in params], len(self.state)
 
-    def named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
+    def _named_params(self) -> Iterator[tuple[str, str | None, Tensor]]:
         """(position, name or None, parameter) of every parameter."""
-        for index, named in enumerate(self.delivery.tensors(self.groups)):
+        for index, named in enumerate(self._brought_by.tensors(self._all_groups)):
             for place, (name, p) in enumerate(named):
                 yield f"{index}:{place}", name, p
 
     # ---------------------------------------------------------------- how a step arrives
 
     @property
-    def delivery(self) -> FrameworkAdapter:
+    def _brought_by(self) -> FrameworkAdapter:
         """How the framework that holds this optimizer brings it a step."""
         known = self._delivery
         if known is None or (known is not NO_FRAMEWORK and known.is_over()):
             self._delivery = known = registry.bind(self)
         return known
 
-    def look_up_delivery(self) -> None:
+    def _look_up_delivery(self) -> None:
         self._delivery = None
 
     # ---------------------------------------------------------------- one step
@@ -237,26 +237,26 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         Raises:
             TypeError, ValueError: The loss is no number, or an option or a gradient cannot be right; nothing has moved.
         """
-        if self.mode != TRAIN:
+        if self._mode != TRAIN:
             modes.refuse_step(self)
         result = None
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
-        if torch.compiler.is_compiling() and self.traced:
+        if torch.compiler.is_compiling() and self._traced:
             torch_compile.step(self, loss, result)
         else:
-            self.take(loss, result)
+            self._take_step(loss, result)
         return result
 
     # There is nothing in a step for a compiler to gain, and it would rewrite the groups.
     # torch.compiler.disable would import the compiler, for a second, when the class is made; this waits for the first call.
     @_disable_dynamo
     @torch.no_grad()
-    def take(self, loss: Any = None, result: Any = None) -> None:
+    def _take_step(self, loss: Any = None, result: Any = None) -> None:
         """One call of step(), with the gradients that are there. loss, result: as given to step(), and of its closure."""
         try:
-            if self.method.wants_loss:
+            if self._method.wants_loss:
                 self.loss = next((value for value in (loss, self._loss, result) if value is not None), None)
             self._adopt_groups()
             if self._wrapper is not None:
@@ -272,9 +272,9 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
 
     def _take(self, found: Finding | None) -> None:
         groups = self.param_groups
-        lots = self._lots if groups is self.groups else self._shown
+        lots = self._lots if groups is self._all_groups else self._shown
         lots.look(groups, *self._watched) if lots is self._lots else lots.look(groups)
-        if self.delivery is not NO_FRAMEWORK and self.delivery.is_initialising():
+        if self._brought_by is not NO_FRAMEWORK and self._brought_by.is_initialising():
             self._delivery = None  # what the framework is building is not there yet
             buffers.create_shown(self)
             return
@@ -283,14 +283,18 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
             if found is None:
                 amp_alone.check(self)
         if self._join_config.is_first_joinable:
-            self.announce()
+            self._announce()
         shown = [(group, group["params"]) for group in groups]
         self._looked = lots is self._lots
-        self.step_size.step(self, found, lambda window: self._run(window, shown, lots, found))
+        self.step_size._step(self, found, lambda window: self._run(window, shown, lots, found))
 
     def _run(self, window: Window, shown: Entries, lots: Lots, found: Finding | None) -> None:
         """Take this call's part of a step, and add its sums to the window's."""
-        if self.groups and self.groups[0].get("log_every") and not (window.arrived and self.delivery.in_pieces):
+        if (
+            self._all_groups
+            and self._all_groups[0].get("log_every")
+            and not (window.arrived and self._brought_by.in_pieces)
+        ):
             log_every.log(self)
         window.moves |= lots.moves
         if not window.skipped:
@@ -298,17 +302,17 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         elif found is not None:
             found.spread(torch.tensor(True))
 
-    def measure(self, phases: Sequence[str]) -> Tensor:
+    def _measure(self, phases: Sequence[str]) -> Tensor:
         """The weighted sums of phases before the weights move: float64 [n_estimates, width]."""
-        return measure(self, *self._split(self._all(), self.lots()), phases)
+        return measure(self, *self._split(self._all(), self._option_lots()), phases)
 
-    def rehearse(self, phases: Sequence[str] = ("after",)) -> Tensor:
+    def _rehearse(self, phases: Sequence[str] = ("after",)) -> Tensor:
         """The sums of the coming step, with nothing moved: float64 [n_estimates, width]."""
-        return sweep(self, *self._split(self._all(), self.lots()), phases=phases, dry=True)
+        return sweep(self, *self._split(self._all(), self._option_lots()), phases=phases, dry=True)
 
     def _split(self, entries: Entries, lots: Lots) -> tuple[Entries, Lots | per_tensor.TensorLots]:
         """The groups as they are, or, with an estimate for each tensor, each tensor as a group of its own."""
-        return per_tensor.split(entries, lots) if self.step_size.per_tensor else (entries, lots)
+        return per_tensor.split(entries, lots) if self.step_size._per_tensor else (entries, lots)
 
     @property
     def amp_scaling(self) -> AmpScaling | None:
@@ -341,33 +345,33 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
 
     def _all(self) -> list[tuple[dict[str, Any], Sequence[Tensor]]]:
         """Every group with all of its tensors."""
-        return list(zip(self.groups, self._params(), strict=True))
+        return list(zip(self._all_groups, self._params(), strict=True))
 
-    def all_params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    def _all_params(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Every parameter with its group."""
         return ((group, p) for group, params in self._all() for p in params)
 
-    def buffers(self, group: dict[str, Any]) -> dict[str, Buffer]:
+    def _buffers(self, group: dict[str, Any]) -> dict[str, Buffer]:
         """The buffers of a group's parameters, without those that a frozen estimate no longer needs."""
-        named = self.method.buffers(group)
+        named = self._method.buffers(group)
         return {n: b for n, b in named.items() if not (self.step_size.frozen and b.statistic)}
 
-    def is_prepared(self) -> bool:
+    def _is_prepared(self) -> bool:
         """Return whether every trainable parameter has its buffers; False after one was unfrozen."""
         if buffers.lack_some(self):
             return False
-        self._seen = self.look()
+        self._seen = self._look()
         return True
 
     @property
-    def had_buffers(self) -> set[int]:
+    def _had_buffers(self) -> set[int]:
         """Ids of the parameters that had their buffers when they were last looked at."""
         return set() if self._seen is None else {i for i, trains in zip(*self._seen[:2], strict=True) if trains}
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         buffers.prepare(self)
 
-    def release_statistics(self) -> None:
+    def _release_statistics(self) -> None:
         buffers.release_statistics(self)
 
     # ---------------------------------------------------------------- saving and loading
@@ -380,19 +384,19 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         """As torch's, but buffers keep their dtype. ValueError, before anything changes, for a checkpoint that does not fit."""
         saved_state.load(self, state_dict)
 
-    def accept_restored(self) -> None:
-        self.delivery.after_external_load(self)
+    def _accept_restored(self) -> None:
+        self._brought_by.after_external_load(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        self.step_size.finish()
-        self.step_size.adopt_between_steps()
-        own = ("method", "step_size", "dtypes", "backend", "unmoved", "mode", "_bound", "_amp_scaling")
+        self.step_size._finish()
+        self.step_size._adopt_between_steps()
+        own = ("_method", "step_size", "_dtypes", "_backend", "_unmoved", "_mode", "_bound", "_amp_scaling")
         return super().__getstate__() | {name: getattr(self, name) for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         adopted = "step_size" not in state  # by somebody who puts a checkpoint together by himself
         super().__setstate__({name: value for name, value in state.items() if name != "anchored"})
-        self.__dict__.setdefault("unmoved", set())
+        self.__dict__.setdefault("_unmoved", set())
         if adopted:
             replaced_groups.adopt(self)
         self._join()

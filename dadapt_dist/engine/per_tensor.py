@@ -57,9 +57,9 @@ def split(entries: Entries, lots: Lots) -> tuple[Entries, TensorLots]:
 def check_tensors(members: Sequence[Any]) -> None:
     """Raise PlacementError where the optimizers' tensors are not the model's, but packed into flat ones."""
     for member in members:
-        shown = [[p for _, p in named] for named in member.delivery.tensors(member.groups)]
+        shown = [[p for _, p in named] for named in member._brought_by.tensors(member._all_groups)]
         packed = [place for places in resolve([p for params in shown for p in params]) for place in places]
-        if member.delivery.replaces_parameters or any(
+        if member._brought_by.replaces_parameters or any(
             place.flat_slice is not None or place.packs_several for place in packed
         ):
             raise PlacementError(
@@ -67,7 +67,7 @@ def check_tensors(members: Sequence[Any]) -> None:
                 "flat ones, whose parts have one d together. Use FSDP2, DDP or FSDP1 with use_orig_params=True, no ZeRO or mixed "
                 "precision of DeepSpeed, or leave estimates out: one d for all."
             )
-        for group, params in zip(member.groups, shown, strict=True):
+        for group, params in zip(member._all_groups, shown, strict=True):
             _check_number(group, params)
 
 

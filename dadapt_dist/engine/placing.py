@@ -29,25 +29,25 @@ class Placeable(Watched, Protocol):
 
     nonfinite: NonFinite | None
     before: Before
-    per_tensor: bool
+    _per_tensor: bool
 
     @property
-    def shards(self) -> ShardIndex:
+    def _shards(self) -> ShardIndex:
         """Where the parameters live."""
 
     @property
-    def reduce(self) -> Reduce:
+    def _reduce(self) -> Reduce:
         """The reduce of a step."""
 
     @property
-    def diagnostics(self) -> RunDiagnostics:
+    def _diagnostics(self) -> RunDiagnostics:
         """What is said of the run."""
 
     @property
-    def joining(self) -> Watches:
+    def _joining(self) -> Watches:
         """Its part in a `Join`."""
 
-    def widest(self) -> int:
+    def _widest(self) -> int:
         """How many numbers the largest reduce of a step has as its sums."""
 
 
@@ -56,8 +56,8 @@ def place(step_size: Placeable) -> None:
 
     Raises PlacementError on all ranks alike.
     """
-    roster, shards = step_size.roster, step_size.shards
-    table, agreement = step_size.scalars, step_size.agreement
+    roster, shards = step_size._roster, step_size._shards
+    table, agreement = step_size._scalars, step_size._agreement
     agreement.begin(table.constants(0), set().union(*(member.defaults for member in roster)))
     claims = Claims(
         (*table.configuration(), step_size.nonfinite, step_size.freeze_after, step_size.before),
@@ -67,36 +67,36 @@ def place(step_size: Placeable) -> None:
     roster.place(claims, partial(_check, step_size), kernels.rank_fingerprint)
     agreement.settle(
         shards.classes,
-        step_size.layout.rank,
+        step_size._layout.rank,
         shards.suspects,
-        witnessed=shards.is_witnessed and step_size.layout.world_size > 1,
+        witnessed=shards.is_witnessed and step_size._layout.world_size > 1,
     )
     home = home_of(step_size)
     table.to(home)
-    step_size.diagnostics.begin(step_size, home)
-    step_size.reduce.restart(home, step_size.widest(), len(agreement.names()), agreement.n_witnessed)
+    step_size._diagnostics.begin(step_size, home)
+    step_size._reduce.restart(home, step_size._widest(), len(agreement.names()), agreement.n_witnessed)
     for member in roster:
-        member.bind_groups()
-        member.prepare()
-    step_size.joining.watch(shards.modules)
+        member._bind_groups()
+        member._prepare()
+    step_size._joining.watch(shards.modules)
 
 
 def _check(step_size: Placeable) -> None:
     """Raise for what this rank cannot do, which reaches the others."""
-    check_pieces(step_size.roster, step_size.nonfinite)
-    if step_size.per_tensor:
-        check_tensors([*step_size.roster])
+    check_pieces(step_size._roster, step_size.nonfinite)
+    if step_size._per_tensor:
+        check_tensors([*step_size._roster])
 
 
 def home_of(step_size: Placeable) -> torch.device:
     """Where the parameters live."""
-    return home_device(step_size.roster.params())
+    return home_device(step_size._roster.params())
 
 
 def mark(step_size: Placeable) -> None:
     """Let the coming reduce tell the other ranks of this one's options and of its model's steps."""
-    reduce, table = step_size.reduce, step_size.scalars
-    device = step_size.layout.reduce_device(table.device)
-    reduce.agreement.marks = step_size.agreement.marks(step_size.roster.groups(), table.all_constants(), device)
+    reduce, table = step_size._reduce, step_size._scalars
+    device = step_size._layout.reduce_device(table.device)
+    reduce.agreement.marks = step_size._agreement.marks(step_size._roster.groups(), table.all_constants(), device)
     # Stages of a pipeline have collectives of their own: of theirs, one step's may be two of another's.
-    reduce.pace_now = reduce.pace.count() if step_size.shards.is_of_largest_class else None
+    reduce.pace_now = reduce.pace.count() if step_size._shards.is_of_largest_class else None

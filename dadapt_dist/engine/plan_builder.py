@@ -46,7 +46,7 @@ def build_plan(
         if lot != STAYS:
             before = len(planned)
             for p in (p for p in params if p.grad is not None):
-                known = optimizer.plans.task(p, options, optimizer.state, scale)
+                known = optimizer._plans.task(p, options, optimizer.state, scale)
                 made = [] if known is not None else _made(optimizer, p, group, options, scale, coefficients)
                 planned += made if known is None else [known]
                 new += made
@@ -60,12 +60,12 @@ def build_plan(
         PlannedLot(
             first,
             [one.task for one in of_lot],
-            kernels.launches(optimizer.method, [(one.task, one.kernel) for one in of_lot]),
+            kernels.launches(optimizer._method, [(one.task, one.kernel) for one in of_lot]),
         )
         for first, of_lot in lots.values()
     ]
     plan = StepPlan(of_lots, key, planned, [one.p for one in new])
-    optimizer.plans.keep(plan, new)
+    optimizer._plans.keep(plan, new)
     return plan
 
 
@@ -73,11 +73,11 @@ def _made(
     optimizer: MovesTensors, p: Tensor, group: Group, options: Options, scale: Tensor | None, coefficients: Coefficients
 ) -> list[PlannedTask]:
     """A new task, checked, with its kernel, for each part of a parameter that has a gradient."""
-    parts = [(part, optimizer.plans.gradient(p, part[0])) for part in optimizer.step_size.shards.parts(p)]
+    parts = [(part, optimizer._plans.gradient(p, part[0])) for part in optimizer.step_size._shards.parts(p)]
     made: list[PlannedTask] = []
     for (place, weight), gradient in parts:
         if gradient is not None:
-            param_state.check_gradient(p, gradient, place.part(p), optimizer.method, group, optimizer.param_groups)
+            param_state.check_gradient(p, gradient, place.part(p), optimizer._method, group, optimizer.param_groups)
             if not made:
                 param_state.check_state(p, _own_buffers(optimizer, p, group), group, place, optimizer.param_groups)
                 make_ready(optimizer, p, group)
@@ -86,14 +86,16 @@ def _made(
                 g=gradient,
                 buf={name: place.part(t) for name, t in _own_buffers(optimizer, p, group).items()},
                 weight=weight,
-                decay=optimizer.method.coupled_decay(group),
+                decay=optimizer._method.coupled_decay(group),
                 maximize=group["maximize"],
                 scale=scale,
                 cut=param_state.cut_of(place, group),
                 origin=place.global_offset or 0,
                 param=p,
             )
-            kernel = kernels.assign(optimizer.method, task, partial(coefficients, optimizer, group), optimizer.backend)
+            kernel = kernels.assign(
+                optimizer._method, task, partial(coefficients, optimizer, group), optimizer._backend
+            )
             made.append(PlannedTask(p, task, kernel, place, options))
     return made
 
@@ -102,7 +104,7 @@ def _is_cacheable(optimizer: MovesTensors, one: PlannedTask) -> bool:
     """Whether a fingerprint can tell that the task is unchanged, and nothing is to be done for its parameter in each step."""
     return (
         one.place.flat_slice is None
-        and len(optimizer.step_size.shards.parts(one.p)) == 1
+        and len(optimizer.step_size._shards.parts(one.p)) == 1
         and isinstance(optimizer.state[one.p], dict)
         and not is_unmoved(optimizer, one.p)
         and is_fixed(one.task)
@@ -112,5 +114,5 @@ def _is_cacheable(optimizer: MovesTensors, one: PlannedTask) -> bool:
 def _own_buffers(optimizer: MovesTensors, p: Tensor, group: Group) -> dict[str, Tensor]:
     """What the method keeps of a parameter; others may keep more beside it."""
     state = optimizer.state.get(p, {})
-    own = {name: state[name] for name in optimizer.buffers(group) if name in state}
-    return own if optimizer.base is None else own | optimizer.base.buffers(optimizer, p)
+    own = {name: state[name] for name in optimizer._buffers(group) if name in state}
+    return own if optimizer._base is None else own | optimizer._base.buffers(optimizer, p)

@@ -21,10 +21,10 @@ class Estimating(Protocol):
     def set_d(self, value: float, estimate: str | None = None) -> None:
         """Set d by hand."""
 
-    def current(self) -> ScalarTable:
+    def _current(self) -> ScalarTable:
         """The scalars, after the reduce under way."""
 
-    def summary(self, groups: Sequence[Options]) -> str:
+    def _summary(self, groups: Sequence[Options]) -> str:
         """d, d·lr and the counters in one line."""
 
 
@@ -32,11 +32,11 @@ class Readings:
     """The part of a `LearningRateFree` that its users read."""
 
     step_size: Estimating
-    method: Method
+    _method: Method
     _loss: Tensor | float | None
 
     @property
-    def groups(self) -> list[dict[str, Any]]:
+    def _all_groups(self) -> list[dict[str, Any]]:
         """All groups."""
         raise NotImplementedError
 
@@ -55,11 +55,11 @@ class Readings:
         With an estimate for each tensor, the mean over the group's tensors. Waits for the reduce under way.
         """
         self._adopt_groups()
-        return [self._rate(group) for group in self.groups]
+        return [self._rate(group) for group in self._all_groups]
 
     def _rate(self, group: dict[str, Any]) -> float:
-        table = self.step_size.current()
-        rates = [self.method.learning_rate(group, table.of(table.row(name))) for name in estimates_of(group)]
+        table = self.step_size._current()
+        rates = [self._method.learning_rate(group, table.of(table.row(name))) for name in estimates_of(group)]
         return sum(map(float, rates)) / max(len(rates), 1)
 
     def set_d(self, value: float, estimate: str | None = None) -> None:
@@ -91,12 +91,12 @@ class Readings:
 
     @loss.setter
     def loss(self, value: Any) -> None:
-        self._loss = loss_channel.read(value, type(self).__name__) if self.method.wants_loss else None
+        self._loss = loss_channel.read(value, type(self).__name__) if self._method.wants_loss else None
 
     def __repr__(self) -> str:
         """d, d·lr and the counters as they are known without waiting for another rank, then the groups as torch lists them."""
-        lines = [f"{type(self).__name__} ({self.step_size.summary(self.groups)}"]
-        for index, group in enumerate(self.groups):
+        lines = [f"{type(self).__name__} ({self.step_size._summary(self._all_groups)}"]
+        for index, group in enumerate(self._all_groups):
             lines.append(f"Parameter Group {index}")
             lines += [f"    {key}: {param_groups.plain(group[key])}" for key in sorted(group) if key != "params"]
         return "\n".join([*lines, ")"])

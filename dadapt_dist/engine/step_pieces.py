@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 def all_pieces(member: Member) -> set[int]:
     """Keys of the pieces of one optimizer's step: its tensors."""
-    return {id(p) for named in member.delivery.tensors(member.groups) for _, p in named}
+    return {id(p) for named in member._brought_by.tensors(member._all_groups) for _, p in named}
 
 
 def shown_pieces(member: Member) -> set[int]:
@@ -19,7 +19,7 @@ def shown_pieces(member: Member) -> set[int]:
 
 def in_pieces(member: Member) -> bool:
     """Return whether a step of this optimizer arrives in several calls of step()."""
-    return member.delivery.in_pieces and len(all_pieces(member)) > 1
+    return member._brought_by.in_pieces and len(all_pieces(member)) > 1
 
 
 def check_pieces(roster: Roster, nonfinite: str | None) -> None:
@@ -28,7 +28,7 @@ def check_pieces(roster: Roster, nonfinite: str | None) -> None:
     if nonfinite in ("skip", "raise") and arriving:
         raise ValueError(
             f"nonfinite={nonfinite!r} needs all gradients before anything moves, and the framework brings a step in pieces, of "
-            f"groups or sub-groups. {arriving[0].delivery.nonfinite_advice}"
+            f"groups or sub-groups. {arriving[0]._brought_by.nonfinite_advice}"
         )
 
 

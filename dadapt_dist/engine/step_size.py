@@ -1,6 +1,6 @@
 """The step of the optimizers that share an estimate, from the sums of the step before to the reduce of its own.
 
-`StepSize.step` reads top-down. A window opens: the reduce of the step before is awaited (long done) and its sums folded into
+`StepSize._step` reads top-down. A window opens: the reduce of the step before is awaited (long done) and its sums folded into
 the scalars, which gives d_k, in place; placements and buffers are seen to; sums that the method needs before the weights move
 are taken by a blocking reduce. Each call of an optimizer adds its partial sums / copies to a float64 vector [n_estimates,
 n_sums + 1] while it moves its weights. The window closes: one asynchronous all_reduce(SUM) of that vector starts, hidden
@@ -81,37 +81,37 @@ class StepSize(Estimates):
         check_choice("sync", sync, ("next_step", "step"))
         check_choice("nonfinite", nonfinite, (None, "hold", "skip", "raise"))
         check_choice("before", before, ("exact", "lagged"))
-        self.layout = (
+        self._layout = (
             ShardLayout() if process_group is None and copies is None else ShardLayout.of(process_group, copies)
         )
         self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, check_freeze_after(freeze_after)
         self.before = before
         self._count = StepCount()
-        self.roster = Roster(self.layout)
-        self.table = None
-        self.per_tensor = isinstance(estimates, str) and estimates == "per_tensor"
-        self._declared = None if self.per_tensor else check_names("estimates", estimates)
+        self._roster = Roster(self._layout)
+        self._table = None
+        self._per_tensor = isinstance(estimates, str) and estimates == "per_tensor"
+        self._declared = None if self._per_tensor else check_names("estimates", estimates)
         self._window: Window | None = None
         self._explicit = self._released = False
         self._done: set[str] = set()
         self._launched: Window | None = None  # the step whose sums are under way
-        self.still = 0  # calls of step() in a row in which nothing could move
+        self._still = 0  # calls of step() in a row in which nothing could move
         self._followed, self._written = [], {}
 
     # ---------------------------------------------------------------- what a step needs
 
     @cached_property
-    def shards(self) -> ShardIndex:
+    def _shards(self) -> ShardIndex:
         """Where the parameters live."""
-        return self.roster.shards
+        return self._roster.shards
 
     @cached_property
-    def diagnostics(self) -> RunDiagnostics:
+    def _diagnostics(self) -> RunDiagnostics:
         """What is said of the run."""
         return RunDiagnostics()
 
     @cached_property
-    def joining(self) -> Joining:
+    def _joining(self) -> Joining:
         """The part in torch's `Join`."""
         return Joining(self)
 
@@ -138,7 +138,7 @@ class StepSize(Estimates):
         if self._explicit or self._window is not None:
             raise RuntimeError("a window of this StepSize is already open: windows do not nest")
         self._explicit = True
-        self.reduce.begin()
+        self._reduce.begin()
         try:
             yield self
         except BaseException:
@@ -148,7 +148,7 @@ class StepSize(Estimates):
             self._explicit = False
         self._close_if_open()
 
-    def step(self, member: Member, found: Finding | None, run: Callable[[Window], None]) -> None:
+    def _step(self, member: Member, found: Finding | None, run: Callable[[Window], None]) -> None:
         """Take one optimizer's part of a step. Without an explicit window, the last of the sharing optimizers ends the step.
 
         found: what a GradScaler has found in the optimizer's gradients; None without one. run: takes the optimizer's part of
@@ -160,8 +160,8 @@ class StepSize(Estimates):
         except BaseException:
             self._window = None
             raise
-        if self.agreement.witness.is_looking:
-            self.agreement.witness.look()
+        if self._agreement.witness.is_looking:
+            self._agreement.witness.look()
         window.arrived |= (pieces := _pieces_now(member))
         window.missing -= pieces
         if not self._explicit and self._is_complete(window):
@@ -180,13 +180,13 @@ class StepSize(Estimates):
         return window
 
     def _open(self, found: Finding | None) -> Window:
-        self.finish()
+        self._finish()
         self._prepare()
         first = self._wanted()
         lagged = self._is_lagged()
         phases = (*first, "after") if lagged else ("after",)
-        window = Window(self.scalars.no_sums(phases), phases, missing=self._expected())
-        window.launches = bool(lagged and first) or (self.scalars.method.after is not None and not self.frozen)
+        window = Window(self._scalars.no_sums(phases), phases, missing=self._expected())
+        window.launches = bool(lagged and first) or (self._scalars.method.after is not None and not self.frozen)
         window.leave_out(self._agreed(found))
         before = self._measure(window, () if lagged else first)
         if self.nonfinite in ("skip", "raise"):
@@ -199,28 +199,28 @@ class StepSize(Estimates):
 
     def _prepare(self) -> None:
         """See to all that a step needs: options, placements, buffers. What went before is logged where there is reason to."""
-        lots = [member.lots() for member in self.roster]
-        self.adopt(any(lot.replaced for lot in lots))
-        self.roster.accept_restored()
+        lots = [member._option_lots() for member in self._roster]
+        self._adopt(any(lot.replaced for lot in lots))
+        self._roster.accept_restored()
         if not self._explicit:
-            self.reduce.begin()
-        if self.still or self.calls >= self.diagnostics.due:
-            self.diagnostics.look(self)
-        self.reduce.step = self.calls
+            self._reduce.begin()
+        if self._still or self._calls >= self._diagnostics.due:
+            self._diagnostics.look(self)
+        self._reduce.step = self._calls
         self._follow(lots)
-        if not self.roster.is_ready():
-            if not self.roster.is_placed():
+        if not self._roster.is_ready():
+            if not self._roster.is_placed():
                 placing.place(self)
-            self.roster.prepare()
+            self._roster.prepare()
         self._release()
-        if self.joining.modules:
-            self.joining.look_for_join()
+        if self._joining.modules:
+            self._joining.look_for_join()
 
     def _release(self) -> None:
         """Drop the buffers that serve the estimate alone, once it is frozen."""
         if self.frozen and not self._released:
-            for member in self.roster:
-                member.release_statistics()
+            for member in self._roster:
+                member._release_statistics()
         self._released = self.frozen
 
     def _wanted(self) -> tuple[str, ...]:
@@ -228,7 +228,7 @@ class StepSize(Estimates):
 
         Waits for the device until those are done that are taken for once. A frozen estimate wants what it cannot begin without.
         """
-        table, found = self.scalars, []
+        table, found = self._scalars, []
         for phase in ("start", "before"):
             if phase in self._done or (self.frozen and phase == "before" and table.always_before):
                 continue
@@ -237,22 +237,22 @@ class StepSize(Estimates):
 
     def _is_lagged(self) -> bool:
         """Return whether `before` sums ride in the step's one reduce and count in the step that follows."""
-        in_pieces = (member for member in self.roster if member.delivery.in_pieces)
+        in_pieces = (member for member in self._roster if member._brought_by.in_pieces)
         return self.before == "lagged" or any(len(all_pieces(member)) > 1 for member in in_pieces)
 
     def _measure(self, window: Window, phases: Sequence[str]) -> Scalars:
         """Take sums that the coming update needs, by a blocking reduce each; the scalars as they were without them."""
-        table = self.scalars
+        table = self._scalars
         overflowed = window.overflow is not None and not table.always_before and bool(window.overflow)
         if not phases or overflowed:
             return {}
-        check_scales(self.roster)
+        check_scales(self._roster)
         before = {name: value.clone() for name, value in table.values.items()}
         for phase in phases:
-            sums = window.usable(torch.stack([member.measure((phase,)) for member in self.roster]).sum(0))
+            sums = window.usable(torch.stack([member._measure((phase,)) for member in self._roster]).sum(0))
             if table.names_of(phase):
                 self._mark()
-                sums = self.reduce.now(sums, tag=0 if table.method.after is not None else self._tag(self._some_move()))
+                sums = self._reduce.now(sums, tag=0 if table.method.after is not None else self._tag(self._some_move()))
             clean, own = table.apply(sums, (phase,))
             if phase == "before" and table.method.after is None:
                 window.measured = sums
@@ -262,17 +262,17 @@ class StepSize(Estimates):
     def _decide(self, window: Window) -> None:
         """Take the sums of this step before anything moves: all ranks skip it, or none does."""
         if window.measured is not None:
-            decide(window, window.measured, self.reduce)
+            decide(window, window.measured, self._reduce)
             return
-        check_scales(self.roster)
+        check_scales(self._roster)
         self._mark()
-        sums = torch.stack([member.rehearse(window.phases) for member in self.roster]).sum(0)
-        decide(window, self.reduce.now(sums), self.reduce)
+        sums = torch.stack([member._rehearse(window.phases) for member in self._roster]).sum(0)
+        decide(window, self._reduce.now(sums), self._reduce)
 
     def _put_back(self, before: Scalars) -> None:
         """A step that is skipped leaves no scalar behind but the count of such steps: its gradients were not the first."""
         kept = set() if self.nonfinite == "raise" else {"held"}  # of which an error tells, and which is no step
-        self.scalars.put({name: value for name, value in before.items() if name not in kept})
+        self._scalars.put({name: value for name, value in before.items() if name not in kept})
         self._done.clear()
 
     def _close_early(self, window: Window) -> None:
@@ -282,12 +282,12 @@ class StepSize(Estimates):
             self._close(window)
             return
         self._window = None
-        refuse_again(self.roster)
+        refuse_again(self._roster)
 
     def _expected(self) -> set[int]:
         """Keys of all pieces that make up a step."""
         return set().union(
-            *(all_pieces(member) if member.delivery.in_pieces else {id(member)} for member in self.roster)
+            *(all_pieces(member) if member._brought_by.in_pieces else {id(member)} for member in self._roster)
         )
 
     def _is_complete(self, window: Window) -> bool:
@@ -303,10 +303,10 @@ class StepSize(Estimates):
     def _close(self, window: Window) -> None:
         self._window = None
         self._collect()
-        table, frozen, sumless = self.scalars, self.frozen, self.scalars.is_sumless
+        table, frozen, sumless = self._scalars, self.frozen, self._scalars.is_sumless
         self._count.add(window.moves, window.overflows)
-        self.still = 0 if window.moves else self.still + 1
-        if self.calls == separate_estimates.LOOK_AT:
+        self._still = 0 if window.moves else self._still + 1
+        if self._calls == separate_estimates.LOOK_AT:
             separate_estimates.look(self)
         if (frozen or sumless) and not window.skipped:
             table.count(self._moving(window), window.overflows)
@@ -316,18 +316,18 @@ class StepSize(Estimates):
             self._launched = window
             if window.reduced is None:
                 self._mark()
-                self.reduce.launch(window.usable(window.sums), tag=self._tag(window.moves))
+                self._reduce.launch(window.usable(window.sums), tag=self._tag(window.moves))
             else:
-                self.reduce.put(window.reduced)
-            if self.sync == "step" or self.reduce.ranks == 1:
-                self.finish()
+                self._reduce.put(window.reduced)
+            if self.sync == "step" or self._reduce.ranks == 1:
+                self._finish()
         elif sumless:  # nobody knows of the other ranks' gradients
             sums = window.usable(window.sums) if window.reduced is None else window.reduced
             self._fold(sums, window)
 
     def _mark(self) -> None:
         """Let the coming reduce tell the other ranks of this one's options and of its model's steps."""
-        if self.reduce.ranks > 1:
+        if self._reduce.ranks > 1:
             placing.mark(self)
 
     def _tag(self, moves: bool) -> int:
@@ -336,7 +336,7 @@ class StepSize(Estimates):
 
     def _some_move(self) -> bool:
         """Return whether some group of the sharing optimizers has an lr above 0."""
-        return any(member.lots().moves for member in self.roster)
+        return any(member._option_lots().moves for member in self._roster)
 
     @property
     def frozen(self) -> bool:
@@ -347,61 +347,63 @@ class StepSize(Estimates):
         """Return whether any rank's scaler found an overflow that we leave out. Collective, with a scaler."""
         if found is None or self.nonfinite is not None:
             return None
-        return self._overflows.agree(found, self.reduce, self.scalars.device)
+        return self._overflows.agree(found, self._reduce, self._scalars.device)
 
     def _moving(self, window: Window) -> list[bool]:
         """Return for each estimate whether a group of it has an lr above 0; estimates without a group here follow the step."""
-        names = self.scalars.names
+        names = self._scalars.names
         if len(names) == 1 or not window.moves:
             return [window.moves] * len(names)
-        pairs = [pair for member in self.roster for pair in zip(member.groups, member.lots().of, strict=True)]
+        pairs = [
+            pair for member in self._roster for pair in zip(member._all_groups, member._option_lots().of, strict=True)
+        ]
         here = {name for group, _ in pairs for name in estimates_of(group)}
         moving = {name for group, lot in pairs if lot != STAYS for name in estimates_of(group)}
         return [name in moving or name not in here for name in names]
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Wait for the reduce under way, if any, and move the scalars by it. No collective: one rank alone may call it."""
-        sums = self.reduce.take()
+        sums = self._reduce.take()
         self._collect()
         window, self._launched = self._launched, None
         if sums is not None and window is not None:
-            self._fold(sums.to(self.scalars.device), window)
+            self._fold(sums.to(self._scalars.device), window)
 
     def _fold(self, sums: Tensor, window: Window) -> None:
         """Move the scalars by the global sums of a step."""
-        clean, own = self.scalars.apply(sums, window.phases)
+        clean, own = self._scalars.apply(sums, window.phases)
         self._note(clean, own, window.moves, window)
 
     def _note(self, clean: Tensor, sums: Tensor, moves: bool, window: Window) -> None:
         """Let the sums of a step be looked at, where they may be worth it."""
-        told, differ = self.diagnostics, self.reduce.differ
+        told, differ = self._diagnostics, self._reduce.differ
         if told.wants_sums or not all(clean.tolist()) or (differ is not None and bool(differ.any())):
-            told.note(sums, self.scalars.values["held"], differ, moves, window.overflows)
+            told.note(sums, self._scalars.values["held"], differ, moves, window.overflows)
 
-    def widest(self) -> int:
+    def _widest(self) -> int:
         """How many numbers the largest reduce of a step has as its sums."""
-        table = self.scalars
+        table = self._scalars
         several = [("start", "before", "after")] if self._is_lagged() else []
         phases: list[tuple[str, ...]] = [("start",), ("before",), ("after",), *several]
         return len(table.names) * max(map(table.width, phases))
 
     def _collect(self) -> None:
         """Keep for the next step what somebody has written into views of the scalars, and take it out of them."""
-        if self.table is not None:
-            self._written |= self.table.written()
+        if self._table is not None:
+            self._written |= self._table.written()
         steps = self._count.written()
         if steps is not None:
             self._written["", "steps"] = steps
 
     def __getstate__(self) -> dict[str, Any]:
-        self.settle()
-        return {name: value for name, value in self.__dict__.items() if name not in ("shards", "roster", "joining")}
+        self._settle()
+        return {name: value for name, value in self.__dict__.items() if name not in ("_shards", "_roster", "_joining")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.roster = Roster(self.layout)
+        self._roster = Roster(self._layout)
 
 
 def _pieces_now(member: Member) -> set[int]:
     """Keys of the pieces that the present call of step() brings."""
-    return shown_pieces(member) if member.delivery.in_pieces else {id(member)}
+    return shown_pieces(member) if member._brought_by.in_pieces else {id(member)}

@@ -21,9 +21,9 @@ live: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
 class Traced(Protocol):
     """An optimizer whose steps a compiled function takes. traced: the parameters that are handed to the operation."""
 
-    number: int
-    traced: list[Tensor]
-    method: Method
+    _number: int
+    _traced: list[Tensor]
+    _method: Method
 
 
 # Written out, since torch before 2.7 infers no schema from list[...].
@@ -47,16 +47,16 @@ def _step(
     params tells the compiler what changes. It may hand in copies, and copy them back afterwards: they get the new values too.
     """
     optimizer = live[number]
-    own = [p.grad for p in optimizer.traced]
-    for p in optimizer.traced:
+    own = [p.grad for p in optimizer._traced]
+    for p in optimizer._traced:
         p.grad = None
-    moved = [optimizer.traced[position] for position in positions]
+    moved = [optimizer._traced[position] for position in positions]
     try:
         for p, gradient in zip(moved, gradients, strict=True):
             p.grad = gradient
-        optimizer.take(*(of[0] if of else None for of in (loss, result)))
+        optimizer._take_step(*(of[0] if of else None for of in (loss, result)))
     finally:
-        for p, gradient_or_none in zip(optimizer.traced, own, strict=True):
+        for p, gradient_or_none in zip(optimizer._traced, own, strict=True):
             p.grad = gradient_or_none
     for t, p in zip(params, moved, strict=True):
         if t.data_ptr() != p.data_ptr():
@@ -80,11 +80,11 @@ def step(optimizer: Traced, *losses: Any) -> None:
 
     losses: what was given to step() as the loss, and what its closure returned.
     """
-    found = [(i, p, p.grad) for i, p in enumerate(optimizer.traced) if p.grad is not None]
+    found = [(i, p, p.grad) for i, p in enumerate(optimizer._traced) if p.grad is not None]
     torch.ops.dadapt_dist.step(
-        optimizer.number,
+        optimizer._number,
         [i for i, _, _ in found],
         [p for _, p, _ in found],
         [g for _, _, g in found],
-        *([] if given is None or not optimizer.method.wants_loss else [torch.as_tensor(given)] for given in losses),
+        *([] if given is None or not optimizer._method.wants_loss else [torch.as_tensor(given)] for given in losses),
     )

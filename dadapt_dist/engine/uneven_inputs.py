@@ -32,10 +32,10 @@ class MayLackInput(placing.Placeable, Protocol):
     _done: set[str]
 
     @property
-    def joining(self) -> "Joining":
+    def _joining(self) -> "Joining":
         """Its part in a `Join`."""
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Wait for the reduce under way, and move the scalars by it."""
 
 
@@ -90,7 +90,7 @@ class Joining:
     def check(self) -> None:
         """Raise ValueError where no rank may leave before the others."""
         step_size = self.step_size
-        if step_size.shards.is_cut(step_size.roster.params()):
+        if step_size._shards.is_cut(step_size._roster.params()):
             raise ValueError(
                 "Join lets ranks leave that have no more input, and some parameters of this optimizer are cut over the ranks "
                 "(FSDP, tensor or pipeline parallelism, ZeRO): nobody else has their elements. Give all ranks equally many "
@@ -137,10 +137,10 @@ class Joining:
         step_size = self.step_size
         try:
             with _own_stream(placing.home_of(step_size)):
-                step_size.finish()
+                step_size._finish()
                 _place_if_needed(step_size)
                 self.check()
-                while not step_size.reduce.shadow(end=False):
+                while not step_size._reduce.shadow(end=False):
                     pass
         except Exception as error:  # noqa: BLE001 - raised where Join calls next
             self._error = error
@@ -158,14 +158,14 @@ class Joining:
                 error, self._error = self._error, None
                 raise error
         else:
-            step_size.finish()
+            step_size._finish()
             _place_if_needed(step_size)
-            step_size.reduce.shadow(end=True)
+            step_size._reduce.shadow(end=True)
         hand_over(step_size, is_last)
 
 
 def _place_if_needed(step_size: MayLackInput) -> None:
-    if not step_size.roster.is_placed():
+    if not step_size._roster.is_placed():
         placing.place(step_size)
 
 
@@ -176,7 +176,7 @@ class MayJoin(Joinable):
 
     def join_hook(self, **kwargs: Any) -> JoinHook:
         """What a rank does that has run out of input. Raises ValueError where the parameters are cut over the ranks."""
-        return self.step_size.joining.hook_of(self)
+        return self.step_size._joining.hook_of(self)
 
     @property
     def join_device(self) -> torch.device:
@@ -184,36 +184,36 @@ class MayJoin(Joinable):
 
     @property
     def join_process_group(self) -> Any:
-        return self.step_size.layout.parent
+        return self.step_size._layout.parent
 
-    def announce(self) -> None:
+    def _announce(self) -> None:
         """Tell ranks without input that this one takes a step: to be called where nobody in the Join does so before."""
         Join.notify_join_context(self)
 
 
 def hand_over(step_size: MayLackInput, is_last: bool) -> None:
     """Give the scalars, counters and buffers of the highest rank among the last to all. In place; a collective call."""
-    layout = step_size.layout
-    members: list[Any] = list(step_size.roster)
+    layout = step_size._layout
+    members: list[Any] = list(step_size._roster)
     if layout.world_size == 1:
         return
     own = (step_size.steps, step_size._released), [_buffers(member) for member in members]
     said = layout.all_gather_object((is_last, own))
     source = max(rank for rank, (last, _) in enumerate(said) if last)
     counters, buffers = said[source][1]
-    tensors = [*step_size.scalars.values.values()]
+    tensors = [*step_size._scalars.values.values()]
     for member, of_member in zip(members, buffers, strict=True):
-        for (_, p), (_, names) in zip(member.all_params(), of_member, strict=True):
+        for (_, p), (_, names) in zip(member._all_params(), of_member, strict=True):
             tensors += [member.state[p][name] for name in names]
-    layout.share(tensors, source, layout.reduce_device(step_size.scalars.device))
-    step_size.scalars.seal()
+    layout.share(tensors, source, layout.reduce_device(step_size._scalars.device))
+    step_size._scalars.seal()
     if layout.rank != source:
         for member, of_member in zip(members, buffers, strict=True):
             _drop_others(member, of_member)
-            note_moved(member, [p for (_, p), (moved, _) in zip(member.all_params(), of_member, strict=True) if moved])
+            note_moved(member, [p for (_, p), (moved, _) in zip(member._all_params(), of_member, strict=True) if moved])
     step_size.steps, step_size._released = counters
     step_size._done.clear()
-    step_size.reduce.again()
+    step_size._reduce.again()
 
 
 def _buffers(member: Any) -> list[tuple[bool, list[str]]]:
@@ -223,13 +223,13 @@ def _buffers(member: Any) -> list[tuple[bool, list[str]]]:
             not is_unmoved(member, p),
             sorted(name for name, t in member.state.get(p, {}).items() if isinstance(t, Tensor)),
         )
-        for _, p in member.all_params()
+        for _, p in member._all_params()
     ]
 
 
 def _drop_others(member: Any, of_member: list[tuple[bool, list[str]]]) -> None:
     """Let go of buffers that the source has released."""
-    for (_, p), (_, names) in zip(member.all_params(), of_member, strict=True):
+    for (_, p), (_, names) in zip(member._all_params(), of_member, strict=True):
         for name in set(member.state.get(p, ())) - set(names):
             if isinstance(member.state[p][name], Tensor):
                 del member.state[p][name]

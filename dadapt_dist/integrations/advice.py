@@ -32,21 +32,21 @@ def _wrong_lr(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
     wrong = [*filter(advice_texts.LR.is_made, trains)]
     if wrong:
         for what in ("lr", "groups"):
-            optimizer.step_size.diagnostics.advice.heard(what)
+            optimizer.step_size._diagnostics.advice.heard(what)
         yield advice_texts.lr(wrong[0])
 
 
 def _unguarded_warmup(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
-    for group, peak in zip(optimizer.groups, peaks, strict=True):
+    for group, peak in zip(optimizer._all_groups, peaks, strict=True):
         first = float(group["lr"])
         if advice_texts.WARM_UP.is_made(first, peak, group.get("safeguard_warmup") is not False):
-            optimizer.step_size.diagnostics.advice.heard("warm-up")
+            optimizer.step_size._diagnostics.advice.heard("warm-up")
             yield advice_texts.warm_up(first, peak)
             return
 
 
 def _small_clip(optimizer: LearningRateFree, clip: float, params: Iterable[Tensor]) -> Iterator[str]:
-    if optimizer.method.name != "dadapt_adagrad" or clip <= 0:
+    if optimizer._method.name != "dadapt_adagrad" or clip <= 0:
         return
     n_elements = count_elements([p for p in params if p.requires_grad])
     if clip**2 >= ADAGRAD_START * n_elements:
@@ -60,7 +60,7 @@ def _small_clip(optimizer: LearningRateFree, clip: float, params: Iterable[Tenso
 
 def _peaks(optimizer: LearningRateFree, scheduler: Any) -> list[float]:
     """The largest lr of each group, as far as the schedule says it."""
-    groups = optimizer.groups
+    groups = optimizer._all_groups
     while (inner := getattr(scheduler, "scheduler", None)) is not None:
         scheduler = inner
     for name in ("max_lrs", "org_lrs"):  # DeepSpeed's schedules, whose groups begin with the smallest lr

@@ -97,7 +97,8 @@ def attach(thing: Any) -> None:
     Args:
         thing: A DeepSpeed engine; a model of FullyShardedDataParallel (FSDP1) or DistributedDataParallel, or one that contains
             such modules; a torch.amp.GradScaler; an Accelerator, or an optimizer that it prepared; a Lightning Trainer, once
-            training has begun (`on_train_start`); a torch `Join`. FSDP2 and tensor parallelism need no call.
+            training has begun (`on_train_start`); a torch `Join`. FSDP2 needs a call for methods with
+            `eval()` and `train()` alone, tensor parallelism none.
 
     Raises:
         TypeError: It is none of these, and contains none.

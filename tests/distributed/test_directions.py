@@ -124,7 +124,9 @@ def spoil(method: str) -> list[Any]:
             optimizer.step()
         states = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
         finite = all(bool(torch.isfinite(local(t)).all()) for t in (*job.model.parameters(), *states))
-        scalars = {name: value.tolist() for name, value in optimizer.step_size.scalars.values.items() if name != "held"}
+        scalars = {
+            name: value.tolist() for name, value in optimizer.step_size._scalars.values.items() if name != "held"
+        }
         return [finite, scalars, optimizer.step_size.held_steps]
 
 
@@ -155,7 +157,7 @@ def resumed(layout: str, method: str, mode: str) -> bool:
             other = build(jobs[1], method, toys[method])
             set_state_dict(jobs[1].model, other, model_state_dict=kept[0], optim_state_dict=kept[1], options=options)
             if mode == "eval" and method.startswith("schedule"):
-                assert other.mode == "eval"
+                assert other._mode == "eval"
         pairs = zip(jobs[0].model.parameters(), jobs[1].model.parameters(), strict=True)
         states = [
             {name: local(t) for name, t in optimizer.state[p].items()}

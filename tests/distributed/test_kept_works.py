@@ -120,7 +120,7 @@ def test_the_task_and_the_plan_are_kept(pool2: WorkerPool) -> None:
 
 def kept_plan() -> tuple[int, bool, bool]:
     run = Run().steps(2)
-    plans = run.optimizer.plans
+    plans = run.optimizer._plans
     task, (plan,) = plans._tasks[id(run.p)], plans._plans
     run.step(2)
     return len(plans._tasks), plans._tasks[id(run.p)] is task, plans._plans == [plan]

@@ -54,7 +54,7 @@ def train(layout: str, method: str, way: str, **options: Any) -> dict[str, Any]:
             with CommDebugMode() as communication:
                 give(optimizer, loss, way)
             collectives.append(reduces(communication.get_comm_counts()))
-            seen.append(optimizer.step_size.value("default", "seen"))
+            seen.append(optimizer.step_size._value("default", "seen"))
         return {"seen": seen, "params": job.full(), "collectives": collectives[1:]}
 
 
@@ -123,7 +123,7 @@ def spoil(method: str, nonfinite: str, what: str) -> list[tuple[bool, float, flo
                 not torch.equal(p.detach().to_local(), q.to_local())
                 for p, q in zip(job.model.parameters(), before, strict=True)
             )
-            values = [optimizer.step_size.value("default", name) for name in ("rate", "seen")]
+            values = [optimizer.step_size._value("default", name) for name in ("rate", "seen")]
             found.append((moved, *values, optimizer.step_size.held_steps))
         return found  # type: ignore[return-value]
 
@@ -156,7 +156,7 @@ def distributed_losses() -> tuple[float, str]:
         loss = backward(job, 0)
         optimizer.loss = DTensor.from_local(torch.tensor(3.0), mesh, [Replicate()])
         optimizer.step()
-        seen = optimizer.step_size.value("default", "seen")
+        seen = optimizer.step_size._value("default", "seen")
         try:
             optimizer.step(loss=DTensor.from_local(loss.detach(), mesh, [Partial()]))
         except TypeError as error:
@@ -182,7 +182,7 @@ def shared() -> list[float]:
             backward(job, step)
             for optimizer, loss in zip(pair, [(1.0, 2.0), (None, 6.0)][dist.get_rank()], strict=True):
                 optimizer.step(loss=loss)
-            seen.append(step_size.value("default", "seen"))
+            seen.append(step_size._value("default", "seen"))
         return seen
 
 

@@ -54,8 +54,8 @@ def set_element(job: Job, value: float) -> None:
 
 def bits(optimizer: dd.LearningRateFree) -> Bits:
     """The scalars of all estimates after the pending reduce, without the counter of held steps."""
-    optimizer.step_size.finish()
-    return {name: t.clone() for name, t in optimizer.step_size.scalars.values.items() if name != "held"}
+    optimizer.step_size._finish()
+    return {name: t.clone() for name, t in optimizer.step_size._scalars.values.items() if name != "held"}
 
 
 def note(log: Log, job: Job, optimizer: dd.LearningRateFree) -> None:
@@ -197,7 +197,7 @@ def overflow(method: str, dtype: torch.dtype, value: float) -> dict[str, Any]:
     before = bits(optimizer)
     for p in job.model.parameters() if dist.get_rank() == 1 else ():
         local(p.grad).fill_(value)
-    sums = optimizer.rehearse()
+    sums = optimizer._rehearse()
     dist.all_reduce(sums)
     optimizer.step()
     return {
@@ -269,7 +269,7 @@ def test_a_skipped_step_leaves_the_estimates_whose_gradients_were_finite(key: st
 
     spoiled = (0, 3)
     (optimizer, weights), (clean, right) = run(list(range(8))), run([1, 2, 4, 5, 6, 7])
-    scalars, wanted = ({**o.step_size.scalars.values} for o in (optimizer, clean))
+    scalars, wanted = ({**o.step_size._scalars.values} for o in (optimizer, clean))
     assert scalars.pop("held").tolist() == [0, 2 if mode == "skip" else 0]
     wanted.pop("held")
     assert same(scalars | weights, wanted | right)

@@ -99,7 +99,7 @@ def train(layout: str | None, make: Any, spoiled: tuple[int, ...], steps: list[i
                 log.untouched.append(before == contents([optimizer.state_dict(), list(job.model.parameters())]))
     if isinstance(optimizer, dd.LearningRateFree):
         own = optimizer.step_size
-        log.counts = own.steps, own.held_steps, float(own.value("default", "k"))
+        log.counts = own.steps, own.held_steps, float(own._value("default", "k"))
     log.messages = handler.texts
     logging.getLogger("dadapt_dist").removeHandler(handler)
     return log
@@ -248,7 +248,7 @@ def test_sums_that_are_needed_before_all_are_unscaled_are_an_error(unscale: bool
             scaler.unscale_(optimizer)
             scaler.step(optimizer) if optimizer is pair[1] else None
         scaler.step(pair[0])
-        assert shared.value("default", "g0_norm") == pytest.approx(math.sqrt(6 * 16))
+        assert shared._value("default", "g0_norm") == pytest.approx(math.sqrt(6 * 16))
         return
     with pytest.raises(RuntimeError, match=r"Call scaler.unscale_\(optimizer\) for every one of them first"):
         scaler.step(pair[0])

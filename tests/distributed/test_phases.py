@@ -76,7 +76,7 @@ def freeze(method: str, before: Any) -> dict[str, Any]:
             optimizer.step()
         collectives.append(reduces(communication.get_comm_counts()))
         ds.append((optimizer.d, optimizer.effective_lr[0]))
-    return {"d": ds, "collectives": collectives, "k": optimizer.step_size.value("default", "k")}
+    return {"d": ds, "collectives": collectives, "k": optimizer.step_size._value("default", "k")}
 
 
 @pytest.mark.parametrize(("method", "before"), [way for way in PHASES if way[0] in WITH_BEFORE])

@@ -79,7 +79,7 @@ def extra_step() -> tuple[list[float], list[str]]:
     if dist.get_rank() == 1:  # the others have one reduce more under way
         with optimizer.step_size.window():
             optimizer.step()
-    optimizer.step_size.finish()
+    optimizer.step_size._finish()
     logging.getLogger("dadapt_dist").removeHandler(handler)
     return ds, seen
 
@@ -126,7 +126,7 @@ def left_out(kind: str, number: int, reading: bool = False) -> tuple[list[float]
             optimizer.zero_grad()
             if reading:
                 assert optimizer.d == float(optimizer.param_groups[0]["d"]) > 0
-            ds.append(float(optimizer.step_size.scalars.values["d"]))  # without waiting for the others
+            ds.append(float(optimizer.step_size._scalars.values["d"]))  # without waiting for the others
             norms.append(float(sum(getattr(p, "_local_tensor", p).detach().norm() for p in model.parameters())))
         assert optimizer.d == ds[-1]
     async_all_reduce.READING = usual

@@ -56,7 +56,7 @@ def waits() -> tuple[int, int, float]:
         optimizer = dd.Prodigy([("p", p)])
         p.grad = torch.ones(4)
         optimizer.step()  # places the parameters
-        optimizer.step_size.finish()
+        optimizer.step_size._finish()
         waited[0] = 0
         optimizer.step()
         inside = waited[0]

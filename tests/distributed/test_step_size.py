@@ -205,7 +205,7 @@ def synchronous() -> list[float]:
     for step in range(STEPS):
         set_gradients(params, step)
         optimizer.step()
-        assert not optimizer.step_size.reduce.under_way
+        assert not optimizer.step_size._reduce.under_way
         ds.append(optimizer.d)
     return ds
 
@@ -216,11 +216,11 @@ def both_ways() -> tuple[bool, bool, bool]:
     optimizer = dd.Prodigy(params, d0=1e-3)
     set_gradients(params, 0)
     optimizer.step()
-    under_way = optimizer.step_size.reduce.under_way
+    under_way = optimizer.step_size._reduce.under_way
     assert float(optimizer.param_groups[0]["d"]) == 1e-3
-    still_under_way = optimizer.step_size.reduce.under_way
+    still_under_way = optimizer.step_size._reduce.under_way
     _ = optimizer.d
-    return under_way, still_under_way, not optimizer.step_size.reduce.under_way
+    return under_way, still_under_way, not optimizer.step_size._reduce.under_way
 
 
 def test_the_reduce_is_left_under_way_until_d_is_needed(pools: Any) -> None:
@@ -301,7 +301,7 @@ def test_a_frozen_estimate_counts_the_steps_in_which_it_moves() -> None:
         set_gradients(params, step)
         optimizer.step()
         oracle.step([slope(index, step) for index in range(3)])
-    assert optimizer.step_size.scalars.values["k"].tolist() == [*oracle.k.values()] == [10, 7]
+    assert optimizer.step_size._scalars.values["k"].tolist() == [*oracle.k.values()] == [10, 7]
     assert all(torch.allclose(p, x, rtol=1e-10) for p, x in zip(params, oracle.params, strict=True))
 
 

@@ -231,8 +231,8 @@ class Training:
         self.seen.reduces[step] = reduces(communication.get_comm_counts())
 
     def ds(self) -> dict[str, str]:
-        names, has_d = self.step_size.scalars.names, self.config.method in WITH_D
-        return {name: float(self.step_size.value(name, "d") if has_d else math.nan).hex() for name in names}
+        names, has_d = self.step_size._scalars.names, self.config.method in WITH_D
+        return {name: float(self.step_size._value(name, "d") if has_d else math.nan).hex() for name in names}
 
     # ---------------------------------------------------------------- events before a step
 
@@ -251,7 +251,7 @@ class Training:
         """Make the process group anew and go on from a checkpoint; on the last rank all optimizers are new."""
         with_reduce = self.config.seed % 2 == 0
         if not with_reduce:
-            self.step_size.finish()
+            self.step_size._finish()
         saved = self.packed()
         dist.barrier()
         dist.destroy_process_group()
@@ -351,13 +351,13 @@ class Training:
         seen, buffers = self.seen, [t for s in states for t in s.items() if t[0] not in ("others", *OTHERS)]
         if self.config.foreign:
             self.look_for_others()
-        self.step_size.finish()
+        self.step_size._finish()
         seen.values.append(self.job.values())
         seen.steps = self.step_size.steps
         for name, t in buffers:
             if name != "pre_grad" and not torch.isfinite(local(t)).all():  # Adan's: NaN where no gradient was seen
                 seen.wrong.append(f"buffer {name} is not finite")
-        for name, value in self.step_size.scalars.values.items():
+        for name, value in self.step_size._scalars.values.items():
             if not torch.isfinite(value).all():
                 seen.wrong.append(f"scalar {name} is {value.tolist()}")
 

@@ -94,7 +94,7 @@ def test_neither_a_loss_nor_an_estimate_for_each_tensor_makes_the_host_wait(what
                 optimizer.step(loss=loss)
         finally:
             torch.cuda.set_sync_debug_mode(before)
-        assert per_tensor or optimizer.step_size.value("default", "seen") == 1.0
+        assert per_tensor or optimizer.step_size._value("default", "seen") == 1.0
 
 
 def kernels_of(call: Callable[[], Any]) -> list[str]:
@@ -123,7 +123,7 @@ def test_a_step_can_be_captured_in_a_cuda_graph() -> None:
         for params, one in ((captured, optimizer), (plain, reference)):
             gradients(params, step)
             one.step()
-    optimizer.step_size.finish()
+    optimizer.step_size._finish()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

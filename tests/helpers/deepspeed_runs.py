@@ -315,7 +315,7 @@ def train(case: Case) -> Run:
             run.calls.append(trainer.calls)
             run.skipped.append(engine.skipped_steps > skipped)
             run.d.append(base.d)
-            run.k.append(int(base.groups[0]["k"]))
+            run.k.append(int(base._all_groups[0]["k"]))
             run.steps.append(base.step_size.steps)
             before, masters = masters, trainer.masters() if masters else []
             run.moved.append(any(not torch.equal(a, b) for a, b in zip(before, masters, strict=True)))

@@ -269,11 +269,11 @@ def takes_no_write_of_a_step_for_one_of_its_user(row: Row) -> None:
         for touched in (False, True):
             xs, groups = grouped(problem.starts, None)
             optimizer = row.build(groups, step_size=dd.StepSize(**setting))
-            group, names = optimizer.param_groups[0], (*optimizer.step_size.scalars.values, "steps")
+            group, names = optimizer.param_groups[0], (*optimizer.step_size._scalars.values, "steps")
             for step in steps(optimizer, xs, problem.gradients, 10):
                 for name in names if touched else ():
                     group[name].add_(0)
-                assert optimizer.step_size.scalars.written() == {}, setting
+                assert optimizer.step_size._scalars.written() == {}, setting
                 if step == 5:
                     nan = [torch.full_like(x, math.nan) for x in xs]
                     next(steps(optimizer, xs, lambda *_: nan, 1))  # noqa: B023 - called here

@@ -173,7 +173,7 @@ def run(case: Case, folder: str, resume: bool = False) -> Run:
         found = Run(
             history=list(made.state.log_history),
             tracked=seen,
-            groups=[len(group["params"]) for group in base.groups],
+            groups=[len(group["params"]) for group in base._all_groups],
             weights=_weights(case, made.model_wrapped),
             wrapper=type(made.optimizer).__name__,
         )

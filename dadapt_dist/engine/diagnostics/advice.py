@@ -57,8 +57,8 @@ class Advice:
         if not self._on:
             self.due = NEVER
             return
-        self._steps = step_size.calls
-        if step_size.still in (STILL, STILL_AT_FIRST):
+        self._steps = step_size._calls
+        if step_size._still in (STILL, STILL_AT_FIRST):
             _check_standstill(self, step_size)
         if self._steps >= self.due:
             self._examine(step_size)
@@ -71,7 +71,7 @@ class Advice:
 
     def say(self, step_size: Watched, what: str, text: str, *, beside: Iterable[str] = ()) -> None:
         """Warn on the first rank, once; not at all when one of `beside` was said, which has the same cause."""
-        if self._said.isdisjoint({what, *beside}) and step_size.layout.rank == 0:
+        if self._said.isdisjoint({what, *beside}) and step_size._layout.rank == 0:
             logger.warning("%s", text)
         self._said.add(what)
 
@@ -94,7 +94,7 @@ class Advice:
         self.due = min((due for due, _ in again), default=NEVER)
 
     def _count_held(self, step_size: Watched, held: float) -> None:
-        slack = 1 if step_size.scalars.device.type == "cpu" else 4  # a device's counts arrive late
+        slack = 1 if step_size._scalars.device.type == "cpu" else 4  # a device's counts arrive late
         steps, count = self._steps - self._held[0], held - self._held[1]
         if count < steps - slack:
             self._held = self._steps, held
@@ -105,7 +105,7 @@ class Advice:
     def snapshot(self, step_size: Watched) -> Tensor | None:
         """d and k of all estimates, [2, n_estimates], on the host; None while they are on their way."""
         if self._copy is None:
-            values = torch.stack([step_size.scalars.values[name] for name in ("d", "k")])
+            values = torch.stack([step_size._scalars.values[name] for name in ("d", "k")])
             self._copy = torch.full(values.shape, math.nan, dtype=torch.float64)
             if values.device.type == "cuda":
                 self._copy = self._copy.pin_memory()
@@ -121,7 +121,7 @@ class Advice:
 
 def groups(step_size: Watched) -> list[dict[str, Any]]:
     """The groups of all optimizers that share the StepSize."""
-    return [group for member in step_size.roster for group in member.groups]
+    return [group for member in step_size._roster for group in member._all_groups]
 
 
 def rates(step_size: Watched) -> list[float]:
@@ -143,7 +143,7 @@ def guarded(step_size: Watched) -> bool:
 
 def starts(step_size: Watched) -> Tensor:
     """d0 of each estimate, float64 on the host."""
-    table = step_size.scalars
+    table = step_size._scalars
     return torch.tensor(
         [table.constants(row).get("d0", math.nan) for row in range(len(table.names))], dtype=torch.float64
     )
@@ -167,7 +167,9 @@ def _check_start(advice: Advice, step_size: Watched) -> None:
     jump = next((pair for pair in itertools.pairwise(levels) if pair[0] >= APART * pair[1]), None)
     if jump is not None and levels[0] > LOW_LR:
         advice.say(step_size, "groups", advice_texts.groups(levels[0], jump[1]))
-    params = [p for member in step_size.roster for named in member.delivery.tensors(member.groups) for _, p in named]
+    params = [
+        p for member in step_size._roster for named in member._brought_by.tensors(member._all_groups) for _, p in named
+    ]
     sizes: dict[torch.dtype, int] = {}
     for p in params:
         if p.requires_grad and p.is_floating_point():
@@ -206,7 +208,7 @@ def _check_d(advice: Advice, step_size: Watched) -> int | None:
     still = found[0] == d0
     if bool((still & (found[1] >= PATIENCE)).any()):
         worst = int(still.to(torch.float64).argmax())
-        growth_rate = step_size.scalars.constants(worst).get("growth_rate", math.inf)
+        growth_rate = step_size._scalars.constants(worst).get("growth_rate", math.inf)
         text = advice_texts.d(float(d0[worst]), int(found[1][worst]), growth_rate)
         advice.say(step_size, "d", text, beside=("lr", "d0", "precision"))
         return None
@@ -229,7 +231,7 @@ def _check_frozen(advice: Advice, step_size: Watched) -> int | None:
 def _check_standstill(advice: Advice, step_size: Watched) -> None:
     if rates(step_size) or not groups(step_size):
         return
-    if step_size.calls == 0 and step_size.still >= STILL_AT_FIRST:
+    if step_size._calls == 0 and step_size._still >= STILL_AT_FIRST:
         advice.say(step_size, "still", advice_texts.never_moved(STILL_AT_FIRST))
-    elif step_size.calls > 0:
-        advice.say(step_size, "still", advice_texts.still(step_size.calls))
+    elif step_size._calls > 0:
+        advice.say(step_size, "still", advice_texts.still(step_size._calls))

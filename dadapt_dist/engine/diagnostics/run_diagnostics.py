@@ -29,9 +29,9 @@ class RunDiagnostics:
         self.held.live_on(home)
         self.idle.live_on(home)
         self.held.forget()
-        self.held.culprit = "a gradient, or the loss," if step_size.scalars.method.wants_loss else "a gradient"
+        self.held.culprit = "a gradient, or the loss," if step_size._scalars.method.wants_loss else "a gradient"
         self.idle.watching &= (
-            not step_size.scalars.is_sumless
+            not step_size._scalars.is_sumless
         )  # of such a method nobody knows the other ranks' gradients
         self.due, self.wants_sums = 0, True
         separate_estimates.join(step_size)
@@ -39,7 +39,7 @@ class RunDiagnostics:
     def look(self, step_size: Watched) -> None:
         """Say before a step what there is to say of those before it."""
         self.idle.say()
-        self.held.say(step_size.calls, step_size.agreement.names())
+        self.held.say(step_size._calls, step_size._agreement.names())
         self.advice.look(step_size, self.held.count)
         waits = self._is_remote or self.idle.watching or self.advice.is_counting(self.held.count)
         self.due = 0 if waits else self.advice.due

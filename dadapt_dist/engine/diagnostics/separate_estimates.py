@@ -32,7 +32,7 @@ def join(step_size: Watched) -> None:
 
 def look(step_size: Watched) -> None:
     """Compare this StepSize with the others in its step LOOK_AT, before the gradients are gone. Logs, once a process."""
-    if step_size.calls != LOOK_AT or _told or len(_alive) < 2:
+    if step_size._calls != LOOK_AT or _told or len(_alive) < 2:
         return
     task = torch._C._current_graph_task_id()
     own = _gradient(step_size)
@@ -43,21 +43,21 @@ def look(step_size: Watched) -> None:
     elif own is not None and getattr(own, MARK, None) == own._version:
         _tell()
     for other in _alive:
-        gradient = _gradient(other) if other is not step_size and other.calls == LOOK_AT - 1 else None
+        gradient = _gradient(other) if other is not step_size and other._calls == LOOK_AT - 1 else None
         if gradient is not None:
             setattr(gradient, MARK, gradient._version)
 
 
 def _gradient(step_size: Watched) -> Tensor | None:
     """That of the first parameter that has one."""
-    params: Any = (p for group in step_size.roster.groups() for p in group["params"])
+    params: Any = (p for group in step_size._roster.groups() for p in group["params"])
     return next((p.grad for p in params if p.grad is not None), None)
 
 
 def _tell() -> None:
     global _told
     _told = True
-    number = sum(step_size.calls > 0 for step_size in _alive)
+    number = sum(step_size._calls > 0 for step_size in _alive)
     level = logging.WARNING if number >= MANY or torch._C._current_graph_task_id() != -1 else logging.INFO
     logger.log(
         level,

@@ -22,8 +22,8 @@ def adopt(optimizer: HasGroups) -> None:
     Where all groups of an estimate are new, the scalars that they hold are taken: they are a checkpoint's, or the present
     ones. One that joins groups of ours takes their scalars. Raises ValueError, with nothing changed, for what cannot be right.
     """
-    groups = optimizer.groups
-    ours = {*map(id, optimizer.bound)}
+    groups = optimizer._all_groups
+    ours = {*map(id, optimizer._bound_groups)}
     new = [(index, group) for index, group in enumerate(groups) if id(group) not in ours]
     if not new:
         return
@@ -36,7 +36,7 @@ def adopt(optimizer: HasGroups) -> None:
                 _check_agree(given.setdefault(estimate, scalars), scalars, estimate)
     for (index, _), (options, _) in zip(new, found, strict=True):
         groups[index] = options
-    optimizer.bind_groups()
+    optimizer._bind_groups()
     for estimate, scalars in given.items():
         _take(optimizer.step_size, estimate, scalars)
 
@@ -50,25 +50,25 @@ def _checked(optimizer: HasGroups, group: Any, index: int) -> tuple[dict[str, An
         name: value for name, value in optimizer.defaults.items() if name != "differentiable"
     }  # torch puts it there
     options = {**defaults, **group}
-    method = options.get("method", optimizer.method.name)
-    if not isinstance(method, str) or method != optimizer.method.name:
+    method = options.get("method", optimizer._method.name)
+    if not isinstance(method, str) or method != optimizer._method.name:
         raise ValueError(
-            f"{where} is of the method {options['method']!r}, the optimizer {optimizer.method.name!r}: take a checkpoint of it."
+            f"{where} is of the method {options['method']!r}, the optimizer {optimizer._method.name!r}: take a checkpoint of it."
         )
     check_format(options, where)
-    options |= check_options({name: options[name] for name in defaults}, optimizer.method.options.checks(), where)
+    options |= check_options({name: options[name] for name in defaults}, optimizer._method.options.checks(), where)
     options.pop(TENSORS, None)
-    if index < len(optimizer.bound) and TENSORS in optimizer.bound[index]:
-        options[TENSORS] = optimizer.bound[index][TENSORS]
+    if index < len(optimizer._bound_groups) and TENSORS in optimizer._bound_groups[index]:
+        options[TENSORS] = optimizer._bound_groups[index][TENSORS]
         if len(options["params"]) != len(options[TENSORS]):
             raise ValueError(
                 f"{where} has {len(options['params'])} tensors, and there are estimates for {len(options[TENSORS])}: add tensors "
                 "as a group of their own, with optimizer.add_param_group."
             )
     for name in estimates_of(options):
-        optimizer.step_size.scalars.row(name)  # raises for an estimate that does not exist
-    names = [name for name in (*optimizer.step_size.scalars.values, "steps") if name in options]
-    scalars = scalars_of(options, names, where, optimizer.step_size.scalars.lengths)
+        optimizer.step_size._scalars.row(name)  # raises for an estimate that does not exist
+    names = [name for name in (*optimizer.step_size._scalars.values, "steps") if name in options]
+    scalars = scalars_of(options, names, where, optimizer.step_size._scalars.lengths)
     for of_estimate in scalars.values():
         check_order(of_estimate, where)
     return options, scalars
@@ -85,13 +85,13 @@ def _check_agree(first: dict[str, Any], scalars: dict[str, Any], estimate: str) 
 
 
 def _take(step_size: TakesScalars, estimate: str, scalars: dict[str, Any]) -> None:
-    before = {name: step_size.value(estimate, name) for name in (*step_size.scalars.values, "steps")}
+    before = {name: step_size._value(estimate, name) for name in (*step_size._scalars.values, "steps")}
     changed = {name for name, value in scalars.items() if value != before[name]}
-    whole = scalars.keys() >= step_size.scalars.values.keys()  # then nothing has to follow d
+    whole = scalars.keys() >= step_size._scalars.values.keys()  # then nothing has to follow d
     for name in sorted(changed - {"steps"}):
-        step_size.set_value(estimate, name, scalars[name], alone=not whole)
+        step_size._set_value(estimate, name, scalars[name], alone=not whole)
     if "steps" in changed:
-        step_size.restore(scalars["steps"])
+        step_size._restore(scalars["steps"])
     if changed & {"d", "steps"}:
         logger.warning(
             "the parameter groups were replaced by others: d goes on at %g, as they say, instead of %g, and steps at %d instead "

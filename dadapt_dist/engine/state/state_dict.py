@@ -40,14 +40,14 @@ logger = logging.getLogger(__name__)
 
 def save(optimizer: Saves, pack: Callable[[], Dict]) -> Dict:
     """The state dict. Waits for the reduce under way and calls no collective."""
-    optimizer.step_size.settle()
-    optimizer.step_size.adopt()
-    optimizer.step_size.roster.accept_restored()
+    optimizer.step_size._settle()
+    optimizer.step_size._adopt()
+    optimizer.step_size._roster.accept_restored()
     replaced_groups.adopt(optimizer)
     foreign_entries.check_keys(optimizer.state, [p for group in optimizer.param_groups for p in group["params"]])
     packed = pack()
     _make_plain(optimizer, packed["param_groups"])
-    entries = [(p, group) for group in optimizer.groups for p in group["params"]]
+    entries = [(p, group) for group in optimizer._all_groups for p in group["params"]]
     sliced = [i for i, (_, group) in enumerate(entries) if i in packed["state"] and group.get("slice_p", 1) > 1]
     for index, places in zip(sliced, resolve([entries[index][0] for index in sliced]), strict=True):
         p, group = entries[index]
@@ -57,9 +57,9 @@ def save(optimizer: Saves, pack: Callable[[], Dict]) -> Dict:
 
 def _make_plain(optimizer: Saves, groups: list[Dict]) -> None:
     """Replace scalars and options in the groups of a state dict by python numbers. ValueError for an option that cannot be."""
-    table, steps, checks = optimizer.step_size.scalars, optimizer.step_size.steps, optimizer.method.options.checks()
+    table, steps, checks = optimizer.step_size._scalars, optimizer.step_size.steps, optimizer._method.options.checks()
     values = table.lists()
-    for index, (group, own) in enumerate(zip(groups, optimizer.groups, strict=True)):
+    for index, (group, own) in enumerate(zip(groups, optimizer._all_groups, strict=True)):
         rows, where = table.rows_of(own), f"{type(optimizer).__name__} group {index}"
         options = {key: assigned(key, own[key], checks, where) for key in group if key not in ("params", "lr")}
         group.update(options | {name: of_all[rows] for name, of_all in values.items()} | {"steps": steps})
@@ -70,7 +70,7 @@ def _expanded(optimizer: Saves, p: Tensor, group: Dict, buffers: Dict, place: Lo
     cut = param_state.cut_of(place, group)
     if cut is None:
         return buffers
-    sliced = {name for name, spec in optimizer.method.buffers(group).items() if spec.sliced}
+    sliced = {name for name, spec in optimizer._method.buffers(group).items() if spec.sliced}
     return {
         name: param_state.expand(p, t, place, cut)
         if name in sliced and not param_state.is_whole(p, t, place, cut)
@@ -82,27 +82,27 @@ def _expanded(optimizer: Saves, p: Tensor, group: Dict, buffers: Dict, place: Lo
 def load(optimizer: Saves, state_dict: Dict) -> None:
     """Check everything, then replace state and groups. Raises ValueError with nothing changed."""
     groups, saved = parts_of(_after_pre_hooks(optimizer, state_dict))
-    optimizer.step_size.check_settled()
+    optimizer.step_size._check_settled()
     replaced_groups.adopt(optimizer)
     groups, estimates = _checked_groups(optimizer, groups)
-    check_entries(groups, saved, {name for group in groups for name in optimizer.method.buffers(group)})
+    check_entries(groups, saved, {name for group in groups for name in optimizer._method.buffers(group)})
     pairs = _pairs(optimizer, groups, saved)
     _check_buffers(optimizer, groups, pairs, _frozen_then(groups, saved))
     places = resolve([p for p, _, _ in pairs])
     for (p, buffers, group), parts in zip(pairs, places, strict=True):
-        _check_values(optimizer.method.buffers(group), buffers, p, parts)
+        _check_values(optimizer._method.buffers(group), buffers, p, parts)
     state = {
         p: _restored(optimizer, p, buffers, group, place[0])
         for (p, buffers, group), place in zip(pairs, places, strict=True)
     }
-    mode = loaded_mode(groups) if optimizer.method.has_modes else optimizer.mode
+    mode = loaded_mode(groups) if optimizer._method.has_modes else optimizer._mode
     others = foreign_entries.of_nobody(saved, {index for group in groups for index in group["params"]})
-    merged = [_merged(live, group) for live, group in zip(optimizer.groups, groups, strict=True)]
+    merged = [_merged(live, group) for live, group in zip(optimizer._all_groups, groups, strict=True)]
     fresh: Any = type(optimizer.state)(dict)
     fresh.update(state | others)
     for estimate, group in estimates.items():
-        optimizer.step_size.load(estimate, group)
-    optimizer.mode, optimizer.mapped = mode, frozenset()
+        optimizer.step_size._load(estimate, group)
+    optimizer._mode, optimizer._mapped = mode, frozenset()
     optimizer.__setstate__({"state": fresh, "param_groups": merged})
     note_loaded(optimizer)
     for post in optimizer._optimizer_load_state_dict_post_hooks.values():
@@ -129,19 +129,19 @@ def _merged(live: Dict, saved: Dict) -> Dict:
 
 def _checked_groups(optimizer: Saves, groups: list[Dict]) -> tuple[list[Dict], dict[str, Dict]]:
     """(the groups with their options as they are read, the same of each estimate with its scalars as python numbers)."""
-    _check_counts([len(group["params"]) for group in groups], [len(group["params"]) for group in optimizer.groups])
-    _check_names(groups, optimizer.groups)
-    names = (*optimizer.step_size.scalars.values, "steps")
+    _check_counts([len(group["params"]) for group in groups], [len(group["params"]) for group in optimizer._all_groups])
+    _check_names(groups, optimizer._all_groups)
+    names = (*optimizer.step_size._scalars.values, "steps")
     checked: list[Dict] = []
     first: dict[str, Dict] = {}  # of each estimate
-    for index, (group, live) in enumerate(zip(groups, optimizer.groups, strict=True)):
+    for index, (group, live) in enumerate(zip(groups, optimizer._all_groups, strict=True)):
         where = f"group {index} of the checkpoint"
         _check_tensors(group, live, where)
         options = _check_group(optimizer, group, where)
-        found = scalars_of(group, names, where, optimizer.step_size.scalars.lengths)
+        found = scalars_of(group, names, where, optimizer.step_size._scalars.lengths)
         for estimate, scalars in found.items():
             one = group | options | scalars
-            _check_agree(first.setdefault(estimate, one), one, {*names, *optimizer.method.estimate_options})
+            _check_agree(first.setdefault(estimate, one), one, {*names, *optimizer._method.estimate_options})
             check_order(one, where)
         checked.append(group | options | _of_group(found, live, names, where, group))
     return checked, first
@@ -216,7 +216,7 @@ def _check_group(optimizer: Saves, group: Dict, where: str) -> Dict:
             "pipeline stage, whose list of groups took the place of this one's. Save and load with "
             "StateDictOptions(flatten_optimizer_state_dict=True)."
         )
-    name, found, scalars = optimizer.method.name, group.get("method"), optimizer.step_size.scalars
+    name, found, scalars = optimizer._method.name, group.get("method"), optimizer.step_size._scalars
     if not isinstance(found, str) or found != name:
         what = "of another optimizer" if found is None else f"of the method {found!r}"
         raise ValueError(
@@ -231,7 +231,7 @@ def _check_group(optimizer: Saves, group: Dict, where: str) -> Dict:
             "optimizer saved whole."
         )
     options = check_options(
-        {key: group[key] for key in optimizer.defaults if key in group}, optimizer.method.options.checks(), where
+        {key: group[key] for key in optimizer.defaults if key in group}, optimizer._method.options.checks(), where
     )
     for name in estimates_of({**group, **options}):
         scalars.row(name)  # raises for an estimate that does not exist
@@ -251,7 +251,7 @@ def _check_agree(first: Dict, group: Dict, names: Iterable[str]) -> None:
 def _pairs(optimizer: Saves, groups: list[Dict], state: Mapping[Any, Any]) -> list[tuple[Tensor, Dict, Dict]]:
     """(parameter, saved buffers, saved group) of every parameter that has saved state."""
     pairs = []
-    for live, group in zip(optimizer.groups, groups, strict=True):
+    for live, group in zip(optimizer._all_groups, groups, strict=True):
         for p, index in zip(live["params"], group["params"], strict=True):
             if state.get(index):
                 pairs.append((p, state[index], group))
@@ -268,11 +268,11 @@ def _check_buffers(
     optimizer: Saves, groups: list[Dict], pairs: list[tuple[Tensor, Dict, Dict]], frozen_then: bool
 ) -> None:
     steps = max(int(group["steps"]) for group in groups)
-    trainable = [p for group in optimizer.groups for p in group["params"] if p.requires_grad]
+    trainable = [p for group in optimizer._all_groups for p in group["params"] if p.requires_grad]
     ours = [
         (p, buffers, group)
         for p, buffers, group in pairs
-        if not optimizer.method.buffers(group).keys().isdisjoint(buffers)
+        if not optimizer._method.buffers(group).keys().isdisjoint(buffers)
     ]
     if steps > 0 and trainable and not ours and not frozen_then:
         raise ValueError(
@@ -285,7 +285,7 @@ def _check_buffers(
     if steps > 0 and fresh:  # right for parameters that were frozen or not there, so no error
         logger.warning("the checkpoint holds no buffers of %d trainable parameters: they start afresh", fresh)
     for p, buffers, group in ours:
-        specs = optimizer.method.buffers(group)
+        specs = optimizer._method.buffers(group)
         missing = set(needed_by(optimizer, group)) - set(buffers)
         if missing:
             dropped = all(specs[n].statistic for n in missing)
@@ -321,12 +321,12 @@ def _check_place(name: str, t: Tensor, p: Tensor) -> None:
 
 def _restored(optimizer: Saves, p: Tensor, buffers: Dict, group: Dict, place: LocalShard) -> Dict:
     """The buffers as this optimizer keeps them: on the parameter's device, in no lower precision than saved, copied."""
-    cut, specs = param_state.cut_of(place, group), optimizer.method.buffers(group)
+    cut, specs = param_state.cut_of(place, group), optimizer._method.buffers(group)
     restored = foreign_entries.entries(buffers, specs, p.device)
     for name, spec in needed_by(optimizer, group).items():
         if name not in buffers:
             continue
         t = buffers[name].detach()
-        t = t.to(device=p.device, dtype=optimizer.dtypes.restored(p, spec, t.dtype), copy=True)
+        t = t.to(device=p.device, dtype=optimizer._dtypes.restored(p, spec, t.dtype), copy=True)
         restored[name] = param_state.compress(t, place, cut) if spec.sliced and cut is not None else t
     return restored

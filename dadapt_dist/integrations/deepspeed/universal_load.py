@@ -64,7 +64,7 @@ def load(
         _fill(engine, optimizer, found, saved["param_groups"][0][MARK])
     else:
         _link_again(engine)
-    for live, group in zip(optimizer.groups, saved["param_groups"], strict=True):
+    for live, group in zip(optimizer._all_groups, saved["param_groups"], strict=True):
         live.update({key: value for key, value in group.items() if key not in ("params", MARK)})
     universal_restore.complete(optimizer, saved["param_groups"])
     return result
@@ -98,7 +98,7 @@ def _checked(engine: Any, options: Dict) -> tuple[LearningRateFree, str]:
 
 def _check_fits(engine: Any, optimizer: LearningRateFree, kind: str, saved: Dict, found: Path) -> None:
     """Raise ValueError, before DeepSpeed changes anything, for a checkpoint that does not fit."""
-    groups, here = saved["param_groups"], optimizer.groups
+    groups, here = saved["param_groups"], optimizer._all_groups
     if (saved.get("zero_stage", 1) == 3) != (kind == STAGE_3):
         raise ValueError(
             f"{found} was saved at ZeRO stage {int(saved.get('zero_stage', 1))}; DeepSpeed loads universal checkpoints of stage "
@@ -119,9 +119,9 @@ def _check_fits(engine: Any, optimizer: LearningRateFree, kind: str, saved: Dict
 
 def _fill(engine: Any, optimizer: LearningRateFree, found: Path, buffers: list[str]) -> None:
     """Read this rank's part of every buffer of ZeRO-3's flat tensors."""
-    for group, p in optimizer.all_params():
-        specs = {name: spec for name, spec in optimizer.method.buffers(group).items() if name in buffers}
-        dtypes = {name: optimizer.dtypes.of(p, spec) for name, spec in specs.items()}
+    for group, p in optimizer._all_params():
+        specs = {name: spec for name, spec in optimizer._method.buffers(group).items() if name in buffers}
+        dtypes = {name: optimizer._dtypes.of(p, spec) for name, spec in specs.items()}
         optimizer.state[p] = {name: torch.zeros_like(p.detach(), dtype=dtype) for name, dtype in dtypes.items()}
     for share in internals.shares(engine):
         if share.length:

@@ -27,11 +27,11 @@ def accept(optimizer: "LearningRateFree") -> None:
 
     Raises ValueError, naming what is missing, when the checkpoint is another method's or did not come whole.
     """
-    groups = [dict(group) for group in optimizer.groups]
+    groups = [dict(group) for group in optimizer._all_groups]
     for index, group in enumerate(groups):
         check_method(optimizer, group, f"group {index} of the checkpoint that the framework has loaded")
         check_names(optimizer, group)
-    if any("step" in optimizer.state[p] for _, p in optimizer.all_params()):
+    if any("step" in optimizer.state[p] for _, p in optimizer._all_params()):
         raise ValueError(
             f"DeepSpeed's loader of ZeRO-3 has read the weights, exp_avg and exp_avg_sq; not "
             f"{listed(set(groups[0].get(MARK, ())) - ADAMS) or 'the options of every group'}. {CURE}"
@@ -41,19 +41,19 @@ def accept(optimizer: "LearningRateFree") -> None:
 
 def check_method(optimizer: "LearningRateFree", group: Mapping[str, Any], where: str) -> None:
     """Raise ValueError for a group of another method or a newer form, and for scalars and options that cannot be right."""
-    if not isinstance(group.get("method"), str) or group["method"] != optimizer.method.name:
+    if not isinstance(group.get("method"), str) or group["method"] != optimizer._method.name:
         raise ValueError(
-            f"{where} is of the method {group.get('method')!r}, this optimizer is {optimizer.method.name!r}: build the "
+            f"{where} is of the method {group.get('method')!r}, this optimizer is {optimizer._method.name!r}: build the "
             "optimizer that the checkpoint was saved from, or another checkpoint."
         )
     check_format(group, where)
-    names = (*optimizer.step_size.scalars.values, "steps")
+    names = (*optimizer.step_size._scalars.values, "steps")
     missing = set(names) - set(group)
     if missing:
-        raise ValueError(f"{where} lacks {listed(missing)}; {optimizer.method.name} cannot continue without them.")
-    check_order(numbers_of(group, names, where, optimizer.step_size.scalars.lengths), where)
+        raise ValueError(f"{where} lacks {listed(missing)}; {optimizer._method.name} cannot continue without them.")
+    check_order(numbers_of(group, names, where, optimizer.step_size._scalars.lengths), where)
     check_options(
-        {name: group[name] for name in optimizer.defaults if name in group}, optimizer.method.options.checks(), where
+        {name: group[name] for name in optimizer.defaults if name in group}, optimizer._method.options.checks(), where
     )
 
 
@@ -68,7 +68,7 @@ def check_names(optimizer: "LearningRateFree", group: Mapping[str, Any]) -> None
     missing = needed - set(group.get(MARK, ADAMS))
     if missing:
         raise ValueError(
-            f"the universal checkpoint lacks the buffers {listed(missing)}, which {optimizer.method.name} needs; it has "
+            f"the universal checkpoint lacks the buffers {listed(missing)}, which {optimizer._method.name} needs; it has "
             f"{listed(group.get(MARK, ADAMS))}. It was saved with other options (betas, freeze_after): give the optimizer those."
         )
 
@@ -78,28 +78,28 @@ ADAMS = {"exp_avg", "exp_avg_sq"}  # what DeepSpeed's converter knows
 
 def complete(optimizer: "LearningRateFree", saved: Iterable[Mapping[str, Any]]) -> None:
     """Make the optimizer's scalars, counters and anchors those of the saved groups; its state holds their buffers."""
-    names = (*optimizer.step_size.scalars.values, "steps")
-    lengths = optimizer.step_size.scalars.lengths
+    names = (*optimizer.step_size._scalars.values, "steps")
+    lengths = optimizer.step_size._scalars.lengths
     estimates = {group["estimate"]: {**group, **numbers_of(group, names, WHERE, lengths)} for group in saved}
     _check_buffers(optimizer)
     for estimate, group in estimates.items():
-        optimizer.step_size.load(estimate, group)
-    for group in optimizer.groups:
+        optimizer.step_size._load(estimate, group)
+    for group in optimizer._all_groups:
         group.pop(MARK, None)
-    for group, p in optimizer.all_params():
+    for group, p in optimizer._all_params():
         state = optimizer.state[p]
-        specs, dtypes = optimizer.method.buffers(group), optimizer.dtypes
+        specs, dtypes = optimizer._method.buffers(group), optimizer._dtypes
         kept = {name: (spec, state[name]) for name, spec in specs.items() if name in state}
         state.update({name: t.to(dtypes.restored(p, spec, t.dtype)) for name, (spec, t) in kept.items()})
     note_loaded(optimizer)
-    optimizer.plans = PlanCache()
+    optimizer._plans = PlanCache()
 
 
 def _check_buffers(optimizer: "LearningRateFree") -> None:
     """Raise ValueError for a buffer of the state that no run can have saved; padding, which may hold anything, is no part."""
-    params = list(optimizer.all_params())
+    params = list(optimizer._all_params())
     for (group, p), parts in zip(params, resolve([p for _, p in params]), strict=True):
-        specs, state = optimizer.method.buffers(group), optimizer.state[p]
+        specs, state = optimizer._method.buffers(group), optimizer.state[p]
         for name in (name for name in specs if name in state):
             check_kind(name, state[name], p.shape)
             for part in parts:

@@ -43,7 +43,7 @@ for mode in ("none", "next_step", "step"):
         optimizer.step()
         ends.append(time.perf_counter())
     taken[mode] = [end - start for start, end in zip(ends, ends[1:])][3:]
-    optimizer.step_size.finish()
+    optimizer.step_size._finish()
     dist.barrier()
 if dist.get_rank() == 0:
     sys.stdout.write("taken " + json.dumps(taken) + "\\n")

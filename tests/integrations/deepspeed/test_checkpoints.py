@@ -38,7 +38,7 @@ LAYOUTS = [
 
 def seen(trainer: Trainer) -> dict[str, Any]:
     """Everything of the optimizer that must survive, as it is now."""
-    groups = [{k: v for k, v in dict(group).items() if k != "params"} for group in trainer.base.groups]
+    groups = [{k: v for k, v in dict(group).items() if k != "params"} for group in trainer.base._all_groups]
     return {"groups": groups, "steps": trainer.base.step_size.steps, "lr": trainer.engine.get_lr()}
 
 
@@ -195,8 +195,10 @@ def take_step(engine: Any) -> None:
 def kept(engine: Any) -> list[Any]:
     """What of the optimizer a refused checkpoint must leave: buffers, groups, and the weights that it moves."""
     base = engine.basic_optimizer
-    state = [(p.detach().clone(), {n: t.clone() for n, t in base.state[p].items()}) for _, p in base.all_params()]
-    return [list(pair) for pair in state] + [{k: v for k, v in dict(g).items() if k != "params"} for g in base.groups]
+    state = [(p.detach().clone(), {n: t.clone() for n, t in base.state[p].items()}) for _, p in base._all_params()]
+    return [list(pair) for pair in state] + [
+        {k: v for k, v in dict(g).items() if k != "params"} for g in base._all_groups
+    ]
 
 
 def refusals(folder: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def train(case: Case) -> tuple[list[float], list[float], list[float], list[int]]
         deepspeed_runs.ALL["early"], deepspeed_runs.OPTIONS["early"] = of_toy("early"), {}
         try:
             with Trainer(case) as trainer:
-                trainer.base.step_size.scalars._losses = Counting()
+                trainer.base.step_size._scalars._losses = Counting()
                 seen, means, calls = [], [], []
                 for step in range(case.steps):
                     before, n = trainer.calls, BATCH // dist.get_world_size()
@@ -41,7 +41,7 @@ def train(case: Case) -> tuple[list[float], list[float], list[float], list[int]]
                     mean = loss.detach().clone()
                     dist.all_reduce(mean)
                     means.append(float(mean) / dist.get_world_size())
-                    seen.append(trainer.base.step_size.value("default", "seen"))
+                    seen.append(trainer.base.step_size._value("default", "seen"))
                     calls.append(trainer.calls - before)
                 return seen, means, counts, calls
         finally:

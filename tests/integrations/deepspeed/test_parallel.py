@@ -93,7 +93,7 @@ def train(engine: Any, step: Callable[[int], Any]) -> Trace:
             step(index)
         reduces.append(number[0])
         ds.append(base.d)
-    return {"d": ds, "reduces": reduces[1:], "k": int(base.groups[0]["k"]), "steps": base.step_size.steps}
+    return {"d": ds, "reduces": reduces[1:], "k": int(base._all_groups[0]["k"]), "steps": base.step_size.steps}
 
 
 def train_rows(engine: Any, rank: int, world: int) -> Trace:

@@ -67,7 +67,7 @@ def go_on(trainer: Trainer) -> dict[str, Any]:
     for step in range(BEFORE, STEPS):
         trainer.step(step)
         ds.append(trainer.base.d)
-    groups, steps = trainer.base.groups, trainer.base.step_size.steps
+    groups, steps = trainer.base._all_groups, trainer.base.step_size.steps
     counts = {"steps": steps, "k": int(groups[0]["k"]), "decays": [group["weight_decay"] for group in groups]}
     return {"d": ds, "masters": trainer.masters(), "weights": trainer.weights(), **counts}
 
@@ -144,8 +144,8 @@ def by_deepspeed(folder: str) -> None:
 
 def held(trainer: Trainer) -> Any:
     """A copy of everything that a refused checkpoint must leave alone."""
-    state = [{name: t.clone() for name, t in trainer.base.state[p].items()} for _, p in trainer.base.all_params()]
-    groups = [{k: v for k, v in dict(group).items() if k != "params"} for group in trainer.base.groups]
+    state = [{name: t.clone() for name, t in trainer.base.state[p].items()} for _, p in trainer.base._all_params()]
+    groups = [{k: v for k, v in dict(group).items() if k != "params"} for group in trainer.base._all_groups]
     return state, groups, trainer.weights(), trainer.masters(), trainer.engine.global_steps
 
 

@@ -164,7 +164,7 @@ def after_initialize(case: Case) -> tuple[int, int, list[Tensor], float, int, in
     """On every rank: calls of step(), collectives, the weights, d, k and steps, when DeepSpeed has made its engine."""
     with Trainer(case) as trainer:
         base = trainer.base
-        numbers = base.d, int(base.groups[0]["k"]), base.step_size.steps
+        numbers = base.d, int(base._all_groups[0]["k"]), base.step_size.steps
         return trainer.calls, trainer.collectives, trainer.masters(), *numbers
 
 
@@ -204,8 +204,8 @@ def looking(base: dd.LearningRateFree) -> Iterator[list[float]]:
     def look(optimizer: Any, *_: Any) -> None:
         if optimizer is base:
             seen.append(float(base.d))  # type: ignore[arg-type]
-            assert [group["d"] for group in (*base.groups, *base.param_groups)] == [base.d] * (
-                len(base.groups) + len(base.param_groups)
+            assert [group["d"] for group in (*base._all_groups, *base.param_groups)] == [base.d] * (
+                len(base._all_groups) + len(base.param_groups)
             )
             assert len(base.effective_lr) == 3
             assert base.step_size.held_steps == 0

@@ -310,7 +310,7 @@ def test_a_refused_optimizer_leaves_nothing_in_a_shared_step_size() -> None:
     optimizer.step()
     assert shared.steps == 1
     assert optimizer.d == 1e-2
-    assert list(shared.scalars.names) == ["default"]
+    assert list(shared._scalars.names) == ["default"]
 
 
 def pair(**options: Any) -> tuple[dd.StepSize, list[dd.Prodigy], Callable[[], None]]:

@@ -99,7 +99,7 @@ def test_an_optimizer_that_is_gone_leaves_nothing_behind() -> None:
     from dadapt_dist.engine import torch_compile
 
     optimizer = dd.Prodigy([nn.Parameter(torch.ones(4))])
-    number = optimizer.number
+    number = optimizer._number
     assert number in torch_compile.live
     del optimizer
     gc.collect()

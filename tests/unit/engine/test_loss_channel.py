@@ -98,7 +98,7 @@ def train(name: str, losses: list[float | None], give: Callable[[Any, float], No
         own.grad = gradient(step)
         ours.step() if loss is None else give(ours, loss)
         reference.step([x], [gradient(step)], loss)
-        scalars = [ours.step_size.value("default", "rate"), ours.step_size.value("default", "seen")]
+        scalars = [ours.step_size._value("default", "rate"), ours.step_size._value("default", "seen")]
         found.append([*own.tolist(), *scalars])
         expected.append([*x.tolist(), reference.rate, reference.seen])
         if reference.lagged:  # the sums of this step are folded, and their rate is read, before it is used
@@ -133,7 +133,7 @@ def test_a_loss_serves_one_step_and_the_nearest_source_wins() -> None:
         p.grad = gradient(0)
         optimizer.loss = attribute
         optimizer.step(lambda value=closure: value, loss=keyword)
-        assert optimizer.step_size.value("default", "seen") == wanted
+        assert optimizer.step_size._value("default", "seen") == wanted
 
 
 WRONG: list[tuple[Any, type[Exception], str]] = [
@@ -194,8 +194,8 @@ def test_a_loss_that_is_not_finite_holds_the_estimate(name: str, bad: float, cap
             optimizer.step(loss=loss)
         before = (
             p.detach().clone(),
-            optimizer.step_size.value("default", "rate"),
-            optimizer.step_size.value("default", "seen"),
+            optimizer.step_size._value("default", "rate"),
+            optimizer.step_size._value("default", "seen"),
         )
         p.grad = gradient(1)
         if mode == "raise":
@@ -207,8 +207,8 @@ def test_a_loss_that_is_not_finite_holds_the_estimate(name: str, bad: float, cap
             optimizer.step(loss=bad)
         after = (
             p.detach().clone(),
-            optimizer.step_size.value("default", "rate"),
-            optimizer.step_size.value("default", "seen"),
+            optimizer.step_size._value("default", "rate"),
+            optimizer.step_size._value("default", "seen"),
         )
         assert torch.equal(before[0], after[0]) is (mode != "hold")
         assert before[1:] == after[1:]
@@ -237,7 +237,7 @@ def test_a_loss_that_nobody_gives_is_told_once_and_the_estimate_stays(
     scaler.scale(torch.ones(()))
     p.grad = torch.full((5,), math.inf)
     scaler.step(optimizer, loss=1.0)
-    optimizer.step_size.finish()
+    optimizer.step_size._finish()
     assert not [record for record in caplog.records if record.name == CHANNEL]
 
 
@@ -259,7 +259,7 @@ def test_optimizers_that_share_a_step_size_share_the_mean_of_their_losses() -> N
                 p.grad, optimizer.loss = gradient(0), loss
             for optimizer in shared:
                 optimizer.step()
-        assert step_size.value("default", "seen") == 2.5
+        assert step_size._value("default", "seen") == 2.5
 
 
 def test_a_compiled_step_gets_the_loss() -> None:

@@ -414,7 +414,7 @@ def read_everywhere() -> list[tuple[float, ...]]:
         way = step % len(READS)  # each step another way reads first
         group = optimizer.param_groups[0]
         of_before = READS[way](optimizer)
-        assert optimizer.step_size.reduce.under_way == (way < 3), "reading a group waits for nothing"
+        assert optimizer.step_size._reduce.under_way == (way < 3), "reading a group waits for nothing"
         seen.append((of_before, optimizer.d, float(group["d"]), optimizer.state_dict()["param_groups"][0]["d"]))
     return seen
 
@@ -481,7 +481,7 @@ def test_freeze_after_follows_the_oracle_and_releases_the_buffers_of_the_estimat
     run.assert_equal(ds := run.ours(30), run.expected(30))
     assert len(set(ds[11:])) == 1
     kept = set(run.optimizer.state[run.weights[0]])
-    specs = run.optimizer.method.buffers(run.optimizer.param_groups[0])
+    specs = run.optimizer._method.buffers(run.optimizer.param_groups[0])
     assert kept == {name for name, spec in specs.items() if not spec.statistic}
     if method == "prodigy":
         assert kept == {"exp_avg", "exp_avg_sq"}

@@ -227,7 +227,7 @@ def test_a_frozen_estimate_stays_for_every_tensor_and_a_group_with_lr_0_too() ->
     for number in range(5, 8):
         step(optimizer, model, number)
     assert optimizer.d == found
-    counts = [optimizer.step_size.value(name, "k") for name, _ in named]
+    counts = [optimizer.step_size._value(name, "k") for name, _ in named]
     assert counts == [0] * 4 + [8] * (len(named) - 4)
 
 

@@ -245,7 +245,7 @@ def test_estimates_may_be_named_by_any_sequence() -> None:
         groups = [{"params": [w], "estimate": np.str_(name)} for w, name in zip(weights(), "ab", strict=True)]
         optimizer = dd.Prodigy(groups, step_size=shared)
         train(optimizer, 2)
-        assert list(shared.scalars.names) == ["a", "b"]
+        assert list(shared._scalars.names) == ["a", "b"]
         assert_plain(saved_and_loaded(optimizer)["param_groups"][1])
     own = dd.Prodigy([{"params": weights(), "estimate": "b"}], estimates=np.array(["a", "b"]))
     assert own.d == {"a": 1e-6, "b": 1e-6}

@@ -145,7 +145,7 @@ def test_state_made_by_a_dummy_step_follows_weights_that_come_later_also_to_anot
     step(optimizer, new)
     assert torch.equal(optimizer.state[new][X0[key]].view_as(start), start)
     assert not torch.equal(new, start)
-    assert not optimizer.unmoved
+    assert not optimizer._unmoved
 
 
 def test_state_loaded_key_by_key_keeps_its_x0() -> None:

@@ -34,11 +34,11 @@ def test_each_pattern_of_gradients_has_its_plan_and_the_bits_are_those_without_a
                 optimizer._join()
             step(params, optimizer, index, ((), (1,), (0, 2))[index % 3])
             if index == 8:
-                plans = {id(plan) for plan in optimizer.plans._plans}
+                plans = {id(plan) for plan in optimizer._plans._plans}
         results.append(([p.detach().clone() for p in params], optimizer.d))
         if not forgetful:
             assert len(plans) == 3
-            assert {id(plan) for plan in optimizer.plans._plans} == plans
+            assert {id(plan) for plan in optimizer._plans._plans} == plans
     assert results[0][1] == results[1][1]
     assert all(torch.equal(a, b) for a, b in zip(results[0][0], results[1][0], strict=True))
 
@@ -48,7 +48,7 @@ def test_an_optimizer_keeps_a_bounded_number_of_plans() -> None:
     optimizer = dd.Prodigy(params)
     for index in range(64):
         step(params, optimizer, index, tuple(place for place in range(6) if index >> place & 1))
-    assert len(optimizer.plans._plans) == 8
+    assert len(optimizer._plans._plans) == 8
 
 
 def test_a_group_that_is_replaced_by_one_with_other_betas_steps_by_its_own() -> None:
@@ -71,7 +71,7 @@ def test_a_distributed_gradient_is_asked_for_once_a_step_also_when_the_plan_fail
     asked: list[int] = []
     for index in range(3):
         step(params, optimizer, index)
-    (plan,) = optimizer.plans._plans
+    (plan,) = optimizer._plans._plans
     for one in plan.planned:
         one.place = replace(one.place, gradient=lambda p: asked.append(id(p)) or p.grad)
     plan._is_plain = False
@@ -86,7 +86,7 @@ def test_a_distributed_gradient_is_asked_for_once_a_step_also_when_the_plan_fail
 @pytest.mark.parametrize("backend", ["auto", "eager"])
 def test_gradients_are_let_go_of_after_a_step_and_after_one_that_fails(backend: str) -> None:
     params, optimizer = made()
-    optimizer.backend = backend
+    optimizer._backend = backend
     for index in range(4):
         step(params, optimizer, index)
     gone = [weakref.ref(p.grad) for p in params]

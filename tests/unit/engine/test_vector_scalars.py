@@ -83,7 +83,7 @@ def test_a_group_shows_a_vector_as_a_view_of_one_dimension(pair: Any) -> None:
     view = optimizer.param_groups[0]["norms"]
     assert view.tolist() == [0.0, 0.0]
     go_on(optimizer, p)
-    assert optimizer.step_size.value("default", "norms") == AFTER_TWO
+    assert optimizer.step_size._value("default", "norms") == AFTER_TWO
     assert optimizer.param_groups[0]["norms"] is view
     assert view.tolist() == [*AFTER_TWO]
     assert f"norms: {[*AFTER_TWO]}" in repr(optimizer)
@@ -111,7 +111,7 @@ def test_a_vector_is_saved_as_a_tuple_and_goes_on_bit_for_bit(pair: Any) -> None
 def test_a_vector_is_set_through_a_group_and_the_view_is_back(pair: Any, how: str, read_first: bool) -> None:
     optimizer, p = trained(pair)
     wanted, x = trained(pair)
-    wanted.step_size.set_value("default", "norms", (3.0, 0.5))
+    wanted.step_size._set_value("default", "norms", (3.0, 0.5))
     group = optimizer.param_groups[0]
     view = group["norms"]
     if how == "in place":
@@ -119,7 +119,7 @@ def test_a_vector_is_set_through_a_group_and_the_view_is_back(pair: Any, how: st
     else:
         group["norms"] = (3.0, 0.5) if how == "tuple" else torch.tensor([3.0, 0.5])
     if read_first:
-        assert optimizer.step_size.value("default", "norms") == (3.0, 0.5)
+        assert optimizer.step_size._value("default", "norms") == (3.0, 0.5)
     go_on(optimizer, p)
     go_on(wanted, x)
     assert torch.equal(p, x)

@@ -35,7 +35,7 @@ def run(key: str, backend: str, at: dict[int, float], dtype: torch.dtype = torch
 
 def everything(optimizer: Any) -> list[torch.Tensor]:
     [state] = optimizer.state.values()
-    return [*state.values(), *optimizer.step_size.scalars.values.values()]
+    return [*state.values(), *optimizer.step_size._scalars.values.values()]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -70,7 +70,7 @@ def test_only_the_statistics_are_narrow(key: str) -> None:
         p.grad = torch.ones_like(p)
         optimizer.step()
         found = {name: t.dtype for name, t in optimizer.state[p].items()}
-        specs = optimizer.method.buffers(optimizer.param_groups[0])
+        specs = optimizer._method.buffers(optimizer.param_groups[0])
         narrow = {name for name, spec in specs.items() if spec.statistic}
         for name, was in found.items():
             x0 = specs[name].init == "param"
@@ -79,7 +79,7 @@ def test_only_the_statistics_are_narrow(key: str) -> None:
 
 def test_a_config_may_name_a_dtype() -> None:
     p = torch.nn.Parameter(torch.ones(3))
-    assert dd.Prodigy([p], statistics_dtype="bfloat16").dtypes.statistics is BF16  # type: ignore[arg-type]
+    assert dd.Prodigy([p], statistics_dtype="bfloat16")._dtypes.statistics is BF16  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="statistics_dtype=bfloat61 must be"):
         dd.Prodigy([p], statistics_dtype="bfloat61")  # type: ignore[arg-type]
 

@@ -48,10 +48,10 @@ def test_a_first_gradient_without_memory_is_refused_before_anything_is_measured(
     optimizer = ALL[key]([p])
     p.grad = torch.ones(9000)
     p.grad.untyped_storage().resize_(0)
-    before = {name: value.clone() for name, value in optimizer.step_size.scalars.values.items()}
+    before = {name: value.clone() for name, value in optimizer.step_size._scalars.values.items()}
     with pytest.raises(ValueError, match="its gradient needs 36000 bytes"):
         optimizer.step()
-    assert all(torch.equal(value, before[name]) for name, value in optimizer.step_size.scalars.values.items())
+    assert all(torch.equal(value, before[name]) for name, value in optimizer.step_size._scalars.values.items())
 
 
 @pytest.mark.parametrize("slice_p", [1, 3])

@@ -229,7 +229,7 @@ def test_a_bad_element_acts_as_zero_and_holds_the_estimate(name: str, how: str, 
         give(ps, g)
         optimizer.step()
         torch.testing.assert_close(flat(ps), reference.x, rtol=1e-10, atol=1e-12)
-        scalars = optimizer.step_size.scalars.values
+        scalars = optimizer.step_size._scalars.values
         assert all(bool(torch.isfinite(value).all()) for value in scalars.values())
     assert all(bool(torch.isfinite(t).all()) for state in optimizer.state.values() for t in state.values())
     assert optimizer.step_size.held_steps == 2
@@ -625,6 +625,6 @@ def test_other_methods_have_both_calls_and_they_do_nothing() -> None:
     switching(optimizer)
     take(optimizer, ps, 0)
     optimizer.eval()
-    assert optimizer.mode == "train"
+    assert optimizer._mode == "train"
     take(optimizer, ps, 1)
     assert "mode" not in optimizer.param_groups[0]

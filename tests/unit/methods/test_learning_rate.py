@@ -41,7 +41,7 @@ def test_the_effective_lr_is_that_of_the_step(method: str) -> None:
     rate: list[float] = []
 
     # d and ‖g0‖ are those of the step when its weights have moved and its sums are still to be folded.
-    fold = type(optimizer.method).fold_after
+    fold = type(optimizer._method).fold_after
 
     def spy(self: Any, sums: Any, scalars: Any, constants: Any) -> Any:
         row = {name: value[0] for name, value in scalars.items()}
@@ -49,7 +49,7 @@ def test_the_effective_lr_is_that_of_the_step(method: str) -> None:
         return fold(self, sums, scalars, constants)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(optimizer.method), "fold_after", spy)
+        patch.setattr(type(optimizer._method), "fold_after", spy)
         was, p.grad = p.detach().clone(), g.clone()
         optimizer.step()
     found = rate[0] if rate else optimizer.effective_lr[0]

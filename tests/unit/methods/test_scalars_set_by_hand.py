@@ -100,12 +100,12 @@ def test_groups_of_an_earlier_time_bring_all_their_scalars(method: str) -> None:
     for _ in range(3):
         step(p, optimizer)
     earlier = [{**copy.deepcopy(group), "params": [p]} for group in optimizer.param_groups]
-    scalars = {name: value.clone() for name, value in optimizer.step_size.scalars.values.items()}
+    scalars = {name: value.clone() for name, value in optimizer.step_size._scalars.values.items()}
     for _ in range(20):
         step(p, optimizer)
     optimizer.param_groups[:] = earlier
     assert len(optimizer.effective_lr) == 1  # which looks at the groups
-    assert all(torch.equal(value, scalars[name]) for name, value in optimizer.step_size.scalars.values.items())
+    assert all(torch.equal(value, scalars[name]) for name, value in optimizer.step_size._scalars.values.items())
     assert optimizer.step_size.steps == 3
     step(p, optimizer)
 

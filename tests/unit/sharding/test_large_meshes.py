@@ -110,7 +110,7 @@ def _sums_of_one_process(optimizer: dd.LearningRateFree, params: list[nn.Paramet
     for name, p in zip(SHAPES, params, strict=True):
         p.grad = whole(name, 0)
     seen: list[Tensor] = []
-    table = optimizer.step_size.scalars
+    table = optimizer.step_size._scalars
     original = table.apply
     table.apply = lambda sums, phases: (seen.append(sums.clone()), original(sums, phases))[1]  # type: ignore[method-assign]
     optimizer.step()
