@@ -78,7 +78,7 @@ def warn_of_d(group: Group, where: str) -> None:
     """Tell of a d that a new group was given. A tensor is what another optimizer showed in its groups."""
     if "d" in group and not isinstance(group["d"], Tensor):
         logger.warning(
-            "%s: d=%r of a new group is not taken, for its estimate says what d is. Give the first d as an option (mostly d0), or "
+            "%s: d=%r of a new group is not taken, for its estimate says what d is. Give the first d as an option (d0), or "
             "set it afterwards: optimizer.set_d(value).",
             where,
             group["d"],
