@@ -164,6 +164,8 @@ def _before_of(optimizer: MovesTensors, task: TensorTask, c: dict[str, Any]) -> 
         g = g.add(x, alpha=block.decay)
         fit = g.abs() <= largest
         terms = method.measure_before(x, torch.where(fit, g, 0.0), buf, c)
+        if method.before is not None:
+            method.before.check_terms(len(terms), f"{type(method).__name__}.measure_before")
         rows.append(torch.stack([*terms, (~fit).sum(dtype=torch.float64)]))
     return rows[0] if len(rows) == 1 else torch.stack(rows).sum(0)
 

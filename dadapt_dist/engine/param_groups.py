@@ -6,6 +6,7 @@ the last finished reduce, and reading them waits for no other rank. A number tha
 next step, which sets the scalar by it and puts the view back.
 """
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor
 from ..options.fields import NOTHING, number
 from .estimate_state import TENSORS, ScalarTable, estimates_of
 from .state.validation import scalar
+
+logger = logging.getLogger(__name__)
 
 Group = dict[str, Any]
 Key = tuple[str, str]
@@ -65,8 +68,21 @@ def _read(name: str, value: Any, table: ScalarTable) -> Any:
     if name not in ("steps", *table.values):
         raise ValueError(f"d={value!r} cannot be set: {table.method.name} has no d. Set lr, which shapes its steps.")
     if name == "d" and ((read := number(value)) is NOTHING or not 0 < read < math.inf):
-        raise ValueError(f"d={value!r} must be a number > 0. {table.cure_of_d()}")
+        several = isinstance(value, (list, tuple, Tensor)) and len(table.names) > 1
+        more = " or, with an estimate for each tensor, one such number for each tensor of the group" if several else ""
+        raise ValueError(f"d={value!r} must be a number > 0{more}. {table.cure_of_d()}")
     return scalar(name, value, "parameter group", table.lengths.get(name))
+
+
+def warn_of_d(group: Group, where: str) -> None:
+    """Tell of a d that a new group was given. A tensor is what another optimizer showed in its groups."""
+    if "d" in group and not isinstance(group["d"], Tensor):
+        logger.warning(
+            "%s: d=%r of a new group is not taken, for its estimate says what d is. Give the first d as an option (d0), or "
+            "set it afterwards: optimizer.set_d(value).",
+            where,
+            group["d"],
+        )
 
 
 def plain(value: Any) -> Any:

@@ -171,5 +171,5 @@ def safe_size(values: Sequence[float], keep: float | None) -> float:
     A buffer at the largest float32 does not grow by adding so little to it. keep: what a decay multiplies the weights by, with
     which they grow beyond all bounds when it is below -1.
     """
-    largest = max(COEFFICIENT, *map(abs, values))
+    largest = max((COEFFICIENT, *map(abs, values)))
     return -1.0 if largest > WILD or abs(keep or 0.0) > 1 else SAFE * COEFFICIENT / largest

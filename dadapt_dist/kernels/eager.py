@@ -44,8 +44,10 @@ def run(
     for task in tasks:
         with _undone_where(skip, method, task):
             rows.append([number * task.weight for number in advance(method, task, c, dry)])
+    if method.after is not None and len(rows[0]) > 1:  # a frozen method returns no sums
+        method.after.check_terms(len(rows[0]) - 1, f"{type(method).__name__}.update")
     sums = torch.stack([torch.as_tensor(number, dtype=torch.float64, device=device) for number in _added_up(rows)])
-    sums = torch.nn.functional.pad(sums, (len(method.sums) + 1 - len(sums), 0))  # a frozen method returns no sums
+    sums = torch.nn.functional.pad(sums, (len(method.sums) + 1 - len(sums), 0))
     return sums if skip is None else torch.where(skip.to(device), 0.0, sums)
 
 

@@ -97,6 +97,14 @@ class Sums:
         if self.needs is not None and self.needs not in self.names:
             raise TypeError(f"Sums(needs={self.needs!r}): it must be one of the names, {self.names!r}")
 
+    def check_terms(self, returned: int, of: str) -> None:
+        """Raise TypeError where a function returned another number of terms than there are sums."""
+        if returned != len(self.names):
+            raise TypeError(
+                f"{of} returned {returned} terms, and its phase has {len(self.names)} sums, {self.names!r}: return one term of "
+                "each, in their order."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Documentation:

@@ -1,18 +1,34 @@
 """The methods that exist: those of this folder, one class a file, and those that users register."""
 
 import importlib
+import math
 import pkgutil
+import re
 from collections.abc import Callable
 from inspect import isabstract
 from pathlib import Path
 from typing import Any, get_origin
 
 from ..options.fields import MethodOptions
-from .base import Method
+from .base import Documentation, Method
 
 METHODS: dict[str, type[Method]] = {}
 """Every method by its name, in alphabetical order; registered ones follow."""
 _SUFFIX = "Method"
+_OF_ENGINE = (
+    "k",
+    "held",
+    "started",
+    "updates",
+    "steps",
+    "params",
+    "param_names",
+    "method",
+    "format",
+    "mode",
+    "tensor_estimates",
+)
+"""What else stands in a parameter group: a scalar of one of these names would take its place."""
 _watchers: list[Callable[[type[Method]], None]] = []
 
 
@@ -86,8 +102,16 @@ def _check(method: Any) -> None:
     if missing or isabstract(method):
         missing += sorted(getattr(method, "__abstractmethods__", ()))
         raise TypeError(f"{method.__name__} lacks {', '.join(missing)}: a method defines them all")
-    if not issubclass(method.options, MethodOptions):
+    if not isinstance(method.name, str) or re.fullmatch("[a-z][a-z0-9_]*", method.name) is None:
+        raise TypeError(
+            f"{method.__name__}.name={method.name!r} must be lower-case letters, digits and _: it stands in checkpoints"
+        )
+    if not (isinstance(method.options, type) and issubclass(method.options, MethodOptions)):
         raise TypeError(f"{method.__name__}.options must be a frozen dataclass derived from MethodOptions")
+    if not isinstance(method.documentation, Documentation):
+        raise TypeError(f"{method.__name__}.documentation must be a Documentation(summary=..., when=..., ...)")
+    _check_phases(method)
+    _check_scalars(method)
     if not method.__name__.endswith(_SUFFIX) or not class_name(method).isidentifier():
         raise TypeError(f"{method.__name__} must be called <name of the public class>{_SUFFIX}")
     for other in METHODS.values():
@@ -96,6 +120,38 @@ def _check(method: Any) -> None:
             raise ValueError(
                 f"{method.__name__}: {other.__name__} already has the name {method.name!r} or {class_name(method)}. Take another."
             )
+
+
+def _check_phases(method: type[Method]) -> None:
+    """Raise TypeError for sums that nobody measures or folds: they would be reduced in every step for nothing."""
+    needed = {"start": ("measure_start", "fold_start"), "before": ("measure_before", "fold_before")}
+    lacking = [
+        (phase, name)
+        for phase, names in needed.items()
+        if getattr(method, phase) is not None
+        for name in names
+        if getattr(method, name) is getattr(Method, name)
+    ]
+    for phase, name in lacking:
+        raise TypeError(f"{method.__name__} has sums, {phase} = Sums(...), and no {name}: define it")
+
+
+def _check_scalars(method: type[Method]) -> None:
+    """Raise TypeError for scalars that cannot stand in a parameter group, TypeError or ValueError for their initial values."""
+    options = method.options.defaults()
+    scalars = method().scalars(options)
+    taken = scalars.keys() & {*options, *_OF_ENGINE}
+    if taken:
+        raise TypeError(
+            f"{method.__name__}: the scalar {min(taken)!r} has the name of an option, or one of the engine's. Rename it."
+        )
+    for name, value in scalars.items():
+        if not all(math.isfinite(part) for part in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"{method.__name__}: the scalar {name!r} begins with {value!r}; it must be finite")
+    if "d" in scalars and not scalars["d"] > 0:  # type: ignore[operator] - a vector of that name is an error as well
+        raise ValueError(
+            f"{method.__name__}: d begins with {scalars['d']!r}; it must be > 0, or no step would move anything"
+        )
 
 
 def _discover() -> None:

@@ -69,9 +69,16 @@ def _checked(optimizer: HasGroups, group: Any, index: int) -> tuple[dict[str, An
         optimizer.step_size._scalars.row(name)  # raises for an estimate that does not exist
     names = [name for name in (*optimizer.step_size._scalars.values, "steps") if name in options]
     scalars = scalars_of(options, names, where, optimizer.step_size._scalars.lengths)
+    scalars = {estimate: _set_alone(optimizer.step_size, estimate, found) for estimate, found in scalars.items()}
     for of_estimate in scalars.values():
         check_order(of_estimate, where)
     return options, scalars
+
+
+def _set_alone(step_size: TakesScalars, estimate: str, scalars: dict[str, Any]) -> dict[str, Any]:
+    """The d alone, where all else is as it is now: somebody has set it in a copy of the group, and the others follow."""
+    changed = {name for name, value in scalars.items() if value != step_size._value(estimate, name)}
+    return {"d": scalars["d"]} if changed == {"d"} else scalars
 
 
 def _check_agree(first: dict[str, Any], scalars: dict[str, Any], estimate: str) -> None:

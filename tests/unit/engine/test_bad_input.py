@@ -442,3 +442,25 @@ def test_a_step_size_without_optimizers_shows_no_learning_rate() -> None:
     optimizer, _ = quadratic()
     assert repr(optimizer.step_size) == "StepSize (d=0.01, d·lr=0.01, steps=0, held steps=0)"
     assert repr(copy.deepcopy(optimizer.step_size)) == "StepSize (d=0.01, steps=0, held steps=0)"
+
+
+def test_a_d_that_a_new_group_brings_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = dd.Prodigy([{"params": [torch.nn.Parameter(torch.ones(2))], "d": 1e-3}])
+    assert optimizer.d == 1e-6
+    assert "Prodigy group 0: d=0.001 of a new group is not taken" in caplog.text
+    caplog.clear()
+    dd.Prodigy(optimizer.param_groups)
+    assert not caplog.records, "groups of another optimizer show its d, and nobody has set one"
+
+
+@pytest.mark.parametrize("method", WITH_D)
+def test_a_copy_of_a_group_with_another_d_sets_it_as_the_group_does(method: str) -> None:
+    (optimizer, backward), (twin, twins) = quadratic(method), quadratic(method)
+    for one, gradients in ((optimizer, backward), (twin, twins)):
+        for _ in range(3):
+            gradients()
+            one.step()
+    optimizer.param_groups = [group | {"d": 0.25} for group in optimizer.param_groups]
+    twin.param_groups[0]["d"] = 0.25
+    assert optimizer.effective_lr == twin.effective_lr
+    assert_same(everything(optimizer), everything(twin))

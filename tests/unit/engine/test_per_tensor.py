@@ -89,6 +89,12 @@ def test_a_group_shows_a_vector_and_takes_one() -> None:
         with pytest.raises(ValueError, match="d="):
             optimizer.step()
         assert [*optimizer.d.values()] == [0.125] * len(NAMES)
+    group["d"] = [1.0, 2.0]
+    with pytest.raises(
+        ValueError, match=r"> 0 or, with an estimate for each tensor, one such number for each tensor of the group\."
+    ):
+        optimizer.step()
+    group["d"] = 0.125
     with pytest.raises(ValueError, match="there are several estimates"):
         optimizer.set_d(1.0)
     with pytest.raises(ValueError, match="there is no estimate 'nobody'"):

@@ -161,3 +161,63 @@ def test_the_documents_have_a_row_and_a_section_of_the_toy(toy: Any) -> None:
     assert "### Toy\n" in page
     assert "Defaults: `lr=1.0, boost=2.0, weight_decay=0.0, d0=0.0001, growth_rate=inf`." in page
     assert "class Toy(LearningRateFree):" in generate.stub()
+
+
+def variant(**attributes: Any) -> type[Method]:
+    return type("VariantMethod", (ToyMethod,), {"name": "variant", "__doc__": "A variant.", **attributes})
+
+
+@pytest.mark.parametrize(
+    ("attributes", "error", "said"),
+    [
+        ({"name": "my method"}, TypeError, r"name='my method' must be lower-case letters, digits and _"),
+        ({"name": None}, TypeError, r"name=None must be lower-case"),
+        ({"options": None}, TypeError, r"options must be a frozen dataclass"),
+        ({"documentation": None}, TypeError, r"documentation must be a Documentation"),
+        ({"before": Sums(("q",))}, TypeError, r"before = Sums\(\.\.\.\), and no measure_before"),
+        ({"before": Sums(("q",)), "measure_before": lambda *_: ()}, TypeError, r"and no fold_before"),
+        ({"start": Sums(("q",)), "fold_start": lambda *_: {}}, TypeError, r"and no measure_start"),
+        ({"scalars": lambda *_: {"lr": 1.0}}, TypeError, r"scalar 'lr' has the name of an option"),
+        ({"scalars": lambda *_: {"held": 1.0}}, TypeError, r"scalar 'held' has the name of .* the engine's"),
+        ({"scalars": lambda *_: {"d": math.nan}}, ValueError, r"scalar 'd' begins with nan; it must be finite"),
+        ({"scalars": lambda *_: {"v": (0.0, math.inf)}}, ValueError, r"scalar 'v' begins with"),
+        ({"scalars": lambda *_: {"d": 0.0}}, ValueError, r"d begins with 0\.0; it must be > 0"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_mistaken_definition_is_refused_when_it_is_registered(
+    attributes: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with registrations_undone(), pytest.raises(error, match=f"^VariantMethod.*{said}"):
+        optimizers.register(variant(**attributes))
+
+
+@pytest.mark.parametrize("terms", [1, 3])
+@pytest.mark.parametrize("phase", ["before", "after"])
+def test_another_number_of_terms_than_of_sums_is_refused(phase: str, terms: int) -> None:
+    given = {"after": {"update": lambda self, x, g, *_: (total(g),) * terms}}
+    given["before"] = {
+        "before": Sums(("p", "q")),
+        "measure_before": lambda self, x, g, *_: (total(g),) * terms,
+        "fold_before": lambda *_: {},
+    }
+    with registrations_undone():
+        p = torch.nn.Parameter(torch.ones(3))
+        optimizer = optimizers.register(variant(**given[phase]))([p])
+        p.grad = torch.ones(3)
+        with pytest.raises(TypeError, match=rf"^VariantMethod\.\w+ returned {terms} terms, and its phase has 2 sums"):
+            optimizer.step()
+
+
+def test_a_method_without_coefficients_steps() -> None:
+    def update(self: Any, x: Tensor, g: Tensor, *_: Any) -> tuple[()]:
+        x.sub_(g)
+        return ()
+
+    alone = {"after": None, "buffers": lambda *_: {}, "coefficients": lambda *_: {}, "scalars": lambda *_: {}}
+    with registrations_undone():
+        p = torch.nn.Parameter(torch.ones(3))
+        optimizer = optimizers.register(variant(**alone, update=update))([p])
+        p.grad = torch.ones(3)
+        optimizer.step()
+        assert p.tolist() == [0.0] * 3
