@@ -122,7 +122,8 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         if isinstance(param_group, dict):
             where = f"{type(self).__name__} group {len(self.param_groups)}"
             param_group = check_options(param_group, self._method.options.checks(), where, type(self))
-            param_groups.warn_of_d(param_group, where)
+            if "d" in param_group:
+                param_groups.warn_of_d(param_group, where)
         super().add_param_group(param_group)
         try:
             param_state.check_params(self.param_groups[-1]["params"], self._dtypes.state)
