@@ -112,7 +112,7 @@ def attach(thing: Any) -> None:
     if not found:
         raise TypeError(
             f"{type(thing).__name__} holds nothing to attach: give a DeepSpeed engine, an FSDP1 or DDP model, a GradScaler, an "
-            "Accelerator, or a Lightning Trainer in training. FSDP2, tensor parallelism and plain models need no attach()."
+            "Accelerator, or a Lightning Trainer in training. Tensor parallelism and plain models need no attach()."
         )
     for part in found:
         remember(part)

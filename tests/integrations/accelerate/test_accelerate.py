@@ -205,9 +205,5 @@ def behind_a_frozen_heap(config: str, what: str) -> tuple[list[str], list[str]]:
 def test_an_attached_accelerator_or_its_parts_are_known_behind_a_frozen_heap(
     config: str, what: str, pool2: WorkerPool
 ) -> None:
-    if (config, what) == ("fsdp2", "model"):
-        with pytest.raises(TypeError, match="FSDP2, tensor parallelism and plain models need no attach"):
-            pool2.run(behind_a_frozen_heap, config, what)
-        return
     for found, behind in pool2.run(behind_a_frozen_heap, config, what):
         assert behind == found
