@@ -384,7 +384,7 @@ class ScalarTable:
 
 
 def _tensor(value: Initial) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def _python(value: Any) -> Any:

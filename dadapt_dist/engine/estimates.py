@@ -31,7 +31,7 @@ class StepCount:
 
     def __init__(self) -> None:
         with torch.inference_mode(False):  # tensors of that mode count no writes
-            self.shown = torch.zeros((), dtype=torch.int64)
+            self.shown = torch.zeros((), dtype=torch.int64, device="cpu")
         self.reset(0)
 
     def reset(self, count: int) -> None:

@@ -101,7 +101,9 @@ class LossReport:
 
     def __init__(self) -> None:
         self._ever: Tensor | None = None  # 0-dim bool: was there a step without one?
-        self._missing = torch.zeros((), dtype=torch.bool)  # the same on the host, where it may arrive later
+        self._missing = torch.zeros(
+            (), dtype=torch.bool, device="cpu"
+        )  # the same on the host, where it may arrive later
         self._said = False
 
     def take(self, columns: Scalars, usable: Tensor) -> Tensor:

@@ -302,7 +302,7 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         if not window.skipped:
             window.sums += sweep(self, *self._split(shown, lots), phases=window.phases, skip=window.overflow)
         elif found is not None:
-            found.spread(torch.tensor(True))
+            found.spread(torch.tensor(True, device="cpu"))
 
     def _measure(self, phases: Sequence[str]) -> Tensor:
         """The weighted sums of phases before the weights move: float64 [n_estimates, width]."""

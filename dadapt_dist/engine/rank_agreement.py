@@ -117,7 +117,7 @@ class Agreement:
                 numbers += own if slot == self._slot else [0.0] * len(own)
         if self._is_witnessed:
             numbers += self.witness.marks()
-        return torch.tensor(numbers, dtype=torch.float64)
+        return torch.tensor(numbers, dtype=torch.float64, device="cpu")
 
 
 COPIES = "copies"

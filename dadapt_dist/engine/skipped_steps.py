@@ -19,7 +19,9 @@ class Overflows:
     """Lets all ranks leave out a step in which the scaler of one of them found an overflow. Never waits for a device."""
 
     def __init__(self) -> None:
-        self._apart = torch.zeros((), dtype=torch.bool)  # on the host: did only another rank's scaler find one?
+        self._apart = torch.zeros(
+            (), dtype=torch.bool, device="cpu"
+        )  # on the host: did only another rank's scaler find one?
         self._said = False
 
     def agree(self, finding: Finding, reduce: Reduce, device: torch.device) -> Tensor:

@@ -116,7 +116,7 @@ def run(
 ) -> Tensor:
     """Run one step over tensors that `supports` has accepted: see `Kernel.run`. Raises MemoryError before anything moves."""
     if skip is not None and bool(skip):
-        return torch.zeros(len(method.sums) + 1, dtype=torch.float64)
+        return torch.zeros(len(method.sums) + 1, dtype=torch.float64, device="cpu")
     loaded = cpu_c_library.load()
     assert loaded is not None, "supports() accepts nothing without a library"
     rows = derived or derive(method, tasks)
@@ -136,7 +136,7 @@ def run(
         torch.autograd.graph.increment_version(rows.params)  # the writes went behind autograd's back
     factors = [float(factor) for factor in spec.factors(c)]
     sums = [value * factor for value, factor in zip(out, factors, strict=False)]
-    return torch.tensor([*sums, out[SUMS - 1]], dtype=torch.float64)
+    return torch.tensor([*sums, out[SUMS - 1]], dtype=torch.float64, device="cpu")
 
 
 def check_result(failed: int, count: int) -> None:

@@ -166,7 +166,7 @@ def _check_indices(task: TensorTask, g: Tensor) -> None:
     rows = g.shape[: g.sparse_dim()]
     right = values.shape == (indices.shape[1], *g.shape[g.sparse_dim() :]) and indices.shape[0] == len(rows)
     if right and indices.device.type == "cpu" and indices.numel():
-        largest = torch.tensor(rows).unsqueeze(1)
+        largest = torch.tensor(rows, device="cpu").unsqueeze(1)
         right = bool((indices >= 0).all()) and bool((indices < largest).all())
     if not right:
         raise UnfitError(

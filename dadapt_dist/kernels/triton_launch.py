@@ -154,13 +154,15 @@ class Table:
         programs = [-(-size // (BLOCK * BLOCKS)) for size in sizes]
         self.programs = sum(programs)
         tensors = [t for t, number in enumerate(programs) for _ in range(number)]
-        self.tensors = _sent(torch.tensor(tensors, dtype=torch.int32), self.device)
+        self.tensors = _sent(torch.tensor(tensors, dtype=torch.int32, device="cpu"), self.device)
         chunks = [chunk for number in programs for chunk in range(number)]
-        self.chunks = _sent(torch.tensor(chunks, dtype=torch.int32), self.device)
-        self.numels = _sent(torch.tensor(sizes, dtype=torch.int64), self.device)
-        self.origins = _sent(torch.tensor([task.origin for task in tasks], dtype=torch.int64), self.device)
+        self.chunks = _sent(torch.tensor(chunks, dtype=torch.int32, device="cpu"), self.device)
+        self.numels = _sent(torch.tensor(sizes, dtype=torch.int64, device="cpu"), self.device)
+        self.origins = _sent(
+            torch.tensor([task.origin for task in tasks], dtype=torch.int64, device="cpu"), self.device
+        )
         weights = [tasks[t].weight for t in tensors]
-        self.weights = _sent(torch.tensor(weights, dtype=torch.float64).unsqueeze(1), self.device)
+        self.weights = _sent(torch.tensor(weights, dtype=torch.float64, device="cpu").unsqueeze(1), self.device)
 
     def follow(self, tasks: list[TensorTask]) -> None:
         """Send the addresses to the device when a gradient lies elsewhere than in the step before."""
@@ -174,7 +176,9 @@ class Table:
             unit = 16 if aligned else width
             columns.append([distance // unit for distance in distances])
             self.units.append(unit // width)
-        self.distances = _sent(torch.tensor(list(zip(*columns, strict=True)), dtype=torch.int64), self.device)
+        self.distances = _sent(
+            torch.tensor(list(zip(*columns, strict=True)), dtype=torch.int64, device="cpu"), self.device
+        )
         self._gradients = gradients
 
 
@@ -186,7 +190,7 @@ def _vector(values: Sequence[Any], device: torch.device) -> Tensor:
 
 @functools.lru_cache(maxsize=1024)
 def _constants(values: tuple[float, ...], device: torch.device) -> tuple[Tensor, ...]:
-    return _sent(torch.tensor(values, dtype=torch.float64), device).unbind(0)
+    return _sent(torch.tensor(values, dtype=torch.float64, device="cpu"), device).unbind(0)
 
 
 def _sent(t: Tensor, device: torch.device) -> Tensor:

@@ -29,7 +29,7 @@ def scratch(use: str, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         return torch.empty_like(like, dtype=dtype)
     kept = _pool.kept.get((use, dtype))
     if kept is None or kept.numel() < like.numel():
-        kept = _pool.kept[use, dtype] = torch.empty(like.numel(), dtype=dtype)
+        kept = _pool.kept[use, dtype] = torch.empty(like.numel(), dtype=dtype, device="cpu")
     flat = kept[: like.numel()]
     return flat if like.dim() == 1 else flat.view(like.shape)
 

@@ -103,11 +103,11 @@ def _check(method: Any) -> None:
         missing += sorted(getattr(method, "__abstractmethods__", ()))
         raise TypeError(f"{method.__name__} lacks {', '.join(missing)}: a method defines them all")
     name: Any = method.name
-    options: Any = method.options
     if not isinstance(name, str) or re.fullmatch("[a-z][a-z0-9_]*", name) is None:
         raise TypeError(
             f"{method.__name__}.name={name!r} must be lower-case letters, digits and _: it stands in checkpoints"
         )
+    options: Any = method.options
     if not (isinstance(options, type) and issubclass(options, MethodOptions)):
         raise TypeError(f"{method.__name__}.options must be a frozen dataclass derived from MethodOptions")
     if not isinstance(method.documentation, Documentation):
@@ -150,10 +150,10 @@ def _check_scalars(method: type[Method]) -> None:
     for name, value in scalars.items():
         if not all(math.isfinite(part) for part in (value if isinstance(value, tuple) else (value,))):
             raise ValueError(f"{method.__name__}: the scalar {name!r} begins with {value!r}; it must be finite")
-    first = scalars.get("d", 1.0)
-    if not isinstance(first, float) or first <= 0:
+    d = scalars.get("d", 1.0)
+    if isinstance(d, tuple) or not d > 0:
         raise ValueError(
-            f"{method.__name__}: d begins with {first!r}; it must be > 0, or no step would move anything"
+            f"{method.__name__}: d begins with {d!r}; it must be a number > 0, or no step would move anything"
         )
 
 

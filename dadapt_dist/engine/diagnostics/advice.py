@@ -106,7 +106,7 @@ class Advice:
         """d and k of all estimates, [2, n_estimates], on the host; None while they are on their way."""
         if self._copy is None:
             values = torch.stack([step_size._scalars.values[name] for name in ("d", "k")])
-            self._copy = torch.full(values.shape, math.nan, dtype=torch.float64)
+            self._copy = torch.full(values.shape, math.nan, dtype=torch.float64, device="cpu")
             if values.device.type == "cuda":
                 self._copy = self._copy.pin_memory()
             self._copy.copy_(values, non_blocking=True)
@@ -145,7 +145,9 @@ def starts(step_size: Watched) -> Tensor:
     """d0 of each estimate, float64 on the host."""
     table = step_size._scalars
     return torch.tensor(
-        [table.constants(row).get("d0", math.nan) for row in range(len(table.names))], dtype=torch.float64
+        [table.constants(row).get("d0", math.nan) for row in range(len(table.names))],
+        dtype=torch.float64,
+        device="cpu",
     )
 
 

@@ -17,7 +17,7 @@ class IdleReport:
     """
 
     def __init__(self) -> None:
-        self._any = torch.zeros((), dtype=torch.bool)
+        self._any = torch.zeros((), dtype=torch.bool, device="cpu")
         self._sums: list[Tensor] = []
         self.watching = True
 

@@ -34,8 +34,10 @@ class HeldReport:
     """
 
     def __init__(self) -> None:
-        self._held = torch.zeros((), dtype=torch.float64)
-        self._differ = torch.zeros(0, dtype=torch.bool)  # were the ranks in different steps, and which marks differed?
+        self._held = torch.zeros((), dtype=torch.float64, device="cpu")
+        self._differ = torch.zeros(
+            0, dtype=torch.bool, device="cpu"
+        )  # were the ranks in different steps, and which marks differed?
         self._pins = False
         self._excused: Tensor | float = 0.0  # steps that were held because the ranks differed
         self._said = [False, False, False]
@@ -49,7 +51,7 @@ class HeldReport:
 
     def forget(self) -> None:
         """Say it again when the ranks come apart after they were brought together."""
-        self._differ = torch.zeros(0, dtype=torch.bool)
+        self._differ = torch.zeros(0, dtype=torch.bool, device="cpu")
         self._said[1:] = False, False
 
     def note(self, held: Tensor, differ: Tensor | None) -> None:
@@ -59,7 +61,7 @@ class HeldReport:
         self._held.copy_(held.sum() - self._excused, non_blocking=True)
         if differ is not None:
             if differ.shape != self._differ.shape:
-                self._differ = torch.zeros(differ.shape, dtype=torch.bool, pin_memory=self._pins)
+                self._differ = torch.zeros(differ.shape, dtype=torch.bool, device="cpu", pin_memory=self._pins)
             self._differ.copy_(differ, non_blocking=True)
 
     @property

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.two_tensor import TwoTensor
 
 import dadapt_dist as dd
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL, CLASSES
 from tests.helpers.pool import WorkerPool
 
 METHODS = list(CLASSES)
@@ -395,3 +395,21 @@ def test_frozen_parameters_of_any_dtype_are_left_alone_on_ranks(sharded: bool, p
     (first, wanted), (second, _) = pool2.run(adapt_on_ranks, sharded)
     assert first == second
     assert first == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+@pytest.mark.parametrize("method", ALL)
+def test_the_default_device_changes_nothing(method: str, backend: str) -> None:
+    """What lies on the host lies there whatever torch.set_default_device says; the meta device makes every slip an error."""
+
+    def run(device: str) -> tuple[list[float], list[float]]:
+        p = torch.nn.Parameter(torch.linspace(1, 2, 6))
+        gradients = [torch.linspace(1, 2 + k, 6) for k in range(4)]
+        with torch.device(device):
+            optimizer = ALL[method]([p], backend=backend, nonfinite="skip")
+            for p.grad in gradients:
+                optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+            return p.tolist(), optimizer.effective_lr
+
+    assert repr(run("meta")) == repr(run("cpu"))

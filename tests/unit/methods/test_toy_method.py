@@ -181,7 +181,7 @@ def variant(**attributes: Any) -> type[Method]:
         ({"scalars": lambda *_: {"held": 1.0}}, TypeError, r"scalar 'held' has the name of .* the engine's"),
         ({"scalars": lambda *_: {"d": math.nan}}, ValueError, r"scalar 'd' begins with nan; it must be finite"),
         ({"scalars": lambda *_: {"v": (0.0, math.inf)}}, ValueError, r"scalar 'v' begins with"),
-        ({"scalars": lambda *_: {"d": 0.0}}, ValueError, r"d begins with 0\.0; it must be > 0"),
+        ({"scalars": lambda *_: {"d": 0.0}}, ValueError, r"d begins with 0\.0; it must be a number > 0"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
