@@ -1,9 +1,9 @@
 """Values to log from a learning-rate-free run, and a crash-safe log file for them."""
 
-from .._moved_paths import OLD_NAMES
+from .._moved_paths import OLD_NAMES as _OLD_NAMES
 from .jsonl import JsonlWriter, read_jsonl
 from .record import record
 
-__path__.append(OLD_NAMES)
+__path__.append(_OLD_NAMES)
 
 __all__ = ["JsonlWriter", "read_jsonl", "record"]
