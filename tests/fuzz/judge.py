@@ -43,7 +43,8 @@ def expect(config: Config) -> Expected:
     problem, names = Problem(config), list(config.shapes)
     groups = [{"indices": [names.index(n) for n in g.names], **g.options} for g in config.groups]
     starts = [problem.whole(problem.starts, name) for name in names]
-    untrained = [i for i, name in enumerate(names) if config.frozen.get(name)]
+    late = {name for group in config.groups if group.added for name in group.names}
+    untrained = [i for i, name in enumerate(names) if config.frozen.get(name) or name in late]
     how = {"freeze_after": config.shared.get("freeze_after"), "untrained": untrained}
     oracle = ORACLES[config.method](starts, groups, **how, **config.options)
     expected = Expected(oracle, problem.starts)

@@ -61,7 +61,7 @@ def collectives_of(case: Case, n: int, *, first: bool) -> int:
     if case.in_pieces:
         return number
     once = method.before is not None and case.method not in ALWAYS_BEFORE
-    return number + (n == 0 and method.start is not None) + (first and once)
+    return number + first * ((method.start is not None) + once)
 
 
 def bounds(case: Case) -> tuple[float, float]:

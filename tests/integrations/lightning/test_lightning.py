@@ -257,6 +257,7 @@ def with_overflow(kind: str, folder: str, freeze: bool = False, attach: bool = F
 
     case, messages = Case(kind=kind, exact=False), Messages()
     live_objects._said.clear()
+    gc.unfreeze()  # what was imported before may have frozen the heap
 
     class Spoiled(type(module(case))):  # type: ignore[misc]
         def training_step(self, item: Any, index: int) -> Any:
