@@ -55,7 +55,7 @@ class BaseOptimizer:
         if optimizer._brought_by.in_pieces or optimizer._brought_by.replaces_parameters:
             raise ValueError(
                 f"the direction of {optimizer._method.name} is a torch optimizer, which steps over all parameters at once, and "
-                "the framework (DeepSpeed ZeRO) flattens them and brings a step in pieces. Use a method whose direction is "
+                "the framework around it flattens them and brings a step in pieces. Use a method whose direction is "
                 "elementwise (Adam, Lion, SGD), or shard with FSDP2."
             )
         if not self.is_prepared(optimizer):

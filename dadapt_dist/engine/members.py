@@ -356,34 +356,18 @@ class HasGroups(Protocol):
         """Point the groups' scalars to the StepSize's."""
 
 
-class HasModes(MovesTensors, HasGroups, Protocol):
+class HasModes(HasGroups, MovesTensors, Protocol):
     """An optimizer to those who switch its parameters between training and evaluation."""
 
     _mode: str
     _mapped: frozenset[int]
 
-    @property
-    def step_size(self) -> TakesScalars:
-        """The StepSize that it shares."""
 
-    @property
-    def _all_groups(self) -> list[dict[str, Any]]:
-        """All groups."""
-
-
-class Saves(HasState, HasGroups, Protocol):
+class Saves(HasGroups, HasState, Protocol):
     """An optimizer to those who save and load it."""
 
     _mode: str
     _mapped: frozenset[int]
-
-    @property
-    def step_size(self) -> TakesScalars:
-        """The StepSize that it shares."""
-
-    @property
-    def _all_groups(self) -> list[dict[str, Any]]:
-        """All groups."""
 
     @property
     def _optimizer_load_state_dict_pre_hooks(self) -> Mapping[int, Callable[..., Any]]:

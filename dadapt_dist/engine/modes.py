@@ -34,7 +34,7 @@ class TwoModes:
 
         Nothing for every other method, and when they are so already. Call it on all ranks between the same two steps: a rank
         that is left in the other mode refuses its next step, and the others wait for it in theirs. Waits for the reduce under
-        way; no collective but where a framework gathers low-precision copies (DeepSpeed). The mode is saved.
+        way; no collective but where a framework gathers low-precision copies. The mode is saved.
 
         Frozen parameters, and those that have taken no step yet, stay. Maps are computed in float64 and rounded once: there and
         back again changes a parameter of a narrower dtype by one unit in the last place of the larger of its two values at most,
