@@ -25,9 +25,14 @@ def remember(thing: Any) -> None:
     _attached[:] = [ref for ref in _attached if ref() is not None and ref() is not thing] + [weakref.ref(thing)]
 
 
+def attached(cls: type) -> list[Any]:
+    """The attached objects of a class and its subclasses that still live."""
+    return [thing for ref in _attached if issubclass(type(thing := ref()), cls)]
+
+
 def living(cls: type) -> Iterator[Any]:
     """The live instances of a class and its subclasses: the attached ones, then those that the garbage collector knows."""
-    first = [thing for ref in _attached if issubclass(type(thing := ref()), cls)]
+    first = attached(cls)
     yield from first
     known = {id(thing) for thing in first}
     yield from (thing for thing in _referrers(cls) if id(thing) not in known)

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...sharding.framework import FrameworkAdapter, Groups, NamedTensors
-from ...sharding.live_objects import warn_if_hidden
+from ...sharding.live_objects import attached, warn_if_hidden
 from ...sharding.shard import LocalShard
 from . import registration, universal_restore
 from .bit16_copies import check_masters, masters_to_model
@@ -75,7 +75,7 @@ class DeepSpeedAdapter(FrameworkAdapter):
         """As the base class; raises ValueError for what DeepSpeed is set to do that cannot work."""
         engine = next((engine for engine in engines() if engine.basic_optimizer is optimizer), None)
         if engine is None:
-            if is_in_use():
+            if is_in_use() and not _is_of_an_attached_model(optimizer):
                 warn_if_hidden("engine")
             return None
         refuse(engine)
@@ -92,6 +92,12 @@ class DeepSpeedAdapter(FrameworkAdapter):
         module = sys.modules.get("deepspeed.runtime.engine")
         if module is not None and isinstance(thing, module.DeepSpeedEngine):
             yield thing
+
+
+def _is_of_an_attached_model(optimizer: Optimizer) -> bool:
+    """Whether a model that the user attached, which is no engine, holds parameters of this optimizer."""
+    wanted = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return any(id(p) in wanted for model in attached(nn.Module) for p in model.parameters())
 
 
 class ZeroAdapter(DeepSpeedAdapter):

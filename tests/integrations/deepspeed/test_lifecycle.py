@@ -36,12 +36,12 @@ def test_a_tensor_of_two_engines_counts_once(pool2: WorkerPool) -> None:
 
 
 def step_after_a_past(stage: int) -> str:
-    model = Odd()
+    model, deepspeed = Odd(), quiet_deepspeed()
     optimizer = dd.Prodigy(model.parameters(), d0=1e-3)
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
-    engine = quiet_deepspeed().initialize(
+    engine = deepspeed.initialize(
         model=model, optimizer=optimizer, config=Case(stage=stage).deepspeed_config()
     )[0]
     engine.backward(engine(torch.ones(2, 5)).sum())
@@ -86,6 +86,7 @@ def after_a_step_that_broke_off() -> tuple[list[str], float, list[float]]:
 
 def test_after_a_step_that_broke_off_training_goes_on(pool2: WorkerPool) -> None:
     (said, d, after), other = pool2.run(after_a_step_that_broke_off)
+    said = [text for text in said if "gc.freeze() hides" not in text]  # in the process of the first such step alone
     assert ["a step broke off between its pieces" in text for text in said] == [True]
     assert after == sorted(after)
     assert after[-1] > d
