@@ -11,8 +11,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
-from dadapt_dist import monitor, optimizers
+from dadapt_dist import monitor, optimizers, schedules
 
 from .parallel import Rows
 from .settings import Settings
@@ -29,9 +30,16 @@ def class_of(method: str) -> Callable[..., Optimizer]:
     return optimizers.of_method(method.replace("-", "_"))
 
 
-def options(method: str, lr: float | None) -> dict[str, Any]:
-    """Keywords for the optimizer: an lr of 1.0 and, for Prodigy, the recommended options for a schedule with warm-up."""
-    return {"lr": lr or 1.0} | ({"use_bias_correction": True, "safeguard_warmup": True} if method == "prodigy" else {})
+def options(method: str, lr: float | None, steps: int) -> dict[str, Any]:
+    """Keywords for the optimizer: an lr of 1.0 and, for Prodigy, the recipe that needs nothing else, with its own decay."""
+    return {"lr": lr or 1.0} | ({"recipe": "auto", "total_steps": steps} if method == "prodigy" else {})
+
+
+def schedule(optimizer: Optimizer, method: str, steps: int) -> LRScheduler:
+    """Linear decay with warm-up; none for Prodigy, which decays by itself."""
+    if method == "prodigy":
+        return ConstantLR(optimizer, factor=1.0)
+    return schedules.linear_decay_with_warmup(optimizer, steps, warmup=WARMUP)
 
 
 def finish(settings: Settings, bits: float, optimizer: Optimizer, seconds: float) -> None:
