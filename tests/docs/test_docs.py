@@ -99,7 +99,7 @@ def test_the_quick_start_learns_and_shows_what_the_page_says(capsys: pytest.Capt
     assert float(last[1]) < float(first[1]) / 500
     optimizer = namespace["optimizer"]
     assert optimizer.d > 1000 * optimizer.param_groups[0]["d0"]
-    assert optimizer.param_groups[0]["initial_lr"] == 1.0
+    assert optimizer.param_groups[0]["lr"] == 1.0
 
 
 def test_blocks_are_found_and_their_marks_are_known() -> None:
