@@ -111,7 +111,7 @@ def suite(
     optimizer: Annotated[
         list[str] | None, typer.Option(help="module:function of (parameters, total_steps), may be given again.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Runs of each row, with seeds 0, 1, ...")] = 3,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each row, with seeds 0, 1, ...; unless given, 3.")] = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps of every run; unless given, each task's usual length.")
     ] = None,

@@ -5,9 +5,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from ...files.bounded_read import read_json_object
 from . import catalogue, store, variants
 from .pool import run_all
 from .report import report
@@ -15,6 +17,7 @@ from .task import Task
 from .train import Run
 
 LONGEST = 100_000
+SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Request:
     tasks: str = "all"
     variants: str = variants.USUAL
     optimizers: Sequence[str] = ()
-    seeds: int = 3
+    seeds: int | None = None  # SEEDS; for a report alone as many as are there
     steps: int | None = None
     length: float | None = None
     rates: str | None = None
@@ -45,7 +48,8 @@ def run_suite(request: Request, console: Console) -> int:
         sys.path.insert(0, os.getcwd())  # where a user's module:function is
     runs = _runs(request)
     _try_optimizers(runs)
-    results = store.Store(request.out, store.settings(_length(request)))
+    shared = _settings(request)
+    results = store.Store(request.out, shared)
     missing = [] if request.only_report else results.missing(runs)
     jobs = request.jobs or os.cpu_count() or 1
     console.print(
@@ -58,7 +62,10 @@ def run_suite(request: Request, console: Console) -> int:
     except KeyboardInterrupt:
         console.print(f"stopped: what is done is in {request.out}; the same command goes on", markup=False)
         return 130
-    for path in report(request.out, results.records.values(), store.settings(_length(request)), range(request.seeds)):
+    seeds = request.seeds or (
+        1 + max((seed for *_, seed in results.records), default=0) if request.only_report else SEEDS
+    )
+    for path in report(request.out, results.records.values(), shared, range(seeds)):
         console.print(f"report: {path}", markup=False)
     return 0
 
@@ -66,7 +73,7 @@ def run_suite(request: Request, console: Console) -> int:
 def _check(request: Request) -> None:
     if request.jobs is not None and request.jobs < 1:
         raise ValueError(f"--jobs {request.jobs} must be at least 1")
-    if request.seeds < 1:
+    if request.seeds is not None and request.seeds < 1:
         raise ValueError(f"--seeds {request.seeds} must be at least 1")
     if request.steps is not None and request.length is not None:
         raise ValueError("give --steps or --length, not both")
@@ -76,6 +83,13 @@ def _check(request: Request) -> None:
         raise ValueError(
             f"--length {request.length} must be above 0 and at most 100: a factor on each task's usual steps"
         )
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    """What all runs of --out share; a report takes the length and the versions as they are there."""
+    if not request.only_report:
+        return store.settings(_length(request))
+    return {**read_json_object(request.out / "suite.json"), "suite": store.VERSION}
 
 
 def _length(request: Request) -> str:
@@ -110,7 +124,9 @@ def _runs(request: Request) -> list[Run]:
     for task in catalogue.select(request.tasks):
         steps = _steps(task, request)
         grids = [row for baseline in baselines for row in variants.grid(task, steps, baseline, given)]
-        runs += [Run(task.name, row, seed, steps) for row in (*grids, *chosen) for seed in range(request.seeds)]
+        runs += [
+            Run(task.name, row, seed, steps) for row in (*grids, *chosen) for seed in range(request.seeds or SEEDS)
+        ]
     return runs
 
 

@@ -18,6 +18,7 @@ from .deep import Images
 from .task import Task
 
 CONTEXT = 32
+BASE_STEPS = 4000
 SIZE = Size(dim=48, layers=2, heads=4, context=CONTEXT)
 
 
@@ -98,11 +99,11 @@ class Based(Task):
         self.base = torch.load(path, weights_only=True)
 
 
-def _train_base(task: Task, steps: int = 4000, lr: float = 4e-3) -> dict[str, Tensor]:
+def _train_base(task: Task) -> dict[str, Tensor]:
     model = task.model(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0, fused=True)
-    scheduler = linear_decay_with_warmup(optimizer, steps)
-    for step in range(1, steps + 1):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0, fused=True)
+    scheduler = linear_decay_with_warmup(optimizer, BASE_STEPS)
+    for step in range(1, BASE_STEPS + 1):
         optimizer.zero_grad()
         task.loss(model, task.batch(0, step)).backward()
         optimizer.step()

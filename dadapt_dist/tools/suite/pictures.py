@@ -1,23 +1,28 @@
 """U-curves: the loss of AdamW over its learning rate, a level line for each untuned variant."""
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...monitor.plot import _figure_class
 from .statistics import Losses, complete, grid_rows
-from .variants import SCHEDULES, VARIANTS, rate_of
+from .variants import SCHEDULES, VARIANTS, rate, rate_of
 
 COLUMNS = 4
 MOST_LINES = 6  # more level lines than these cannot be told apart
+HIGHEST = 2.0  # of the lowest loss: the y axis ends there
 _SHOWN = ("auto", "recipe", "released-linear")
 
 
 def draw(picture: Path, tasks: Sequence[str], losses: Losses, seeds: Sequence[int]) -> Path:
     """One plot for each task; the y axis ends at twice the best loss, above which AdamW's curve leaves the picture."""
+    try:
+        from matplotlib.figure import Figure  # without pyplot there is no window and no global state
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install dadapt-dist[suite]") from error
     rows = -(-len(tasks) // COLUMNS)
-    figure = _figure_class()(figsize=(4 * COLUMNS, 3 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(4 * COLUMNS, 3 * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
     lines = _lines(losses)
     for axis, task in zip(axes, tasks, strict=False):
@@ -38,26 +43,23 @@ def _lines(losses: Losses) -> list[str]:
 
 def _plot(axis: Any, task: str, lines: Sequence[str], losses: Losses, seeds: Sequence[int]) -> None:
     rows = grid_rows(losses, task, "adamw", seeds)
-    lowest = min(statistics.fmean(values) for values in rows.values())
-    heights = [lowest]
-    for schedule in SCHEDULES:
-        points = sorted(
-            (rate_of(name) or ("", 0.0, ""))[1:2] + (values,)
-            for name, values in rows.items()
-            if name.endswith(schedule)
-        )
-        means = [statistics.fmean(values) for _, values in points]
-        axis.plot([rate for rate, _ in points], means, marker="o", markersize=3, label=f"AdamW, {schedule}")
-        axis.fill_between(
-            [rate for rate, _ in points], *zip(*[(min(v), max(v)) for _, v in points], strict=True), alpha=0.2
-        )
-        heights += means
-    for i, name in enumerate(lines):
-        values = complete(losses, task, name, seeds)
-        level = statistics.fmean(values) if values else float("nan")
-        axis.axhline(level, color=f"C{i + 2}", linestyle="--", linewidth=1.2, label=name)
-        heights += [level] if values else []
-    top = min(max(heights), 2 * lowest)
+    heights = [_curve(axis, schedule, rows) for schedule in SCHEDULES]
+    levels = [complete(losses, task, name, seeds) for name in lines]
+    means = [statistics.fmean(level) if level else math.nan for level in levels]
+    for i, (name, mean) in enumerate(zip(lines, means, strict=True)):
+        axis.axhline(mean, color=f"C{i + 2}", linestyle="--", linewidth=1.2, label=name)
+    known = [mean for mean in (*means, *(height for curve in heights for height in curve)) if not math.isnan(mean)]
+    lowest = min(known)
+    top = min(max(known), HIGHEST * lowest)
     axis.set(title=task, xscale="log", xlabel="AdamW's learning rate", ylabel="loss")
     axis.set_ylim(lowest - 0.1 * (top - lowest), top)
     axis.grid(alpha=0.3)
+
+
+def _curve(axis: Any, schedule: str, rows: Mapping[str, list[float]]) -> list[float]:
+    """Draw the mean over the seeds, and a band from the least to the largest; returns the means."""
+    points = sorted((rate(name), values) for name, values in rows.items() if name.endswith(f" {schedule}"))
+    rates, means = [at for at, _ in points], [statistics.fmean(values) for _, values in points]
+    axis.plot(rates, means, marker="o", markersize=3, label=f"AdamW, {schedule}")
+    axis.fill_between(rates, [min(values) for _, values in points], [max(values) for _, values in points], alpha=0.2)
+    return means

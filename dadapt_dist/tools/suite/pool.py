@@ -2,7 +2,8 @@
 
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -21,29 +22,39 @@ from .catalogue import TASKS
 from .train import Run, train
 
 Record = dict[str, Any]
+LOG = "dadapt_dist"
 
 
 def run_all(runs: list[Run], jobs: int, folder: Path, keep: Callable[[Record], None], console: Console) -> None:
     """Do all runs and hand each record to `keep` as soon as it is there.
 
-    Raises ValueError where an optimizer cannot make its run, RuntimeError where a process died; what is done is kept.
+    Raises ImportError where data are not installed, ValueError where an optimizer cannot make its run, ChildProcessError
+    where a process died; what is done is kept.
     """
-    for name in dict.fromkeys(run.task for run in runs):
-        TASKS[name].prepare(folder)  # here once: processes would make the same base at the same time
+    _prepare(dict.fromkeys(run.task for run in runs), folder)
     with _progress(len(runs), console) as advance:
         for record in _one_by_one(runs, folder) if jobs == 1 else _side_by_side(runs, jobs, folder):
             keep(record)
             advance(record)
 
 
+def _prepare(tasks: Iterable[str], folder: Path) -> None:
+    """Read the data of all tasks, so that what is missing is found before an hour of runs, and make the bases."""
+    for name in tasks:
+        TASKS[name].batch(0, 1)
+    for name in tasks:
+        TASKS[name].prepare(folder)  # here once: processes would make the same base at the same time
+
+
 def _one_by_one(runs: list[Run], folder: Path) -> Iterator[Record]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    threads, level = torch.get_num_threads(), logging.getLogger(LOG).level
+    _quiet()
     try:
         for run in runs:
             yield _named(run, folder)
     finally:
         torch.set_num_threads(threads)
+        logging.getLogger(LOG).setLevel(level)
 
 
 def _side_by_side(runs: list[Run], jobs: int, folder: Path) -> Iterator[Record]:
@@ -54,7 +65,7 @@ def _side_by_side(runs: list[Run], jobs: int, folder: Path) -> Iterator[Record]:
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise ChildProcessError(
                 "a process of the suite died; start again to go on, with fewer --jobs if memory is short"
             ) from error
         finally:
@@ -62,14 +73,19 @@ def _side_by_side(runs: list[Run], jobs: int, folder: Path) -> Iterator[Record]:
 
 
 def _start() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it lets each finish its run
+    _quiet()
+
+
+def _quiet() -> None:
     torch.set_num_threads(1)
-    logging.getLogger("dadapt_dist").setLevel(logging.ERROR)  # advice to one user would come from a thousand runs
+    logging.getLogger(LOG).setLevel(logging.ERROR)  # advice to one user would come from a thousand runs
 
 
 def _named(run: Run, folder: Path) -> Record:
     try:
         return train(run, folder)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{run.variant.name} cannot run {run.task}: {error}") from error
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .catalogue import DEEP, HALVES, LOGISTIC, TASKS
+from .catalogue import DEEP, HALVES, TASKS
+from .logistic import LOGISTIC
 from .statistics import Best, Losses, Row, best, compare, hindsight, usual_rate
 from .store import write_whole
 from .train import LARGEST_LOSS
@@ -135,8 +136,9 @@ def _pictures(folder: Path, losses: Losses, seeds: Sequence[int]) -> list[Path]:
     from .pictures import draw
 
     made = []
-    for title, tasks in {"deep": DEEP, "logistic": LOGISTIC}.items():
-        names = [task.name for task in tasks if best(losses, task.name, "adamw", seeds) is not None]
+    kinds = {"deep": [task.name for task in DEEP], "logistic": [task.name for task in LOGISTIC]}
+    for title, tasks in kinds.items():
+        names = [task for task in tasks if best(losses, task, "adamw", seeds) is not None]
         if names:
             made.append(draw(folder / f"{title}.png", names, losses, seeds))
     return made

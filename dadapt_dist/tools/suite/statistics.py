@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .variants import SCHEDULES, rate_of
+from .variants import SCHEDULES, rate, rate_of
 
 # (task, variant) to the loss of each seed.
 Losses = Mapping[tuple[str, str], Mapping[int, float]]
@@ -62,9 +62,9 @@ def best(losses: Losses, task: str, baseline: str, seeds: Sequence[int]) -> Best
     if not rows:
         return None
     name = min(rows, key=lambda row: statistics.fmean(rows[row]))
-    measured = sorted({_rate(row) for row in rows})
+    measured = sorted({rate(row) for row in rows})
     deviation = statistics.stdev(rows[name]) if len(seeds) > 1 else 0.0
-    edge = _rate(name) in (measured[0], measured[-1])
+    edge = rate(name) in (measured[0], measured[-1])
     return Best(name, statistics.fmean(rows[name]), deviation, edge)
 
 
@@ -94,9 +94,3 @@ def usual_rate(losses: Losses, baseline: str, bests: Mapping[str, Best], seeds: 
     rows = [row for row in rows if row.excess]
     most = max((len(row.excess) for row in rows), default=0)
     return min((row for row in rows if len(row.excess) == most), key=lambda row: row.mean(), default=None)
-
-
-def _rate(name: str) -> float:
-    found = rate_of(name)
-    assert found is not None
-    return found[1]

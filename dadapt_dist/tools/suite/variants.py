@@ -150,3 +150,8 @@ def rate_of(name: str) -> tuple[str, float, str] | None:
     """Baseline, learning rate and schedule of the name of a row of `grid`; None for another name."""
     parts = name.split(" ")
     return (parts[0], float(parts[1]), parts[2]) if len(parts) == 3 and parts[0] in BASELINES else None
+
+
+def rate(name: str) -> float:
+    """The learning rate in the name of a row of `grid`."""
+    return float(name.split(" ")[1])
