@@ -9,6 +9,7 @@ from typing import Any
 
 from .catalogue import DEEP, HALVES, TASKS
 from .logistic import LOGISTIC
+from .pictures import draw
 from .statistics import Best, Losses, Row, best, compare, hindsight, usual_rate
 from .store import write_whole
 from .train import LARGEST_LOSS
@@ -133,8 +134,6 @@ def _figures(
 
 
 def _pictures(folder: Path, losses: Losses, seeds: Sequence[int]) -> list[Path]:
-    from .pictures import draw
-
     made = []
     kinds = {"deep": [task.name for task in DEEP], "logistic": [task.name for task in LOGISTIC]}
     for title, tasks in kinds.items():

@@ -70,7 +70,7 @@ def test_a_run_gives_the_same_bits_again_and_leaves_the_global_generator_alone(b
 
 
 def test_a_run_that_diverges_counts_with_the_largest_loss(bases: Path) -> None:
-    record = train(Run("recommender", Variant("far", "AdamW", {"lr": 1e38}), 0, 20), bases)
+    record = train(Run("recommender", Variant("far", "AdamW", {"lr": 1e30}), 0, 20), bases)
     assert record["diverged"]
     assert record["loss"] == 99.0
 
@@ -83,7 +83,8 @@ def test_low_rank_starts_at_the_base_and_trains_only_what_was_added(
     lora.prepare(bases)
     whole.prepare(bases)
     model = lora.model(0)
-    assert lora.evaluate(model) == pytest.approx(whole.evaluate(whole.model(0)), rel=1e-6)
+    with torch.no_grad():
+        assert lora.evaluate(model) == pytest.approx(whole.evaluate(whole.model(0)), rel=1e-6)
     trained = {name.rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"a", "b"}
 
