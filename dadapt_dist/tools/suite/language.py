@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +27,13 @@ SIZE = Size(dim=48, layers=2, heads=4, context=CONTEXT)
 def code() -> tuple[Tensor, Tensor]:
     """Bytes of the standard library's sources to learn and to be judged on; uint8."""
     text = load_text(None, CONTEXT)
+    return text.train, text.held_out
+
+
+@functools.cache
+def one_package(name: str = "asyncio") -> tuple[Tensor, Tensor]:
+    """Bytes of one package of the standard library; uint8."""
+    text = load_text(str(Path(sysconfig.get_paths()["stdlib"]) / name), CONTEXT)
     return text.train, text.held_out
 
 
@@ -112,21 +120,18 @@ def _train_base(task: Task) -> dict[str, Tensor]:
 
 
 class FineTune(Based, Bytes):
-    """All weights of a byte transformer that has learned code, on prose."""
+    """All weights of a byte transformer that has learned code, on the code of one package."""
 
-    name, steps, rates_from, about = (
-        "finetune",
-        400,
-        6.25e-5,
-        "the transformer, trained on code, all weights, English prose",
-    )
+    name, steps, rates_from = "finetune", 300, 3.125e-5
+    size = 2
+    about = "that transformer after 4000 steps, all weights, batches of 2, asyncio"
     base_name = "transformer"
 
     def base_task(self) -> Task:
         return Transformer()
 
     def text(self) -> tuple[Tensor, Tensor]:
-        return data.prose()
+        return one_package()
 
     def build(self) -> nn.Module:
         model = ByteModel(SIZE)
@@ -137,7 +142,12 @@ class FineTune(Based, Bytes):
 class LowRank(FineTune):
     """Low-rank additions to a byte transformer that has learned code, on prose."""
 
-    name, rates_from, about = "lora", 2.5e-4, "the same base, LoRA of rank 4 with B = 0, English prose"
+    name, steps, rates_from = "lora", 400, 5e-4
+    size = 16
+    about = "the same base, LoRA of rank 4 with B = 0, English prose"
+
+    def text(self) -> tuple[Tensor, Tensor]:
+        return data.prose()
 
     def build(self) -> nn.Module:
         return networks.with_low_rank(super().build())
@@ -167,9 +177,10 @@ def _pixels_8(images: data.Examples) -> data.Examples:
 
 
 class FineTuneImages(Based, _Base8):
-    """All weights of a convolutional network that has learned MNIST, on the digits of scikit-learn."""
+    """All weights of a convolutional network that has learned MNIST, on 200 of the digits of scikit-learn."""
 
-    name, steps, rates_from, about = "finetune-cnn", 300, 6.25e-5, "a CNN trained on MNIST 8×8, all weights, digits"
+    name, steps, size = "finetune-cnn", 300, 16
+    about = "a CNN after 4000 steps on MNIST 8×8, all weights, 200 digits"
     base_name = "cnn"
 
     def base_task(self) -> Task:
@@ -182,3 +193,8 @@ class FineTuneImages(Based, _Base8):
 
     def examples(self) -> data.Examples:
         return _pixels_8(data.digits())
+
+    def draw(self, random: torch.Generator) -> Sequence[Tensor]:
+        few = self.examples()
+        at = torch.randint(200, (self.size,), generator=random)
+        return few.x[at], few.y[at]

@@ -22,7 +22,7 @@ class Logistic(Task):
     judged = "training objective"
     steps = 500
     size = 16
-    rates_from = 1e-3
+    rates_from = 2e-3
 
     @functools.cached_property
     def examples(self) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ def after(task: Task, steps: int, folder: Path) -> float:
 
 
 def test_a_few_steps_lower_the_loss(task: Task, bases: Path) -> None:
-    assert after(task, 25, bases) < 0.98 * after(task, 1, bases)
+    assert after(task, 40, bases) < 0.99 * after(task, 1, bases)
 
 
 def test_a_batch_and_a_model_are_functions_of_the_seed(task: Task) -> None:
@@ -83,8 +83,8 @@ def test_low_rank_starts_at_the_base_and_trains_only_what_was_added(
     lora.prepare(bases)
     whole.prepare(bases)
     model = lora.model(0)
-    with torch.no_grad():
-        assert lora.evaluate(model) == pytest.approx(whole.evaluate(whole.model(0)), rel=1e-6)
+    tokens = lora.batch(0, 1)[0]
+    torch.testing.assert_close(model(tokens), whole.model(0)(tokens))
     trained = {name.rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"a", "b"}
 
@@ -108,6 +108,8 @@ def test_a_grid_has_nine_rates_and_moves_with_the_length() -> None:
     usual = rates(task, task.steps)
     assert len(usual) == 9
     assert [b / a for a, b in itertools.pairwise(usual)] == [2.0] * 8
+    for each in TASKS.values():
+        assert set(rates(each, 100)) & set(rates(each, 4000)) >= {1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2}
     assert rates(task, 4 * task.steps)[0] == usual[0] / 2
     assert rates(task, 100)[0] == usual[0] * 2
 
