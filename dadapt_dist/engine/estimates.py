@@ -21,6 +21,7 @@ from .members import Roster
 from .option_sets import Lots
 from .param_groups import Key
 from .rank_agreement import Agreement
+from .tensor_rms import TensorRms
 
 
 class StepCount:
@@ -93,6 +94,7 @@ class Estimates(ABC):
     _window: Any  # the open step
     _explicit: bool  # is it bracketed by `window`?
     _released: bool  # were the buffers dropped that serve the estimate alone?
+    _rms: TensorRms | None = None  # of the tensors of the model, where the method's step depends on it
 
     @abstractmethod
     def _finish(self) -> None:
