@@ -71,40 +71,47 @@ def users_function(path: str) -> Callable[..., Any]:
     return made
 
 
+_EXACT, _SAME = {"exact_bias_correction": True}, {"same_weights": True}
+
+
 def _auto(name: str, *, baseline: str = "adamw", **options: Any) -> Variant:
     return Variant(name, "Prodigy", {"recipe": "auto", **options}, "own", baseline)
 
 
-def _cured(name: str, **options: Any) -> Variant:
-    return Variant(name, "Prodigy", {"d0": 1e-4, **options}, "linear")
+def _parts(name: str, **options: Any) -> Variant:
+    return Variant(name, "Prodigy", options, "own")
 
 
-_EXACT, _SAME, _CAP = {"exact_bias_correction": True}, {"same_weights": True}, {"rms_cap": 0.1}
+# auto: as it is shipped. Without a cap the recipe's other parts are given one by one.
 _TABLE = [
     Variant("released", "Prodigy"),
     Variant("released-linear", "Prodigy", {}, "linear"),
     Variant("recipe", "Prodigy", {"safeguard_warmup": True, "use_bias_correction": True}, "warmup"),
     _auto("auto"),
     *(
-        _auto(f"auto-{f'cap{cap}' if cap else 'nocap'}-d{d0}", rms_cap=cap, d0=float(d0))
-        for cap in (0.1, 0.14, 0.2, None)
+        _auto(f"cap{cap}-d{d0}", rms_cap=cap, d0=float(d0))
+        for cap in (0.1, 0.14, 0.2, 0.4)
         for d0 in ("1e-6", "1e-5", "1e-4")
     ),
+    *(_parts(f"nocap-d{d0}", d0=float(d0), **_EXACT, **_SAME) for d0 in ("1e-6", "1e-5", "1e-4")),
     *(
-        _auto(f"auto-cap0.1-d{d0}-coef{coef}", rms_cap=0.1, d0=float(d0), d_coef=coef)
+        _auto(f"cap{cap}-d{d0}-coef{coef:g}", rms_cap=cap, d0=float(d0), d_coef=coef)
+        for cap in (0.1, 0.2)
         for d0 in ("1e-6", "1e-4")
         for coef in (0.5, 2.0)
     ),
-    # One cure left out of exact + same + cap (auto-cap0.1-d1e-4), then one alone, then none.
-    _cured("ablation-same-cap", **_SAME, **_CAP),
-    _cured("ablation-exact-cap", **_EXACT, **_CAP),
-    _cured("ablation-exact-same", **_EXACT, **_SAME),
-    _cured("ablation-exact", **_EXACT),
-    _cured("ablation-same", **_SAME),
-    _cured("ablation-cap", **_CAP),
-    _cured("ablation-none"),
-    _auto("auto-cap0.1-d1e-6-wd0.1", baseline="adamw-wd0.1", rms_cap=0.1, d0=1e-6, weight_decay=0.1),
-    _auto("auto-cap0.1-d1e-4-wd0.1", baseline="adamw-wd0.1", rms_cap=0.1, d0=1e-4, weight_decay=0.1),
+    # One part of cap0.2-d1e-4 left out (nocap-d1e-4 is the third such), then one alone, then none.
+    _parts("without-exact", d0=1e-4, rms_cap=0.2, **_SAME),
+    _parts("without-same", d0=1e-4, rms_cap=0.2, **_EXACT),
+    _parts("exact-alone", d0=1e-4, **_EXACT),
+    _parts("same-alone", d0=1e-4, **_SAME),
+    _parts("cap0.2-alone", d0=1e-4, rms_cap=0.2),
+    _parts("d1e-4-alone", d0=1e-4),
+    *(
+        _auto(f"cap{cap}-d{d0}-wd0.1", baseline="adamw-wd0.1", rms_cap=cap, d0=float(d0), weight_decay=0.1)
+        for cap in (0.1, 0.2)
+        for d0 in ("1e-6", "1e-4")
+    ),
     Variant("dadapt-adam", "DAdaptAdam", {}, "linear"),
 ]
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _TABLE}
