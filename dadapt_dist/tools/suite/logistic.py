@@ -53,8 +53,8 @@ class Logistic(Task):
         return float(self.loss(model, self.examples))
 
 
-def _task(name: str, about: str, rows: Callable[[], list[list[str]]]) -> Logistic:
-    kind = type(name, (Logistic,), {"name": name, "about": about, "rows": lambda self: rows()})
+def _task(name: str, about: str, rows: Callable[[], list[list[str]]], **more: float) -> Logistic:
+    kind = type(name, (Logistic,), {"name": name, "about": about, "rows": lambda self: rows(), **more})
     task: Logistic = kind()
     return task
 
@@ -87,6 +87,7 @@ LOGISTIC = [
         "vehicle",
         "vehicle, 18 features, 4 classes",
         functools.partial(data.spaced, "vehicle", *(f"xa{c}.dat.txt" for c in "abcdefghi")),
+        rates_from=4e-3,
     ),
     _task("vowel", "vowel, 13 features, 11 classes", _keel("vowel")),
     _task("wine", "wine, 13 features, 3 classes", functools.partial(data.scikit, "wine")),

@@ -23,6 +23,9 @@ counts with {LARGEST_LOSS:g}. `*` marks a task within one standard deviation; `-
 """
 
 
+MOST_COLUMNS = 12  # of a table of single tasks
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows over the tasks of one half; bests: AdamW's best by baseline and task."""
@@ -94,6 +97,8 @@ def _markdown(table: Table) -> str:
         cells = [str(len(row.excess)), *(_percent(value) for value in (row.mean(), row.mean(deep), row.mean(logistic)))]
         cells += [f"{sum(row.within.values())}/{len(row.within)}", f"{_percent(worst)} {task}"]
         lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    if len(table.tasks) > MOST_COLUMNS:
+        return "\n".join([*lines, ""])
     lines += ["", f"| variant | {' | '.join(table.tasks)} |", "|---" * (len(table.tasks) + 1) + "|"]
     for row in table.rows:
         cells = [_percent(row.excess.get(task)) + "*" * row.within.get(task, False) for task in table.tasks]

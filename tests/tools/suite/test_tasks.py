@@ -114,6 +114,13 @@ def test_a_grid_has_nine_rates_and_moves_with_the_length() -> None:
     assert rates(task, 100)[0] == usual[0] * 2
 
 
+def test_the_page_on_quality_lists_every_task() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "quality.md").read_text(encoding="utf-8")
+    for half, names in HALVES.items():
+        for task in map(TASKS.__getitem__, names):
+            assert f"| {task.name} | {half} | {task.about} | {task.judged} | {task.steps} | {task.size} |" in page
+
+
 def test_numbers_stay_and_words_become_columns() -> None:
     assert data.columns([["1.5", "b"], ["2", "a"]]).tolist() == [[1.5, 0.0, 1.0], [2.0, 1.0, 0.0]]
     assert data.classes(["x", "a", "x"]).tolist() == [1, 0, 1]
