@@ -14,6 +14,7 @@ from ..sharding.shard_index import ShardIndex, home_device
 from .diagnostics.run_diagnostics import RunDiagnostics
 from .members import Watched
 from .per_tensor import check_tensors
+from .settings import SHARED
 from .step_pieces import check_pieces
 
 
@@ -59,8 +60,10 @@ def place(step_size: Placeable) -> None:
     roster, shards = step_size._roster, step_size._shards
     table, agreement = step_size._scalars, step_size._agreement
     agreement.begin(table.constants(0), set().union(*(member.defaults for member in roster)))
+    shared = [getattr(step_size, name) for name in SHARED]
+    agreement.begin_settings(shared)
     claims = Claims(
-        (*table.configuration(), step_size.nonfinite, step_size.freeze_after, step_size.before),
+        (*table.configuration(), *shared),
         table.fingerprint(),
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )

@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -74,12 +74,56 @@ def check_choice(name: str, value: Any, allowed: tuple[str | None, ...]) -> None
         raise ValueError(f"{name}={value!r} is not one of {', '.join(repr(choice) for choice in allowed)}")
 
 
-def check_freeze_after(value: Any) -> int | None:
+def check_count(name: str, value: Any) -> int | None:
     """A number of steps, or None; ValueError for anything else."""
     steps = None if value is None else integer(value)
     if steps is not None and (steps is NOTHING or steps < 1):
-        raise ValueError(f"freeze_after={value!r} must be an integer >= 1, or None to estimate d to the end")
+        raise ValueError(f"{name}={value!r} must be an integer >= 1, or None to estimate d to the end")
     return steps
+
+
+class Setting:
+    """An attribute that is checked whenever it is assigned. Its value lies in the object: reading it calls nothing.
+
+    The object has a method `_accept(name, value)`, which may raise for reasons of its own.
+
+    Args:
+        check: Takes name and value, and returns the value to keep; raises ValueError for one that cannot be right.
+
+    Raises:
+        ValueError: On assignment; the attribute stays as it was.
+
+    Example:
+        >>> class Run:
+        ...     sync = Setting(one_of("next_step", "step"))
+        ...     def _accept(self, name, value): ...
+        >>> run = Run()
+        >>> run.sync = "later"
+        Traceback (most recent call last):
+            ...
+        ValueError: sync='later' is not one of 'next_step', 'step'
+    """
+
+    def __init__(self, check: Callable[[str, Any], Any]) -> None:
+        self._check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        value = self._check(self._name, value)
+        owner._accept(self._name, value)
+        vars(owner)[self._name] = value
+
+
+def one_of(*allowed: str | None) -> Callable[[str, Any], Any]:
+    """A check of `Setting`: the value is one of these words."""
+
+    def check(name: str, value: Any) -> Any:
+        check_choice(name, value, allowed)
+        return value
+
+    return check
 
 
 def check_names(name: str, value: Any) -> tuple[str, ...] | None:
