@@ -151,10 +151,10 @@ def refuse_hidden(optimizer: Any) -> None:
     handled: list[Any] = [getattr(scaler, "_per_optimizer_states", ()) for scaler in living(GradScaler)]
     if is_heap_frozen() or any(len(_with_ids(ids)) < len(ids) for ids in handled):
         raise RuntimeError(
-            'amp_scaling="internal", and the scale of the GradScaler did not reach this step: it was told to a wrapper that cannot '
-            "be found (gc.freeze() hides objects, and so do __slots__ without __weakref__), so the gradients would be taken as "
-            "they are, scaled. Nothing has moved. Call gc.freeze() after the first step, give scaler.step() the optimizer itself, "
-            'or, where the scaler unscales, set optimizer.amp_scaling = "external" on all ranks.'
+            'amp_scaling="internal", and the scale of the GradScaler did not reach this step: it was told to a wrapper that '
+            "cannot be found (gc.freeze() hides objects, and so do __slots__ without __weakref__). The gradients would be taken "
+            "as they are, scaled. Nothing has moved. Call gc.freeze() after the first step, give scaler.step() the optimizer "
+            'itself, or, where the scaler unscales, set optimizer.amp_scaling = "external" on all ranks.'
         )
 
 
