@@ -202,6 +202,8 @@ class Method(ABC):
                 f"{cls.__name__}: start = Sums(..., loss=True), and there is no loss before the first step: declare it in before "
                 "or after"
             )
+        for phase in PHASES:
+            _check_defined(cls, phase)
         cls.sums = () if cls.after is None else cls.after.names
         cls.wants_loss = any(spec is not None and spec.loss for spec in (cls.before, cls.after))
         has_eval, has_train = cls.to_eval is not Method.to_eval, cls.to_train is not Method.to_train
@@ -334,3 +336,11 @@ class Method(ABC):
         share = min(1.0, d / highest)
         changed = {"d": d, "d_max": d, "numerator": scalars.get("numerator", 0.0) * share}
         return {name: value for name, value in changed.items() if name in scalars}
+
+
+def _check_defined(method: type[Method], phase: str) -> None:
+    """Raise TypeError for sums that nobody measures or folds: they would be reduced in every step for nothing."""
+    needed = (f"fold_{phase}",) if phase == "after" else (f"measure_{phase}", f"fold_{phase}")
+    for name in needed:
+        if getattr(method, phase) is not None and getattr(method, name) is getattr(Method, name):
+            raise TypeError(f"{method.__name__} has sums, {phase} = Sums(...), and no {name}: define it")
