@@ -693,11 +693,15 @@ class DoG(LearningRateFree):
 class Prodigy(LearningRateFree):
     """Adam whose step size is found, not tuned.
 
-        update  w = (d/d0)·γ;  w_s = w, or (d/d0)·d with safeguard_warmup
+        rates   γ = d·lr·c;  c = 1, Adam's bias correction, or lr's own decay with total_steps
+        update  w = (d/d0)·γ;  w_s = w, or (d/d0)·d with safeguard_warmup; both with same_weights
                 m = b1·m + (1-b1)·d·g          (betas[0] = 0: no m is kept, d·g takes its place)
                 v = b2·v + (1-b2)·d²·g²
                 s = b3·s + w_s·g               b3 = beta3, or √b2
                 x = x·(1 - wd·γ) - r·γ·m/(√v + d·eps)
+                exact_bias_correction:  W_m = b1·W_m + (1-b1)·d;  W_v = b2·W_v + (1-b2)·d²
+                x = x·(1 - wd·γ) - r·γ·(m/W_m)/(√(v/W_v) + eps)
+                rms_cap:  min(r·γ, rms_cap·max(10⁻³, rms(x))) in the place of r·γ, for each tensor x of the model
         sums    inner = Σ w·g·(x0 - x),  s_l1 = Σ r·|s|
         rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
                 d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
@@ -719,8 +723,8 @@ class Prodigy(LearningRateFree):
             default True.
         use_bias_correction: Adam's bias correction, for long runs: d grows more slowly. True or False;
             default False.
-        safeguard_warmup: leave lr out of the estimate, so that a warm-up does not make d too large.
-            True or False; default False.
+        safeguard_warmup: leave lr out of s, and not of the other sum, so that a warm-up does not make d
+            too large. True or False; default False.
         d0: first d; it only has to be smaller than the d to be found. A number > 0; default 1e-06.
         d_coef: multiplies the estimate: the knob to turn when d comes out too large or too small. A
             number > 0; default 1.0.
@@ -732,6 +736,16 @@ class Prodigy(LearningRateFree):
             most 2**53; default 1.
         layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
         maximize: ascend instead of descend. True or False; default False.
+        recipe: 'auto' is the setting to train with untouched: exact_bias_correction, same_weights and
+            rms_cap, unless that is given. None or 'auto'; default None.
+        total_steps: length of the run: the step decays linearly to 0 over it, without a scheduler.
+            None: lr and a scheduler alone say. None or an integer >= 1; default None.
+        exact_bias_correction: divide the averages by the sums of their own weights, so that a step is
+            Adam's whatever d did. True or False; default False.
+        same_weights: weigh both sums of the estimate by d²/d0, without lr and bias correction. True or
+            False; default False.
+        rms_cap: largest step of a tensor, relative to its root mean square. None: no bound. None or a
+            number > 0; default None.
         state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
             float32, or the parameter's where that is more precise. Default None.
         statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
@@ -797,6 +811,11 @@ class Prodigy(LearningRateFree):
         *,
         layer_scale: float = 1.0,
         maximize: bool = False,
+        recipe: str | None = None,
+        total_steps: int | None = None,
+        exact_bias_correction: bool = False,
+        same_weights: bool = False,
+        rms_cap: float | None = None,
         state_dtype: torch.dtype | None = None,
         statistics_dtype: torch.dtype | None = None,
         backend: Literal["auto", "c", "triton", "eager"] = "auto",

@@ -154,7 +154,7 @@ def their_scalars(method: str) -> dict[str, str]:
 def needed_keys(method: str) -> set[str]:
     """Keys that every group of the released optimizer has."""
     ours_alone = {"layer_scale", "maximize", "estimate"} | (set() if method == "prodigy" else {"d0"})
-    ours_alone |= RELEASED[method].later
+    ours_alone |= RELEASED[method].later | METHODS[method].options.later()
     return (set(our_options(method)) - ours_alone | set(their_scalars(method).values())) - {"g0_norm"}
 
 

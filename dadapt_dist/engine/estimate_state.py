@@ -1,7 +1,7 @@
 """Scalars of the estimates (d and others), and how global sums move them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -75,7 +75,7 @@ class ScalarTable:
         """
         constants = self.method.constants(options)
         if estimate in self._given:
-            _check_same(self._given[estimate], options, self.method.estimate_options)
+            _check_same(self._given[estimate], options, self.method.shared_options(options))
         elif estimate in self.names:
             self._constants[self.row(estimate)] = constants
             self._start(self.row(estimate), options)
@@ -97,7 +97,7 @@ class ScalarTable:
         for group in groups:
             for estimate in estimates_of(group):
                 if first.setdefault(estimate, group) is not group:
-                    _check_same(first[estimate], group, self.method.estimate_options)
+                    _check_same(first[estimate], group, self.method.shared_options(group))
         for estimate, group in first.items():
             row, constants = self.row(estimate), self.method.constants(group)
             if constants != self._constants[row]:
@@ -177,7 +177,15 @@ class ScalarTable:
         return dict(self.method.scalars(options)) | dict.fromkeys(kept, 0.0)
 
     def _grow(self, options: Options) -> None:
-        for name, value in self._initial(options).items():
+        initial = self._initial(options)
+        if self.values and initial.keys() != self.values.keys():
+            differ = ", ".join(sorted(initial.keys() ^ self.values.keys()))
+            raise ValueError(
+                f"the estimate {options['estimate']!r} would keep other scalars than the others ({differ}), since options of its "
+                f"groups differ: {', '.join(self.method.shared_options(options))}. Give all groups the same, or the groups an "
+                "optimizer of their own."
+            )
+        for name, value in initial.items():
             with torch.inference_mode(False):  # tensors of that mode count no writes
                 new = _tensor(value).unsqueeze(0).to(self.device)
                 self.values[name] = torch.cat([self.values[name], new]) if name in self.values else new
@@ -191,7 +199,8 @@ class ScalarTable:
 
     def _of_estimate(self, options: Options) -> Options:
         """The options that all groups of an estimate share; not the group itself, which holds the parameters."""
-        return {name: options[name] for name in ("estimate", *self.method.estimate_options) if name in options}
+        names = "estimate", *self.method.shared_options(options)
+        return {name: options[name] for name in names if name in options}
 
     def to(self, device: torch.device) -> None:
         if device != self.device:
@@ -335,6 +344,17 @@ class ScalarTable:
         for row in (row for row, moves in enumerate(moving) if moves):
             self.values[name][row].add_(1 if overflow is None else ~overflow)
         self.seal({name: self.values[name].clone()})
+
+    def advance(self, moving: Callable[[], list[bool]], overflow: Tensor | None) -> None:
+        """Move what follows from a step whatever its sums, in the estimates that move, unless it overflowed (see `count`)."""
+        if type(self.method).advance is Method.advance and UPDATES not in self.values:
+            return
+        new = self.method.advance(self.values, self._rule_constants())
+        if not new:
+            return
+        moves = torch.tensor(moving(), device=self.device)
+        moves = moves if overflow is None else moves & ~overflow.to(self.device)
+        self.seal(self._copy({name: torch.where(moves, value, self.values[name]) for name, value in new.items()}))
 
     def put(self, values: Scalars) -> None:
         """Copy these values of all estimates into the scalars of the same names."""

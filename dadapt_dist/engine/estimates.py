@@ -21,6 +21,8 @@ from .members import Roster
 from .option_sets import Lots
 from .param_groups import Key
 from .rank_agreement import Agreement
+from .settings import warn_if_idle
+from .tensor_rms import TensorRms
 
 
 class StepCount:
@@ -81,6 +83,7 @@ class StepCount:
 class Estimates(ABC):
     """The scalars of the estimates of D, and the groups and optimizers that share them; `StepSize` moves them."""
 
+    freeze_after: int | None
     _layout: ShardLayout
     _roster: Roster
     _table: ScalarTable | None
@@ -93,6 +96,7 @@ class Estimates(ABC):
     _window: Any  # the open step
     _explicit: bool  # is it bracketed by `window`?
     _released: bool  # were the buffers dropped that serve the estimate alone?
+    _rms: TensorRms | None = None  # of the tensors of the model, where the method's step depends on it
 
     @abstractmethod
     def _finish(self) -> None:
@@ -133,6 +137,8 @@ class Estimates(ABC):
     def _bind(self, method: Method, defaults: Options) -> None:
         """Take the method of the first optimizer; another method later raises ValueError."""
         if self._table is None:
+            if self.freeze_after is not None:
+                warn_if_idle(method, self.freeze_after)
             self._table = ScalarTable(method)
             for name in self._declared or ():
                 self._table.add(name, defaults, given=False)

@@ -29,9 +29,10 @@ class Window:
     """One open step of all optimizers that share a StepSize.
 
     sums: what this rank has added up so far, float64 [n_estimates, width(phases)]. phases: whose sums these are. reduced: the
-    global sums, when they were needed inside the step. skipped: nothing moves in this step. moves: some group has lr > 0.
-    launches: its end starts a reduce. measured: the global sums of before it, where it has no others. arrived, missing: keys
-    of the pieces that have come and are still to come: ids of optimizers, or of tensors of one whose steps come in pieces.
+    global sums, when they were needed inside the step; squares: the global Σx² of each tensor then, where it is kept.
+    skipped: nothing moves in this step. moves: some group has lr > 0. launches: its end starts a reduce. measured: the global
+    sums of before it, where it has no others. arrived, missing: keys of the pieces that have come and are still to come: ids of
+    optimizers, or of tensors of one whose steps come in pieces.
     overflow: 0-dim bool, did a GradScaler find an overflow in the piece that comes, on any rank? None: nobody looked.
     overflows: the same of any piece of the step.
     """
@@ -39,6 +40,7 @@ class Window:
     sums: Tensor
     phases: tuple[str, ...] = ("after",)
     reduced: Tensor | None = None
+    squares: Tensor | None = None
     skipped: bool = False
     moves: bool = False
     launches: bool = True
@@ -67,12 +69,14 @@ def sweep(
     phases: Phases = ("after",),
     dry: bool = False,
     skip: Tensor | None = None,
+    squares: Tensor | None = None,
 ) -> Tensor:
     """Take one step with every tensor that has a gradient; return the weighted sums, float64 [n_estimates, width(phases)].
 
     Every gradient is checked before any parameter moves. lots: of the groups of the entries. phases: those whose sums are
     taken; all but "after" before anything moves. dry: compute the sums, and leave all tensors as they are. skip: 0-dim bool;
-    true: leave all tensors as they are, with sums of 0.
+    true: leave all tensors as they are, with sums of 0. squares: float64 [n_tensors], gets this rank's Σx² of the tensors that
+    take the step; None where nobody asks for them.
     """
     table = optimizer.step_size._scalars
     total = table.no_sums(phases)
@@ -83,6 +87,7 @@ def sweep(
         after = total[:, -1 - len(method.sums) :]
         loss_channel.add(total, optimizer.loss, method, {phase: table.names_of(phase) for phase in phases})
     plan = _plan(optimizer, entries, lots)
+    rms = None if optimizer.step_size._rms is None else optimizer.step_size._rms.now()
     try:
         if phases != ("after",):
             _measure(optimizer, entries, lots, plan, phases, total)
@@ -93,7 +98,11 @@ def sweep(
             row = table.row(group["estimate"])
             for kernel, device, tasks, derived in lot.launches:
                 c = coefficients(optimizer, group, device)
-                sums = kernel.run(method, tasks, c, dry, skip, derived)
+                apart = None if rms is None or squares is None else _apart(optimizer, group, rms, squares, device)
+                sums = kernel.run(method, tasks, c, dry, skip, derived, apart)
+                if apart is not None and squares is not None and apart.squares is not squares:
+                    found = apart.squares.to(squares.device, non_blocking=True)
+                    squares.copy_(torch.where(found.isnan(), squares, found))
                 after[row] += sums.to(table.device, non_blocking=True)
     finally:
         plan.drop_gradients()
@@ -181,6 +190,22 @@ def coefficients(optimizer: MovesTensors, group: dict[str, Any], device: torch.d
     table, row = optimizer.step_size._scalars, optimizer.step_size._scalars.row(group["estimate"])
     scalars = table.on(device, row)
     return optimizer._method.coefficients(group, scalars, table.constants(row)) | {"seed": scalars["k"]}
+
+
+def _apart(
+    optimizer: MovesTensors, group: dict[str, Any], rms: Tensor, squares: Tensor, device: torch.device
+) -> kernels.PerTensor:
+    """What the coming step of a group does with each tensor of the model apart.
+
+    rms, squares: float64 [n_tensors], where the scalars live. On another device the squares come back as NaN for the tensors
+    that are not there.
+    """
+    table, row = optimizer.step_size._scalars, optimizer.step_size._scalars.row(group["estimate"])
+    factors = optimizer._method.tensor_factors(rms, group, table.of(row), table.constants(row))
+    if squares.device == device:
+        return kernels.PerTensor(factors, squares)
+    factors = factors.to(device, non_blocking=device.type != "cpu")
+    return kernels.PerTensor(factors, torch.full_like(factors, torch.nan))
 
 
 # ---------------------------------------------------------------- the plan of a step

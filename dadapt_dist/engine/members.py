@@ -26,6 +26,7 @@ from .estimate_state import ScalarTable
 from .option_sets import Lots
 from .rank_agreement import Agreement
 from .step_plan import PlanCache, StepPlan
+from .tensor_rms import TensorRms
 
 Look = tuple[list[int], list[bool], int]
 """Ids of parameters, which of them train, and how many have a state."""
@@ -71,8 +72,8 @@ class Member(Protocol):
     def _measure(self, phases: Sequence[str]) -> Tensor:
         """Weighted sums of phases before the weights move: [n_estimates, width(phases)]."""
 
-    def _rehearse(self, phases: Sequence[str]) -> Tensor:
-        """Sums that the coming step would have, with nothing moved: [n_estimates, width(phases)]."""
+    def _rehearse(self, phases: Sequence[str], squares: Tensor | None = None) -> Tensor:
+        """Sums that the coming step would have, with nothing moved: [n_estimates, width(phases)]. squares: see `sweep`."""
 
     def _bind_groups(self) -> None:
         """Point the groups' scalars to the StepSize's."""
@@ -195,6 +196,7 @@ class HasScalars(Protocol):
     """A StepSize to those who read its scalars, and where the parameters live."""
 
     freeze_after: int | None
+    _rms: TensorRms | None  # of each tensor of the model, where the method's step depends on it
 
     @property
     def _shards(self) -> ShardIndex:

@@ -69,6 +69,7 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         self._method = METHODS[method]()
         options = self._method.options.defaults() | options
         options = check_options(options, self._method.options.checks(), type(self).__name__, type(self))
+        options = self._method.completed(options, type(self).__name__)
         self.step_size: StepSize = step_size
         check_choice("backend", backend, get_args(Backend))
         if backend in KERNELS:
@@ -123,6 +124,8 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         if isinstance(param_group, dict):
             where = f"{type(self).__name__} group {len(self.param_groups)}"
             param_group = check_options(param_group, self._method.options.checks(), where, type(self))
+            options = self._method.completed(self.defaults | param_group, where)
+            param_group |= {name: options[name] for name in self.defaults if options[name] is not self.defaults[name]}
             if "d" in param_group:
                 param_groups.warn_of_d(param_group, where)
         super().add_param_group(param_group)
@@ -303,7 +306,11 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
             log_every.log(self)
         window.moves |= lots.moves
         if not window.skipped:
-            window.sums += sweep(self, *self._split(shown, lots), phases=window.phases, skip=window.overflow)
+            rms = self.step_size._rms
+            squares = None if rms is None else rms.local
+            window.sums += sweep(
+                self, *self._split(shown, lots), phases=window.phases, skip=window.overflow, squares=squares
+            )
         elif found is not None:
             found.spread(torch.tensor(True, device="cpu"))
 
@@ -311,9 +318,9 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         """The weighted sums of phases before the weights move: float64 [n_estimates, width]."""
         return measure(self, *self._split(self._all(), self._option_lots()), phases)
 
-    def _rehearse(self, phases: Sequence[str] = ("after",)) -> Tensor:
-        """The sums of the coming step, with nothing moved: float64 [n_estimates, width]."""
-        return sweep(self, *self._split(self._all(), self._option_lots()), phases=phases, dry=True)
+    def _rehearse(self, phases: Sequence[str] = ("after",), squares: Tensor | None = None) -> Tensor:
+        """The sums of the coming step, with nothing moved: float64 [n_estimates, width]. squares: as of `sweep`."""
+        return sweep(self, *self._split(self._all(), self._option_lots()), phases=phases, dry=True, squares=squares)
 
     def _split(self, entries: Entries, lots: Lots) -> tuple[Entries, Lots | per_tensor.TensorLots]:
         """The groups as they are, or, with an estimate for each tensor, each tensor as a group of its own."""

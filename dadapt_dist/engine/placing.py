@@ -16,6 +16,7 @@ from .members import Watched
 from .per_tensor import check_tensors
 from .settings import SHARED
 from .step_pieces import check_pieces
+from .tensor_rms import TensorRms
 
 
 class Watches(Protocol):
@@ -31,6 +32,7 @@ class Placeable(Watched, Protocol):
     nonfinite: NonFinite | None
     before: Before
     _per_tensor: bool
+    _rms: TensorRms | None
 
     @property
     def _shards(self) -> ShardIndex:
@@ -60,10 +62,11 @@ def place(step_size: Placeable) -> None:
     roster, shards = step_size._roster, step_size._shards
     table, agreement = step_size._scalars, step_size._agreement
     agreement.begin(table.constants(0), set().union(*(member.defaults for member in roster)))
+    shards.tells_apart = any(table.method.needs_rms(group) for group in roster.groups())
     shared = [getattr(step_size, name) for name in SHARED]
     agreement.begin_settings(shared)
     claims = Claims(
-        (*table.configuration(), *shared),
+        (*table.configuration(), *shared, shards.tells_apart),
         table.fingerprint(),
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )
@@ -76,12 +79,21 @@ def place(step_size: Placeable) -> None:
     )
     home = home_of(step_size)
     table.to(home)
+    measure_rms(step_size)
     step_size._diagnostics.begin(step_size, home)
     step_size._reduce.restart(home, step_size._widest(), len(agreement.names()), agreement.n_witnessed)
     for member in roster:
         member._bind_groups()
         member._prepare()
     step_size._joining.watch(shards.modules)
+
+
+def measure_rms(step_size: Placeable) -> None:
+    """Measure the root mean square of every tensor, where the method's step depends on it; a collective call then."""
+    shards, params = step_size._shards, [p for p in step_size._roster.params() if p.requires_grad]
+    step_size._rms = None
+    if shards.tells_apart:
+        step_size._rms = TensorRms(shards, params, step_size._scalars.device, step_size._layout)
 
 
 def _check(step_size: Placeable) -> None:

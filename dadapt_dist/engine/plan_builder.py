@@ -73,9 +73,10 @@ def _made(
     optimizer: MovesTensors, p: Tensor, group: Group, options: Options, scale: Tensor | None, coefficients: Coefficients
 ) -> list[PlannedTask]:
     """A new task, checked, with its kernel, for each part of a parameter that has a gradient."""
-    parts = [(part, optimizer._plans.gradient(p, part[0])) for part in optimizer.step_size._shards.parts(p)]
+    shards = optimizer.step_size._shards
+    parts = [(part, optimizer._plans.gradient(p, part[0])) for part in shards.parts(p)]
     made: list[PlannedTask] = []
-    for (place, weight), gradient in parts:
+    for ((place, weight), gradient), runs in zip(parts, shards.runs(p), strict=True):
         if gradient is not None:
             param_state.check_gradient(p, gradient, place.part(p), optimizer._method, group, optimizer.param_groups)
             if not made:
@@ -92,6 +93,7 @@ def _made(
                 cut=param_state.cut_of(place, group),
                 origin=place.global_offset or 0,
                 param=p,
+                runs=runs,
             )
             kernel = kernels.assign(
                 optimizer._method, task, partial(coefficients, optimizer, group), optimizer._backend

@@ -9,21 +9,21 @@ behind the next forward and backward. Where sums of before a step are lagged, th
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..comm.communicator import ShardLayout
-from ..methods.base import PHASES, Method, Options, Scalars
+from ..methods.base import PHASES, Scalars
 from ..options.checks import Before, NonFinite, Separate, Setting, Sync, check_count, check_names, one_of
 from ..sharding.shard_index import ShardIndex
 from . import placing, settings
 from .amp import Finding
 from .diagnostics import separate_estimates
 from .diagnostics.run_diagnostics import RunDiagnostics
-from .estimate_state import UPDATES, estimates_of
+from .estimate_state import estimates_of
 from .estimates import Estimates, StepCount
 from .local_step import Window
 from .members import Member, Roster
@@ -107,11 +107,6 @@ class StepSize(Estimates):
         if self._table is not None:
             settings.check(self, self._table.method, name, value)
             self._agreement.begin_settings([value if name == own else getattr(self, own) for own in settings.SHARED])
-
-    def _bind(self, method: Method, defaults: Options) -> None:
-        if self._table is None and self.freeze_after is not None:
-            settings.warn_if_idle(method, self.freeze_after)
-        super()._bind(method, defaults)
 
     # ---------------------------------------------------------------- what a step needs
 
@@ -202,6 +197,7 @@ class StepSize(Estimates):
         phases = (*first, "after") if lagged else ("after",)
         window = Window(self._scalars.no_sums(phases), phases, missing=self._expected())
         window.launches = bool(lagged and first) or (self._scalars.method.after is not None and not self.frozen)
+        window.launches |= self._rms is not None
         window.leave_out(self._agreed(found))
         before = self._measure(window, () if lagged else first)
         if self.nonfinite in ("skip", "raise"):
@@ -281,8 +277,10 @@ class StepSize(Estimates):
             return
         check_scales(self._roster)
         self._mark()
-        sums = torch.stack([member._rehearse(window.phases) for member in self._roster]).sum(0)
-        decide(window, self._reduce.now(sums), self._reduce)
+        squares = None if self._rms is None else self._rms.local.clone()
+        sums = torch.stack([member._rehearse(window.phases, squares) for member in self._roster]).sum(0)
+        reduced, window.squares = _unpacked(self._reduce.now(_packed(sums, squares)), sums.shape)
+        decide(window, reduced, self._reduce)
 
     def _put_back(self, before: Scalars) -> None:
         """A step that is skipped leaves no scalar behind but the count of such steps: its gradients were not the first."""
@@ -325,13 +323,14 @@ class StepSize(Estimates):
             separate_estimates.look(self)
         if (frozen or sumless) and not window.skipped:
             table.count(self._moving(window), window.overflows)
-        if table.method.counts_updates and not window.skipped:
-            table.count(self._moving(window), window.overflows, UPDATES)
+        if not window.skipped:
+            table.advance(partial(self._moving, window), window.overflows)
         if window.launches:
             self._launched = window
             if window.reduced is None:
                 self._mark()
-                self._reduce.launch(window.usable(window.sums), tag=self._tag(window.moves))
+                squares = None if self._rms is None else self._rms.local
+                self._reduce.launch(_packed(window.usable(window.sums), squares), tag=self._tag(window.moves))
             else:
                 self._reduce.put(window.reduced)
             if self.sync == "step" or self._reduce.ranks == 1:
@@ -382,7 +381,11 @@ class StepSize(Estimates):
         self._collect()
         window, self._launched = self._launched, None
         if sums is not None and window is not None:
-            self._fold(sums.to(self._scalars.device), window)
+            sums, squares = _unpacked(sums.to(self._scalars.device), window.sums.shape)
+            squares = squares if window.reduced is None or window.skipped else window.squares
+            if self._rms is not None and squares is not None:
+                self._rms.take(squares)
+            self._fold(sums, window)
 
     def _fold(self, sums: Tensor, window: Window) -> None:
         """Move the scalars by the global sums of a step."""
@@ -398,7 +401,8 @@ class StepSize(Estimates):
     def _widest(self) -> int:
         """How many numbers the largest reduce of a step has as its sums."""
         table = self._scalars
-        return len(table.names) * table.width(PHASES)  # of sums that are lagged, as they may become at any time
+        # Of sums that are lagged, as they may become at any time.
+        return len(table.names) * table.width(PHASES) + self._shards.n_tensors
 
     def _collect(self) -> None:
         """Keep for the next step what somebody has written into views of the scalars, and take it out of them."""
@@ -415,6 +419,18 @@ class StepSize(Estimates):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._roster = Roster(self._layout)
+
+
+def _packed(sums: Tensor, squares: Tensor | None) -> Tensor:
+    """The sums, and behind them the squares of each tensor, where there are any."""
+    return sums if squares is None else torch.cat([sums.flatten(), squares.to(sums.device)])
+
+
+def _unpacked(sums: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor | None]:
+    """The sums, of this shape, and the squares that come behind them, or None."""
+    if sums.numel() == shape.numel():
+        return sums.view(shape), None
+    return sums[: shape.numel()].view(shape), sums[shape.numel() :]
 
 
 def _pieces_now(member: Member) -> set[int]:

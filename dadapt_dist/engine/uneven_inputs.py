@@ -214,6 +214,7 @@ def hand_over(step_size: MayLackInput, is_last: bool) -> None:
     step_size.steps, step_size._released = counters
     step_size._done.clear()
     step_size._reduce.again()
+    placing.measure_rms(step_size)
 
 
 def _buffers(member: Any) -> list[tuple[bool, list[str]]]:

@@ -4,7 +4,7 @@ from .._moved_paths import OLD_NAMES as _OLD_NAMES
 from . import cpu_c, eager, triton_launch
 from .dispatch import KERNELS, Backend, Launch, assign, check_available, check_together, launches, rank_fingerprint
 from .memory_checks import UnfitError
-from .tensor_task import TensorTask
+from .tensor_task import PerTensor, TensorTask
 
 __path__.append(_OLD_NAMES)
 
@@ -12,6 +12,7 @@ __all__ = [
     "KERNELS",
     "Backend",
     "Launch",
+    "PerTensor",
     "TensorTask",
     "UnfitError",
     "assign",

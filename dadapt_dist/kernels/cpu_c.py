@@ -10,7 +10,7 @@ from torch import Tensor
 from ..methods.base import Coefficients, KernelSignature, Method
 from . import cpu_c_library
 from .memory_checks import is_dense_alike, is_plain
-from .tensor_task import TensorTask
+from .tensor_task import PerTensor, TensorTask
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the codes of cpu_c_step.c
 LARGEST = torch.finfo(torch.float32).max
@@ -33,36 +33,63 @@ class Job(ctypes.Structure):
         ("dry", ctypes.c_int32),
         ("threads", ctypes.c_int32),
         ("seed", ctypes.c_uint32),
-        ("spare", ctypes.c_uint32),
+        ("scaled", ctypes.c_int32),
     )
 
 
 class Rows:
-    """What cpu_c_step.c is told of tasks: a row of numbers for each, in which only the address of the gradient changes."""
+    """What cpu_c_step.c is told of tasks: rows of numbers, in which only the address of the gradient changes.
+
+    A task has one row; with `runs`, one for each tensor of the model in it. tensors: int64 [n_rows], the numbers of these, or
+    None. offsets: of each row the first element, and the place of its task.
+    """
 
     def __init__(self, spec: KernelSignature, tasks: Sequence[TensorTask]) -> None:
         self.spec = spec
-        self.numbers = array("q", [number for task in tasks for number in _row(spec, task)])
-        first = self.numbers.buffer_info()[0]
-        self.places = array(
-            "q", range(first, first + len(tasks) * ROW * self.numbers.itemsize, ROW * self.numbers.itemsize)
+        runs = [task.runs or ((0, 0, task.x.numel()),) for task in tasks]
+        self.count = sum(map(len, runs))
+        self.numbers = array(
+            "q",
+            [
+                number
+                for task, of_task in zip(tasks, runs, strict=True)
+                for _, start, stop in of_task
+                for number in _row(spec, task, start, stop)
+            ],
         )
-        self.weights = array("d", [task.weight for task in tasks])
+        first = self.numbers.buffer_info()[0]
+        size = ROW * self.numbers.itemsize
+        self.places = array("q", range(first, first + self.count * size, size))
+        self.weights = array("d", [task.weight for task, of_task in zip(tasks, runs, strict=True) for _ in of_task])
         self.params = [task.x for task in tasks]
+        self.tensors = self.offsets = None
+        if any(task.runs for task in tasks):
+            self.tensors = torch.tensor([tensor for of_task in runs for tensor, _, _ in of_task], device="cpu")
+        if self.count > len(tasks):
+            self.offsets = [
+                (index, start * task.g.itemsize)
+                for index, (task, of_task) in enumerate(zip(tasks, runs, strict=True))
+                for _, start, _ in of_task
+            ]
 
     def point(self, tasks: Sequence[TensorTask]) -> None:
         """Take the addresses of the present gradients."""
-        self.numbers[GRADIENT::ROW] = array("q", [task.g.data_ptr() for task in tasks])
+        found = [task.g.data_ptr() for task in tasks]
+        if self.offsets is not None:
+            found = [found[index] + offset for index, offset in self.offsets]
+        self.numbers[GRADIENT::ROW] = array("q", found)
 
 
-def _row(spec: KernelSignature, task: TensorTask) -> list[int]:
-    """The row of cpu_c_step.c of one task: size, addresses, dtypes, origin, and which entries sliced buffers keep."""
+def _row(spec: KernelSignature, task: TensorTask, start: int, stop: int) -> list[int]:
+    """The row of cpu_c_step.c of a run of a task: size, addresses, dtypes, origin, and which entries sliced buffers keep."""
     fields = [task.buf.get(name) for name in spec.fields]
-    addresses = [0 if t is None else t.data_ptr() for t in fields] + [0] * (BUFFERS - len(fields))
+    addresses = [0 if t is None else t.data_ptr() + start * t.itemsize for t in fields]
+    addresses += [0] * (BUFFERS - len(fields))
     kinds = [KINDS[task.x.dtype], KINDS[task.g.dtype], *(0 if t is None else KINDS[t.dtype] for t in fields)]
     kind = sum(kind << 4 * place for place, kind in enumerate(kinds))
     first, step = (task.cut.start, task.cut.step) if task.cut is not None and spec.statistic in task.buf else (0, 0)
-    return [task.x.numel(), task.x.data_ptr(), 0, *addresses, kind, task.origin, first, step]
+    x = task.x.data_ptr() + start * task.x.itemsize
+    return [stop - start, x, 0, *addresses, kind, task.origin + start, first, step]
 
 
 def available() -> bool:
@@ -90,10 +117,13 @@ def supports(method: Method, task: TensorTask) -> bool:
         return False
     if task.scale is not None and not task.scale.is_cpu:
         return False
+    if len(task.runs) > 1 and not all(t.is_contiguous() for t in tensors):
+        return False
     if task.cut is None:
         return is_dense_alike(tensors)
     return (
         spec.sliced
+        and len(task.runs) <= 1
         and all(t.is_contiguous() for t in tensors)
         and is_dense_alike([t for t in tensors if t.shape == task.x.shape])
     )
@@ -113,6 +143,7 @@ def run(
     dry: bool,
     skip: Tensor | None = None,
     derived: Rows | None = None,
+    apart: PerTensor | None = None,
 ) -> Tensor:
     """Run one step over tensors that `supports` has accepted: see `Kernel.run`. Raises MemoryError before anything moves."""
     if skip is not None and bool(skip):
@@ -122,20 +153,26 @@ def run(
     rows = derived or derive(method, tasks)
     rows.point(tasks)
     spec = rows.spec
-    job = _job(spec, tasks[0], c, dry)
+    job = _job(spec, tasks[0], c, dry, None if apart is None else method.scaled)
     out = (ctypes.c_double * SUMS)()
+    factors = squares = None
+    if apart is not None and rows.tensors is not None:
+        factors, squares = apart.factors[rows.tensors], torch.empty(rows.count, dtype=torch.float64, device="cpu")
     failed = loaded.dadapt_step(
-        len(tasks),
+        rows.count,
         rows.places.buffer_info()[0],
         rows.weights.buffer_info()[0],
         ctypes.addressof(job),
         ctypes.addressof(out),
+        None if factors is None else factors.data_ptr(),
+        None if squares is None else squares.data_ptr(),
     )
-    check_result(failed, len(tasks))
+    check_result(failed, rows.count)
+    if apart is not None and rows.tensors is not None and squares is not None:
+        apart.put(rows.tensors, squares, None)
     if not dry:
         torch.autograd.graph.increment_version(rows.params)  # the writes went behind autograd's back
-    factors = [float(factor) for factor in spec.factors(c)]
-    sums = [value * factor for value, factor in zip(out, factors, strict=False)]
+    sums = [value * float(factor) for value, factor in zip(out, spec.factors(c), strict=False)]
     return torch.tensor([*sums, out[SUMS - 1]], dtype=torch.float64, device="cpu")
 
 
@@ -149,7 +186,7 @@ def check_result(failed: int, count: int) -> None:
         raise MemoryError(f"no memory for the partial sums of {count} tensors; nothing of the step has moved")
 
 
-def _job(spec: KernelSignature, task: TensorTask, c: Coefficients, dry: bool) -> Job:
+def _job(spec: KernelSignature, task: TensorTask, c: Coefficients, dry: bool, scaled: str | None) -> Job:
     numbers = [1.0 if (value := c[name]) is None else float(value) for name in spec.coefficients]
     values = [min(max(number, -LARGEST), LARGEST) for number in numbers]  # inf would make 0·inf of a gradient of 0
     return Job(
@@ -162,6 +199,7 @@ def _job(spec: KernelSignature, task: TensorTask, c: Coefficients, dry: bool) ->
         dry=dry,
         threads=torch.get_num_threads(),
         seed=int(c["seed"]) & 0xFFFFFFFF,
+        scaled=-1 if scaled is None else spec.coefficients.index(scaled),
     )
 
 

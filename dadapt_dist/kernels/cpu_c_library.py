@@ -27,7 +27,7 @@ __all__ = ["UnavailableError", "build", "compilers", "find", "load"]
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("cpu_c_step.c")
-VERSION = 3
+VERSION = 4
 FLAGS = (
     "-O3",
     "-fopenmp-simd",
@@ -134,7 +134,7 @@ def _loaded(path: Path, descriptor: int) -> Found:
         raise UnavailableError(f"{path} is not a build of cpu_c_step.c") from error
     if version != VERSION:
         raise UnavailableError(f"{path} is version {version}, and {VERSION} is needed; delete it")
-    library.dadapt_step.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 4]
+    library.dadapt_step.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 6]
     library.dadapt_step.restype = ctypes.c_int
     return path, library
 

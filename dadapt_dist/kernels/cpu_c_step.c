@@ -49,7 +49,8 @@ typedef struct {
   double scale, decay; /* g / scale; g + decay * x */
   double safe;         /* gradients up to here overflow nothing: others are tried first, see `tame` */
   int32_t method, maximize, dry, threads;
-  uint32_t seed, spare;
+  uint32_t seed;
+  int32_t scaled; /* the coefficient that each tensor has a factor of its own for, or -1 */
 } job_t;
 
 static inline int kind_of(const row_t *row, int field) { return (int)(row->kinds >> (4 * field)) & 15; }
@@ -192,6 +193,13 @@ CLONES static double add_up(int64_t n, const float *a) {
   return all;
 }
 
+CLONES static double add_squares(int64_t n, const float *a) {
+  double all = 0;
+  SIMD(omp simd reduction(+ : all))
+  for (int64_t i = 0; i < n; ++i) all += (double)a[i] * (double)a[i];
+  return all;
+}
+
 /* No method: x and the first c[0] of c[1] buffers are read and written, g and the other buffers read, one after the other
    within a tile, which was the fastest order found; next to nothing is computed. What memory alone allows. */
 static void traffic(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
@@ -272,6 +280,16 @@ static void load(int kind, int64_t n, const void *from, int64_t at, float *to) {
   else if (kind == BF16) load_bf16(n, (const uint16_t *)from + at, to);
 #if HALF
   else load_half(n, (const _Float16 *)from + at, to);
+#endif
+}
+
+/* What memory will hold of x. */
+static void round_as_stored(int kind, int64_t n, float *x) {
+  if (kind == BF16)
+    for (int64_t i = 0; i < n; ++i) x[i] = from_bits((uint32_t)to_bf16(x[i], 0x7fff + ((bits(x[i]) >> 16) & 1)) << 16);
+#if HALF
+  else if (kind == F16)
+    for (int64_t i = 0; i < n; ++i) x[i] = (float)(_Float16)x[i];
 #endif
 }
 
@@ -409,7 +427,8 @@ static void stay(int64_t n, float *t, const float *before, float limit) {
     if (!(fabsf(t[i]) <= limit)) t[i] = before[i];
 }
 
-static void run_tile(const row_t *row, const job_t *job, const float *c, int64_t at, int64_t n, double *sum) {
+/* squares: gets the sum of x squared, as memory holds x after the step, or is null. */
+static void run_tile(const row_t *row, const job_t *job, const float *c, int64_t at, int64_t n, double *sum, double *squares) {
   float tiles[FIELDS][TILE], before[FIELDS][TILE], *b[BUFFERS];
   uint8_t wrong[TILE];
   int loud;
@@ -434,6 +453,10 @@ static void run_tile(const row_t *row, const job_t *job, const float *c, int64_t
     for (int k = 0; k < written; ++k)
       if (whole.field[2 + k]) stay(n, b[k], before[1 + k], largest[kind_of(row, 2 + k)]);
   }
+  if (squares) {
+    round_as_stored(kind_of(row, 0), n, x);
+    *squares += add_squares(n, x);
+  }
   if (job->dry) return;
   store(kind_of(row, 0), n, x, (void *)row->field[0], at);
   for (int k = 0; k < written; ++k)
@@ -448,6 +471,8 @@ typedef struct {
   const int64_t *start;  /* first block of each tensor */
   int64_t blocks;
   double *partial;
+  const double *factors; /* of each tensor, or null */
+  double *squares;       /* of each block, or null */
   atomic_llong next;
 } run_t;
 
@@ -459,8 +484,9 @@ static void *take_blocks(void *argument) {
     const row_t *row = run->rows[run->tensor[k]];
     const int64_t from = (k - run->start[run->tensor[k]]) * BLOCK;
     const int64_t to = row->numel - from < BLOCK ? row->numel : from + BLOCK;
-    double *sum = run->partial + k * SUMS;
-    for (int64_t at = from; at < to; at += TILE) run_tile(row, run->job, c, at, to - at < TILE ? to - at : TILE, sum);
+    double *sum = run->partial + k * SUMS, *squares = run->squares ? run->squares + k : NULL;
+    if (run->factors) c[run->job->scaled] = (float)(run->job->coefficient[run->job->scaled] * run->factors[run->tensor[k]]);
+    for (int64_t at = from; at < to; at += TILE) run_tile(row, run->job, c, at, to - at < TILE ? to - at : TILE, sum, squares);
   }
   return NULL;
 }
@@ -490,27 +516,31 @@ static int is_row(const row_t *row, const job_t *job) {
 
 enum { DONE = 0, NO_MEMORY = 1, NONSENSE = 2 };
 
-/* Run one step over n tensors. out: SUMS weighted sums; the last is the number of gradient elements that are not finite, or
+/* Run one step over n tensors. factors, squares: of each tensor, what its coefficient `scaled` is multiplied by, and the weighted
+   sum of x squared after the step that it gets; both null, or neither. out: SUMS weighted sums; the last is the number of gradient elements that are not finite, or
    whose step would overflow. Returns DONE; or NO_MEMORY or NONSENSE, for what no tensor can be, without having touched anything. */
-int dadapt_step(int64_t n, const row_t *const *rows, const double *weights, const job_t *job, double *out) {
+int dadapt_step(int64_t n, const row_t *const *rows, const double *weights, const job_t *job, double *out, const double *factors, double *squares) {
   for (int k = 0; k < SUMS; ++k) out[k] = 0;
   if (n < 0 || n > INT32_MAX || job->method < 0 || job->method >= METHODS) return NONSENSE;
+  if (!factors != !squares || (factors && (job->scaled < 0 || job->scaled >= COEFFICIENTS))) return NONSENSE;
   for (int64_t t = 0; t < n; ++t)
     if (!is_row(rows[t], job)) return NONSENSE;
   int64_t blocks = 0, elements = 0;
   for (int64_t t = 0; t < n; ++t) blocks += (rows[t]->numel + BLOCK - 1) / BLOCK, elements += rows[t]->numel;
   int32_t *tensor = malloc((size_t)(blocks + 1) * sizeof *tensor);
   int64_t *start = malloc((size_t)(n + 1) * sizeof *start);
-  double *partial = calloc((size_t)(blocks + 1) * SUMS, sizeof *partial);
+  double *partial = calloc((size_t)(blocks + 1) * (SUMS + 1), sizeof *partial); /* sums of all blocks, then their squares */
   const int failed = tensor && start && partial ? DONE : NO_MEMORY;
   if (failed == DONE) {
     for (int64_t t = 0, k = 0; t < n; ++t)
       for (start[t] = k; k < start[t] + (rows[t]->numel + BLOCK - 1) / BLOCK; ++k) tensor[k] = (int32_t)t;
-    run_t run = {.rows = rows, .job = job, .tensor = tensor, .start = start, .blocks = blocks, .partial = partial};
+    run_t run = {.rows = rows, .job = job, .tensor = tensor, .start = start, .blocks = blocks, .partial = partial, .factors = factors, .squares = squares ? partial + (blocks + 1) * SUMS : NULL};
     const int64_t useful = 1 + elements / BLOCK;
     run_threads(&run, useful < job->threads ? (int)useful : job->threads);
     for (int64_t k = 0; k < blocks; ++k)
       for (int j = 0; j < SUMS; ++j) out[j] += weights[tensor[k]] * partial[k * SUMS + j];
+    for (int64_t t = 0; squares && t < n; ++t) squares[t] = 0;
+    for (int64_t k = 0; squares && k < blocks; ++k) squares[tensor[k]] += weights[tensor[k]] * run.squares[k];
   }
   free(tensor);
   free(start);
@@ -520,4 +550,4 @@ int dadapt_step(int64_t n, const row_t *const *rows, const double *weights, cons
 
 /* What this build can do: bit 0, float16. The version rises with every change of row_t, job_t or an argument. */
 int dadapt_abilities(void) { return HALF; }
-int dadapt_version(void) { return 3; }
+int dadapt_version(void) { return 4; }

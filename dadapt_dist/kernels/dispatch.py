@@ -13,7 +13,7 @@ from torch import Tensor
 from ..methods.base import Coefficients, Method
 from . import cpu_c, eager, triton_launch
 from .memory_checks import check, check_apart, check_versions, check_writable, is_fixed
-from .tensor_task import TensorTask
+from .tensor_task import PerTensor, TensorTask
 
 Backend = Literal["auto", "c", "triton", "eager"]
 
@@ -28,7 +28,14 @@ class Kernel(Protocol):
         """What `run` needs of the tasks' tensors beside the gradients, for as long as these are what they are now."""
 
     def run(
-        self, method: Method, tasks: Sequence[TensorTask], c: Coefficients, dry: bool, skip: Tensor | None, derived: Any
+        self,
+        method: Method,
+        tasks: Sequence[TensorTask],
+        c: Coefficients,
+        dry: bool,
+        skip: Tensor | None,
+        derived: Any,
+        apart: PerTensor | None,
     ) -> Tensor:
         """Run one step over tasks that `supports` has accepted.
 
@@ -39,6 +46,7 @@ class Kernel(Protocol):
             dry: Compute the sums and leave all tensors as they are.
             skip: 0-dim bool on any device; true: leave all tensors as they are, with sums of 0.
             derived: What `derive` returned for these tasks; None: to be derived now.
+            apart: What to do with each tensor of the model apart, for tasks with `runs`; None: nothing.
 
         Returns:
             float64 [n_sums + 1]: Σ weight·sum of each of `method.sums`, and last of the gradient elements that are not

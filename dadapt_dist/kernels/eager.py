@@ -11,7 +11,7 @@ from ..methods.base import Buffers, Coefficients, Method
 from .memory_checks import UnfitError, is_dense_alike
 from .overflow_guard import bounded, kept_within, tamed
 from .stochastic_rounding import store_stochastic
-from .tensor_task import TensorTask
+from .tensor_task import PerTensor, TensorTask
 
 # Elements of a block. On the CPU a block of every tensor of a step and its temporaries fit a core's cache together;
 # elsewhere a block only bounds the temporaries.
@@ -32,6 +32,7 @@ def run(
     dry: bool,
     skip: Tensor | None = None,
     derived: None = None,
+    apart: PerTensor | None = None,
 ) -> Tensor:
     """Run one step over any tensors of one device: see `Kernel.run`."""
     device = tasks[0].x.device
@@ -41,14 +42,45 @@ def run(
         skip = None
     c = _bounded(numbers(c, device), tasks)
     rows = []
-    for task in tasks:
-        with _undone_where(skip, method, task):
-            rows.append([number * task.weight for number in advance(method, task, c, dry)])
+    if apart is None:
+        for task in tasks:
+            with _undone_where(skip, method, task):
+                rows.append([number * task.weight for number in advance(method, task, c, dry)])
+    else:
+        rows = _run_apart(method, tasks, c, dry, skip, apart)
     if method.after is not None and len(rows[0]) > 1:  # a frozen method returns no sums
         method.after.check_terms(len(rows[0]) - 1, f"{type(method).__name__}.update")
     sums = torch.stack([torch.as_tensor(number, dtype=torch.float64, device=device) for number in _added_up(rows)])
     sums = torch.nn.functional.pad(sums, (len(method.sums) + 1 - len(sums), 0))
     return sums if skip is None else torch.where(skip.to(device), 0.0, sums)
+
+
+def _run_apart(
+    method: Method, tasks: Sequence[TensorTask], c: Coefficients, dry: bool, skip: Tensor | None, apart: PerTensor
+) -> list[list[Number]]:
+    """The rows of `run`, with a coefficient of its own for each tensor of the model, whose squares are put where they belong."""
+    factors = apart.factors.tolist() if readable(apart.factors.device) else apart.factors.unbind()
+    rows, tensors, squares = [], [], []
+    for task in tasks:
+        for tensor, part in _of_tensors(task):
+            own = c | {method.scaled: c[method.scaled] * factors[tensor]}
+            with _undone_where(skip, method, part):
+                *row, square = (number * part.weight for number in advance(method, part, own, dry, squared=True))
+            rows.append(row)
+            tensors.append(tensor)
+            squares.append(torch.as_tensor(square, dtype=torch.float64, device=apart.squares.device))
+    apart.put(torch.tensor(tensors, device=apart.squares.device), torch.stack(squares), skip)
+    return rows
+
+
+def _of_tensors(task: TensorTask) -> Iterator[tuple[int, TensorTask]]:
+    """The part of a task that belongs to each tensor of the model."""
+    if len(task.runs) == 1:
+        yield task.runs[0][0], task
+        return
+    x, g, flat = _flat(task.x), _flat(task.g), {name: _flat(t) for name, t in task.buf.items()}
+    for tensor, start, stop in task.runs:
+        yield tensor, _block(task, x, g, flat, slice(start, stop))
 
 
 @contextmanager
@@ -72,16 +104,28 @@ def rehearse(method: Method, task: TensorTask, c: Coefficients) -> None:
         raise UnfitError(task, said, TypeError) from error
 
 
-def advance(method: Method, task: TensorTask, c: Coefficients, dry: bool = False) -> list[Number]:
+def advance(
+    method: Method, task: TensorTask, c: Coefficients, dry: bool = False, *, squared: bool = False
+) -> list[Number]:
     """Advance the parameter and its buffers in place; return its partial sums and its count of non-finite elements.
 
     Elements whose gradient is not finite take part as if it were zero, so that they poison neither the buffers nor x.
-    dry: compute the sums alone, from copies of a block at a time.
+    dry: compute the sums alone, from copies of a block at a time. squared: the sum of x², as x is then stored, comes last.
     """
-    rows = [_advance(method, _copied(block) if dry else block, c) for block in blocks(task)]
+    rows = []
+    for block in blocks(task):
+        block = _copied(block) if dry else block
+        row = _advance(method, block, c)
+        rows.append([*row, _sum_of_squares(block.x)] if squared else row)
     if readable(task.x.device):  # python adds numbers up faster than torch does
         rows = [[float(number) for number in row] for row in rows]
     return _added_up(rows)
+
+
+def _sum_of_squares(x: Tensor) -> Tensor:
+    """Σ x², 0-dim float64; the squares are exact."""
+    wide = x.reshape(-1).to(torch.float64)
+    return torch.dot(wide, wide)
 
 
 def _added_up(rows: list[list[Number]]) -> list[Number]:

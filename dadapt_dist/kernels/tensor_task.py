@@ -1,4 +1,4 @@
-"""The task of a step on one tensor, as kernels receive it."""
+"""The task of a step on one tensor, as kernels receive it, and what a step does with each tensor of the model apart."""
 
 from dataclasses import dataclass
 
@@ -25,6 +25,8 @@ class TensorTask:
             rounding: element i draws the noise of (step, origin + i).
         cut_origin: `origin` for the sliced buffers of a block of a tensor; None: the same.
         param: The parameter, to be named in errors.
+        runs: (tensor, start, stop) for each tensor of the model that has elements here, one after the other: its number among
+            all tensors of the model, and which elements of the flattened x are its. Empty where nobody asks for them.
     """
 
     x: Tensor
@@ -38,6 +40,7 @@ class TensorTask:
     origin: int = 0
     cut_origin: int | None = None
     param: Tensor | None = None
+    runs: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def slice_origin(self) -> int:
@@ -50,3 +53,23 @@ class TensorTask:
         for t in self.buf.values() or (self.x,):
             dtype = torch.promote_types(dtype, t.dtype)
         return dtype
+
+
+@dataclass(frozen=True, eq=False)
+class PerTensor:
+    """What a step does with each tensor of the model apart.
+
+    Args:
+        factors: float64 [n_tensors], on the device of the tasks, between 0 and 1: what the coefficient `Method.scaled` is
+            multiplied by for the elements of each tensor.
+        squares: float64 [n_tensors], on the same device: gets, at the tensors that have elements in the tasks, the weighted sum
+            of x² after the step, as x is stored.
+    """
+
+    factors: Tensor
+    squares: Tensor
+
+    def put(self, tensors: Tensor, squares: Tensor, skip: Tensor | None) -> None:
+        """Write the squares of some tensors, float64 [n], unless `skip`, a 0-dim bool, says that nothing has moved."""
+        kept = squares if skip is None else torch.where(skip.to(squares.device), self.squares[tensors], squares)
+        self.squares.index_copy_(0, tensors, kept)

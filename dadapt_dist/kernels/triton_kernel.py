@@ -18,8 +18,13 @@ def _read(p, i, inside, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _coefficient(h, k):  # type: ignore[no-untyped-def]  # within float32: an infinite one makes NaN of a gradient of 0
-    return tl.minimum(tl.maximum(tl.load(h + k), -3.4028234663852886e38), 3.4028234663852886e38).to(tl.float32)
+def _coefficient(h, k):  # type: ignore[no-untyped-def]
+    return _within(tl.load(h + k))
+
+
+@triton.jit
+def _within(value):  # type: ignore[no-untyped-def]  # float32: an infinite coefficient makes NaN of a gradient of 0
+    return tl.minimum(tl.maximum(value, -3.4028234663852886e38), 3.4028234663852886e38).to(tl.float32)
 
 
 @triton.jit
@@ -225,14 +230,15 @@ def _block(  # noqa: C901 - a branch for each optional part, all decided when it
         s0, s1, s2 = tl.zeros_like(s0), tl.zeros_like(x), tl.zeros_like(x)
     if MASKED:  # what lies outside has g = 0 and x = 0, but not every buffer's sum is 0 there for every method
         s0, s1, s2 = tl.where(inside, s0, 0.0), tl.where(inside, s1, 0.0), tl.where(inside, s2, 0.0)
-    return s0, s1.to(tl.float64), s2.to(tl.float64), bad
+    stored = tl.where(inside, x.to(x_at.dtype.element_ty).to(tl.float64), 0.0)
+    return s0, s1.to(tl.float64), s2.to(tl.float64), bad, stored * stored
 
 
 @triton.jit
 def step(
-    x_base, g_base, base0, base1, base2, base3, base4, distances, numels, origins, tensors, chunks, h, partial,
+    x_base, g_base, base0, base1, base2, base3, base4, distances, numels, origins, tensors, chunks, h, factors, partial,
     METHOD: tl.constexpr, HAS: tl.constexpr, ROUNDED: tl.constexpr, WRITTEN: tl.constexpr, SUMS: tl.constexpr,
-    SUMMED: tl.constexpr,
+    APART: tl.constexpr, SUMMED: tl.constexpr,
     SCALED: tl.constexpr, DECAYED: tl.constexpr, MAXIMIZE: tl.constexpr, DRY: tl.constexpr, LARGEST: tl.constexpr,
     UNIT_X: tl.constexpr, UNIT_G: tl.constexpr, UNIT0: tl.constexpr, UNIT1: tl.constexpr, UNIT2: tl.constexpr,
     UNIT3: tl.constexpr, UNIT4: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
@@ -240,7 +246,8 @@ def step(
     """Take BLOCKS blocks of one tensor.
 
     distances: seven a tensor, in units of UNIT elements. h: coefficients, then decay, scale, seed, and 1 to do nothing or 0,
-    float64. partial: gets SUMS + 1 float64 a program.
+    float64. APART: which coefficient has a factor for each tensor, float64 in `factors`; -1: none. partial: gets SUMS + 1
+    float64 a program, and with APART one more, the sum of x squared after the step.
     """
     program = tl.program_id(0)
     t = tl.load(tensors + program).to(tl.int64)
@@ -255,15 +262,17 @@ def step(
     c0, c1, c2, c3 = _coefficient(h, 0), _coefficient(h, 1), _coefficient(h, 2), _coefficient(h, 3)
     c4, c5, c6, c7 = _coefficient(h, 4), _coefficient(h, 5), _coefficient(h, 6), _coefficient(h, 7)
     c8, c9, c10, decay = _coefficient(h, 8), _coefficient(h, 9), _coefficient(h, 10), _coefficient(h, 11)
+    if APART == 7:
+        c7 = _within(tl.load(h + 7) * tl.load(factors + t))
     scale, seed = tl.load(h + 12).to(tl.float32), (tl.load(h + 13).to(tl.int64) * 0x9E3779B9).to(tl.uint32)
     a0, a1, a2 = tl.zeros((BLOCK,), tl.float64), tl.zeros((BLOCK,), tl.float64), tl.zeros((BLOCK,), tl.float64)
-    bad = tl.zeros((BLOCK,), tl.float32)
+    bad, squares = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float64)
     for at in range(0, BLOCK * BLOCKS, BLOCK):
         i = start + at + tl.arange(0, BLOCK)
         inside = i < n
         element = (origin + i).to(tl.uint32)
         if start + at + BLOCK <= n:
-            s0, s1, s2, wrong = _block(
+            s0, s1, s2, wrong, square = _block(
                 x_at, g_at, p0, p1, p2, p3, p4, i, inside, element, seed, decay, scale,
                 c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10,
                 METHOD, HAS, ROUNDED, WRITTEN, SUMMED, SCALED, DECAYED, MAXIMIZE, DRY, LARGEST, False,
@@ -272,8 +281,10 @@ def step(
             a1 += s1
             a2 += s2
             bad += wrong
+            if APART >= 0:
+                squares += square
         elif start + at < n:
-            s0, s1, s2, wrong = _block(
+            s0, s1, s2, wrong, square = _block(
                 x_at, g_at, p0, p1, p2, p3, p4, i, inside, element, seed, decay, scale,
                 c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10,
                 METHOD, HAS, ROUNDED, WRITTEN, SUMMED, SCALED, DECAYED, MAXIMIZE, DRY, LARGEST, True,
@@ -282,9 +293,13 @@ def step(
             a1 += s1
             a2 += s2
             bad += wrong
-    out = partial + program.to(tl.int64) * (SUMS + 1)
+            if APART >= 0:
+                squares += square
+    out = partial + program.to(tl.int64) * (SUMS + 1 + (APART >= 0))
     tl.store(out, tl.sum(a0, 0))
     tl.store(out + 1, tl.sum(a1, 0))
     if SUMS == 3:
         tl.store(out + 2, tl.sum(a2, 0))
     tl.store(out + SUMS, tl.sum(bad.to(tl.float64), 0))
+    if APART >= 0:
+        tl.store(out + SUMS + 1, tl.sum(squares, 0))

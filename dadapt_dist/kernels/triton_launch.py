@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..methods.base import Coefficients, KernelSignature, Method
 from .memory_checks import is_dense_alike, is_plain
-from .tensor_task import TensorTask
+from .tensor_task import PerTensor, TensorTask
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ def supports(method: Method, task: TensorTask) -> bool:
     others = [g, *buffers] if task.scale is None else [g, task.scale, *buffers]
     if not all(is_plain(t) and t.device == x.device for t in (x, *others)) or not is_dense_alike([x, g, *buffers]):
         return False
+    if len(task.runs) > 1 and not x.is_contiguous():
+        return False
     return all(t.data_ptr() % t.itemsize == 0 for t in (x, g, *buffers))
 
 
@@ -80,6 +82,7 @@ def run(
     dry: bool,
     skip: Tensor | None = None,
     derived: "list[Table] | None" = None,
+    apart: PerTensor | None = None,
 ) -> Tensor:
     """Run one step over tensors that `supports` has accepted: see `Kernel.run`. Float64, on their device; nobody waits."""
     tables = derived or derive(method, tasks)
@@ -91,34 +94,50 @@ def run(
     h = _vector([*values, first.decay, scale, c["seed"], skipped], device)
     total = None
     for table in tables:
-        sums = _launch(table, [tasks[index] for index in table.members], len(method.sums), h, dry)
+        sums = _launch(table, [tasks[index] for index in table.members], method, h, dry, skip, apart)
         total = sums if total is None else total + sums
     assert total is not None, "there is a task at least"
     return total * _vector([*spec.factors(c), 1.0], device)
 
 
-def _launch(table: "Table", tasks: list[TensorTask], sums: int, h: Tensor, dry: bool) -> Tensor:
+def _launch(
+    table: "Table",
+    tasks: list[TensorTask],
+    method: Method,
+    h: Tensor,
+    dry: bool,
+    skip: Tensor | None,
+    apart: PerTensor | None,
+) -> Tensor:
     table.follow(tasks)
-    spec, dtypes = table.spec, table.dtypes
+    spec, dtypes, sums = table.spec, table.dtypes, len(method.sums)
+    apart = apart if table.runs is not None else None
+    factors = h if apart is None or table.runs is None else apart.factors[table.runs]
     fields = range(len(spec.fields))
     has = sum(1 << k for k in fields if dtypes[k] is not None)
     rounded = sum(1 << k for k in fields if dtypes[k] is torch.bfloat16)
     written = has & ((1 << (len(spec.fields) - spec.read_only)) - 1)
-    partial = torch.empty(table.programs, sums + 1, dtype=torch.float64, device=h.device)
+    columns = sums + 1 + (apart is not None)
+    partial = torch.empty(table.programs, columns, dtype=torch.float64, device=h.device)
     if table.programs:
         first = tasks[0]
         bases = [first.x, first.g, *(first.buf.get(name, first.x) for name in spec.fields)]
         bases += [first.x] * (2 + BUFFERS - len(bases))
         with torch.cuda.device(h.device) if h.is_cuda else torch.no_grad():
             _kernel().step[(table.programs,)](
-                *bases, table.distances, table.numels, table.origins, table.tensors, table.chunks, h, partial,
-                spec.index, has, rounded, written, sums, dtypes[spec.fields.index(spec.statistic)] is not None,
+                *bases, table.distances, table.numels, table.origins, table.tensors, table.chunks, h, factors, partial,
+                spec.index, has, rounded, written, sums, -1 if apart is None else spec.coefficients.index(method.scaled),
+                dtypes[spec.fields.index(spec.statistic)] is not None,
                 first.scale is not None, first.decay != 0, first.maximize, dry, torch.finfo(first.x.dtype).max,
                 *table.units, BLOCK, BLOCKS, num_warps=WARPS, enable_fp_fusion=False,
             )  # fmt: skip
     if not dry:
         torch.autograd.graph.increment_version([task.x for task in tasks])  # the writes went behind autograd's back
-    return (partial * table.weights).sum(0)
+    partial = partial * table.weights
+    if apart is not None and table.runs is not None:
+        squares = torch.segment_reduce(partial[:, -1].contiguous(), "sum", lengths=table.lengths, unsafe=True)
+        apart.put(table.runs, squares, skip)
+    return partial[:, : sums + 1].sum(0)
 
 
 class Table:
@@ -126,7 +145,8 @@ class Table:
 
     members: the tasks of the launch, by their places. dtypes: of the buffers in the kernel's order, None where there is
     none. programs: their number. tensors, chunks: for each, its tensor and its place in it. distances: int64 [tensors, 7],
-    from the first tensor's x, g and buffers, in units of `units` elements.
+    from the first tensor's x, g and buffers, in units of `units` elements. A task with several `runs` is as many tensors.
+    runs, lengths: the number of each tensor among those of the model, and how many programs it has; None without `runs`.
     """
 
     def __init__(self, spec: KernelSignature, all_tasks: Sequence[TensorTask], members: list[int]) -> None:
@@ -135,22 +155,33 @@ class Table:
         self.device = tasks[0].x.device
         buffers = [[task.buf.get(name) for name in spec.fields] for task in tasks]
         self.dtypes = [None if t is None else t.dtype for t in buffers[0]]
+        self._runs = [
+            (place, start, stop)
+            for place, task in enumerate(tasks)
+            for _, start, stop in task.runs or ((0, 0, task.x.numel()),)
+        ]
         x, g = tasks[0].x.itemsize, tasks[0].g.itemsize
         self._widths = [x, g, *(x if t is None else t.itemsize for t in buffers[0])]
         self._widths += [x] * (2 + BUFFERS - len(self._widths))
-        self._x = [task.x.data_ptr() for task in tasks]
-        columns = [
-            [at if t is None else t.data_ptr() for t, at in zip(column, self._x, strict=True)]
-            for column in zip(*buffers, strict=True)
-        ]
+        self._x = self._starts([task.x for task in tasks])
+        columns = [self._starts(column) for column in zip(*buffers, strict=True)]
+        columns = [self._x if column is None else column for column in columns]
         self._buffers = columns + [self._x] * (BUFFERS - len(columns))
         self._gradients: list[int] = []
         self._lay_out(tasks)
         self.distances = torch.empty(0)
         self.units: list[int] = []
 
+    def _starts(self, tensors: Sequence[Tensor | None]) -> Any:
+        """The address at which each run begins in these tensors, one a task; None where there are none."""
+        if tensors[0] is None:
+            return None
+        return [
+            t.data_ptr() + start * t.itemsize for place, start, _ in self._runs if (t := tensors[place]) is not None
+        ]
+
     def _lay_out(self, tasks: list[TensorTask]) -> None:
-        sizes = [task.x.numel() for task in tasks]
+        sizes = [stop - start for _, start, stop in self._runs]
         programs = [-(-size // (BLOCK * BLOCKS)) for size in sizes]
         self.programs = sum(programs)
         tensors = [t for t, number in enumerate(programs) for _ in range(number)]
@@ -158,15 +189,19 @@ class Table:
         chunks = [chunk for number in programs for chunk in range(number)]
         self.chunks = _sent(torch.tensor(chunks, dtype=torch.int32, device="cpu"), self.device)
         self.numels = _sent(torch.tensor(sizes, dtype=torch.int64, device="cpu"), self.device)
-        self.origins = _sent(
-            torch.tensor([task.origin for task in tasks], dtype=torch.int64, device="cpu"), self.device
-        )
-        weights = [tasks[t].weight for t in tensors]
+        origins = [tasks[place].origin + start for place, start, _ in self._runs]
+        self.origins = _sent(torch.tensor(origins, dtype=torch.int64, device="cpu"), self.device)
+        weights = [tasks[self._runs[t][0]].weight for t in tensors]
+        self.runs = self.lengths = None
+        if all(task.runs for task in tasks):
+            numbers = [tensor for task in tasks for tensor, _, _ in task.runs]
+            self.runs = _sent(torch.tensor(numbers, dtype=torch.int64, device="cpu"), self.device)
+            self.lengths = _sent(torch.tensor(programs, dtype=torch.int64, device="cpu"), self.device)
         self.weights = _sent(torch.tensor(weights, dtype=torch.float64, device="cpu").unsqueeze(1), self.device)
 
     def follow(self, tasks: list[TensorTask]) -> None:
         """Send the addresses to the device when a gradient lies elsewhere than in the step before."""
-        gradients = [task.g.data_ptr() for task in tasks]
+        gradients = self._starts([task.g for task in tasks])
         if gradients == self._gradients:
             return
         columns, self.units = [], []

@@ -181,6 +181,8 @@ class Method(ABC):
     """Names of the sums that `update` returns: those of `after`."""
     estimate_options: ClassVar[tuple[str, ...]] = ("d0", "d_coef", "growth_rate", "beta3")
     """Options that all groups of one estimate must share."""
+    fixed_options: ClassVar[tuple[str, ...]] = ()
+    """Options that a checkpoint must have as the optimizer that loads it was built with."""
     read_only: ClassVar[tuple[str, ...]] = ("p0", "x0")
     """Buffers that `update` never writes."""
     sparse: ClassVar[bool] = False
@@ -189,6 +191,8 @@ class Method(ABC):
     """Whether a scalar "updates" is kept: the steps in which something could move, also those whose sums were of no use."""
     runs_base: ClassVar[bool] = False
     """Whether a torch optimizer gives the update: see `directions.TorchDirection`."""
+    scaled: ClassVar[str] = "step"
+    """The coefficient that `tensor_factors` multiply."""
     has_modes: ClassVar[bool] = False
     """Whether the parameters hold other values in evaluation than in training: the class defines `to_eval` and `to_train`."""
 
@@ -214,6 +218,17 @@ class Method(ABC):
     def own_signature(self) -> KernelSignature | None:
         """The signature that the class declares itself: one derived from a method may have another update than the kernels."""
         return vars(type(self)).get("signature")
+
+    def completed(self, options: Options, where: str) -> dict[str, Any]:
+        """The options with those filled in that follow from others, such as a recipe.
+
+        where: what an error calls the optimizer or group. Raises ValueError for options that contradict each other.
+        """
+        return dict(options)
+
+    def shared_options(self, options: Options) -> tuple[str, ...]:
+        """The options that all groups of one estimate must share: `estimate_options`, and those that matter with these."""
+        return self.estimate_options
 
     # ---------------------------------------------------------------- scalars and buffers
 
@@ -269,6 +284,23 @@ class Method(ABC):
         """
         return ()
 
+    # ---------------------------------------------------------------- each tensor of the model apart
+
+    def needs_rms(self, options: Options) -> bool:
+        """Whether the step of a group with these options depends on the root mean square of each tensor of the model.
+
+        The caller then adds up the squares of every tensor over all ranks, in the reduce of the step that writes them, and
+        multiplies the coefficient `scaled` by `tensor_factors`.
+        """
+        return False
+
+    def tensor_factors(self, rms: Tensor, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Tensor:
+        """Between 0 and 1 for each tensor: float64 [n_tensors], no host sync.
+
+        rms: float64 [n_tensors], the root mean square of each whole tensor of the model before the step.
+        """
+        return torch.ones_like(rms)
+
     # ---------------------------------------------------------------- evaluation
 
     def to_eval(self, x: Tensor, buf: Buffers, c: Coefficients) -> None:  # noqa: B027 - few methods have it
@@ -307,6 +339,13 @@ class Method(ABC):
     def fold_after(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         """The scalars that the `after` sums set, as `fold_start`."""
         return {}
+
+    def advance(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        """The scalars that a step moves whatever its sums, elementwise over estimates ([n_estimates] each).
+
+        After every step in which something could move, also a held or a frozen one. scalars: those of the step.
+        """
+        return {"updates": scalars["updates"] + 1} if "updates" in scalars else {}
 
     def wants_before(self, scalars: Scalars) -> Tensor | None:
         """bool [n_estimates]: the estimates that still want `before` sums; None: all, in every step."""

@@ -94,6 +94,15 @@ def bias_correction(options: Options, k: Tensor) -> Tensor | float:
     return correction
 
 
+def remaining(options: Options, updates: Tensor) -> Tensor | float:
+    """Linear decay: max(0, 1 - updates/total_steps), with the steps before this one; 1.0 without total_steps."""
+    total = options.get("total_steps")
+    if total is None:
+        return 1.0
+    left: Tensor = (1 - updates / total).clamp_min(0.0)
+    return left
+
+
 def grown(scalars: Scalars, d_hat: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
     """max(d, min(d_hat, d·growth_rate)): d never falls, and grows at most by its rate a step."""
     d = scalars["d"]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ..options.fields import (
     LR,
     WEIGHT_DECAY,
     MethodOptions,
+    choice,
     integer,
     is_fraction,
     is_positive,
@@ -23,9 +25,15 @@ from ..options.fields import (
     option,
     optional,
     switch,
+    whole_or_none,
 )
 from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
-from .ops import add_, add_product_, add_ratio_, bias_correction, dot_difference, root, total_abs
+from .ops import add_, add_product_, add_ratio_, bias_correction, dot_difference, remaining, root, total_abs
+
+FLOOR = (
+    1e-3  # root mean square that a tensor is taken to have at least: one that begins as 0 has to get away from there
+)
+CAP = 0.2  # rms_cap of recipe="auto"
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,9 @@ class ProdigyOptions(MethodOptions):
     weight_decay: float = WEIGHT_DECAY(0, doc="decay of the parameters, by weight_decay·d·lr a step")
     decouple: bool = switch(True, "decay the parameters themselves; False adds the decay to the gradient")
     use_bias_correction: bool = switch(False, "Adam's bias correction, for long runs: d grows more slowly")
-    safeguard_warmup: bool = switch(False, "leave lr out of the estimate, so that a warm-up does not make d too large")
+    safeguard_warmup: bool = switch(
+        False, "leave lr out of s, and not of the other sum, so that a warm-up does not make d too large"
+    )
     d0: float = D0(1e-6)
     d_coef: float = option(
         1.0,
@@ -68,6 +78,38 @@ class ProdigyOptions(MethodOptions):
         "1 uses every entry; 11 is usual to save memory",
         "keep the buffers of the estimate for every slice_p-th element only",
     )
+    recipe: str | None = choice(
+        None,
+        ("auto",),
+        "'auto' is the setting to train with untouched: exact_bias_correction, same_weights and rms_cap, unless that is given",
+        later=True,
+    )
+    total_steps: int | None = option(
+        None,
+        whole_or_none,
+        lambda value: value is None or 1 <= value <= 2**53,
+        "None or an integer >= 1",
+        "pass the number of optimizer steps of the run, or None and a scheduler of your own",
+        "length of the run: the step decays linearly to 0 over it, without a scheduler. None: lr and a scheduler alone say",
+        later=True,
+    )
+    exact_bias_correction: bool = switch(
+        False,
+        "divide the averages by the sums of their own weights, so that a step is Adam's whatever d did",
+        later=True,
+    )
+    same_weights: bool = switch(
+        False, "weigh both sums of the estimate by d²/d0, without lr and bias correction", later=True
+    )
+    rms_cap: float | None = option(
+        None,
+        optional,
+        lambda value: value is None or is_positive(value),
+        "None or a number > 0",
+        "0.1 to 0.2 are usual, and None sets no bound",
+        "largest step of a tensor, relative to its root mean square. None: no bound",
+        later=True,
+    )
 
 
 class ProdigyMethod(Method):
@@ -86,11 +128,15 @@ class ProdigyMethod(Method):
             "Algorithm 3"
         ),
         equations="""
-            update  w = (d/d0)·γ;  w_s = w, or (d/d0)·d with safeguard_warmup
+            rates   γ = d·lr·c;  c = 1, Adam's bias correction, or lr's own decay with total_steps
+            update  w = (d/d0)·γ;  w_s = w, or (d/d0)·d with safeguard_warmup; both with same_weights
                     m = b1·m + (1-b1)·d·g          (betas[0] = 0: no m is kept, d·g takes its place)
                     v = b2·v + (1-b2)·d²·g²
                     s = b3·s + w_s·g               b3 = beta3, or √b2
                     x = x·(1 - wd·γ) - r·γ·m/(√v + d·eps)
+                    exact_bias_correction:  W_m = b1·W_m + (1-b1)·d;  W_v = b2·W_v + (1-b2)·d²
+                    x = x·(1 - wd·γ) - r·γ·(m/W_m)/(√(v/W_v) + eps)
+                    rms_cap:  min(r·γ, rms_cap·max(10⁻³, rms(x))) in the place of r·γ, for each tensor x of the model
             sums    inner = Σ w·g·(x0 - x),  s_l1 = Σ r·|s|
             rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
                     d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
@@ -107,14 +153,43 @@ class ProdigyMethod(Method):
     )
 
     name = "prodigy"
+    fixed_options = ("recipe", "total_steps", "exact_bias_correction", "same_weights")
     after = Sums(("inner", "s_l1"), needs="s_l1")
 
+    def completed(self, options: Options, where: str) -> dict[str, Any]:
+        given = dict(options)
+        if given["recipe"] == "auto":
+            clash = next((name for name in ("use_bias_correction", "safeguard_warmup") if given[name]), None)
+            if clash is not None:
+                raise ValueError(
+                    f"{where}: recipe='auto' and {clash}=True contradict each other: the recipe has exact_bias_correction and "
+                    f"same_weights in its place. Leave {clash} out, or the recipe."
+                )
+            given |= {"exact_bias_correction": True, "same_weights": True}
+            given["rms_cap"] = CAP if given["rms_cap"] is None else given["rms_cap"]
+        if given["exact_bias_correction"] and given["use_bias_correction"]:
+            raise ValueError(
+                f"{where}: exact_bias_correction=True and use_bias_correction=True contradict each other. Leave one of them out."
+            )
+        return given
+
+    def shared_options(self, options: Options) -> tuple[str, ...]:
+        return (*self.estimate_options, *self.fixed_options, *(("betas",) if options["exact_bias_correction"] else ()))
+
     def scalars(self, options: Options) -> dict[str, Initial]:
-        return {"d": options["d0"], "d_max": options["d0"], "numerator": 0.0}
+        found: dict[str, Initial] = {"d": options["d0"], "d_max": options["d0"], "numerator": 0.0}
+        if options["exact_bias_correction"]:
+            found |= {"weight_m": 0.0, "weight_v": 0.0}
+        if options["exact_bias_correction"] or options["total_steps"] is not None:
+            found |= {"updates": 0.0}
+        return found
 
     def constants(self, options: Options) -> dict[str, float]:
         average = math.sqrt(options["betas"][1]) if options["beta3"] is None else float(options["beta3"])
-        return super().constants(options) | {"average": average}
+        found = super().constants(options) | {"average": average}
+        if options["exact_bias_correction"]:
+            found |= dict(zip(("beta1", "beta2"), options["betas"], strict=True))
+        return found
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
         buffers = {
@@ -132,16 +207,48 @@ class ProdigyMethod(Method):
     def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
         d = scalars["d"]
         (beta1, beta2), decay = options["betas"], options["weight_decay"]
-        gamma = d * options["lr"] * bias_correction(options, scalars["k"])
-        weight = d / constants["d0"] * gamma
+        gamma = self._rate(options, scalars)
+        without = d / constants["d0"] * d
+        weight = without if options["same_weights"] else d / constants["d0"] * gamma
+        step, eps = gamma * options["layer_scale"], d * options["eps"]
+        if options["exact_bias_correction"]:
+            weight_m, weight_v = _weights(scalars, beta1, beta2)
+            root_v = torch.sqrt(weight_v)
+            step, eps = step * (root_v / weight_m), root_v * options["eps"]
         return {
             "b1": beta1, "to_m": d * (1 - beta1),
             "b2": beta2, "to_v": d * d * (1 - beta2),
             "b3": constants["average"], "inner": weight,
-            "to_s": d / constants["d0"] * d if options["safeguard_warmup"] else weight,
+            "to_s": without if options["safeguard_warmup"] else weight,
             "keep": 1 - gamma * decay if decay and options["decouple"] else None,
-            "step": gamma * options["layer_scale"], "eps": d * options["eps"], "r": options["layer_scale"],
+            "step": step, "eps": eps, "r": options["layer_scale"],
         }  # fmt: skip
+
+    def _rate(self, options: Options, scalars: Scalars) -> Tensor:
+        """γ of the coming step: 0-dim float64."""
+        gamma: Tensor = scalars["d"] * options["lr"] * bias_correction(options, scalars["k"])
+        return gamma if options["total_steps"] is None else gamma * remaining(options, scalars["updates"])
+
+    def advance(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        moved = {} if "updates" not in scalars else {"updates": scalars["updates"] + 1}
+        if "weight_m" in scalars:
+            weight_m, weight_v = _weights(scalars, constants["beta1"], constants["beta2"])
+            moved |= {"weight_m": weight_m, "weight_v": weight_v}
+        return moved
+
+    def needs_rms(self, options: Options) -> bool:
+        return options["rms_cap"] is not None
+
+    def tensor_factors(self, rms: Tensor, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Tensor:
+        if options["rms_cap"] is None:
+            return torch.ones_like(rms)
+        gamma = self._rate(options, scalars) * options["layer_scale"]
+        largest = options["rms_cap"] * rms.clamp_min(FLOOR)
+        return torch.where(gamma > largest, largest / gamma, 1.0)
+
+    def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
+        rate = super().learning_rate(options, scalars)
+        return rate if options["total_steps"] is None else rate * remaining(options, scalars["updates"])
 
     def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
         sums = self._statistics(x, g, buf, c, cut) if "s" in buf else ()
@@ -168,3 +275,10 @@ class ProdigyMethod(Method):
         d, d_max = scalars["d"], torch.maximum(scalars["d_max"], d_hat)
         d = torch.where(d == constants["d0"], torch.maximum(d, d_hat), d)
         return {"d": torch.minimum(d_max, d * constants["growth_rate"]), "d_max": d_max, "numerator": numerator}
+
+
+def _weights(scalars: Scalars, beta1: Any, beta2: Any) -> tuple[Tensor, Tensor]:
+    """(W_m, W_v): the sums of the weights in m and in v after the coming step."""
+    d = scalars["d"]
+    weight_m = beta1 * scalars["weight_m"] + (1 - beta1) * d
+    return weight_m, beta2 * scalars["weight_v"] + (1 - beta2) * d * d

@@ -89,6 +89,16 @@ def optional(value: Any) -> Any:
     return None if value is None else number(value)
 
 
+def whole_or_none(value: Any) -> Any:
+    """None, or a whole number."""
+    return None if value is None else integer(value)
+
+
+def word_or_none(value: Any) -> Any:
+    """None, or a string that is not empty."""
+    return None if value is None else text(value)
+
+
 def _scalar(value: Any) -> Any:
     """What an array or tensor of one element holds; anything else as it is."""
     if type(value) in (float, int, bool, str) or not hasattr(value, "item"):
@@ -197,10 +207,24 @@ def _sentence(text: str) -> str:
 
 
 def option(
-    default: Any, read: Callable[[Any], Any], right: Callable[[Any], bool], allowed: str, cure: str, doc: str
+    default: Any,
+    read: Callable[[Any], Any],
+    right: Callable[[Any], bool],
+    allowed: str,
+    cure: str,
+    doc: str,
+    *,
+    later: bool = False,
 ) -> Any:
-    """A field of an options dataclass that may be set per parameter group. The arguments are those of `Check`."""
-    return field(default=default, metadata={"check": Check(read, right, allowed, cure, default, doc)})
+    """A field of an options dataclass that may be set per parameter group.
+
+    The arguments are those of `Check`, but for later: the option is newer than checkpoints that are still to be loaded, which
+    have its default. It is given by keyword alone, so that calls by position keep their meaning.
+    """
+    metadata = {"check": Check(read, right, allowed, cure, default, doc), "later": later}
+    return (
+        field(default=default, metadata=metadata, kw_only=True) if later else field(default=default, metadata=metadata)
+    )
 
 
 def accepted(default: Any, doc: str) -> Any:
@@ -221,9 +245,16 @@ def BETAS(default: tuple[float, ...], doc: str) -> Any:
     )
 
 
-def switch(default: bool, doc: str) -> Any:
+def switch(default: bool, doc: str, *, later: bool = False) -> Any:
     """True or False."""
-    return option(default, flag, is_anything, "True or False", "pass a bool", doc)
+    return option(default, flag, is_anything, "True or False", "pass a bool", doc, later=later)
+
+
+def choice(default: str | None, words: tuple[str, ...], doc: str, *, later: bool = False) -> Any:
+    """None, or one of some words."""
+    allowed = f"None or {' or '.join(map(repr, words))}"
+    cure = "leave it out for none of them"
+    return option(default, word_or_none, lambda value: value in (None, *words), allowed, cure, doc, later=later)
 
 
 # Options that several methods share; each method gives its own default.
@@ -335,6 +366,12 @@ class MethodOptions:
     def defaults(cls) -> dict[str, Any]:
         """The default of each option that a group may hold, by name."""
         return {name: check.usual for name, check in cls.checks().items()}
+
+    @classmethod
+    @cache
+    def later(cls) -> frozenset[str]:
+        """The options that older checkpoints lack."""
+        return frozenset(f.name for f in fields(cls) if f.metadata.get("later", False))
 
 
 def _ordered(options: type[MethodOptions]) -> list[Field[Any]]:

@@ -91,7 +91,10 @@ def _place(p: Tensor, owners: dict[int, tuple[Any, int | None]]) -> LocalShard:
             shard_id=piece,
             global_numel=numel,
             global_offset=None,
-            packs_several=len(flat._fqns) > 1,
+            packed=tuple(
+                (name, info.offset_in_shard or 0, (info.offset_in_shard or 0) + (info.numel_in_shard or 0))
+                for name, info in zip(flat._fqns, flat._shard_param_infos, strict=True)
+            ),
         )
     info = flat._shard_param_infos[index]
     return LocalShard(

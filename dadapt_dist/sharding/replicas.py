@@ -74,12 +74,13 @@ class Entry:
 class Found:
     """What the ranks found out together.
 
-    copies: of each item. classes: of each rank; those of one class have equal options. is_witnessed: have all ranks the same
-    suspects?
+    copies: of each item. classes: of each rank; those of one class have equal options. lists: of each rank; those with equal
+    numbers have one list of parameters. is_witnessed: have all ranks the same suspects?
     """
 
     copies: list[int]
     classes: list[int]
+    lists: list[int]
     is_witnessed: bool
 
 
@@ -92,7 +93,7 @@ def find_copies(items: Sequence[Item], claims: Claims, layout: ShardLayout, devi
     if layout.world_size == 1:
         own = [(item, 1) for item in items if item.copies is None]
         _check_total(sum(i.place.size(i.param) for i, _ in own), sum(i.place.global_numel for i, _ in own), own)
-        return Found([1] * len(items), [0], is_witnessed=False)
+        return Found([1] * len(items), [0], [0], is_witnessed=False)
     open_items = [item for item in items if item.copies is None]
     sums = _checksums(open_items, layout.world_size)
     names = digest(tuple(item.key for item in open_items))
@@ -116,7 +117,8 @@ def find_copies(items: Sequence[Item], claims: Claims, layout: ShardLayout, devi
     holders, expected = _holders(rows, open_items, sums, layout)
     copies = _copies(items, holders, expected, layout, device)
     alike = len({(row[2], row[5]) for row in rows}) == 1  # with other lists, suspects of one place are other tensors
-    return Found(copies, [row[4] for row in rows], is_witnessed=alike and claims.n_suspects > 0)
+    lists = [row[2] for row in rows]
+    return Found(copies, [row[4] for row in rows], lists, is_witnessed=alike and claims.n_suspects > 0)
 
 
 def _pieces(names: int, items: Sequence[Item], sums: list[int], world_size: int) -> list[tuple[int, int]]:

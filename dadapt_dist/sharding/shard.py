@@ -28,7 +28,8 @@ class LocalShard:
 
     A flat tensor into which a framework has packed several parameters has one LocalShard for each of them, with
     fqn: the parameter's name, and flat_slice: the elements of the flat tensor that are its. None: the tensor is one parameter.
-    packs_several: it is a flat tensor that has one LocalShard all the same.
+    packed: of a flat tensor that has one LocalShard all the same, (name, start, stop) for each parameter in it: the local
+    elements that are its.
     """
 
     tensor_key: str
@@ -40,12 +41,17 @@ class LocalShard:
     global_offset: int | None = 0
     fqn: str | None = None
     flat_slice: slice | None = None
-    packs_several: bool = False
+    packed: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def is_plain(self) -> bool:
         """Whether the parameter itself is the local tensor."""
         return self.local is whole and self.flat_slice is None
+
+    @property
+    def packs_several(self) -> bool:
+        """Whether one LocalShard stands for several parameters."""
+        return len(self.packed) > 1
 
     def part(self, t: Tensor) -> Tensor:
         """The plain local elements, of a parameter or buffer, that this placement speaks of."""

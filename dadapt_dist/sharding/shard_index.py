@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..comm.communicator import ShardLayout
+from .model_tensors import number_tensors, runs_of
 from .rank_claims import Claims
 from .registry import resolve
 from .replicas import Item, find_copies, report_failure
@@ -18,6 +19,7 @@ from .replicated import ddp_modules
 from .shard import LocalShard
 
 Part = tuple[LocalShard, float]  # with the weight 1/copies
+Run = tuple[int, int, int]  # a tensor of the model by its number, and which elements of a part are its
 Listed = tuple[str, str | None, Tensor]
 """A parameter: where it stands among those of this process, its name or None, its tensor."""
 
@@ -36,7 +38,10 @@ class ShardIndex:
         self.is_replicated = True  # does every rank hold every element?
         self.placed: dict[Tensor, list[Part]] | None = None  # None: never, or to be placed anew
         self.placing = 0  # how often parameters were placed
+        self.tells_apart = False  # are the tensors of the model to be told apart?
+        self.n_tensors = 0  # of the model, over all ranks, where they are
         self._first: dict[Tensor, LocalShard] = {}
+        self._runs: dict[Tensor, list[tuple[Run, ...]]] = {}
         self._proven: dict[Tensor, int] = {}  # parameters whose copies were found equal, and how many they were
 
     def is_cut(self, params: Iterable[Tensor]) -> bool:
@@ -55,6 +60,10 @@ class ShardIndex:
         """The parts of p that are summed and moved, each with the weight 1/copies of its partial sums. Most have one."""
         assert self.placed is not None, "parameters are placed when a window opens"
         return self.placed[p]
+
+    def runs(self, p: Tensor) -> list[tuple[Run, ...]]:
+        """For each part of p the tensors of the model that have elements in it; empty where these are not told apart."""
+        return self._runs.get(p) or [()] * len(self.parts(p))
 
     def is_here(self) -> bool:
         """Return whether the process group is the one in which the parameters were placed."""
@@ -102,6 +111,10 @@ class ShardIndex:
         self.parent = None if parent is None else weakref.ref(parent)
         self.placing += 1
         self.placed = {p: merged(parts) for p, parts in placed.items()}
+        self._runs, self.n_tensors = {}, 0
+        if self.tells_apart:
+            self.n_tensors, numbers = number_tensors(items, found.lists, self.layout)
+            self._runs = {p: [runs_of(place, p, numbers[p]) for place, _ in parts] for p, parts in self.placed.items()}
 
     def _suspect(self, items: list[Item]) -> None:
         """Find the parameters that are copies by their values alone: plain ones that DDP does not hold, looked at once."""

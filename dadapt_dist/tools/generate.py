@@ -7,12 +7,14 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ..engine.optimizer_class import docstring_of, paragraph, signature_of
 from ..methods import METHODS, Method
 from ..methods.registry import class_name
+from ..options.fields import MethodOptions
 
 ROOT = Path(__file__).parents[2]
 STUB, PAGE = ROOT / "dadapt_dist/optimizers.pyi", ROOT / "docs/methods.md"
@@ -71,7 +73,8 @@ def table(methods: Iterable[type[Method]] | None = None) -> str:
 def _section(method: type[Method]) -> str:
     words = method.documentation
     source = words.reference[0].upper() + words.reference[1:]
-    own = [f for f in method.options.of_constructor() if not f.kw_only and "check" in f.metadata]
+    common = {f.name for f in fields(MethodOptions)}
+    own = [f for f in method.options.of_constructor() if f.name not in common and "check" in f.metadata]
     parts = [f"### {class_name(method)}", _filled(f"{words.summary} {source}.")]
     parts.append("\n".join(f"    {line}".rstrip() for line in paragraph(words.equations)))
     parts += ["\n".join(paragraph(words.notes))] if words.notes else []

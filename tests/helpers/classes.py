@@ -32,19 +32,33 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 
 
+# Settings of a method that are compared like a method of their own, under "<method> <setting>". The cap holds back the steps
+# of some tensors of every test's model, and the decay ends before the run does.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "prodigy auto": {"recipe": "auto", "total_steps": 9, "rms_cap": 0.05, "weight_decay": 0.01},
+}
+
+
+def method_of(name: str) -> str:
+    """The method of a name of ALL or of SETTINGS."""
+    return name.split()[0]
+
+
 def first_d(name: str, d: float) -> dict[str, Any]:
     """The option with which d starts at d, or near it: DoG's is a share of 1 + ‖x0‖. None for a method without d."""
-    known = METHODS[name].options.checks()
+    known = METHODS[method_of(name)].options.checks()
     return {option: d for option in ("d0", "reps_rel") if option in known}
 
 
 def parts(name: str, d: float = 1e-3) -> dict[str, Any]:
     """Options under which all parts of a method take part, and d starts at d or near it."""
-    decays = "weight_decay" in METHODS[name].options.checks()
-    return {**first_d(name, d), **PARTS.get(name, {"weight_decay": 0.01} if decays else {})}
+    decays = "weight_decay" in METHODS[method_of(name)].options.checks()
+    own = SETTINGS.get(name) or PARTS.get(name, {"weight_decay": 0.01} if decays else {})
+    return {**first_d(name, d), **own}
 
 
 def make(name: str, params: Any, d: float = 1e-3, **options: Any) -> dd.LearningRateFree:
     """An optimizer whose d starts at d, or near it."""
-    made: dd.LearningRateFree = ALL[name](params, **{**first_d(name, d), **options})
+    given = {**first_d(name, d), **SETTINGS.get(name, {}), **options}
+    made: dd.LearningRateFree = ALL[method_of(name)](params, **given)
     return made

@@ -15,7 +15,7 @@ def reduces(counts: dict[Any, int]) -> int:
 
 def reduces_of(name: str, *, lagged: bool = False, frozen: bool = False) -> int:
     """How many reduces a steady step of a method takes: of sums after the move, and of those before it in each step."""
-    method = METHODS[name]
+    method = METHODS[name.split()[0]]
     always = method.before is not None and method.wants_before is Method.wants_before
     if lagged and always:
         return int(not frozen)

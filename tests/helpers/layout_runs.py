@@ -7,15 +7,15 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
 
-from .classes import ALL, WITH_BEFORE, parts
+from .classes import ALL, SETTINGS, WITH_BEFORE, method_of, parts
 from .collectives import reduces
 from .layouts import LAYOUTS, Job, fsdp2_mixed_precision, ranks, shard2
 from .models import Tiny, gradients
 from .oracles import ORACLES
 
 STEPS = 10
-WAYS = [*((name, "exact") for name in ALL), *((name, "lagged") for name in WITH_BEFORE)]
-"""(method, when its sums of before the move count): every method, and both ways where there are two."""
+WAYS = [*((name, "exact") for name in (*ALL, *SETTINGS)), *((name, "lagged") for name in WITH_BEFORE)]
+"""(method or setting, when its sums of before the move count): every method, and both ways where there are two."""
 FROZEN = frozenset({"blocks.0.norm.weight", "blocks.0.norm.bias", "inp.bias"})
 
 
@@ -26,7 +26,8 @@ def other_collectives(counts: dict[Any, int]) -> int:
 def train(layout: str, method: str, before: Any = "exact") -> dict[str, Any]:
     """On every rank: train, and return d after each step, whole parameters and the collectives of each step."""
     job: Job = LAYOUTS[layout][1]()
-    optimizer = ALL[method](job.params(), step_size=dd.StepSize(before=before), **parts(method))  # type: ignore[call-arg]
+    cls: Any = ALL[method_of(method)]
+    optimizer = cls(job.params(), step_size=dd.StepSize(before=before), **parts(method))
     ds, collectives, others = [], [], []
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -37,6 +38,14 @@ def train(layout: str, method: str, before: Any = "exact") -> dict[str, Any]:
         others.append(other_collectives(communication.get_comm_counts()))
         ds.append(optimizer.d)
     return {"d": ds, "params": job.full(), "collectives": collectives, "others": others}
+
+
+def of_oracle(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of an optimizer as its oracle has them, which knows no recipe."""
+    options = dict(options)
+    if options.pop("recipe", None) == "auto":
+        options = {"exact_bias_correction": True, "same_weights": True, "rms_cap": 0.2} | options
+    return options
 
 
 def depth_of(layout: str) -> int:
@@ -59,8 +68,8 @@ def reference(
         model = Tiny(depth=depth)
         names = [name for name, _ in model.named_parameters()]
         untrained = [i for i, name in enumerate(names) if name in frozen]
-        oracle = ORACLES[method](
-            list(model.parameters()), lagged=before == "lagged", untrained=untrained, **parts(method)
+        oracle = ORACLES[method_of(method)](
+            list(model.parameters()), lagged=before == "lagged", untrained=untrained, **of_oracle(parts(method))
         )
         ds = []
         for step in range(STEPS):

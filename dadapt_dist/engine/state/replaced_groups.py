@@ -11,7 +11,7 @@ from typing import Any
 from ...options.checks import check_options
 from ..estimate_state import TENSORS, estimates_of
 from ..members import HasGroups, TakesScalars
-from .validation import check_format, check_order, scalars_of
+from .validation import check_fixed, check_format, check_order, scalars_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ def _checked(optimizer: HasGroups, group: Any, index: int) -> tuple[dict[str, An
             f"{where} is of the method {options['method']!r}, the optimizer {optimizer._method.name!r}: take a checkpoint of it."
         )
     check_format(options, where)
+    live = optimizer._bound_groups[index] if index < len(optimizer._bound_groups) else optimizer.defaults
+    check_fixed(optimizer._method, options, live, where)
     options |= check_options({name: options[name] for name in defaults}, optimizer._method.options.checks(), where)
     options.pop(TENSORS, None)
     if index < len(optimizer._bound_groups) and TENSORS in optimizer._bound_groups[index]:

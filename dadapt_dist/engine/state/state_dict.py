@@ -25,6 +25,7 @@ from .validation import (
     GO_BACK,
     check_elements,
     check_entries,
+    check_fixed,
     check_format,
     check_kind,
     check_order,
@@ -137,11 +138,11 @@ def _checked_groups(optimizer: Saves, groups: list[Dict]) -> tuple[list[Dict], d
     for index, (group, live) in enumerate(zip(groups, optimizer._all_groups, strict=True)):
         where = f"group {index} of the checkpoint"
         _check_tensors(group, live, where)
-        options = _check_group(optimizer, group, where)
+        options = _check_group(optimizer, group, live, where)
         found = scalars_of(group, names, where, optimizer.step_size._scalars.lengths)
         for estimate, scalars in found.items():
             one = group | options | scalars
-            _check_agree(first.setdefault(estimate, one), one, {*names, *optimizer._method.estimate_options})
+            _check_agree(first.setdefault(estimate, one), one, {*names, *optimizer._method.shared_options(one)})
             check_order(one, where)
         checked.append(group | options | _of_group(found, live, names, where, group))
     return checked, first
@@ -208,8 +209,8 @@ def _check_names(groups: list[Dict], live: list[Dict]) -> None:
         )
 
 
-def _check_group(optimizer: Saves, group: Dict, where: str) -> Dict:
-    """The options of a saved group, as plain python."""
+def _check_group(optimizer: Saves, group: Dict, live: Dict, where: str) -> Dict:
+    """The options of a saved group, as plain python; it gets those that are newer than it."""
     if set(group) == {"params"}:  # what torch makes of a group whose parameters it finds in no group of the checkpoint
         raise ValueError(
             f"{where} has parameters and no options: the checkpoint has the groups of other parameters, such as those of another "
@@ -224,15 +225,17 @@ def _check_group(optimizer: Saves, group: Dict, where: str) -> Dict:
             "loadable by dadapt_dist.checkpoint.convert(state_dict, method)."
         )
     check_format(group, where)
+    checks = optimizer._method.options.checks()
+    for key in optimizer._method.options.later() - set(group):
+        group[key] = checks[key].usual
+    check_fixed(optimizer._method, group, live, where)
     missing = {*optimizer.defaults, *scalars.values, "steps"} - set(group) - {"differentiable"}
     if missing:
         raise ValueError(
             f"{where} lacks {listed(missing)}; {name} cannot continue without them. Load a checkpoint that this "
             "optimizer saved whole."
         )
-    options = check_options(
-        {key: group[key] for key in optimizer.defaults if key in group}, optimizer._method.options.checks(), where
-    )
+    options = check_options({key: group[key] for key in optimizer.defaults if key in group}, checks, where)
     for name in estimates_of({**group, **options}):
         scalars.row(name)  # raises for an estimate that does not exist
     return options

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...methods import Buffer
+from ...methods import Buffer, Method
 from ...options.checks import listed
 from ...options.fields import NOTHING, numbers
 from ..estimate_state import TENSORS, estimates_of
@@ -44,6 +44,16 @@ def check_format(group: Mapping[str, Any], where: str) -> None:
         raise ValueError(
             f"{where} has the format {number}, made by a newer dadapt-dist; this one reads up to {FORMAT}: update dadapt-dist."
         )
+
+
+def check_fixed(method: Method, group: Mapping[str, Any], live: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError for a group with another value of an option that a run keeps to its end."""
+    for name in method.fixed_options:
+        if group.get(name) != live[name]:
+            raise ValueError(
+                f"{where} has {name}={group.get(name)!r}, and the optimizer {name}={live[name]!r}: a run keeps it to its end. "
+                f"Build the optimizer with {name}={group.get(name)!r}, or begin a new run."
+            )
 
 
 def parts_of(checkpoint: Any) -> tuple[list[Dict], Mapping[Any, Any]]:

@@ -28,5 +28,12 @@ def traffic(tensors: Sequence[Sequence[Tensor]], written: int, by: float = 1.0) 
     job = cpu_c.Job(scale=1.0, safe=cpu_c.LARGEST, method=TRAFFIC, threads=torch.get_num_threads())
     job.coefficient[:3] = [written, used, by]
     weights, out = array("d", [1.0] * len(rows)), (ctypes.c_double * cpu_c.SUMS)()
-    arguments = (places.buffer_info()[0], weights.buffer_info()[0], ctypes.addressof(job), ctypes.addressof(out))
+    arguments = (
+        places.buffer_info()[0],
+        weights.buffer_info()[0],
+        ctypes.addressof(job),
+        ctypes.addressof(out),
+        None,
+        None,
+    )
     cpu_c.check_result(loaded.dadapt_step(len(rows), *arguments), len(rows))

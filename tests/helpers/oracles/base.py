@@ -96,6 +96,9 @@ class Oracle:
         """The global sums change the estimate's scalars, in place."""
         raise NotImplementedError
 
+    def advance(self, estimate: Estimate, d: float) -> None:
+        """A step with some lr above 0 has been taken with this d: what follows from that alone."""
+
     def before_update(self, estimate: Estimate, items: list[tuple[Group, int, Tensor]]) -> bool:
         """What must be known before any parameter moves; False when nothing may move in this step."""
         return True
@@ -133,7 +136,11 @@ class Oracle:
                 items = [(group, i, torch.where(torch.isfinite(g), g, 0.0)) for group, i, g in items]
             all_terms = [self.update(self.params[i], g, self.states[i], group, estimate) for group, i, g in items]
             if not left_out:
-                self.conclude(estimate, all_terms, any(group["lr"] != 0 for group in groups), clean and not holds)
+                some_lr = any(group["lr"] != 0 for group in groups)
+                d = estimate["d"]
+                self.conclude(estimate, all_terms, some_lr, clean and not holds)
+                if some_lr:
+                    self.advance(estimate, d)
         if not left_out and any(group["lr"] != 0 for group in self.groups):
             self.steps += 1
 

@@ -23,6 +23,10 @@ class ProdigyOracle(Oracle):
         "d_coef": 1.0,
         "growth_rate": math.inf,
         "slice_p": 1,
+        "total_steps": None,
+        "exact_bias_correction": False,
+        "same_weights": False,
+        "rms_cap": None,
     }
 
     def new_state(self, x: Tensor, group: Group) -> State:
@@ -34,7 +38,13 @@ class ProdigyOracle(Oracle):
         }
 
     def new_scalars(self, group: Group) -> dict[str, Any]:
-        return {"d_max": group["d0"], "num": 0.0}
+        return {"d_max": group["d0"], "num": 0.0, "W_m": 0.0, "W_v": 0.0, "taken": 0}
+
+    def advance(self, estimate: Estimate, d: float) -> None:
+        b1, b2 = estimate["first"]["betas"]
+        estimate["W_m"] = b1 * estimate["W_m"] + (1 - b1) * d
+        estimate["W_v"] = b2 * estimate["W_v"] + (1 - b2) * d**2
+        estimate["taken"] += 1
 
     def b3(self, estimate: Estimate) -> float:
         first = estimate["first"]
@@ -45,7 +55,12 @@ class ProdigyOracle(Oracle):
         b1, b2 = group["betas"]
         r, wd, eps, p = group["layer_scale"], group["weight_decay"], group["eps"], group["slice_p"]
         gamma = d * group["lr"] * bias_correction(group, estimate["k"])
-        w = d / d0 * gamma
+        if group["total_steps"] is not None:
+            gamma *= max(0.0, 1 - estimate["taken"] / group["total_steps"])
+        w = d / d0 * d if group["same_weights"] else d / d0 * gamma
+        step = r * gamma
+        if group["rms_cap"] is not None:
+            step = min(step, group["rms_cap"] * max(1e-3, float(x.square().mean().sqrt()) if x.numel() else 0.0))
         w_s = d / d0 * d if group["safeguard_warmup"] else w
         if not group["decouple"]:
             g = g + wd * x
@@ -58,7 +73,11 @@ class ProdigyOracle(Oracle):
         s_l1 = (r * state["s"].abs()).sum()
         if group["decouple"]:
             x.copy_(x - wd * gamma * x)
-        x.copy_(x - r * gamma * state["m"] / (state["v"].sqrt() + d * eps))
+        if group["exact_bias_correction"]:
+            W_m, W_v = b1 * estimate["W_m"] + (1 - b1) * d, b2 * estimate["W_v"] + (1 - b2) * d**2
+            x.copy_(x - step * (state["m"] / W_m) / ((state["v"] / W_v).sqrt() + eps))
+        else:
+            x.copy_(x - step * state["m"] / (state["v"].sqrt() + d * eps))
         return {"inner": inner, "s_l1": s_l1}
 
     def rule(self, estimate: Estimate, sums: dict[str, float]) -> None:

@@ -41,9 +41,7 @@ def step_after_a_past(stage: int) -> str:
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
-    engine = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=Case(stage=stage).deepspeed_config()
-    )[0]
+    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=Case(stage=stage).deepspeed_config())[0]
     engine.backward(engine(torch.ones(2, 5)).sum())
     try:
         with pytest.raises(ValueError, match="had taken 1 steps before the framework put its own tensors") as caught:

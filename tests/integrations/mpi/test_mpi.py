@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.classes import WITH_D, first_d
+from tests.helpers.classes import SETTINGS, WITH_D, first_d, method_of
 from tests.helpers.collectives import reduces_of
 from tests.helpers.launchers import EACH_MPI, MPIS, ROOT, run
-from tests.helpers.layout_runs import WAYS
+from tests.helpers.layout_runs import WAYS, of_oracle
 from tests.helpers.mpi_runs import FIRST, STEPS, gradients, starts
 from tests.helpers.oracles import ORACLES
 
@@ -33,7 +33,8 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def expected(method: str, before: str) -> tuple[list[float], list[torch.Tensor]]:
-    oracle, ds = ORACLES[method](starts(), lagged=before == "lagged", **first_d(method, FIRST)), []
+    options = of_oracle({**first_d(method, FIRST), **SETTINGS.get(method, {})})
+    oracle, ds = ORACLES[method_of(method)](starts(), lagged=before == "lagged", **options), []
     for step in range(STEPS):
         oracle.step(gradients(step, oracle.params))
         ds.append(oracle.d)
@@ -49,10 +50,10 @@ def test_every_method_follows_one_process_bit_equal_on_all_ranks(
     for found in results:
         d, own = found["runs"][method, before, kind]
         assert d == results[0]["runs"][method, before, kind][0], "d differs between ranks"
-        assert [float.fromhex(one) for one in d] == pytest.approx(ds, rel=1e-12, nan_ok=method not in WITH_D)
+        assert [float.fromhex(one) for one in d] == pytest.approx(ds, rel=1e-12, nan_ok=method_of(method) not in WITH_D)
         for a, b in zip(own, params, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
-    assert ds[-1] > 1.2 * ds[0] or method not in WITH_D
+    assert ds[-1] > 1.2 * ds[0] or method_of(method) not in WITH_D
 
 
 def test_one_reduction_a_step_and_no_torch_distributed(results: list[dict[str, Any]]) -> None:

@@ -49,7 +49,8 @@ def test_a_call_by_position_means_what_it_means_in_the_released_packages(name: s
 @pytest.mark.parametrize("name", METHODS)
 def test_signature_and_help_show_every_option(name: str) -> None:
     parameters = list(inspect.signature(PUBLIC[name]).parameters.values())
-    assert [p.name for p in parameters if p.kind is p.KEYWORD_ONLY] == COMMON
+    later = [option for option in METHODS[name].options.of_constructor() if option.metadata.get("later")]
+    assert {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} == {*COMMON, *(option.name for option in later)}
     assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
     shown = pydoc.render_doc(PUBLIC[name], renderer=pydoc.plaintext)
     assert all(f"{p.name}: " in shown for p in parameters)
