@@ -88,7 +88,7 @@ def logged(optimizer: Any) -> dict[str, float]:
     """
     values = log_values(optimizer)
     rates = {name: value for name, value in values.items() if name.startswith("effective_lr/")}
-    if len(set(rates.values())) != 1:
+    if len({*map(str, rates.values())}) != 1:  # as text, for the NaN of a method without a rate is no other NaN's equal
         return values
     kept = {name: value for name, value in values.items() if name not in rates}
     return kept | {"effective_lr": next(iter(rates.values()))}
