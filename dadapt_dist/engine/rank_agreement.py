@@ -47,7 +47,7 @@ class Agreement:
     def begin(self, constants: Iterable[str], options: Iterable[str]) -> None:
         """Say which constants of the estimates and which options of the groups are watched."""
         self.constants = sorted(constants)
-        self.options = sorted(set(options) - set(self.constants) - {"d0", "d_coef", "growth_rate"} - NOT_WATCHED)
+        self.options = sorted(set(options) - set(self.constants) - NOT_WATCHED)
         self._marks, self._by_hand = None, 0
 
     def begin_settings(self, values: Iterable[Any]) -> None:

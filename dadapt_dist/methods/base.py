@@ -179,14 +179,18 @@ class Method(ABC):
     after: ClassVar[Sums | None] = None
     sums: ClassVar[tuple[str, ...]] = ()
     """Names of the sums that `update` returns: those of `after`."""
-    estimate_options: ClassVar[tuple[str, ...]] = ("d0", "d_coef", "growth_rate", "beta3")
-    """Options that all groups of one estimate must share."""
+    estimate_options: ClassVar[tuple[str, ...]] = ()
+    """Options that all groups of one estimate must share; where a class declares none, those that `options` says."""
     fixed_options: ClassVar[tuple[str, ...]] = ()
     """Options that a checkpoint must have as the optimizer that loads it was built with."""
     read_only: ClassVar[tuple[str, ...]] = ("p0", "x0")
     """Buffers that `update` never writes."""
     sparse: ClassVar[bool] = False
     """Does the method take sparse gradients (`update_sparse`)?"""
+    zero_if_sparse: ClassVar[tuple[str, ...]] = ()
+    """Options that must be 0 for a sparse gradient, for they move rows that are not in it."""
+    first_square: ClassVar[float | None] = None
+    """First value of its sums of squared gradients, where d depends on the size of gradients beside it."""
     counts_updates: ClassVar[bool] = False
     """Whether a scalar "updates" is kept: the steps in which something could move, also those whose sums were of no use."""
     runs_base: ClassVar[bool] = False
@@ -206,6 +210,9 @@ class Method(ABC):
                 f"{cls.__name__}: start = Sums(..., loss=True), and there is no loss before the first step: declare it in before "
                 "or after"
             )
+        own: Any = vars(cls).get("options")
+        if "estimate_options" not in vars(cls) and isinstance(own, type) and issubclass(own, MethodOptions):
+            cls.estimate_options = own.of_estimate()
         for phase in PHASES:
             _check_defined(cls, phase)
         cls.sums = () if cls.after is None else cls.after.names

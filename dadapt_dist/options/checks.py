@@ -2,20 +2,19 @@
 
 import difflib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .fields import LR, NOTHING, Check, integer, plain, rate, text
+from .fields import LR, NOTHING, Check, MethodOptions, integer, plain, rate, text
 
 Sync = Literal["next_step", "step"]
 Before = Literal["exact", "lagged"]
 Separate = Sequence[str] | Literal["per_tensor"] | None
 NonFinite = Literal["hold", "skip", "raise"]
 LARGEST = sys.float_info.max
-PRODIGYS = ("d_coef", "beta3")  # options of an estimate that one method alone has
 TRAINABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # dtypes of parameters that can train
 _LR: Check = LR(1.0).metadata["check"]
 
@@ -137,16 +136,27 @@ def check_names(name: str, value: Any) -> tuple[str, ...] | None:
 
 
 def _check_foreign(name: str, known: Iterable[str], where: str) -> None:
-    if name in PRODIGYS:
+    owners = sorted(
+        cls.__name__.removesuffix("Options") for cls in _descendants(MethodOptions) if name in cls.of_estimate()
+    )
+    if owners:
         raise ValueError(
-            f"{where}: {name} is an option of Prodigy alone, and would do nothing here. Leave it out. Options of a group: "
-            f"{listed(known)}."
+            f"{where}: {name} is an option of {', '.join(owners)} alone, and would do nothing here. Leave it out. Options of a "
+            f"group: {listed(known)}."
         )
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
     if near:
         raise ValueError(
             f"{where}: unknown option {name!r}; did you mean {near[0]!r}? Options of a group: {listed(known)}."
         )
+
+
+def _descendants(cls: type[MethodOptions]) -> Iterator[type[MethodOptions]]:
+    """The options of all methods that were defined."""
+    below: list[type[MethodOptions]] = type.__subclasses__(cls)
+    for child in below:
+        yield child
+        yield from _descendants(child)
 
 
 def check_keywords(unknown: Iterable[str], known: Iterable[str], where: str) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from dadapt_dist import monitor, optimizers
+from dadapt_dist.methods import METHODS
 
 from .parallel import Rows
 from .settings import Settings
@@ -30,8 +31,10 @@ def class_of(method: str) -> Callable[..., Optimizer]:
 
 
 def options(method: str, lr: float | None) -> dict[str, Any]:
-    """Keywords for the optimizer: an lr of 1.0 and, for Prodigy, the recommended options for a schedule with warm-up."""
-    return {"lr": lr or 1.0} | ({"use_bias_correction": True, "safeguard_warmup": True} if method == "prodigy" else {})
+    """Keywords for the optimizer: an lr of 1.0 and, where there is a guard for a warm-up, the options that go with one."""
+    known = METHODS[method.replace("-", "_")].options.checks()
+    guarded = {"use_bias_correction": True, "safeguard_warmup": True} if "safeguard_warmup" in known else {}
+    return {"lr": lr or 1.0} | {name: value for name, value in guarded.items() if name in known}
 
 
 def finish(settings: Settings, bits: float, optimizer: Optimizer, seconds: float) -> None:

@@ -208,11 +208,17 @@ def test_an_lr_that_no_float_holds_or_that_is_sparse_is_refused() -> None:
         dd.Prodigy(weights(), lr=torch.ones(1).to_sparse())
 
 
-@pytest.mark.parametrize("name", ["d_coef", "beta3"])
-def test_an_option_that_prodigy_alone_has_is_not_passed_over_in_silence(name: str) -> None:
+OTHERS = [
+    ("dadapt_adam", "d_coef", "Prodigy"), ("dadapt_adam", "beta3", "Prodigy"), ("prodigy", "reps_rel", "DoG"),
+    ("dog", "d0", "DAdaptAdaGrad, .*, Prodigy.*"), ("cocob", "growth_rate", "DAdaptAdaGrad, .*, Prodigy.*"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "name", "owners"), OTHERS)
+def test_an_option_of_other_methods_estimates_is_not_passed_over_in_silence(method: str, name: str, owners: str) -> None:
     groups = [{"params": weights(), name: 0.5}, {"params": weights()}]
-    with pytest.raises(ValueError, match=f"group 0: {name} is an option of Prodigy alone"):
-        dd.DAdaptAdam(groups)
+    with pytest.raises(ValueError, match=f"group 0: {name} is an option of {owners} alone, and would do nothing here"):
+        ALL[method](groups)
 
 
 def test_text_from_yaml_is_told_what_it_is() -> None:
