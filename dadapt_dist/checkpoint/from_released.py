@@ -148,7 +148,8 @@ def our_options(method: str) -> dict[str, Any]:
 def their_scalars(method: str) -> dict[str, str]:
     """Our name of each scalar -> the released one."""
     own = METHODS[method]().scalars(our_options(method))
-    return {name: RELEASED[method].scalars.get(name, name) for name in (*own, "k")}
+    later = METHODS[method].later_scalars
+    return {name: RELEASED[method].scalars.get(name, name) for name in (*own, "k") if name not in later}
 
 
 def needed_keys(method: str) -> set[str]:

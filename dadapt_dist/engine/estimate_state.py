@@ -352,9 +352,12 @@ class ScalarTable:
         new = self.method.advance(self.values, self._rule_constants())
         if not new:
             return
-        moves = torch.tensor(moving(), device=self.device)
-        moves = moves if overflow is None else moves & ~overflow.to(self.device)
-        self.seal(self._copy({name: torch.where(moves, value, self.values[name]) for name, value in new.items()}))
+        rows = moving()
+        if overflow is not None or not all(rows):
+            moves = torch.tensor(rows, device=self.device)
+            moves = moves if overflow is None else moves & ~overflow.to(self.device)
+            new = {name: torch.where(moves, value, self.values[name]) for name, value in new.items()}
+        self.seal(self._copy(new))
 
     def put(self, values: Scalars) -> None:
         """Copy these values of all estimates into the scalars of the same names."""

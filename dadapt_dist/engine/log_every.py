@@ -27,9 +27,14 @@ class Logged(Protocol):
     def effective_lr(self) -> list[float]:
         """d·lr of each group."""
 
+    @property
+    def adamw_lr(self) -> list[float] | None:
+        """The learning rate at which AdamW would take the step."""
+
 
 def log(optimizer: Logged) -> None:
     """Log d and d·lr when it is time to, which waits for the reduce under way."""
     every = next((group.get("log_every", 0) for group in optimizer._all_groups), 0)
     if every and optimizer.step_size.steps % every == 0:
-        logger.info("step %d: d %s, d·lr %s", optimizer.step_size.steps, optimizer.d, optimizer.effective_lr)
+        rates = "" if optimizer.adamw_lr is None else f", as AdamW at {optimizer.adamw_lr}"
+        logger.info("step %d: d %s, d·lr %s%s", optimizer.step_size.steps, optimizer.d, optimizer.effective_lr, rates)

@@ -62,6 +62,25 @@ class Readings:
         rates = [self._method.learning_rate(group, table.of(table.row(name))) for name in estimates_of(group)]
         return sum(map(float, rates)) / max(len(rates), 1)
 
+    @property
+    def adamw_lr(self) -> list[float] | None:
+        """The learning rate at which AdamW would take the coming step, for each group; None for methods that are unlike it.
+
+        This is the number to compare with a tuned AdamW's, where `effective_lr` is d·lr. Where the two differ, the method
+        averages gradients with weights that grow with d, and has no exact bias correction: just after d has grown, its steps
+        are many times those of AdamW at d·lr. Bounds on single tensors (`rms_cap`) are not in it. With an estimate for each
+        tensor, the mean over the group's tensors. Waits for the reduce under way.
+        """
+        self._adopt_groups()
+        table = self.step_size._current()
+        rates = [
+            [self._method.adamw_lr(group, table.of(table.row(name))) for name in estimates_of(group)]
+            for group in self._all_groups
+        ]
+        if any(rate is None for of_group in rates for rate in of_group):
+            return None
+        return [sum(float(rate or 0.0) for rate in of_group) / max(len(of_group), 1) for of_group in rates]
+
     def set_d(self, value: float, estimate: str | None = None) -> None:
         """Set d by hand; it stays there until a larger one is found. Do so on all ranks, between the same two steps.
 

@@ -183,6 +183,8 @@ class Method(ABC):
     """Options that all groups of one estimate must share; where a class declares none, those that `options` says."""
     fixed_options: ClassVar[tuple[str, ...]] = ()
     """Options that a checkpoint must have as the optimizer that loads it was built with."""
+    later_scalars: ClassVar[tuple[str, ...]] = ()
+    """Scalars that checkpoints of an earlier version lack: `assumed` gives them."""
     read_only: ClassVar[tuple[str, ...]] = ("p0", "x0")
     """Buffers that `update` never writes."""
     sparse: ClassVar[bool] = False
@@ -245,6 +247,10 @@ class Method(ABC):
         One that is called "d" is what users read as `optimizer.d`.
         """
         return {"d": float(options["d0"])}
+
+    def assumed(self, scalars: Mapping[str, float], options: Options) -> dict[str, float]:
+        """The `later_scalars` of a checkpoint that lacks them, from those that it has, and from "k"."""
+        return {}
 
     def constants(self, options: Options) -> dict[str, float]:
         """Constants of one estimate for the folds and `coefficients`, from the first group that belongs to it."""
@@ -366,6 +372,13 @@ class Method(ABC):
         scalars: of the group's estimate, 0-dim. Without schedules of its own, such as a bias correction.
         """
         return scalars["d"] * float(options["lr"]) * float(options.get("layer_scale", 1.0))
+
+    def adamw_lr(self, options: Options, scalars: Scalars) -> Tensor | float | None:
+        """The learning rate with which AdamW would take the coming step of a group; None for a method that is unlike it.
+
+        scalars: of the group's estimate, 0-dim. Bounds on the steps of single tensors are not in it.
+        """
+        return None
 
     needs_sums_to_lower: ClassVar[bool] = False
     """Does `moved` need the sums of the last step for a smaller d?"""

@@ -156,6 +156,7 @@ class ProdigyMethod(Method):
 
     name = "prodigy"
     fixed_options = ("recipe", "total_steps", "exact_bias_correction", "same_weights")
+    later_scalars = ("weight_m", "weight_v")
     after = Sums(("inner", "s_l1"), needs="s_l1")
 
     def completed(self, options: Options, where: str) -> dict[str, Any]:
@@ -180,18 +181,17 @@ class ProdigyMethod(Method):
 
     def scalars(self, options: Options) -> dict[str, Initial]:
         found: dict[str, Initial] = {"d": options["d0"], "d_max": options["d0"], "numerator": 0.0}
-        if options["exact_bias_correction"]:
-            found |= {"weight_m": 0.0, "weight_v": 0.0}
-        if options["exact_bias_correction"] or options["total_steps"] is not None:
-            found |= {"updates": 0.0}
-        return found
+        found |= {"weight_m": 0.0, "weight_v": 0.0}
+        return found if options["total_steps"] is None else found | {"updates": 0.0}
+
+    def assumed(self, scalars: Mapping[str, float], options: Options) -> dict[str, float]:
+        (beta1, beta2), d, k = options["betas"], scalars["d"], scalars["k"]
+        return {"weight_m": d * (1 - beta1**k), "weight_v": d * d * (1 - beta2**k)}
 
     def constants(self, options: Options) -> dict[str, float]:
         average = math.sqrt(options["betas"][1]) if options["beta3"] is None else float(options["beta3"])
-        found = super().constants(options) | {"average": average}
-        if options["exact_bias_correction"]:
-            found |= dict(zip(("beta1", "beta2"), options["betas"], strict=True))
-        return found
+        beta1, beta2 = options["betas"]
+        return super().constants(options) | {"average": average, "to_m": 1 - beta1, "to_v": 1 - beta2}
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
         buffers = {
@@ -214,7 +214,7 @@ class ProdigyMethod(Method):
         weight = without if options["same_weights"] else d / constants["d0"] * gamma
         step, eps = gamma * options["layer_scale"], d * options["eps"]
         if options["exact_bias_correction"]:
-            weight_m, weight_v = _weights(scalars, beta1, beta2)
+            weight_m, weight_v = _weights(scalars, 1 - beta1, 1 - beta2)
             root_v = torch.sqrt(weight_v)
             step, eps = step * (root_v / weight_m), root_v * options["eps"]
         return {
@@ -232,11 +232,9 @@ class ProdigyMethod(Method):
         return gamma if options["total_steps"] is None else gamma * remaining(options, scalars["updates"])
 
     def advance(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
-        moved = {} if "updates" not in scalars else {"updates": scalars["updates"] + 1}
-        if "weight_m" in scalars:
-            weight_m, weight_v = _weights(scalars, constants["beta1"], constants["beta2"])
-            moved |= {"weight_m": weight_m, "weight_v": weight_v}
-        return moved
+        weight_m, weight_v = _weights(scalars, constants["to_m"], constants["to_v"])
+        moved = {"weight_m": weight_m, "weight_v": weight_v}
+        return moved if "updates" not in scalars else moved | {"updates": scalars["updates"] + 1}
 
     def needs_rms(self, options: Options) -> bool:
         return options["rms_cap"] is not None
@@ -251,6 +249,14 @@ class ProdigyMethod(Method):
     def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
         rate = super().learning_rate(options, scalars)
         return rate if options["total_steps"] is None else rate * remaining(options, scalars["updates"])
+
+    def adamw_lr(self, options: Options, scalars: Scalars) -> Tensor | float:
+        rate: Tensor = self._rate(options, scalars) * options["layer_scale"]
+        if options["exact_bias_correction"]:
+            return rate
+        beta1, beta2 = options["betas"]
+        weight_m, weight_v = _weights(scalars, 1 - beta1, 1 - beta2)
+        return rate * weight_m / torch.sqrt(weight_v)
 
     def update(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
         sums = self._statistics(x, g, buf, c, cut) if "s" in buf else ()
@@ -279,8 +285,7 @@ class ProdigyMethod(Method):
         return {"d": torch.minimum(d_max, d * constants["growth_rate"]), "d_max": d_max, "numerator": numerator}
 
 
-def _weights(scalars: Scalars, beta1: Any, beta2: Any) -> tuple[Tensor, Tensor]:
-    """(W_m, W_v): the sums of the weights in m and in v after the coming step."""
+def _weights(scalars: Scalars, to_m: Any, to_v: Any) -> tuple[Tensor, Tensor]:
+    """(W_m, W_v), the sums of the weights in m and in v after the coming step. to_m, to_v: 1 - b1 and 1 - b2."""
     d = scalars["d"]
-    weight_m = beta1 * scalars["weight_m"] + (1 - beta1) * d
-    return weight_m, beta2 * scalars["weight_v"] + (1 - beta2) * d * d
+    return torch.lerp(scalars["weight_m"], d, to_m), torch.lerp(scalars["weight_v"], d * d, to_v)

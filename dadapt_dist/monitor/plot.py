@@ -7,6 +7,7 @@ from typing import Any
 from .jsonl import read_jsonl
 
 __all__ = ["plot_run"]
+LABELS = {"effective_lr": "d·lr", "adamw_lr": "equivalent AdamW learning rate"}
 
 
 def plot_run(log: str | os.PathLike[str], picture: str | os.PathLike[str], *, title: str = "") -> Path:
@@ -34,7 +35,7 @@ def plot_run(log: str | os.PathLike[str], picture: str | os.PathLike[str], *, ti
     _draw(axes[0], records, ["loss"])
     axes[0].set(ylabel="loss", title=title)
     if estimates:
-        _draw(axes[1], records, estimates + [k for k in ("effective_lr",) if k in records[0]])
+        _draw(axes[1], records, estimates + [key for key in LABELS if key in records[0]])
         axes[1].set(ylabel="d", yscale="log")
         axes[1].legend()
     axes[-1].set_xlabel("step")
@@ -43,10 +44,9 @@ def plot_run(log: str | os.PathLike[str], picture: str | os.PathLike[str], *, ti
 
 
 def _draw(axis: Any, records: list[dict[str, Any]], keys: list[str]) -> None:
-    labels = {"effective_lr": "d·lr"}
     for key in keys:
         points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
-        axis.plot([x for x, _ in points], [y for _, y in points], label=labels.get(key, key), linewidth=1.2)
+        axis.plot([x for x, _ in points], [y for _, y in points], label=LABELS.get(key, key), linewidth=1.2)
     axis.grid(alpha=0.3)
 
 

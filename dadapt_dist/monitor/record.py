@@ -35,9 +35,10 @@ def base_optimizer(optimizer: Any) -> LearningRateFree:
 
 
 def log_values(optimizer: Any) -> dict[str, float]:
-    """Return the values to log of an optimizer, wrapped or not: {"d": ..., "effective_lr": ...}.
+    """Return the values to log of an optimizer, wrapped or not: {"d": ..., "effective_lr": ..., "adamw_lr": ...}.
 
-    With several estimates the keys are "d/<estimate>", with several groups "effective_lr/0", "effective_lr/1" and so on. It
+    With several estimates the keys are "d/<estimate>", with several groups "effective_lr/0", "effective_lr/1" and so on.
+    "adamw_lr" is the learning rate at which AdamW would take the coming step, for methods that are like it (Prodigy). It
     waits for the pending reduce but starts no collective, so a single rank may call it.
 
     Args:
@@ -49,18 +50,19 @@ def log_values(optimizer: Any) -> dict[str, float]:
     Example:
         >>> import torch, dadapt_dist
         >>> dadapt_dist.log_values(dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters()))
-        {'d': 1e-06, 'effective_lr': 1e-06}
+        {'d': 1e-06, 'effective_lr': 1e-06, 'adamw_lr': 3.1622776601683756e-06}
     """
     numbers = record(base_optimizer(optimizer))
     return {name: value for name, value in numbers.items() if name.split("/")[0] != "lr"}
 
 
 def record(optimizer: Optimizer) -> dict[str, float]:
-    """Return `lr`, and for a learning-rate-free optimizer also `d` and `effective_lr`, as floats under flat keys.
+    """Return `lr`, and for a learning-rate-free optimizer also `d`, `effective_lr` and `adamw_lr`, as floats under flat keys.
 
-    With one group and one estimate the keys are "lr", "d" and "effective_lr"; with more, "lr/0", "d/<estimate>",
-    "effective_lr/0" and so on. For other optimizers (AdamW) `effective_lr` is `lr`, and there is no `d`. It waits for the
-    pending reduce but starts no collective; on a slow network call it every few steps.
+    With one group and one estimate the keys are "lr", "d", "effective_lr" and "adamw_lr"; with more, "lr/0", "d/<estimate>",
+    "effective_lr/0" and so on. Methods that are unlike AdamW have no "adamw_lr". For other optimizers (AdamW) `effective_lr`
+    is `lr`, and there is no `d`. It waits for the pending reduce but starts no collective; on a slow network call it every
+    few steps.
 
     Args:
         optimizer: Any torch optimizer.
@@ -68,7 +70,7 @@ def record(optimizer: Optimizer) -> dict[str, float]:
     Example:
         >>> import torch, dadapt_dist
         >>> record(dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters(), d0=1e-5))
-        {'lr': 1.0, 'd': 1e-05, 'effective_lr': 1e-05}
+        {'lr': 1.0, 'd': 1e-05, 'effective_lr': 1e-05, 'adamw_lr': 3.1622776601683754e-05}
     """
     groups: list[dict[str, Any]] = optimizer.param_groups
     lrs = [float(group["lr"]) for group in groups]
@@ -78,7 +80,9 @@ def record(optimizer: Optimizer) -> dict[str, float]:
         numbers |= {f"d/{name}": float(value) for name, value in d.items()}
     elif d is not None:
         numbers["d"] = float(d)
-    return numbers | _spread("effective_lr", [float(v) for v in getattr(optimizer, "effective_lr", lrs)])
+    numbers |= _spread("effective_lr", [float(v) for v in getattr(optimizer, "effective_lr", lrs)])
+    like_adamw = getattr(optimizer, "adamw_lr", None)
+    return numbers if like_adamw is None else numbers | _spread("adamw_lr", like_adamw)
 
 
 def logged(optimizer: Any) -> dict[str, float]:
@@ -87,11 +91,12 @@ def logged(optimizer: Any) -> dict[str, float]:
     Trainers make several groups (with weight decay and without) that have one learning rate: they are logged as one.
     """
     values = log_values(optimizer)
-    rates = {name: value for name, value in values.items() if name.startswith("effective_lr/")}
-    if len({*map(str, rates.values())}) != 1:  # as text, for the NaN of a method without a rate is no other NaN's equal
-        return values
-    kept = {name: value for name, value in values.items() if name not in rates}
-    return kept | {"effective_lr": next(iter(rates.values()))}
+    for rate in ("effective_lr", "adamw_lr"):
+        rates = {name: value for name, value in values.items() if name.startswith(f"{rate}/")}
+        if len({*map(str, rates.values())}) == 1:  # as text: a method without a rate has NaN, which equals no other NaN
+            values = {name: value for name, value in values.items() if name not in rates}
+            values[rate] = next(iter(rates.values()))
+    return values
 
 
 def _said(names: list[str]) -> str:

@@ -79,12 +79,16 @@ def demo(
 @app.command("demo-grid")
 def demo_grid(
     out: Annotated[Path, typer.Option(help="Where the table goes.")] = Path("adamw_grid.json"),
-    lrs: Annotated[str, typer.Option(help="Learning rates, separated by commas.")] = "3e-4,1e-3,2e-3,3e-3,6e-3,1e-2",
+    lrs: Annotated[
+        str, typer.Option(help="Learning rates, separated by commas.")
+    ] = "5e-4,7e-4,1e-3,1.4e-3,2e-3,2.8e-3,4e-3,5.6e-3",
+    seeds: Annotated[
+        str, typer.Option(help="Seeds of the weights and of the order of the text, separated by commas.")
+    ] = "0,1,2",
     steps: Annotated[int | None, typer.Option(help="Optimizer steps of each run.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the weights and of the order of the text.")] = None,
     size: Annotated[str | None, Hidden] = None,
 ) -> None:
-    """Measure AdamW over a grid of learning rates, on the demo's model, text and schedule."""
+    """Measure AdamW over a grid of learning rates and Prodigy, on the demo's model and text. Goes on where it was stopped."""
     from .demo.grid import measure_grid
 
     def work() -> int:
@@ -92,7 +96,13 @@ def demo_grid(
             values = [float(value) for value in lrs.split(",")]
         except ValueError as error:
             raise ValueError(f"--lrs {lrs} must be numbers separated by commas, for instance 1e-3,3e-3") from error
-        return measure_grid(values, out, _given(steps=steps, seed=seed, size=size))
+        try:
+            numbers = [int(value) for value in seeds.split(",")]
+        except ValueError as error:
+            raise ValueError(
+                f"--seeds {seeds} must be whole numbers separated by commas, for instance 0,1,2"
+            ) from error
+        return measure_grid(values, numbers, out, _given(steps=steps, size=size))
 
     raise typer.Exit(_or_2(work))
 

@@ -57,7 +57,9 @@ def check(case: Case, runs: list[Run]) -> None:
 def collectives_of(case: Case, n: int, *, first: bool) -> int:
     """The collectives of the nth step. first: there was no gradient before."""
     method, frozen = METHODS[case.method], n >= case.options.get("freeze_after", case.steps)
-    number = reduces_of(case.method, lagged=case.in_pieces, frozen=frozen) + (2 if n == 0 else 0)  # placing takes two
+    sized = "recipe" in case.options  # the sizes of tensors are wanted in every step, and measured when they are placed
+    number = reduces_of(case.method, lagged=case.in_pieces, frozen=frozen and not sized)
+    number += (2 + sized) * (n == 0)  # placing takes two
     if case.in_pieces:
         return number
     once = method.before is not None and case.method not in ALWAYS_BEFORE

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .deepspeed_runs import BATCH, DECAYS, NAMES, Case, Odd, batch, indices, loss_of
+from .layout_runs import of_oracle
 from .oracles import ORACLES
 from .oracles.base import Oracle
 
@@ -76,7 +77,8 @@ def make_oracle(case: Case) -> Oracle:
         for which, decay in zip(indices(case.groups), DECAYS[case.groups], strict=True)
     ]
     model = Odd().to(case.dtype)  # DeepSpeed rounds the weights before it copies them to float32
-    return ORACLES[case.method](list(model.parameters()), groups, lagged=case.in_pieces, **case.optimizer_options)
+    options = of_oracle(case.optimizer_options)
+    return ORACLES[case.method](list(model.parameters()), groups, lagged=case.in_pieces, **options)
 
 
 def clipped(grads: list[Tensor], clip: float) -> list[Tensor | None]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...options.fields import NOTHING, number
 from ..members import Watched
 from . import advice_texts
+from .run_length import RunLength
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +83,12 @@ class Advice:
             if bool(starts(step_size).isnan().any()):  # a method without d0
                 self._checks, self.due = [*begun[:2]] if self._steps == 0 else [], 1
                 return
-            fresh: list[tuple[int, Check]] = [*begun] if self._steps == 0 else []
-            after = step_size.freeze_after
-            self._checks = fresh if after is None else [*fresh, (after + STILL, _check_frozen)]
+            self._checks = [*begun] if self._steps == 0 else []
+            if step_size.freeze_after is not None:
+                self._checks.append((step_size.freeze_after + STILL, _check_frozen))
+            run = RunLength(groups(step_size))
+            if (first := run.first(self._steps)) is not None:
+                self._checks.append((first, run.look))
         again: list[tuple[int, Check]] = []
         for due, check in self._checks:
             later = due if self._steps < due else check(self, step_size)
@@ -101,6 +105,10 @@ class Advice:
         elif steps >= HELD_IN_A_ROW and count >= HELD_IN_A_ROW:
             self.say(step_size, "held", advice_texts.held(self._steps - steps))
             self._held = 0, math.inf
+
+    def starts(self, step_size: Watched) -> Tensor:
+        """d0 of each estimate, float64 on the host."""
+        return starts(step_size)
 
     def snapshot(self, step_size: Watched) -> Tensor | None:
         """d and k of all estimates, [2, n_estimates], on the host; None while they are on their way."""

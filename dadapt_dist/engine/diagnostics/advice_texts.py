@@ -90,6 +90,41 @@ def d(start: float, steps: int, growth_rate: float) -> str:
     return f"d is still d0={start:g} after {steps} steps with gradients. {cure}. {see('d-stays-at-d0')}"
 
 
+def short(length: int, least: int) -> str:
+    """A run that is over before d is found."""
+    return (
+        f"total_steps={length} is short: below {least} steps d is hardly found before the decay has ended it. Train longer, or "
+        f"start nearer to it with d0=1e-4. {see('total_steps-is-too-short')}"
+    )
+
+
+def not_found(start: float, length: int) -> str:
+    """d that has not moved in half of the run."""
+    return (
+        f"d is still d0={start:g} after half of total_steps={length}, and the decay goes on: this run will hardly train. Start "
+        f"with a larger d0 (1e-4 from scratch), or train longer. {see('total_steps-is-too-short')}"
+    )
+
+
+def growing(growth: float, length: int, parts: tuple[float, ...]) -> str:
+    """d that was still looking at the end."""
+    first, last = (f"{part:.0%}" for part in parts)
+    return (
+        f"d has grown {growth:.2g} times between {first} and {last} of total_steps={length}: it is still being found while the "
+        "decay ends the run. A longer run, or a larger d0 (nearer to the present d), would have had more of the right step. "
+        f"{see('total_steps-is-too-short')}"
+    )
+
+
+def past_its_end(length: int) -> str:
+    """Steps after the last."""
+    return (
+        f"the run goes on after total_steps={length}: the decay has reached 0, and nothing moves any more. Give the number of "
+        "optimizer.step() calls of the whole run (not of batches when gradients are accumulated, nor epochs), or end the run. "
+        f"{see('lr-is-0')}"
+    )
+
+
 def frozen(after: int, start: float) -> str:
     """d that was frozen too early."""
     return (

@@ -139,8 +139,10 @@ def _checked_groups(optimizer: Saves, groups: list[Dict]) -> tuple[list[Dict], d
         where = f"group {index} of the checkpoint"
         _check_tensors(group, live, where)
         options = _check_group(optimizer, group, live, where)
-        found = scalars_of(group, names, where, optimizer.step_size._scalars.lengths)
+        known = [name for name in names if name in group or name not in optimizer._method.later_scalars]
+        found = scalars_of(group, known, where, optimizer.step_size._scalars.lengths)
         for estimate, scalars in found.items():
+            found[estimate] = scalars = optimizer._method.assumed(scalars, options) | scalars
             one = group | options | scalars
             _check_agree(first.setdefault(estimate, one), one, {*names, *optimizer._method.shared_options(one)})
             check_order(one, where)
@@ -229,7 +231,8 @@ def _check_group(optimizer: Saves, group: Dict, live: Dict, where: str) -> Dict:
     for key in optimizer._method.options.later() - set(group):
         group[key] = checks[key].usual
     check_fixed(optimizer._method, group, live, where)
-    missing = {*optimizer.defaults, *scalars.values, "steps"} - set(group) - {"differentiable"}
+    needed = {*optimizer.defaults, *scalars.values, "steps"} - {"differentiable", *optimizer._method.later_scalars}
+    missing = needed - set(group)
     if missing:
         raise ValueError(
             f"{where} lacks {listed(missing)}; {name} cannot continue without them. Load a checkpoint that this "

@@ -11,8 +11,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
-from dadapt_dist import monitor, optimizers
+from dadapt_dist import monitor, optimizers, schedules
 from dadapt_dist.methods import METHODS
 
 from .parallel import Rows
@@ -30,11 +31,21 @@ def class_of(method: str) -> Callable[..., Optimizer]:
     return optimizers.of_method(method.replace("-", "_"))
 
 
-def options(method: str, lr: float | None) -> dict[str, Any]:
-    """Keywords for the optimizer: an lr of 1.0 and, where there is a guard for a warm-up, the options that go with one."""
-    known = METHODS[method.replace("-", "_")].options.checks()
-    guarded = {"use_bias_correction": True, "safeguard_warmup": True} if "safeguard_warmup" in known else {}
-    return {"lr": lr or 1.0} | {name: value for name, value in guarded.items() if name in known}
+def has_recipe(method: str) -> bool:
+    """Whether a method trains by a recipe of its own that needs no schedule."""
+    return "recipe" in METHODS[method.replace("-", "_")].options.checks()
+
+
+def options(method: str, lr: float | None, steps: int) -> dict[str, Any]:
+    """Keywords for the optimizer: an lr of 1.0 and, where there is one, the recipe that needs nothing else, with its own decay."""
+    return {"lr": lr or 1.0} | ({"recipe": "auto", "total_steps": steps} if has_recipe(method) else {})
+
+
+def schedule(optimizer: Optimizer, method: str, steps: int) -> LRScheduler:
+    """Linear decay with warm-up; none for a method with a recipe, which decays by itself."""
+    if has_recipe(method):
+        return ConstantLR(optimizer, factor=1.0)
+    return schedules.linear_decay_with_warmup(optimizer, steps, warmup=WARMUP)
 
 
 def finish(settings: Settings, bits: float, optimizer: Optimizer, seconds: float) -> None:

@@ -40,4 +40,4 @@ class Progress:
 
 
 def _label(key: str) -> str:
-    return key.replace("effective_lr", "d·lr")
+    return key.replace("effective_lr", "d·lr").replace("adamw_lr", "AdamW lr")

@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 -m dadapt_dist.tools.demo.train --sharding fsdp2 --method prodigy
 
-What is special to dadapt_dist: `build_optimizer`, and a base lr of 1.0 under a schedule with peak 1. The rest is any
-torch script. Under DeepSpeed (--sharding zero1, zero2, zero3) the loop is that of train_deepspeed.py.
+What is special to dadapt_dist: `build_optimizer`, with lr=1.0 and the number of steps. The rest is any torch script.
+Under DeepSpeed (--sharding zero1, zero2, zero3) the loop is that of train_deepspeed.py.
 """
 
 import logging
@@ -18,10 +18,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from dadapt_dist import monitor, schedules
+from dadapt_dist import monitor
 
 from .checkpoint import Checkpoints
-from .common import LOG_EVERY, WARMUP, class_of, finish, held_out_bits, logger, mean, options, pick_device
+from .common import LOG_EVERY, class_of, finish, held_out_bits, logger, mean, options, pick_device, schedule
 from .elastic import exit_with_launcher
 from .model import SIZES, ByteModel
 from .parallel import spread
@@ -30,13 +30,13 @@ from .settings import Settings, parse
 from .text import Text, load_text
 
 
-def build_optimizer(method: str, model: nn.Module, lr: float | None) -> Optimizer:
+def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     """The optimizer of the *wrapped* model. AdamW is here to compare with: it alone needs an lr."""
     params = model.parameters()
-    if method == "adamw":
-        return AdamW(params, lr=lr or 1e-3, weight_decay=0.0)
+    if settings.method == "adamw":
+        return AdamW(params, lr=settings.lr or 1e-3, weight_decay=0.0)
 
-    return class_of(method)(params, **options(method, lr))
+    return class_of(settings.method)(params, **options(settings.method, settings.lr, settings.steps))
 
 
 def train(settings: Settings, text: Text) -> None:
@@ -48,8 +48,8 @@ def train(settings: Settings, text: Text) -> None:
     rank, device = dist.get_rank(), pick_device()
     torch.manual_seed(settings.seed)  # the same weights on every rank; batches depend on (seed, step) alone
     model, rows = spread(ByteModel(SIZES[settings.size]).to(device), settings.sharding, device)
-    optimizer = build_optimizer(settings.method, model, settings.lr)
-    scheduler = schedules.linear_decay_with_warmup(optimizer, settings.steps, warmup=WARMUP)
+    optimizer = build_optimizer(settings, model)
+    scheduler = schedule(optimizer, settings.method, settings.steps)
 
     checkpoints = Checkpoints(settings.folder / "checkpoints", model, optimizer, scheduler)
     start = checkpoints.load_latest() if settings.resume else 0

@@ -1,7 +1,6 @@
 """Train with a learning-rate-free optimizer under DeepSpeed: the demo's loop for --sharding zero1, zero2 and zero3.
 
-What is special to dadapt_dist: the optimizer's entry in the config, and a schedule with peak 1. The rest is any DeepSpeed
-script.
+What is special to dadapt_dist: the optimizer's entry in the config, with the number of steps. The rest is any DeepSpeed script.
 """
 
 import os
@@ -13,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from dadapt_dist import monitor, schedules
+from dadapt_dist import monitor
 
-from .common import LOG_EVERY, WARMUP, class_of, finish, held_out_bits, logger, mean, options, pick_device
+from .common import LOG_EVERY, class_of, finish, held_out_bits, logger, mean, options, pick_device, schedule
 from .model import SIZES, ByteModel
 from .parallel import Rows
 from .progress import Progress
@@ -28,7 +27,8 @@ def config_of(settings: Settings) -> dict[str, Any]:
     if settings.method == "adamw":  # torch_adam: not DeepSpeed's own kernel, which would be compiled first
         entry = {"type": "AdamW", "params": {"lr": settings.lr or 1e-3, "weight_decay": 0.0, "torch_adam": True}}
     else:
-        entry = {"type": class_of(settings.method).__name__, "params": options(settings.method, settings.lr)}
+        params = options(settings.method, settings.lr, settings.steps)
+        entry = {"type": class_of(settings.method).__name__, "params": params}
     return {
         "train_micro_batch_size_per_gpu": BATCH // settings.nproc,
         "optimizer": entry,
@@ -48,7 +48,7 @@ def train_zero(settings: Settings, text: Text) -> None:
         model=model,
         model_parameters=model.parameters(),
         config=config_of(settings),
-        lr_scheduler=lambda optimizer: schedules.linear_decay_with_warmup(optimizer, settings.steps, warmup=WARMUP),
+        lr_scheduler=lambda optimizer: schedule(optimizer, settings.method, settings.steps),
     )
     checkpoints, start = str(settings.folder / "checkpoints"), 0
     if settings.resume:

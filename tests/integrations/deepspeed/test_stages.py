@@ -4,12 +4,13 @@ Every test trains several configurations in one call of the workers, since start
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from tests.helpers.classes import ALWAYS_BEFORE, WITHOUT_SUMS
+from tests.helpers.classes import ALWAYS_BEFORE, SETTINGS, WITHOUT_SUMS
 from tests.helpers.deepspeed_checks import (
     CLIP,
     HPZ,
@@ -50,6 +51,29 @@ def test_sums_of_before_the_move_are_one_step_late_where_a_step_comes_in_pieces(
     cases += [Case(stage=stage, method=method, groups=3, precision="fp16", spoiled={3: 1}) for stage in (0, 2, 3)]
     cases += [Case(stage=2, method=method, groups=3, options={"freeze_after": 5}, steps=8)]
     run_and_check(pool2, cases)
+
+
+AUTO = {**SETTINGS["prodigy auto"], "weight_decay": 0.0, "use_bias_correction": False}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_recipe_follows_one_process(stage: int, pool2: WorkerPool) -> None:
+    """Whose cap needs the root mean square of each tensor of the model, of which ZeRO's flat ones hold pieces."""
+    case = Case(stage=stage, options=AUTO)
+    cases = [case, replace(case, groups=3), replace(case, groups=3, clip=CLIP, accumulation=2, entry="json")]
+    cases += [replace(case, groups=3, precision="bf16"), replace(case, groups=3, options={**AUTO, "freeze_after": 5})]
+    cases += [replace(case, precision="fp16", groups=3, spoiled={3: 1})]
+    if stage > 0:
+        cases += [replace(case, groups=3, offload="optimizer", clip=CLIP)]
+    if stage == 3:
+        cases += [replace(case, groups=3, sub_group=SUB_GROUP), replace(case, sub_group=SUB_GROUP, nan_padding=True)]
+    run_and_check(pool2, cases)
+
+
+def test_the_cap_matters() -> None:
+    """The comparisons would say nothing of it if it held nothing back."""
+    free = {**AUTO, "rms_cap": 1e9}
+    assert deviation_of_d(reference(Case(stage=2, options=AUTO)).d, reference(Case(stage=2, options=free)).d) > 1e-2
 
 
 def test_clipping_matters() -> None:
