@@ -37,7 +37,7 @@ def has_recipe(method: str) -> bool:
 
 
 def options(method: str, lr: float | None, steps: int) -> dict[str, Any]:
-    """Keywords for the optimizer: an lr of 1.0 and, where there is one, the recipe that needs nothing else, with its own decay."""
+    """Keywords for the optimizer: an lr of 1.0 and, where there is one, the recipe that needs nothing else."""
     return {"lr": lr or 1.0} | ({"recipe": "auto", "total_steps": steps} if has_recipe(method) else {})
 
 

@@ -77,7 +77,11 @@ def test_fp16_weights_at_stage_0_follow_the_mode(pool2: WorkerPool) -> None:
     trained, evaluated = expected(SCALE if defect.is_likely(version("deepspeed")) else 1.0)
     for found in pool2.run(train, Case(stage=0, method=METHOD, options=LR, precision="fp16")):
         assert found["wrapper"] == "FP16_UnfusedOptimizer"
-        for name, values, bound in (("masters", trained, 1e-4), ("weights", trained, 5e-4), ("evaluated", evaluated, 5e-4)):
+        for name, values, bound in (
+            ("masters", trained, 1e-4),
+            ("weights", trained, 5e-4),
+            ("evaluated", evaluated, 5e-4),
+        ):
             assert max(float((t - v).abs().max()) for t, v in zip(found[name], values, strict=True)) < bound, name
         assert all(torch.equal(t, m.half().float()) for t, m in zip(found["weights"], found["masters"], strict=True))
         assert not all(torch.equal(t, e) for t, e in zip(found["weights"], found["evaluated"], strict=True))

@@ -215,7 +215,9 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("method", "name", "owners"), OTHERS)
-def test_an_option_of_other_methods_estimates_is_not_passed_over_in_silence(method: str, name: str, owners: str) -> None:
+def test_an_option_of_other_methods_estimates_is_not_passed_over_in_silence(
+    method: str, name: str, owners: str
+) -> None:
     groups = [{"params": weights(), name: 0.5}, {"params": weights()}]
     with pytest.raises(ValueError, match=f"group 0: {name} is an option of {owners} alone, and would do nothing here"):
         ALL[method](groups)
