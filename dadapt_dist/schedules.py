@@ -24,7 +24,7 @@ def linear_decay_with_warmup(optimizer: Optimizer, total_steps: int, warmup: flo
         optimizer: The optimizer whose `lr` is multiplied.
         total_steps: Optimizer steps of the whole run, >= 1.
         warmup: Fraction of the steps spent rising, in [0, 1); 0 starts at 1. With a warm-up, give Prodigy
-            `safeguard_warmup=True`.
+            `recipe="auto"` or `safeguard_warmup=True`.
 
     Raises:
         ValueError: `total_steps` or `warmup` is out of range.

@@ -61,7 +61,7 @@ def main() -> None:
         train_dataset=Walks(512),
         data_collator=default_data_collator,
         callbacks=[DAdaptCallback()],
-        optimizer_cls_and_kwargs=(dadapt_dist.Prodigy, {"safeguard_warmup": True}),
+        optimizer_cls_and_kwargs=(dadapt_dist.Prodigy, {"recipe": "auto"}),
     )
     trainer.train()
     trainer.save_model()

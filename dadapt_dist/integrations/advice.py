@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..engine.diagnostics import advice_texts
+from ..engine.diagnostics.advice import is_guarded
 from ..engine.optimizer import LearningRateFree
 from ..methods.registry import class_name
 from ..sharding import fsdp1
@@ -38,7 +39,7 @@ def _wrong_lr(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
 def _unguarded_warmup(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
     for group, peak in zip(optimizer._all_groups, peaks, strict=True):
         first = float(group["lr"])
-        if advice_texts.WARM_UP.is_made(first, peak, group.get("safeguard_warmup") is not False):
+        if advice_texts.WARM_UP.is_made(first, peak, is_guarded(group)):
             optimizer.step_size._diagnostics.advice.heard("warm-up")
             yield advice_texts.warm_up(first, peak)
             return

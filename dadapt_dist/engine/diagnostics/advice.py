@@ -9,7 +9,7 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -146,7 +146,12 @@ def peaks(step_size: Watched) -> list[float]:
 
 def guarded(step_size: Watched) -> bool:
     """Return whether d is guarded against a warm-up, or the method needs no guard."""
-    return all(group.get("safeguard_warmup") is not False for group in groups(step_size))
+    return all(map(is_guarded, groups(step_size)))
+
+
+def is_guarded(group: Mapping[str, Any]) -> bool:
+    """Return whether a warm-up of this group does not make d too large."""
+    return group.get("safeguard_warmup") is not False or bool(group.get("same_weights"))
 
 
 def starts(step_size: Watched) -> Tensor:

@@ -31,7 +31,7 @@ LR = Mistake(
 WARM_UP = Mistake(
     lambda first, peak, guarded: first < 0.9 * peak and not guarded,
     "the schedule warms up ({how}) and safeguard_warmup is False: while lr is small, Prodigy's d can come out too large",
-    "give Prodigy safeguard_warmup=True, or leave the warm-up out",
+    "give Prodigy recipe='auto' or safeguard_warmup=True, or leave the warm-up out",
 )
 
 

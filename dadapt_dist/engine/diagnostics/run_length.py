@@ -8,7 +8,7 @@ from torch import Tensor
 from . import advice_texts
 
 SHORT = 50  # steps within which d is not found: no task of the suite trains well in so few
-GROWING = 1.1  # times d in the last part of the run: it was still looking
+GROWING = 1.5  # times d in the last part of the run: it was still looking
 PARTS = 0.5, 0.8, 0.95  # of the run: when d is to have left d0, and between which it is to have settled
 
 

@@ -81,7 +81,9 @@ def _schedule(config: Config) -> Findings:
     if name == "LRRangeTest":
         yield Finding("scheduler.type", "it looks for a learning rate, which is found already", "remove the scheduler")
     method = section(config, "optimizer")
-    safeguarded = bool(section(method, "params").get("safeguard_warmup")) if method else None
+    options = section(method, "params") if method else {}
+    guards = options.get("safeguard_warmup"), options.get("same_weights"), options.get("recipe") == "auto"
+    safeguarded = any(guards) if method else None
     if not method or method.get("type") == "Prodigy":
         steps = params.get("warmup_num_steps", 1000 if name.startswith("Warmup") else 0)
         yield from check_warm_up("scheduler.params.warmup_num_steps", steps, safeguarded)

@@ -129,7 +129,7 @@ SAID: dict[str, tuple[int, dict[str, Any], str]] = {
         20, {"schedule": lambda o: schedules.linear_decay_with_warmup(o, 40, 0.5)},
         (
             "the schedule warms up (lr starts at 0.05 of 1) and safeguard_warmup is False: while lr is small, Prodigy's d "
-            "can come out too large. Give Prodigy safeguard_warmup=True, or leave the warm-up out. "
+            "can come out too large. Give Prodigy recipe='auto' or safeguard_warmup=True, or leave the warm-up out. "
             f"{SEE}a-warm-up-without-safeguard_warmup."
         ),
     ),

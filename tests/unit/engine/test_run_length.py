@@ -39,7 +39,9 @@ def test_nothing_is_said_of_a_run_that_finds_d_in_time(library_log: Any) -> None
 
 def test_a_very_short_run_is_named_once(library_log: Any) -> None:
     run(20, 20, downhill)
-    assert [text for text in said(library_log) if "total_steps=20 is short" in text and "d0=1e-4" in text] == said(library_log)
+    assert [text for text in said(library_log) if "total_steps=20 is short" in text and "d0=1e-4" in text] == said(
+        library_log
+    )
     assert len(said(library_log)) == 1
 
 
