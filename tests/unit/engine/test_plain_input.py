@@ -26,19 +26,8 @@ from tests.helpers.pool import WorkerPool
 METHODS = list(ALL)
 TWO_BETAS = [name for name in ALL if len(registered[name].options.defaults().get("betas", ())) == 2]
 PLAIN = (float, int, bool, str, type(None))
-SCALARS = {
-    "d",
-    "d_max",
-    "numerator",
-    "gsq_weighted",
-    "g_sq_sum",
-    "given_d",
-    "started",
-    "g0_norm",
-    "k",
-    "held",
-    "steps",
-}  # tensors in a group, numbers when saved
+# Tensors in a group, numbers when saved.
+SCALARS = {"k", "held", "started", "steps"}.union(*(m().scalars(m.options.defaults()) for m in registered.values()))
 
 
 class Listed(Sequence[Any]):
