@@ -50,7 +50,9 @@ def deviations(pool: WorkerPool, layout: str, method: str, before: str) -> tuple
 def row(pools: dict[int, WorkerPool], layout: str) -> tuple[Any, ...]:
     """One layout: ranks, worst deviations over the methods, equality over ranks, collectives of two steps."""
     ranks = LAYOUTS[layout][0]
-    pool = pools.setdefault(ranks, WorkerPool(ranks))
+    if ranks not in pools:
+        pools[ranks] = WorkerPool(ranks)
+    pool = pools[ranks]
     measured = [deviations(pool, layout, *way) for way in WAYS]
     first, second = pool.run(collectives, layout)[0]
     equal = all(same for *_, same in measured)

@@ -12,6 +12,14 @@ from torch.distributed.device_mesh import DeviceMesh
 from ..errors import PlacementError
 from . import process_group
 
+
+def _is_process_group(thing: Any) -> bool:
+    """Whether torch made it: a group, or what it gives to ranks outside of one, which are refused when they are counted."""
+    if not dist.is_available():
+        return False
+    return isinstance(thing, dist.ProcessGroup) or thing is dist.GroupMember.NON_GROUP_MEMBER
+
+
 ONE_ROUND_RANKS = 8  # as many as were measured; beyond, every rank sends ever more messages
 
 
@@ -50,10 +58,10 @@ class ShardLayout:
 
     @staticmethod
     def of(process_group: Any, copies: Callable[[Tensor], int | None] | None) -> "ShardLayout":
-        """The layout of a process group; or the one that was given in its place. Raises ValueError for what is neither."""
-        if isinstance(process_group, (str, list, tuple, dict, DeviceMesh)):
+        """The layout of a process group; or the one that was given in its place. Raises TypeError for what is neither."""
+        if not (process_group is None or isinstance(process_group, ShardLayout) or _is_process_group(process_group)):
             cure = "pass mesh.get_group(...)" if isinstance(process_group, DeviceMesh) else "leave it out for all ranks"
-            raise ValueError(
+            raise TypeError(
                 f"process_group={process_group!r} must be a process group of torch.distributed or None: {cure}"
             )
         if copies is not None and not callable(copies):

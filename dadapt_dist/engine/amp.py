@@ -18,7 +18,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from ..sharding import registry
-from ..sharding.live_objects import Finder, warn_if_hidden
+from ..sharding.live_objects import Finder, is_heap_frozen, living, warn_if_hidden
 
 AmpScaling = Literal["internal", "external"]
 TOLD = ("grad_scale", "found_inf")
@@ -37,6 +37,7 @@ def is_internal(optimizer: Any) -> bool:
         return False
     scaler = scaler_of(optimizer)
     if optimizer.amp_scaling == "internal":
+        optimizer._asked_by_unknown = scaler is None
         return True
     if scaler is None:
         warn_if_hidden("scaler")
@@ -138,6 +139,23 @@ def finding_of(optimizer: Any) -> Finding:
     state = {} if handle is None else scaler._per_optimizer_states[id(handle)]
     flags = state.get("found_inf_per_device")
     return Finding(optimizer.found_inf, flags if isinstance(flags, dict) else None)
+
+
+def refuse_hidden(optimizer: Any) -> None:
+    """Raise RuntimeError for a step whose scaler has left unscaling to us, and has told its scale to what we cannot find.
+
+    Something has asked who unscales, and no scaler is known to handle the optimizer. Where all objects can be found that may
+    have been a trainer without a scaler at work, and the step is taken.
+    """
+    optimizer._asked_by_unknown = False
+    handled: list[Any] = [getattr(scaler, "_per_optimizer_states", ()) for scaler in living(GradScaler)]
+    if is_heap_frozen() or any(len(_with_ids(ids)) < len(ids) for ids in handled):
+        raise RuntimeError(
+            'amp_scaling="internal", and the scale of the GradScaler did not reach this step: it was told to a wrapper that '
+            "cannot be found (gc.freeze() hides objects, and so do __slots__ without __weakref__). The gradients would be taken "
+            "as they are, scaled. Nothing has moved. Call gc.freeze() after the first step, give scaler.step() the optimizer "
+            'itself, or, where the scaler unscales, set optimizer.amp_scaling = "external" on all ranks.'
+        )
 
 
 def forget(optimizer: Any) -> None:

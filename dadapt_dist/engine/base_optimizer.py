@@ -29,11 +29,7 @@ class BaseOptimizer:
     """
 
     def __init__(self, method: Method, nonfinite: str | None) -> None:
-        if nonfinite in ("skip", "raise") and method.after is not None:
-            raise ValueError(
-                f"nonfinite={nonfinite!r} needs the sums of a step before it is taken, and {method.name} has sums of the update, "
-                "which a torch optimizer gives only by taking its step. Use nonfinite='hold', or an elementwise direction."
-            )
+        check_nonfinite(method, nonfinite)
         self._base: Optimizer | None = None
         self._of: dict[Tensor, Tensor] = {}  # parameter -> its u
         self._fresh: dict[Tensor, Entries] = {}  # u of parameters that the base has not moved -> its state of them
@@ -159,6 +155,15 @@ class BaseOptimizer:
         for name, value in self._base.state.get(u, {}).items():
             if state.get(PREFIX + name) is not value:
                 state[PREFIX + name] = value
+
+
+def check_nonfinite(method: Method, nonfinite: str | None) -> None:
+    """Raise ValueError for what a method whose update a torch optimizer gives cannot do with a gradient that is not finite."""
+    if nonfinite in ("skip", "raise") and method.runs_base and method.after is not None:
+        raise ValueError(
+            f"nonfinite={nonfinite!r} needs the sums of a step before it is taken, and {method.name} has sums of the update, "
+            "which a torch optimizer gives only by taking its step. Use nonfinite='hold', or an elementwise direction."
+        )
 
 
 def _built(optimizer: MovesTensors, groups: list[list[Tensor]]) -> Optimizer:

@@ -21,6 +21,7 @@ from .members import Roster
 from .option_sets import Lots
 from .param_groups import Key
 from .rank_agreement import Agreement
+from .settings import warn_if_idle
 from .tensor_rms import TensorRms
 
 
@@ -82,6 +83,7 @@ class StepCount:
 class Estimates(ABC):
     """The scalars of the estimates of D, and the groups and optimizers that share them; `StepSize` moves them."""
 
+    freeze_after: int | None
     _layout: ShardLayout
     _roster: Roster
     _table: ScalarTable | None
@@ -135,6 +137,8 @@ class Estimates(ABC):
     def _bind(self, method: Method, defaults: Options) -> None:
         """Take the method of the first optimizer; another method later raises ValueError."""
         if self._table is None:
+            if self.freeze_after is not None:
+                warn_if_idle(method, self.freeze_after)
             self._table = ScalarTable(method)
             for name in self._declared or ():
                 self._table.add(name, defaults, given=False)

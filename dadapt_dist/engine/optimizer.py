@@ -49,6 +49,7 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
     """
 
     _amp_scaling: AmpScaling | None = None
+    _asked_by_unknown = False  # who unscales, since the last step, and told "internal"?
     _wrapper: "weakref.ref[Any] | None" = None  # what a scaler was seen to handle in the place of this object
 
     def __init__(
@@ -170,7 +171,7 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
     def _given_scalars(self) -> list[tuple[param_groups.Key, Any]]:
         """((estimate, name), value) of every scalar of a group that somebody has put another value in the place of.
 
-        Empty while there are groups that are not ours yet: see `replaced_groups`.
+        Empty while there are groups that are not ours yet: see `replaced_groups`. Views that were deleted are put back.
         """
         groups = self._all_groups
         return param_groups.given(groups, self._views()) if self._are_bound(groups) else []
@@ -276,6 +277,8 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
                 amp.give_back(self)
 
     def _take(self, found: Finding | None) -> None:
+        if self._asked_by_unknown and found is None:
+            amp.refuse_hidden(self)
         groups = self.param_groups
         lots = self._lots if groups is self._all_groups else self._shown
         lots.look(groups, *self._watched) if lots is self._lots else lots.look(groups)

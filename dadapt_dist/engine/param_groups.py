@@ -25,12 +25,17 @@ Key = tuple[str, str]
 
 
 def given(groups: Sequence[Group], views: Sequence[Mapping[str, Tensor]]) -> list[tuple[Key, Any]]:
-    """The values that lie in the groups in place of their views, or as d where the method has none."""
+    """The values that lie in the groups in place of their views, or as d where the method has none.
+
+    A view that was deleted says nothing, and is put back.
+    """
+    for group, of_group in zip(groups, views, strict=True):
+        group.update({name: view for name, view in of_group.items() if name not in group})
     replaced = [
         entry
         for group, of_group in zip(groups, views, strict=True)
         for name, view in of_group.items()
-        if name in group and group[name] is not view
+        if group[name] is not view
         for entry in _keyed(group, name)
     ]
     strange = (group for group, of_group in zip(groups, views, strict=True) if "d" in group and "d" not in of_group)

@@ -14,6 +14,7 @@ from ..sharding.shard_index import ShardIndex, home_device
 from .diagnostics.run_diagnostics import RunDiagnostics
 from .members import Watched
 from .per_tensor import check_tensors
+from .settings import SHARED
 from .step_pieces import check_pieces
 from .tensor_rms import TensorRms
 
@@ -62,9 +63,10 @@ def place(step_size: Placeable) -> None:
     table, agreement = step_size._scalars, step_size._agreement
     agreement.begin(table.constants(0), set().union(*(member.defaults for member in roster)))
     shards.tells_apart = any(table.method.needs_rms(group) for group in roster.groups())
-    configuration = *table.configuration(), step_size.nonfinite, step_size.freeze_after, step_size.before
+    shared = [getattr(step_size, name) for name in SHARED]
+    agreement.begin_settings(shared)
     claims = Claims(
-        (*configuration, shards.tells_apart),
+        (*table.configuration(), *shared, shards.tells_apart),
         table.fingerprint(),
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )

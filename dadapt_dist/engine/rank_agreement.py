@@ -41,13 +41,19 @@ class Agreement:
         self._volatile = True
         self._marks: Tensor | None = None
         self._columns: dict[str, tuple[list[Any], int]] = {}  # of each option, the values and their digest
+        self._settings = 0  # a digest of the settings of the StepSize
         self._by_hand = 0  # a digest of the scalars that were set by hand since the ranks were seen to have the same
 
     def begin(self, constants: Iterable[str], options: Iterable[str]) -> None:
         """Say which constants of the estimates and which options of the groups are watched."""
         self.constants = sorted(constants)
-        self.options = sorted(set(options) - set(self.constants) - {"d0", "d_coef", "growth_rate"} - NOT_WATCHED)
+        self.options = sorted(set(options) - set(self.constants) - NOT_WATCHED)
         self._marks, self._by_hand = None, 0
+
+    def begin_settings(self, values: Iterable[Any]) -> None:
+        """Take the settings of the StepSize that all ranks need alike, as they are now."""
+        self._settings = _digest([_plain(value) for value in values])
+        self._marks = None
 
     def set_by_hand(self, estimate: str, name: str, value: float | tuple[float, ...]) -> None:
         """Take note that a scalar of an estimate was given another value here, which all ranks have to give it."""
@@ -69,7 +75,7 @@ class Agreement:
 
     def names(self) -> list[str]:
         """What the marks stand for, in their order."""
-        return [*self.constants, BY_HAND, *self.options * self._slots, *[COPIES] * self.n_witnessed]
+        return [*self.constants, BY_HAND, SETTINGS, *self.options * self._slots, *[COPIES] * self.n_witnessed]
 
     @property
     def n_witnessed(self) -> int:
@@ -110,7 +116,7 @@ class Agreement:
         numbers: list[float] = []
         for name in self.constants:
             numbers += triple(_digest([row[name] for row in constants]))
-        numbers += triple(self._by_hand)
+        numbers += triple(self._by_hand) + triple(self._settings)
         if self._slots:
             own = [number for h in self.digests(groups) for number in triple(h)]
             for slot in range(self._slots):
@@ -122,6 +128,7 @@ class Agreement:
 
 COPIES = "copies"
 BY_HAND = "d"
+SETTINGS = "nonfinite, freeze_after or before"
 VOLATILE = {list, Tensor}  # values that change without becoming another object
 
 

@@ -10,16 +10,16 @@ behind the next forward and backward. Where sums of before a step are lagged, th
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..comm.communicator import ShardLayout
-from ..methods.base import Scalars
-from ..options.checks import Before, NonFinite, Separate, Sync, check_choice, check_freeze_after, check_names
+from ..methods.base import PHASES, Scalars
+from ..options.checks import Before, NonFinite, Separate, Setting, Sync, check_count, check_names, one_of
 from ..sharding.shard_index import ShardIndex
-from . import placing
+from . import placing, settings
 from .amp import Finding
 from .diagnostics import separate_estimates
 from .diagnostics.run_diagnostics import RunDiagnostics
@@ -55,8 +55,11 @@ class StepSize(Estimates):
             in its one hidden reduce, and the first step only measures. Where a framework brings a step in pieces (ZeRO) they
             are always lagged.
 
+    `sync`, `nonfinite`, `freeze_after` and `before` are attributes, too, which may be set between two steps, on all ranks alike.
+
     Raises:
-        ValueError: An argument is none of its choices, or a count is below 1.
+        ValueError: An argument is none of its choices, or a count is below 1; also when an attribute is set, and nothing changes.
+        TypeError: process_group is none.
 
     Example:
         >>> import torch, dadapt_dist
@@ -66,6 +69,11 @@ class StepSize(Estimates):
         >>> step_size.d
         1e-06
     """
+
+    sync: Sync = cast(Sync, Setting(one_of("next_step", "step")))
+    nonfinite: NonFinite | None = cast(NonFinite, Setting(one_of(None, "hold", "skip", "raise")))
+    freeze_after: int | None = cast(int, Setting(check_count))
+    before: Before = cast(Before, Setting(one_of("exact", "lagged")))
 
     def __init__(
         self,
@@ -78,17 +86,13 @@ class StepSize(Estimates):
         freeze_after: int | None = None,
         before: Before = "exact",
     ) -> None:
-        check_choice("sync", sync, ("next_step", "step"))
-        check_choice("nonfinite", nonfinite, (None, "hold", "skip", "raise"))
-        check_choice("before", before, ("exact", "lagged"))
+        self._table = None
+        self.sync, self.nonfinite, self.freeze_after, self.before = sync, nonfinite, freeze_after, before
         self._layout = (
             ShardLayout() if process_group is None and copies is None else ShardLayout.of(process_group, copies)
         )
-        self.sync, self.nonfinite, self.freeze_after = sync, nonfinite, check_freeze_after(freeze_after)
-        self.before = before
         self._count = StepCount()
         self._roster = Roster(self._layout)
-        self._table = None
         self._per_tensor = isinstance(estimates, str) and estimates == "per_tensor"
         self._declared = None if self._per_tensor else check_names("estimates", estimates)
         self._window: Window | None = None
@@ -97,6 +101,12 @@ class StepSize(Estimates):
         self._launched: Window | None = None  # the step whose sums are under way
         self._still = 0  # calls of step() in a row in which nothing could move
         self._followed, self._written = [], {}
+
+    def _accept(self, name: str, value: Any) -> None:
+        """Take note of a setting that is about to change; ValueError for one that the optimizers cannot follow."""
+        if self._table is not None:
+            settings.check(self, self._table.method, name, value)
+            self._agreement.begin_settings([value if name == own else getattr(self, own) for own in settings.SHARED])
 
     # ---------------------------------------------------------------- what a step needs
 
@@ -391,9 +401,8 @@ class StepSize(Estimates):
     def _widest(self) -> int:
         """How many numbers the largest reduce of a step has as its sums."""
         table = self._scalars
-        several = [("start", "before", "after")] if self._is_lagged() else []
-        phases: list[tuple[str, ...]] = [("start",), ("before",), ("after",), *several]
-        return len(table.names) * max(map(table.width, phases)) + self._shards.n_tensors
+        # Of sums that are lagged, as they may become at any time.
+        return len(table.names) * table.width(PHASES) + self._shards.n_tensors
 
     def _collect(self) -> None:
         """Keep for the next step what somebody has written into views of the scalars, and take it out of them."""

@@ -9,11 +9,10 @@ from torch import Tensor
 from ..engine.diagnostics import advice_texts
 from ..engine.diagnostics.advice import is_guarded
 from ..engine.optimizer import LearningRateFree
+from ..methods.registry import class_name
 from ..sharding import fsdp1
 
 __all__ = ["mistakes"]
-
-ADAGRAD_START = 1e-6  # of DAdaptAdaGrad's α, in units of a squared gradient
 
 
 def mistakes(
@@ -65,15 +64,17 @@ def _other_length(optimizer: LearningRateFree, steps: float) -> Iterator[str]:
 
 
 def _small_clip(optimizer: LearningRateFree, clip: float, params: Iterable[Tensor]) -> Iterator[str]:
-    if optimizer._method.name != "dadapt_adagrad" or clip <= 0:
+    start = optimizer._method.first_square
+    if start is None or clip <= 0:
         return
     n_elements = count_elements([p for p in params if p.requires_grad])
-    if clip**2 >= ADAGRAD_START * n_elements:
+    if clip**2 >= start * n_elements:
         return
+    name = class_name(type(optimizer._method))
     yield (
         f"gradients are clipped to a norm of {clip:g} over {n_elements} elements, {clip / math.sqrt(n_elements):.1e} an element: "
-        f"DAdaptAdaGrad starts its squares at {ADAGRAD_START:g}, beside which such gradients vanish, and d may never leave d0. "
-        f"Do not clip (max_grad_norm=0), clip to {math.sqrt(ADAGRAD_START * n_elements):.2g} or more, or take another method"
+        f"{name} starts its squares at {start:g}, beside which such gradients vanish, and d may never leave d0. "
+        f"Do not clip (max_grad_norm=0), clip to {math.sqrt(start * n_elements):.2g} or more, or take another method"
     )
 
 

@@ -179,8 +179,8 @@ class Method(ABC):
     after: ClassVar[Sums | None] = None
     sums: ClassVar[tuple[str, ...]] = ()
     """Names of the sums that `update` returns: those of `after`."""
-    estimate_options: ClassVar[tuple[str, ...]] = ("d0", "d_coef", "growth_rate", "beta3")
-    """Options that all groups of one estimate must share."""
+    estimate_options: ClassVar[tuple[str, ...]] = ()
+    """Options that all groups of one estimate must share; where a class declares none, those that `options` says."""
     fixed_options: ClassVar[tuple[str, ...]] = ()
     """Options that a checkpoint must have as the optimizer that loads it was built with."""
     later_scalars: ClassVar[tuple[str, ...]] = ()
@@ -189,6 +189,10 @@ class Method(ABC):
     """Buffers that `update` never writes."""
     sparse: ClassVar[bool] = False
     """Does the method take sparse gradients (`update_sparse`)?"""
+    zero_if_sparse: ClassVar[tuple[str, ...]] = ()
+    """Options that must be 0 for a sparse gradient, for they move rows that are not in it."""
+    first_square: ClassVar[float | None] = None
+    """First value of its sums of squared gradients, where d depends on the size of gradients beside it."""
     counts_updates: ClassVar[bool] = False
     """Whether a scalar "updates" is kept: the steps in which something could move, also those whose sums were of no use."""
     runs_base: ClassVar[bool] = False
@@ -208,6 +212,11 @@ class Method(ABC):
                 f"{cls.__name__}: start = Sums(..., loss=True), and there is no loss before the first step: declare it in before "
                 "or after"
             )
+        own: Any = vars(cls).get("options")
+        if "estimate_options" not in vars(cls) and isinstance(own, type) and issubclass(own, MethodOptions):
+            cls.estimate_options = own.of_estimate()
+        for phase in PHASES:
+            _check_defined(cls, phase)
         cls.sums = () if cls.after is None else cls.after.names
         cls.wants_loss = any(spec is not None and spec.loss for spec in (cls.before, cls.after))
         has_eval, has_train = cls.to_eval is not Method.to_eval, cls.to_train is not Method.to_train
@@ -386,3 +395,11 @@ class Method(ABC):
         share = min(1.0, d / highest)
         changed = {"d": d, "d_max": d, "numerator": scalars.get("numerator", 0.0) * share}
         return {name: value for name, value in changed.items() if name in scalars}
+
+
+def _check_defined(method: type[Method], phase: str) -> None:
+    """Raise TypeError for sums that nobody measures or folds: they would be reduced in every step for nothing."""
+    needed = (f"fold_{phase}",) if phase == "after" else (f"measure_{phase}", f"fold_{phase}")
+    for name in needed:
+        if getattr(method, phase) is not None and getattr(method, name) is getattr(Method, name):
+            raise TypeError(f"{method.__name__} has sums, {phase} = Sums(...), and no {name}: define it")

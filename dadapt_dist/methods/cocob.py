@@ -45,7 +45,6 @@ class COCOBMethod(Method):
     )
 
     name = "cocob"
-    estimate_options = ()
 
     def scalars(self, options: Options) -> dict[str, Initial]:
         return {}

@@ -57,12 +57,14 @@ class DAdaptAdaGradMethod(Method):
     after = Sums(("gsq", "sksq", "s_l1"), needs="s_l1")
     needs_sums_to_lower = True
     sparse = True
+    zero_if_sparse = ("weight_decay", "momentum")
+    first_square = 1e-6
 
     def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": options["d0"], "gsq_weighted": 0.0}
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
-        return {"alphak": Buffer(init=1e-6, squares=True), "s": Buffer(), "x0": Buffer(init="param")}
+        return {"alphak": Buffer(init=self.first_square, squares=True), "s": Buffer(), "x0": Buffer(init="param")}
 
     def coupled_decay(self, options: Options) -> float:
         return float(options["weight_decay"])

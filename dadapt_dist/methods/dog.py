@@ -23,6 +23,7 @@ class DoGOptions(MethodOptions):
         "a number > 0",
         "use the default, {usual}: d grows from there by itself",
         "first distance, relative to 1 + ‖x0‖; 1e-4 for networks with BatchNorm",
+        of_estimate=True,
     )
     eps: float = EPS(1e-8, doc="added to G under the root, for numerical stability")
     weight_decay: float = WEIGHT_DECAY(0.0, doc="decay, added to the gradient as weight_decay·x")
@@ -50,7 +51,6 @@ class DoGMethod(Method):
     name = "dog"
     start = Sums(("x_sq",))
     before = Sums(("dist_sq", "g_sq"), needs="g_sq")
-    estimate_options = ("reps_rel",)
 
     def scalars(self, options: Options) -> dict[str, Initial]:
         return {"d": float(options["reps_rel"]), "g_sq_sum": 0.0, "given_d": 0.0}

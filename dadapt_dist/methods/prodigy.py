@@ -51,6 +51,7 @@ class ProdigyOptions(MethodOptions):
         "None or a number in [0, 1)",
         "leave None: sqrt(betas[1])",
         "averaging constant of the estimate; None: sqrt(betas[1])",
+        of_estimate=True,
     )
     eps: float = EPS(1e-8)
     weight_decay: float = WEIGHT_DECAY(0, doc="decay of the parameters, by weight_decay·d·lr a step")
@@ -67,6 +68,7 @@ class ProdigyOptions(MethodOptions):
         "a number > 0",
         "1.0 is the method's own estimate; 0.5 to 2 are usual",
         "multiplies the estimate: the knob to turn when d comes out too large or too small",
+        of_estimate=True,
     )
     growth_rate: float = GROWTH_RATE(math.inf)
     fsdp_in_use: bool = FSDP_IN_USE(False)

@@ -11,6 +11,7 @@ from typing import Any, get_origin
 
 from ..options.fields import MethodOptions
 from .base import Documentation, Method
+from .fold_checks import check_folds
 
 METHODS: dict[str, type[Method]] = {}
 """Every method by its name, in alphabetical order; registered ones follow."""
@@ -42,7 +43,7 @@ def register(method: type[Method]) -> type[Method]:
         The method itself.
 
     Raises:
-        TypeError: something that a method must define is missing.
+        TypeError: something that a method must define is missing, or a fold returns what its scalars cannot hold.
         ValueError: another method has its name or that of its public class.
 
     Example:
@@ -112,8 +113,8 @@ def _check(method: Any) -> None:
         raise TypeError(f"{method.__name__}.options must be a frozen dataclass derived from MethodOptions")
     if not isinstance(method.documentation, Documentation):
         raise TypeError(f"{method.__name__}.documentation must be a Documentation(summary=..., when=..., ...)")
-    _check_phases(method)
     _check_scalars(method)
+    check_folds(method)
     if not method.__name__.endswith(_SUFFIX) or not class_name(method).isidentifier():
         raise TypeError(f"{method.__name__} must be called <name of the public class>{_SUFFIX}")
     for other in METHODS.values():
@@ -122,20 +123,6 @@ def _check(method: Any) -> None:
             raise ValueError(
                 f"{method.__name__}: {other.__name__} already has the name {method.name!r} or {class_name(method)}. Take another."
             )
-
-
-def _check_phases(method: type[Method]) -> None:
-    """Raise TypeError for sums that nobody measures or folds: they would be reduced in every step for nothing."""
-    needed = {"start": ("measure_start", "fold_start"), "before": ("measure_before", "fold_before")}
-    lacking = [
-        (phase, name)
-        for phase, names in needed.items()
-        if getattr(method, phase) is not None
-        for name in names
-        if getattr(method, name) is getattr(Method, name)
-    ]
-    for phase, name in lacking:
-        raise TypeError(f"{method.__name__} has sums, {phase} = Sums(...), and no {name}: define it")
 
 
 def _check_scalars(method: type[Method]) -> None:

@@ -93,7 +93,7 @@ def logged(optimizer: Any) -> dict[str, float]:
     values = log_values(optimizer)
     for rate in ("effective_lr", "adamw_lr"):
         rates = {name: value for name, value in values.items() if name.startswith(f"{rate}/")}
-        if len(set(rates.values())) == 1:
+        if len({*map(str, rates.values())}) == 1:  # as text: a method without a rate has NaN, which equals no other NaN
             values = {name: value for name, value in values.items() if name not in rates}
             values[rate] = next(iter(rates.values()))
     return values

@@ -2,20 +2,19 @@
 
 import difflib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .fields import LR, NOTHING, Check, integer, plain, rate, text
+from .fields import LR, NOTHING, Check, MethodOptions, integer, plain, rate, text
 
 Sync = Literal["next_step", "step"]
 Before = Literal["exact", "lagged"]
 Separate = Sequence[str] | Literal["per_tensor"] | None
 NonFinite = Literal["hold", "skip", "raise"]
 LARGEST = sys.float_info.max
-PRODIGYS = ("d_coef", "beta3")  # options of an estimate that one method alone has
 TRAINABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # dtypes of parameters that can train
 _LR: Check = LR(1.0).metadata["check"]
 
@@ -74,12 +73,56 @@ def check_choice(name: str, value: Any, allowed: tuple[str | None, ...]) -> None
         raise ValueError(f"{name}={value!r} is not one of {', '.join(repr(choice) for choice in allowed)}")
 
 
-def check_freeze_after(value: Any) -> int | None:
+def check_count(name: str, value: Any) -> int | None:
     """A number of steps, or None; ValueError for anything else."""
     steps = None if value is None else integer(value)
     if steps is not None and (steps is NOTHING or steps < 1):
-        raise ValueError(f"freeze_after={value!r} must be an integer >= 1, or None to estimate d to the end")
+        raise ValueError(f"{name}={value!r} must be an integer >= 1, or None to estimate d to the end")
     return steps
+
+
+class Setting:
+    """An attribute that is checked whenever it is assigned. Its value lies in the object: reading it calls nothing.
+
+    The object has a method `_accept(name, value)`, which may raise for reasons of its own.
+
+    Args:
+        check: Takes name and value, and returns the value to keep; raises ValueError for one that cannot be right.
+
+    Raises:
+        ValueError: On assignment; the attribute stays as it was.
+
+    Example:
+        >>> class Run:
+        ...     sync = Setting(one_of("next_step", "step"))
+        ...     def _accept(self, name, value): ...
+        >>> run = Run()
+        >>> run.sync = "later"
+        Traceback (most recent call last):
+            ...
+        ValueError: sync='later' is not one of 'next_step', 'step'
+    """
+
+    def __init__(self, check: Callable[[str, Any], Any]) -> None:
+        self._check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        value = self._check(self._name, value)
+        owner._accept(self._name, value)
+        vars(owner)[self._name] = value
+
+
+def one_of(*allowed: str | None) -> Callable[[str, Any], Any]:
+    """A check of `Setting`: the value is one of these words."""
+
+    def check(name: str, value: Any) -> Any:
+        check_choice(name, value, allowed)
+        return value
+
+    return check
 
 
 def check_names(name: str, value: Any) -> tuple[str, ...] | None:
@@ -93,16 +136,27 @@ def check_names(name: str, value: Any) -> tuple[str, ...] | None:
 
 
 def _check_foreign(name: str, known: Iterable[str], where: str) -> None:
-    if name in PRODIGYS:
+    owners = sorted(
+        cls.__name__.removesuffix("Options") for cls in _descendants(MethodOptions) if name in cls.of_estimate()
+    )
+    if owners:
         raise ValueError(
-            f"{where}: {name} is an option of Prodigy alone, and would do nothing here. Leave it out. Options of a group: "
-            f"{listed(known)}."
+            f"{where}: {name} is an option of {', '.join(owners)} alone, and would do nothing here. Leave it out. Options of a "
+            f"group: {listed(known)}."
         )
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
     if near:
         raise ValueError(
             f"{where}: unknown option {name!r}; did you mean {near[0]!r}? Options of a group: {listed(known)}."
         )
+
+
+def _descendants(cls: type[MethodOptions]) -> Iterator[type[MethodOptions]]:
+    """The options of all methods that were defined."""
+    below: list[type[MethodOptions]] = type.__subclasses__(cls)
+    for child in below:
+        yield child
+        yield from _descendants(child)
 
 
 def check_keywords(unknown: Iterable[str], known: Iterable[str], where: str) -> None:

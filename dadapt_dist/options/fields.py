@@ -215,13 +215,15 @@ def option(
     doc: str,
     *,
     later: bool = False,
+    of_estimate: bool = False,
 ) -> Any:
     """A field of an options dataclass that may be set per parameter group.
 
     The arguments are those of `Check`, but for later: the option is newer than checkpoints that are still to be loaded, which
-    have its default. It is given by keyword alone, so that calls by position keep their meaning.
+    have its default. It is given by keyword alone, so that calls by position keep their meaning. of_estimate: all groups of one
+    estimate must have the same.
     """
-    metadata = {"check": Check(read, right, allowed, cure, default, doc), "later": later}
+    metadata = {"check": Check(read, right, allowed, cure, default, doc), "later": later, "of_estimate": of_estimate}
     return (
         field(default=default, metadata=metadata, kw_only=True) if later else field(default=default, metadata=metadata)
     )
@@ -296,6 +298,7 @@ D0 = partial(
     allowed="a number > 0",
     cure="use the default, {usual}: d grows from there by itself",
     doc="first d; it only has to be smaller than the d to be found",
+    of_estimate=True,
 )
 GROWTH_RATE = partial(
     option,
@@ -304,6 +307,7 @@ GROWTH_RATE = partial(
     allowed="a number >= 1, or inf",
     cure="inf sets no bound; 1.02 is a slow growth",
     doc="bound on the growth of d per step; inf sets none",
+    of_estimate=True,
 )
 LOG_EVERY = partial(
     option,
@@ -356,6 +360,12 @@ class MethodOptions:
     def checks(cls) -> Mapping[str, Check]:
         """The check of each option that a group may hold, by name."""
         return {f.name: f.metadata["check"] for f in _ordered(cls) if "check" in f.metadata}
+
+    @classmethod
+    @cache
+    def of_estimate(cls) -> tuple[str, ...]:
+        """The options that all groups of one estimate must share."""
+        return tuple(f.name for f in fields(cls) if f.metadata.get("of_estimate"))
 
     @classmethod
     def of_constructor(cls) -> tuple[Field[Any], ...]:

@@ -320,3 +320,64 @@ def test_a_scaler_behind_gc_freeze_is_found_when_it_is_attached(library_log: pyt
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
+
+
+class Slim:
+    """A wrapper to which nobody can refer weakly."""
+
+    __slots__ = ("found_inf", "grad_scale", "optimizer")
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__slots__:
+            raise AttributeError(name)
+        return getattr(self.optimizer, name)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("wrap", [Wrapper, Slim])
+def test_a_scale_that_cannot_reach_us_is_refused_before_scaled_gradients_are_taken(wrap: Any, attached: bool) -> None:
+    """They used to train as they were, 65536 times too large, and no step that overflowed was left out."""
+    w = torch.nn.Parameter(torch.ones(2))
+    optimizer, scaler = dd.Prodigy([w], d0=1e-2), GradScaler("cpu")
+    optimizer.amp_scaling, wrapped = "internal", wrap(optimizer)
+    if attached:
+        dd.attach(scaler)
+    if wrap is Wrapper:
+        gc.freeze()
+    try:
+        scaler.scale((w * 0.5).sum()).backward()
+        with pytest.raises(
+            RuntimeError, match=r"scale of the GradScaler did not reach this step.*Call gc\.freeze\(\) after"
+        ):
+            scaler.step(wrapped)
+        assert w.tolist() == [1.0, 1.0]
+        assert optimizer.step_size.steps == 0
+        optimizer.amp_scaling = "external"
+        other = GradScaler("cpu")
+        other.scale(torch.zeros(()))
+        other.step(optimizer)
+        assert optimizer.step_size.steps == 1
+    finally:
+        gc.unfreeze()
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_step_without_a_scaler_is_taken_where_nobody_asked_or_nothing_is_hidden(freeze: bool) -> None:
+    """A disabled scaler calls step() and asks nothing; a trainer may ask without one."""
+    w = torch.nn.Parameter(torch.ones(2))
+    optimizer, scaler = dd.Prodigy([w], d0=1e-2), GradScaler("cpu", enabled=False)
+    optimizer.amp_scaling = "internal"
+    if freeze:
+        gc.freeze()
+    try:
+        for _ in range(2):
+            assert freeze or asked(optimizer)
+            scaler.scale((w * 0.5).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    finally:
+        gc.unfreeze()
+    assert optimizer.step_size.steps == 2

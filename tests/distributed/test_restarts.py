@@ -9,7 +9,7 @@ import pytest
 from examples.restart import LAYOUTS
 from tests.long.restarts import run
 
-STEPS = 20
+STEPS = 20  # of Prodigy alone: what the other methods save and load is in tests/distributed/test_resharding.py
 
 
 def alone(layout: str) -> dict[str, str]:

@@ -98,6 +98,9 @@ class EarlyMethod(PolyakMethod):
     documentation = words("Polyak's step size, and a sum beside it.")
     after = Sums(("g_sq",))
 
+    def fold_after(self, sums: Scalars, scalars: Scalars, constants: Any) -> Scalars:
+        return {}
+
 
 TOYS: tuple[type[Method], ...] = (PolyakMethod, DampedMethod, BothMethod, EarlyMethod)
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ...errors import GradientError
-from ...methods import Buffer, Method
+from ...methods import METHODS, Buffer, Method
 from ...methods.base import Dtypes
+from ...methods.registry import class_name
 from ...options.checks import TRAINABLE
 from ...sharding.shard import LocalShard
 
@@ -46,13 +47,15 @@ def check_gradient(
     """
     if gradient.is_sparse:
         if not method.sparse:
+            others = " or ".join(class_name(other) for other in METHODS.values() if other.sparse)
             raise GradientError(
                 f"{described(p, groups)} has a sparse gradient, which {method.name} cannot use. Train it with "
-                "DAdaptAdaGrad, or make the gradient dense (nn.Embedding(sparse=False))."
+                f"{others}, or make the gradient dense (nn.Embedding(sparse=False))."
             )
-        if options["weight_decay"] != 0 or options["momentum"] != 0:
+        if any(options[name] != 0 for name in method.zero_if_sparse):
+            given = " and ".join(f"{name}={options[name]}" for name in method.zero_if_sparse)
             raise ValueError(
-                f"weight_decay={options['weight_decay']} and momentum={options['momentum']} must be 0 for a sparse gradient "
+                f"{given} must be 0 for a sparse gradient "
                 f"({described(p, groups)}): either would move rows that are not in it. Give it a group of its own."
             )
     if gradient.shape != local.shape:

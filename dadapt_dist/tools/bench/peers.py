@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ... import optimizers
+from ...checkpoint.from_released import RELEASED
 
 OURS: dict[str, Any] = optimizers.classes()
 
@@ -57,8 +58,7 @@ def peers_of(method: str) -> list[Peer]:
     """What one of our methods is measured against."""
     if method == "prodigy":
         return [*ADAMW, *PRODIGY]
-    name = OURS[method].__name__
-    released = (
-        [Peer(f"dadaptation {name}", "dadaptation", _of("dadaptation", name))] if method.startswith("dadapt_") else []
-    )
-    return [*ADAMW, *released]
+    if method not in RELEASED:
+        return ADAMW
+    package, name = RELEASED[method].title.split(".")
+    return [*ADAMW, Peer(f"{package} {name}", package, _of(package, name))]

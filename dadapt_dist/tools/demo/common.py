@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
 from dadapt_dist import monitor, optimizers, schedules
+from dadapt_dist.methods import METHODS
 
 from .parallel import Rows
 from .settings import Settings
@@ -30,14 +31,19 @@ def class_of(method: str) -> Callable[..., Optimizer]:
     return optimizers.of_method(method.replace("-", "_"))
 
 
+def has_recipe(method: str) -> bool:
+    """Whether a method trains by a recipe of its own that needs no schedule."""
+    return "recipe" in METHODS[method.replace("-", "_")].options.checks()
+
+
 def options(method: str, lr: float | None, steps: int) -> dict[str, Any]:
-    """Keywords for the optimizer: an lr of 1.0 and, for Prodigy, the recipe that needs nothing else, with its own decay."""
-    return {"lr": lr or 1.0} | ({"recipe": "auto", "total_steps": steps} if method == "prodigy" else {})
+    """Keywords for the optimizer: an lr of 1.0 and, where there is one, the recipe that needs nothing else."""
+    return {"lr": lr or 1.0} | ({"recipe": "auto", "total_steps": steps} if has_recipe(method) else {})
 
 
 def schedule(optimizer: Optimizer, method: str, steps: int) -> LRScheduler:
-    """Linear decay with warm-up; none for Prodigy, which decays by itself."""
-    if method == "prodigy":
+    """Linear decay with warm-up; none for a method with a recipe, which decays by itself."""
+    if has_recipe(method):
         return ConstantLR(optimizer, factor=1.0)
     return schedules.linear_decay_with_warmup(optimizer, steps, warmup=WARMUP)
 

@@ -43,6 +43,7 @@ def twice(case: Case) -> Case:
     return replace(case, accumulation=2)
 
 
+# Prodigy alone: Accelerate knows no method, and every method under every layout is in tests/distributed/test_layouts.py.
 PLAIN = [Case(config=name) for name in FILES if name != "zero-json"]
 DUMMY = [Case(config="zero-json", launch=(), json=json_file(f"zero{stage}-fp32")) for stage in (1, 2, 3)]
 LOW = ("zero1-bf16", "zero2-bf16-offload-cpu", "zero3-bf16", "zero3-bf16-offload-cpu")

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 
 import dadapt_dist as dd
 from dadapt_dist.sharding import live_objects
+from tests.helpers.classes import ALL, WITH_D, first_d
 from tests.helpers.lightning_runs import OPTIONS, STEPS, Case, Run, loader, module, run, run_and_resume, trainer, world
 from tests.helpers.pool import WorkerPool
 from tests.helpers.said import Messages, said_while
@@ -33,6 +35,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[3]
 EXACT, FLOAT32 = 1e-12, 3e-6  # relative, of d, and absolute, of the weights; the largest seen are 1e-15 and 4e-7
+# Prodigy, and a method with a blocking reduce: every method under every layout is in tests/distributed/test_layouts.py.
 KINDS = [
     Case(kind="ddp"),
     Case(kind="fsdp1"),
@@ -72,6 +75,18 @@ def test_the_logger_gets_d_and_effective_lr_of_the_step_every_few_steps(alone: A
         assert entry["effective_lr"] == pytest.approx(d * rates[int(entry["step"])], rel=1e-6)
     assert found.d[0] < found.d[-1]
     assert said(library_log) == []
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_every_method_trains_resumes_and_is_logged(method: str, alone: Any, tmp_path: Path) -> None:
+    case = Case(kind="one", optimizer=ALL[method].__name__, options=first_d(method, 1e-3))
+    whole, resumed = alone(case), run(case, str(tmp_path), resume=True)
+    assert [entry["step"] for entry in whole.logged] == [1, 3, 5, 7]
+    assert [math.isfinite(entry[name]) for entry in whole.logged for name in ("d", "effective_lr")] == [
+        method in WITH_D
+    ] * 8
+    assert whole.d == pytest.approx(resumed.d, rel=0, nan_ok=method not in WITH_D)
+    assert all(map(torch.equal, whole.weights, resumed.weights))
 
 
 def test_d_is_read_for_logged_steps_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

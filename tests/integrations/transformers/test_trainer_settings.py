@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import dadapt_dist as dd
+from tests.helpers.classes import ALL, WITH_D
 from tests.helpers.pool import WorkerPool
 from tests.helpers.said import said_while
 from tests.helpers.trainer_runs import OPTIONS, Case, llama, run, run_and_resume, trainer, world
@@ -87,11 +88,10 @@ def d_with_gradients_times(factor: float, cls: Any) -> float:
     return float(optimizer.d)
 
 
-@pytest.mark.parametrize("name", ["Prodigy", "DAdaptAdam", "DAdaptAdan", "DAdaptLion", "DAdaptSGD", "DAdaptAdaGrad"])
-def test_only_adagrads_d_depends_on_the_scale_of_gradients(name: str) -> None:
-    cls = getattr(dd, name)
-    usual, small = d_with_gradients_times(1.0, cls), d_with_gradients_times(1e-5, cls)
-    if name == "DAdaptAdaGrad":
+@pytest.mark.parametrize("method", WITH_D)
+def test_only_adagrads_d_depends_on_the_scale_of_gradients(method: str) -> None:
+    usual, small = d_with_gradients_times(1.0, ALL[method]), d_with_gradients_times(1e-5, ALL[method])
+    if method == "dadapt_adagrad":
         assert small < usual / 100
     else:
         assert small == pytest.approx(usual, rel=0.2)

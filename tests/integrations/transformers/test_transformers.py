@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import dadapt_dist as dd
+from tests.helpers.classes import ALL, WITH_D, first_d
 from tests.helpers.pool import WorkerPool
 from tests.helpers.trainer_runs import BATCH, SAVED, STEPS, Case, Run, run, run_and_resume, trainer, world
 
@@ -23,6 +25,7 @@ from dadapt_dist.integrations.transformers import DAdaptCallback
 ROOT = Path(__file__).parents[3]
 BOUND = 1e-6  # relative, of d, and absolute, of the weights; both are float32 and differ by 1e-7
 ALIKE = {"weight_decay": 0.0}
+# Prodigy alone: the Trainer knows no method, and every method under every layout is in tests/distributed/test_layouts.py.
 KINDS = [
     Case(kind="ddp"),
     Case(kind="fsdp2"),
@@ -74,6 +77,16 @@ def test_the_log_and_the_trackers_get_d_effective_lr_and_the_gradient_norm(alone
     assert "d" not in found.tracked[-1]  # the summary at the end
     assert len(found.groups) == 2
     assert min(found.groups) > 0
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_every_method_trains_and_is_logged(method: str, tmp_path: Path) -> None:
+    short = {"max_steps": 2, "warmup_steps": 0, "save_strategy": "no"}
+    case = Case(kind="one", optimizer=ALL[method].__name__, options=first_d(method, 1e-3), arguments=short)
+    steps = [entry for entry in run(case, str(tmp_path)).history if "loss" in entry]
+    assert len(steps) == 2
+    assert all(math.isfinite(entry[name]) == (method in WITH_D) for entry in steps for name in ("d", "effective_lr"))
+    assert steps[1]["loss"] != steps[0]["loss"] > 0
 
 
 def test_an_evaluation_does_not_log_d(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from dadapt_dist.tools.bench.peers import OURS, Peer, peers_of
 from dadapt_dist.tools.bench.step import interleaved, turns
 from dadapt_dist.tools.bench.traffic import traffic
 from dadapt_dist.tools.cli import app
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL, COMPILED
 
 SIGNATURES = {name: method.signature for name, method in METHODS.items() if method.signature is not None}
 
@@ -56,7 +56,7 @@ def test_step_measures_ours_and_every_peer_beside_the_limit(tmp_path: Path) -> N
     assert plot.stat().st_size > 1000
 
 
-@pytest.mark.parametrize("method", CLASSES)
+@pytest.mark.parametrize("method", ALL)
 def test_every_method_is_measured(method: str) -> None:
     done = bench("step", "--method", method, "--shape", "500", "--rounds", "1", "--markdown")
     assert done.exit_code == 0, done.output
@@ -76,7 +76,7 @@ def test_the_words_are_those_of_the_kernels() -> None:
         "dadapt_adan": 13,
         "dadapt_lion": 7,
     }
-    assert {method: shapes.words(method)[0] for method in CLASSES} == expected
+    assert {method: shapes.words(method)[0] for method in COMPILED} == expected
 
 
 def test_the_shapes_are_what_the_documents_say() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import dadapt_dist as dd
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import ALL
 
 OPTIMIZER = {
     "adamw_lr", "amp_scaling", "d", "effective_lr", "eval", "join_device", "join_hook", "join_process_group", "loss",
@@ -22,7 +22,7 @@ def public(item: object) -> set[str]:
 
 def test_the_public_names_of_an_optimizer_and_of_a_step_size_are_these() -> None:
     torchs = public(torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=1.0))
-    for cls in CLASSES.values():
+    for cls in ALL.values():
         p = nn.Parameter(torch.ones(2))
         optimizer = cls([p])
         for _ in range(2):

@@ -122,7 +122,7 @@ def test_options_of_the_checkpoint_replace_those_of_the_constructor() -> None:
 
     assert same(snapshot(resumed.steps(BEFORE, AFTER).optimizer), snapshot(whole.steps(BEFORE, AFTER).optimizer))
     with pytest.raises(ValueError, match="d_coef"):
-        resumed.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], "d_coef": 1.0})
+        resumed.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], **options, "d_coef": 1.0})
 
 
 def test_names_of_parameters_and_keys_of_schedulers_survive() -> None:

@@ -8,20 +8,19 @@ import torch
 
 from dadapt_dist.engine.diagnostics.advice import STILL
 from dadapt_dist.kernels import cpu_c
-from dadapt_dist.methods import METHODS
 from dadapt_dist.sharding import registry
 from docs.measure_walks import walk
-from tests.helpers.classes import ALL, CLASSES
+from tests.helpers.classes import ALL, COMPILED
 
 MOST = 12
 
 
 @pytest.mark.skipif(not cpu_c.available(), reason="the plain loop has files of its own")
-@pytest.mark.parametrize("method", [name for name in CLASSES if METHODS[name].signature is not None])
+@pytest.mark.parametrize("method", COMPILED)
 def test_a_steady_step_enters_few_files(method: str) -> None:
     """What is rarely needed (diagnostics, scalers, frameworks, other ranks) costs a step one look at a mark, and no call."""
     params = [torch.nn.Parameter(torch.ones(4, 4)) for _ in range(4)]
-    optimizer = CLASSES[method](params)
+    optimizer = ALL[method](params)
     for _ in range(20):
         files = _step(params, optimizer)
     assert len(files) <= MOST, "\n".join(files)
@@ -40,7 +39,7 @@ def test_a_construction_enters_few_files(method: str, monkeypatch: pytest.Monkey
 
 def _quiet(steps: int) -> tuple[list[torch.nn.Parameter], Any]:
     params = [torch.nn.Parameter(torch.ones(4)) for _ in range(2)]
-    optimizer = CLASSES["prodigy"](params)
+    optimizer = ALL["prodigy"](params)
     for _ in range(steps):
         _step(params, optimizer)
     return params, optimizer

@@ -8,7 +8,7 @@ import torch
 import dadapt_dist as dd
 from dadapt_dist.kernels import cpu_c
 from dadapt_dist.methods import METHODS
-from tests.helpers.classes import CLASSES
+from tests.helpers.classes import COMPILED
 from tests.helpers.kernel_cases import check, coefficients_of, copied, options_of, task_of
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
@@ -28,7 +28,7 @@ def step(key: str, shapes: Any, options: dict[str, Any] | None = None, **fields:
 
 
 @pytest.mark.parametrize("dtypes", DTYPES, ids=str)
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", COMPILED)
 def test_a_step_is_that_of_the_plain_loop_in_any_dtype_and_size(key: str, dtypes: tuple[torch.dtype, ...]) -> None:
     if F16 in dtypes and not cpu_c.has_half():
         pytest.skip("this compiler has no float16")
@@ -53,7 +53,7 @@ def test_what_is_done_to_a_gradient_first(key: str, fields: dict[str, Any]) -> N
     step(key, [2000, 5], gradient=BF16, param=BF16, **fields)
 
 
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", COMPILED)
 @pytest.mark.parametrize("gradient", [F32, BF16])
 def test_elements_that_are_not_finite_are_counted_and_taken_as_zero(key: str, gradient: torch.dtype) -> None:
     options, method = options_of(key), METHODS[key]()
@@ -66,7 +66,7 @@ def test_elements_that_are_not_finite_are_counted_and_taken_as_zero(key: str, gr
     assert all(t.isfinite().all() for name, t in task.buf.items())
 
 
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", COMPILED)
 def test_denormal_numbers_are_numbers(key: str) -> None:
     method = METHODS[key]()
     task = task_of(key, 3000)
@@ -117,7 +117,7 @@ def test_sliced_statistics(cut: slice, param: torch.dtype) -> None:
 
 def test_prodigy_without_momentum_and_any_method_without_statistics() -> None:
     step("prodigy", [2000], options_of("prodigy", betas=(0.0, 0.99)))
-    for key in CLASSES:
+    for key in COMPILED:
         method, options = METHODS[key](), options_of(key)
         task = task_of(key, 2000)
         frozen = [name for name, buffer in method.buffers(options).items() if buffer.statistic]
@@ -131,7 +131,7 @@ def test_prodigy_without_momentum_and_any_method_without_statistics() -> None:
         assert torch.allclose(task.x, plain.x, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("key", CLASSES)
+@pytest.mark.parametrize("key", COMPILED)
 def test_the_bits_do_not_depend_on_the_number_of_threads(key: str) -> None:
     method, options = METHODS[key](), options_of(key)
     found, threads = [], torch.get_num_threads()

@@ -22,7 +22,7 @@ import dadapt_dist as dd
 from dadapt_dist import optimizers
 from dadapt_dist.errors import GradientError
 from dadapt_dist.methods import METHODS, Buffer, DirectedMethod
-from dadapt_dist.methods.base import Sums
+from dadapt_dist.methods.base import Scalars, Sums
 from dadapt_dist.methods.directions import SGD, Adam, Direction, Lion, TorchDirection
 from dadapt_dist.options.fields import EPS, LR, MethodOptions
 from tests.helpers.registered import registrations_undone
@@ -484,6 +484,9 @@ def test_sums_of_a_torch_optimizers_update_cannot_be_had_before_its_step() -> No
     class WithAfterMethod(MechanicTorchMethod):
         name = "with_after"
         after = Sums(("size",))
+
+        def fold_after(self, sums: Scalars, scalars: Scalars, constants: Any) -> Scalars:
+            return {}
 
     with registrations_undone():
         cls = optimizers.register(WithAfterMethod)

@@ -123,3 +123,28 @@ def test_steps_that_are_held_or_skipped_are_counted_and_errors_are_not(
             step(p, optimizer, value)
     assert optimizer.step_size.held_steps == held
     assert bool(p.isfinite().all())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_scalars_that_were_deleted_from_a_group_are_back_after_the_next_step(name: str) -> None:
+    """Nothing ever put them back, and every step looked for what somebody had put in their place."""
+    p, q = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer, twin = (ALL[name]([{"params": [w]}], **first_d(name, 1e-2)) for w in (p, q))
+    for number in range(4):
+        group = optimizer.param_groups[0]
+        if number % 2:
+            for key in {"d", "k", "steps"} & group.keys():
+                del group[key]
+        step(p, optimizer)
+        step(q, twin)
+        views = {key: value for key, value in group.items() if isinstance(value, torch.Tensor)}
+        assert views == {key: twin.param_groups[0][key] for key in views}
+        assert {"steps", "k"} <= views.keys()
+        assert ("d" in views) == ("d" in twin.param_groups[0])
+        assert not optimizer._lots.replaced or number % 2
+    assert torch.equal(p, q)
+    if "d" in optimizer.param_groups[0]:
+        del optimizer.param_groups[0]["d"]
+        assert optimizer.d == twin.d  # also where d is read before the next step
+        optimizer.set_d(0.5)
+        assert optimizer.param_groups[0]["d"] == 0.5

@@ -177,6 +177,8 @@ def variant(**attributes: Any) -> type[Method]:
         ({"before": Sums(("q",))}, TypeError, r"before = Sums\(\.\.\.\), and no measure_before"),
         ({"before": Sums(("q",)), "measure_before": lambda *_: ()}, TypeError, r"and no fold_before"),
         ({"start": Sums(("q",)), "fold_start": lambda *_: {}}, TypeError, r"and no measure_start"),
+        ({"start": Sums(("q",)), "measure_start": lambda *_: ()}, TypeError, r"and no fold_start"),
+        ({"fold_after": Method.fold_after}, TypeError, r"after = Sums\(\.\.\.\), and no fold_after: define it"),
         ({"scalars": lambda *_: {"lr": 1.0}}, TypeError, r"scalar 'lr' has the name of an option"),
         ({"scalars": lambda *_: {"held": 1.0}}, TypeError, r"scalar 'held' has the name of .* the engine's"),
         ({"scalars": lambda *_: {"d": math.nan}}, ValueError, r"scalar 'd' begins with nan; it must be finite"),
@@ -190,6 +192,72 @@ def test_a_mistaken_definition_is_refused_when_it_is_registered(
 ) -> None:
     with registrations_undone(), pytest.raises(error, match=f"^VariantMethod.*{said}"):
         optimizers.register(variant(**attributes))
+
+
+HALF = torch.tensor([0.5, 0.5])
+WRONG_FOLDS: dict[str, tuple[Any, str]] = {
+    "unknown": (
+        lambda sums, scalars: {"zebra": sums["q"]},
+        r"returns \['zebra'\]; it must return a dict of .*: d, numerator, v",
+    ),
+    "the engine's": (lambda sums, scalars: {"k": sums["q"]}, r"returns \['k'\]; it must return a dict of"),
+    "tensor": (lambda sums, scalars: sums["q"], r"returns Tensor; it must return a dict"),
+    "nothing": (lambda sums, scalars: None, r"returns NoneType; it must return a dict"),
+    "summed": (
+        lambda sums, scalars: {"d": sums["q"].sum()},
+        r"returns for .* 'd' torch\.float64 \[\],.*\[n_estimates\]: ",
+    ),
+    "no vector": (
+        lambda sums, scalars: {"v": sums["q"]},
+        r"returns for .* 'v' torch\.float64 \[2\],.*\[n_estimates, 3\]: ",
+    ),
+    "number": (lambda sums, scalars: {"d": 0.5}, r"returns for the scalar 'd' 0\.5, with n_estimates = 2"),
+    "float32": (lambda sums, scalars: {"d": HALF}, r"returns for the scalar 'd' torch\.float32 \[2\],"),
+    "no such sum": (lambda sums, scalars: {"d": sums["p"]}, r"fails for the sums q.* of 2 estimates: KeyError: 'p'"),
+    "one estimate": (lambda sums, scalars: {"d": sums["q"] * float(scalars["d"])}, r"fails for the sums q.*Error: "),
+    "in place": (lambda sums, scalars: {"d": scalars["d"].add_(1)}, r"changes a tensor that it is given, in place"),
+}
+
+
+@pytest.mark.parametrize("phase", ["start", "before", "after"])
+@pytest.mark.parametrize("wrong", WRONG_FOLDS)
+def test_a_mistaken_fold_is_refused_when_the_method_is_registered(wrong: str, phase: str) -> None:
+    """It used to fail, or to move d by the sums of another estimate, once the weights had moved."""
+    new, said = WRONG_FOLDS[wrong]
+
+    def fold(self: Any, sums: Scalars, scalars: Scalars, constants: Any) -> Any:
+        return new(sums, scalars)
+
+    own = {phase: Sums(("q",)), f"measure_{phase}": lambda *_: (), f"fold_{phase}": fold}
+    scalars = {"scalars": lambda *_: {"d": 1.0, "numerator": 0.0, "v": (0.0,) * 3}}
+    mistaken = variant(**({"after": None} | own), **scalars)
+    with registrations_undone(), pytest.raises(TypeError, match=rf"^VariantMethod\.fold_{phase} {said}") as caught:
+        optimizers.register(mistaken)
+    assert "variant" not in METHODS
+    assert "VariantMethod" in str(caught.value)
+
+
+def test_a_fold_gets_what_it_gets_in_a_step() -> None:
+    """Names of its sums, scalars and constants are the same in the trial as in a run."""
+    seen: list[tuple[Any, ...]] = []
+
+    def fold(self: Any, *given: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen.append(tuple({name: t.shape[1:] for name, t in of.items()} for of in given))
+        return {}
+
+    phases = {"start": Sums(("p",)), "before": Sums(("q",), loss=True), "after": Sums(("r",), loss=True)}
+    measures = {f"measure_{phase}": lambda self, x, *_: (total(x),) for phase in ("start", "before")}
+    with registrations_undone():
+        p = torch.nn.Parameter(torch.ones(3))
+        steps = {"update": lambda self, x, *_: (total(x),), "counts_updates": True}
+        folds = {f"fold_{phase}": fold for phase in phases}
+        make = optimizers.register(variant(**phases, **measures, **steps, **folds))
+        trial, seen[:] = [*seen], []
+        optimizer = make([p])
+        p.grad = torch.ones(3)
+        optimizer.step(loss=1.0)
+    assert len(seen) == 3
+    assert seen == trial
 
 
 @pytest.mark.parametrize("terms", [1, 3])
