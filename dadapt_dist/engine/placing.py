@@ -88,7 +88,7 @@ def place(step_size: Placeable) -> None:
 
 def measure_rms(step_size: Placeable) -> None:
     """Measure the root mean square of every tensor, where the method's step depends on it; a collective call then."""
-    shards, params = step_size._shards, [p for p in step_size._roster.params() if p.requires_grad]
+    shards, params = step_size._shards, step_size._roster.params()
     step_size._rms = None
     if shards.tells_apart:
         step_size._rms = TensorRms(shards, params, step_size._scalars.device, step_size._layout)
