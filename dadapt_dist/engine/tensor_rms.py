@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from ..comm.communicator import ShardLayout
+from ..kernels.eager import sum_of_squares
 from ..sharding.replicas import is_readable
 from ..sharding.shard_index import ShardIndex
 
 logger = logging.getLogger(__name__)
-
-BLOCK = 1 << 24  # elements that are widened to float64 at a time
 
 
 class TensorRms:
@@ -22,8 +21,20 @@ class TensorRms:
     known before the coming step; NaN for a tensor of which some elements were not in memory when it was measured.
     """
 
-    def __init__(self, shards: ShardIndex, params: Iterable[Tensor], home: torch.device, layout: ShardLayout) -> None:
-        """Measure all tensors, also frozen ones, which may train later; a collective call of all ranks: one all-reduce."""
+    def __init__(
+        self,
+        shards: ShardIndex,
+        params: Iterable[Tensor],
+        home: torch.device,
+        layout: ShardLayout,
+        reduce: slice,
+        width: int,
+    ) -> None:
+        """Measure all tensors, also frozen ones, which may train later; a collective call of all ranks: two all-reduces.
+
+        reduce, width: where the squares are in the reduce of a step, and how many numbers that has: in one of the same form they
+        are added up in the same order, so that a run that is resumed goes on to the bit.
+        """
         self.local = torch.zeros(shards.n_tensors, dtype=torch.float64, device=home)
         sizes, away = [0.0] * shards.n_tensors, 0
         for p in {id(p): p for p in params if is_readable(p)}.values():
@@ -32,14 +43,12 @@ class TensorRms:
                 away += not here
                 for tensor, start, stop in runs:
                     sizes[tensor] += (stop - start) * weight
-                    squares = torch.nan if flat is None else _sum_of_squares(flat[start:stop]).to(home) * weight
-                    self.local[tensor] += squares
-        both = torch.cat([self.local, torch.tensor(sizes, dtype=torch.float64, device=home)])
-        if layout.world_size > 1:
-            sent = both.to(layout.reduce_device(home))
-            layout.all_reduce(sent).wait()
-            both = sent.to(home)
-        self.total, self._sizes = both[: len(sizes)], both[len(sizes) :].clamp_min(1.0)
+                    found = torch.nan if flat is None else sum_of_squares(flat[start:stop])
+                    self.local[tensor] += torch.as_tensor(found, dtype=torch.float64).to(home) * weight
+        form = torch.zeros(width, dtype=torch.float64, device=home)
+        form[reduce] = self.local
+        self.total = _added_up(form, layout)[reduce]
+        self._sizes = _added_up(torch.tensor(sizes, dtype=torch.float64, device=home), layout).clamp_min(1.0)
         if away:
             logger.warning(
                 "%d parameters are swapped out (NVMe) as the run starts or goes on, so that their size is not known: their "
@@ -57,10 +66,10 @@ class TensorRms:
         self.total = torch.where(torch.isfinite(squares), squares, self.total)
 
 
-def _sum_of_squares(flat: Tensor) -> Tensor:
-    """Σ x² of a 1-dim tensor, 0-dim float64 on its device."""
-    total = torch.zeros((), dtype=torch.float64, device=flat.device)
-    for block in flat.split(BLOCK):
-        wide = block.to(torch.float64)
-        total += torch.dot(wide, wide)
-    return total
+def _added_up(numbers: Tensor, layout: ShardLayout) -> Tensor:
+    """The sums over all ranks."""
+    if layout.world_size == 1:
+        return numbers
+    sent = numbers.to(layout.reduce_device(numbers.device))
+    layout.all_reduce(sent).wait()
+    return sent.to(numbers.device)

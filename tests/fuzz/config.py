@@ -425,7 +425,15 @@ def _fit_unequal_ranks(c: Config) -> Config:
     if not (left_out and c.layouts <= WHOLE and not any(math.isfinite(value) for _, value in c.bad.values())):
         c = replace(c, alone=False)
     placed = c.apart and not c.placings.isdisjoint(range(c.apart[0], c.apart[1] + 1))  # then all is compared at once
-    if placed or c.bad or c.scaler or c.method == "dadapt_lion" or (c.event and c.event[0] == "go_on_alone"):
+    # A reduce of ranks that are apart brings no sizes either: the cap is that of the step before.
+    if (
+        placed
+        or c.bad
+        or c.scaler
+        or c.is_capped
+        or c.method == "dadapt_lion"
+        or (c.event and c.event[0] == "go_on_alone")
+    ):
         c = replace(c, apart=None)
     if c.through == "dcp" and len(c.legs) > 1:
         c = replace(c, foreign=False)
