@@ -59,7 +59,8 @@ def _run_apart(
     method: Method, tasks: Sequence[TensorTask], c: Coefficients, dry: bool, skip: Tensor | None, apart: PerTensor
 ) -> list[list[Number]]:
     """The rows of `run`, with a coefficient of its own for each tensor of the model, whose squares are put where they belong."""
-    factors = list(numbers(dict(enumerate(apart.factors.unbind())), apart.factors.device).values())
+    readily = readable(apart.factors.device)
+    factors = [float(factor) if readily else factor for factor in apart.factors.unbind()]
     rows, tensors, squares = [], [], []
     for task in tasks:
         for tensor, part in _of_tensors(task):
