@@ -11,6 +11,7 @@ from torch import Tensor
 from ..methods.base import PHASES, Initial, Method, Options, Scalars, Sums
 from ..options.checks import check_options
 from . import loss_channel
+from .shared_options import check_kept, check_same
 
 _VERSION = attrgetter("_version")  # counts the writes into a tensor, also by way of its views
 KEPT_HERE = ("k", "held")  # steps in which the estimate moved; steps held because a gradient was not finite
@@ -75,7 +76,7 @@ class ScalarTable:
         """
         constants = self.method.constants(options)
         if estimate in self._given:
-            _check_same(self._given[estimate], options, self.method.shared_options(options))
+            check_same(self._given[estimate], options, self.method.shared_options(options))
         elif estimate in self.names:
             self._constants[self.row(estimate)] = constants
             self._start(self.row(estimate), options)
@@ -91,13 +92,17 @@ class ScalarTable:
     def follow(self, groups: Iterable[Options]) -> None:
         """Take the constants of each estimate from its first group as it is now: a user or a checkpoint may have changed it.
 
-        Raises ValueError when the groups of one estimate no longer agree.
+        Raises ValueError when the groups of one estimate no longer agree, or an option has changed that a run keeps to its end.
         """
         first: dict[str, Options] = {}
         for group in groups:
             for estimate in estimates_of(group):
+                check_kept(self._given.get(estimate, group), group, self.method.fixed_options)
+                self.method.completed(
+                    group, f"a group of the estimate {estimate!r}"
+                )  # raises for what contradicts itself
                 if first.setdefault(estimate, group) is not group:
-                    _check_same(first[estimate], group, self.method.shared_options(group))
+                    check_same(first[estimate], group, self.method.shared_options(group))
         for estimate, group in first.items():
             row, constants = self.row(estimate), self.method.constants(group)
             if constants != self._constants[row]:
@@ -178,13 +183,8 @@ class ScalarTable:
 
     def _grow(self, options: Options) -> None:
         initial = self._initial(options)
-        if self.values and initial.keys() != self.values.keys():
-            differ = ", ".join(sorted(initial.keys() ^ self.values.keys()))
-            raise ValueError(
-                f"the estimate {options['estimate']!r} would keep other scalars than the others ({differ}), since options of its "
-                f"groups differ: {', '.join(self.method.shared_options(options))}. Give all groups the same, or the groups an "
-                "optimizer of their own."
-            )
+        if self.values:
+            self._check_kept_alike(initial, options)
         for name, value in initial.items():
             with torch.inference_mode(False):  # tensors of that mode count no writes
                 new = _tensor(value).unsqueeze(0).to(self.device)
@@ -193,9 +193,27 @@ class ScalarTable:
         self.seal()
 
     def _start(self, row: int, options: Options) -> None:
-        for name, value in self._initial(options).items():
+        initial = self._initial(options)
+        if initial.keys() != self.values.keys() and not self._given:  # the others are those of mere defaults too
+            with torch.inference_mode(False):
+                self.values = {
+                    name: torch.stack([_tensor(v).to(self.device)] * len(self.names)) for name, v in initial.items()
+                }
+            self._views = {}
+        self._check_kept_alike(initial, options)
+        for name, value in initial.items():
             self.values[name][row] = _tensor(value)
         self.seal()
+
+    def _check_kept_alike(self, initial: Mapping[str, Initial], options: Options) -> None:
+        """Raise ValueError for an estimate that would keep other scalars than those that are there."""
+        differ = ", ".join(sorted(initial.keys() ^ self.values.keys()))
+        if differ:
+            raise ValueError(
+                f"the estimate {options['estimate']!r} would keep other scalars than the others ({differ}), since options of its "
+                f"groups differ: {', '.join(self.method.shared_options(options))}. Give all groups the same, or the groups an "
+                "optimizer of their own."
+            )
 
     def _of_estimate(self, options: Options) -> Options:
         """The options that all groups of an estimate share; not the group itself, which holds the parameters."""
@@ -426,13 +444,3 @@ def _finite(value: Tensor) -> Tensor:
     """Return which estimates have a value that is finite in every entry: bool [n_estimates]."""
     finite = torch.isfinite(value)
     return finite if value.dim() == 1 else finite.flatten(1).all(1)
-
-
-def _check_same(first: Options, other: Options, names: Iterable[str]) -> None:
-    """Betas may differ between groups: the averaging constant of the estimate is that of its first group."""
-    for name in names:
-        if first.get(name) != other.get(name):
-            raise ValueError(
-                f"two groups of the estimate {first['estimate']!r} differ in {name}: {first[name]!r} and {other[name]!r}. One d "
-                f'has one {name}: give both groups the same, or one of them an "estimate" of its own.'
-            )

@@ -200,7 +200,14 @@ class Estimates(ABC):
         """Take the constants of the estimates from the groups, when an option has changed. lots: of each optimizer."""
         versions = [lot.version for lot in lots]
         if versions != self._followed:
-            self._scalars.follow(group for member in self._roster for group in member._all_groups)
+            groups = [group for member in self._roster for group in member._all_groups]
+            self._scalars.follow(groups)
+            shards, needs_rms = self._roster.shards, self._scalars.method.needs_rms
+            if shards.placed is not None and not shards.tells_apart and any(map(needs_rms, groups)):
+                raise ValueError(
+                    "a group has been given an option (such as rms_cap) with which a step depends on the size of each tensor, "
+                    "which is measured as the run begins. Set it back, or build the optimizer with it."
+                )
             self._followed = versions
 
     def __repr__(self) -> str:

@@ -79,9 +79,9 @@ def place(step_size: Placeable) -> None:
     )
     home = home_of(step_size)
     table.to(home)
-    measure_rms(step_size)
     step_size._diagnostics.begin(step_size, home)
     step_size._reduce.restart(home, step_size._widest(), len(agreement.names()), agreement.n_witnessed)
+    measure_rms(step_size)
     for member in roster:
         member._bind_groups()
         member._prepare()
@@ -90,10 +90,12 @@ def place(step_size: Placeable) -> None:
 
 def measure_rms(step_size: Placeable) -> None:
     """Measure the root mean square of every tensor, where the method's step depends on it; a collective call then."""
-    shards, params = step_size._shards, [p for p in step_size._roster.params() if p.requires_grad]
+    shards, table, reduce = step_size._shards, step_size._scalars, step_size._reduce
     step_size._rms = None
     if shards.tells_apart:
-        step_size._rms = TensorRms(shards, params, step_size._scalars.device, step_size._layout)
+        first = len(table.names) * table.width(("after",))
+        place, width = slice(first, first + shards.n_tensors), reduce.width + 1 + reduce.agreement.size
+        step_size._rms = TensorRms(shards, step_size._roster.params(), table.device, step_size._layout, place, width)
 
 
 def _check(step_size: Placeable) -> None:

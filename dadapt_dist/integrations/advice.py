@@ -15,16 +15,28 @@ from ..sharding import fsdp1
 __all__ = ["mistakes"]
 
 
-def mistakes(optimizer: LearningRateFree, scheduler: Any, *, clip: float, params: Iterable[Tensor]) -> Iterator[str]:
+def mistakes(
+    optimizer: LearningRateFree,
+    scheduler: Any,
+    *,
+    clip: float,
+    params: Iterable[Tensor],
+    steps: float = math.inf,
+    epochs: float = math.nan,
+) -> Iterator[str]:
     """What is wrong before the first step. Nothing is changed.
 
     scheduler: of torch or DeepSpeed, wrapped or not; None without one. clip: the norm that gradients are clipped to, 0
     without clipping. params: those of the model, as its framework has left them; no collective is called for their size.
+    steps, epochs: of the whole run; infinite or NaN where they are not known.
     """
     peaks = _peaks(optimizer, scheduler)
     yield from _wrong_lr(optimizer, peaks)
     yield from _unguarded_warmup(optimizer, peaks)
     yield from _small_clip(optimizer, clip, params)
+    yield from _other_length(optimizer, steps)
+    if epochs > advice_texts.MANY_EPOCHS:
+        yield advice_texts.little_data(epochs)
 
 
 def _wrong_lr(optimizer: LearningRateFree, peaks: list[float]) -> Iterator[str]:
@@ -43,6 +55,12 @@ def _unguarded_warmup(optimizer: LearningRateFree, peaks: list[float]) -> Iterat
             optimizer.step_size._diagnostics.advice.heard("warm-up")
             yield advice_texts.warm_up(first, peak)
             return
+
+
+def _other_length(optimizer: LearningRateFree, steps: float) -> Iterator[str]:
+    told = next((group["total_steps"] for group in optimizer._all_groups if group.get("total_steps")), None)
+    if told is not None and math.isfinite(steps) and told != steps:
+        yield advice_texts.other_length(told, int(steps))
 
 
 def _small_clip(optimizer: LearningRateFree, clip: float, params: Iterable[Tensor]) -> Iterator[str]:

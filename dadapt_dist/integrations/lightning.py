@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 class DAdaptCallback(Callback):
-    """Logs "d" and "effective_lr" = d·lr of the step being taken, every `log_every_n_steps`, to logger and callback_metrics.
+    """Logs "d", "effective_lr" = d·lr and "adamw_lr" of the step being taken, every `log_every_n_steps`.
+
+    They go to the logger and to callback_metrics.
 
     `Trainer(..., callbacks=[DAdaptCallback()])`. Optimizers that are not of dadapt_dist are passed over; where several are,
     names end in the optimizer's place: "d/optimizer0". At the start of training, rank 0 warns through `logging`, once, of
-    a peak lr other than 1.0, of a warm-up without safeguard_warmup, and of clipping that holds DAdaptAdaGrad down.
+    a peak lr other than 1.0, of a warm-up without safeguard_warmup, of clipping that holds DAdaptAdaGrad down, of total_steps
+    that are not the Trainer's, and of data that are seen too often.
 
     Raises:
         TypeError: At the start of training, if no optimizer is from dadapt_dist.
@@ -57,7 +61,7 @@ class DAdaptCallback(Callback):
         schedules = {id(_base(getattr(scheduler, "optimizer", None))): scheduler for scheduler in schedulers}
         for optimizer in found:
             schedule, params = schedules.get(id(optimizer)), pl_module.parameters()
-            for mistake in mistakes(optimizer, schedule, clip=_clip(trainer), params=params):
+            for mistake in mistakes(optimizer, schedule, clip=_clip(trainer), params=params, **_length(trainer)):
                 logger.warning("%s", mistake)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
@@ -76,6 +80,14 @@ def _ours(trainer: Trainer) -> list[tuple[int, LearningRateFree]]:
     """Our optimizers, with their places among all."""
     bases = [(place, _base(optimizer)) for place, optimizer in enumerate(trainer.optimizers)]
     return [(place, base) for place, base in bases if base is not None]
+
+
+def _length(trainer: Trainer) -> dict[str, float]:
+    """Steps and epochs of the run, where Lightning knows them: the batches of an epoch may not be counted."""
+    steps, batches = float(trainer.estimated_stepping_batches), float(trainer.num_training_batches)
+    if not (math.isfinite(steps) and math.isfinite(batches) and batches > 0):
+        return {"steps": steps}
+    return {"steps": steps, "epochs": steps * trainer.accumulate_grad_batches / batches}
 
 
 def _clip(trainer: Trainer) -> float:

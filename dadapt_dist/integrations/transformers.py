@@ -1,6 +1,7 @@
 """Callback that logs d in Hugging Face's Trainer and warns of settings that work against it."""
 
 import logging
+import math
 from typing import Any
 
 try:
@@ -19,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 
 class DAdaptCallback(TrainerCallback):
-    """Adds "d" and "effective_lr" = d·lr to the Trainer's logs, beside its own "loss", "learning_rate" and "grad_norm".
+    """Adds "d", "effective_lr" = d·lr and "adamw_lr" to the Trainer's logs, beside "loss", "learning_rate" and "grad_norm".
 
     `Trainer(..., callbacks=[DAdaptCallback()])` is enough: it moves itself before the integrations that report to
     trackers, and state.log_history gets the values too. Both belong to the coming step. At the start of training, rank 0
-    warns through `logging`, once, of a peak lr other than 1.0, of a warm-up without safeguard_warmup, and of clipping that
-    holds DAdaptAdaGrad down.
+    warns through `logging`, once, of a peak lr other than 1.0, of a warm-up without safeguard_warmup, of clipping that
+    holds DAdaptAdaGrad down, of total_steps that are not the Trainer's, and of data that are seen too often.
 
     Raises:
         TypeError: At the start of training, if the Trainer's optimizer is not from dadapt_dist.
@@ -50,7 +51,8 @@ class DAdaptCallback(TrainerCallback):
             return
         self._said = True
         clip, params = args.max_grad_norm or 0.0, given["model"].parameters()
-        for mistake in mistakes(optimizer, given.get("lr_scheduler"), clip=clip, params=params):
+        run = {"steps": float(state.max_steps), "epochs": float(state.num_train_epochs or math.nan)}
+        for mistake in mistakes(optimizer, given.get("lr_scheduler"), clip=clip, params=params, **run):
             logger.warning("%s", mistake)
 
     def on_log(

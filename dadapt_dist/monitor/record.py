@@ -50,7 +50,7 @@ def log_values(optimizer: Any) -> dict[str, float]:
     Example:
         >>> import torch, dadapt_dist
         >>> dadapt_dist.log_values(dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters()))
-        {'d': 1e-06, 'effective_lr': 1e-06, 'adamw_lr': 3.1622776601683756e-06}
+        {'d': 1e-06, 'effective_lr': 1e-06, 'adamw_lr': 3.162277660168377e-06}
     """
     numbers = record(base_optimizer(optimizer))
     return {name: value for name, value in numbers.items() if name.split("/")[0] != "lr"}
@@ -70,7 +70,7 @@ def record(optimizer: Optimizer) -> dict[str, float]:
     Example:
         >>> import torch, dadapt_dist
         >>> record(dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters(), d0=1e-5))
-        {'lr': 1.0, 'd': 1e-05, 'effective_lr': 1e-05, 'adamw_lr': 3.1622776601683754e-05}
+        {'lr': 1.0, 'd': 1e-05, 'effective_lr': 1e-05, 'adamw_lr': 3.162277660168378e-05}
     """
     groups: list[dict[str, Any]] = optimizer.param_groups
     lrs = [float(group["lr"]) for group in groups]

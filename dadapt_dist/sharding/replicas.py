@@ -265,7 +265,7 @@ def _check_total(counted: float, expected: int, counts: Sequence[tuple[Item, int
 
 def _entry(item: Item, checksum: int) -> Entry:
     local = item.place.part(item.param).detach()
-    told = item.proven or local.numel() == 0 or not _is_readable(item)
+    told = item.proven or local.numel() == 0 or not is_readable(item.param)
     constant = told or bool((local == local.reshape(-1)[0]).all())
     place = item.place
     return Entry(
@@ -275,7 +275,7 @@ def _entry(item: Item, checksum: int) -> Entry:
 
 def _compared(item: Item, world_size: int) -> bool:
     """Return whether it is still to be shown that other ranks hold the same elements."""
-    return item.place.num_shards < world_size and not item.proven and _is_readable(item)
+    return item.place.num_shards < world_size and not item.proven and is_readable(item.param)
 
 
 def _checksums(items: Sequence[Item], world_size: int) -> list[int]:
@@ -290,9 +290,8 @@ def _checksum(t: Tensor) -> Tensor:
     return t.contiguous().view(bits).sum(dtype=torch.int64) if t.numel() else torch.zeros((), dtype=torch.int64)
 
 
-def _is_readable(item: Item) -> bool:
+def is_readable(p: Tensor) -> bool:
     """Return whether its bits can be read. Frozen weights may be quantized, of a class of their own, or on the meta device."""
-    p = item.param
     return p.requires_grad or (
         p.dtype in TRAINABLE and type(p) in (Tensor, Parameter, *dtensor_types()) and not p.is_meta
     )

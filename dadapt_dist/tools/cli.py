@@ -1,4 +1,4 @@
-"""Commands of `dadapt-dist`: demo, demo-grid, plot, run, universal, bench and doctor. Each imports what it needs when it runs."""
+"""Commands of `dadapt-dist`: demo, suite, bench, doctor and others. Each imports what it needs when it runs."""
 
 import logging
 from pathlib import Path
@@ -103,6 +103,51 @@ def demo_grid(
                 f"--seeds {seeds} must be whole numbers separated by commas, for instance 0,1,2"
             ) from error
         return measure_grid(values, numbers, out, _given(steps=steps, size=size))
+
+    raise typer.Exit(_or_2(work))
+
+
+@app.command()
+def suite(
+    out: Annotated[Path, typer.Option(help="Folder for results and report; a second start goes on.")] = Path(
+        "suite-out"
+    ),
+    tasks: Annotated[
+        str, typer.Option(help="Names separated by commas, or all, deep, logistic, chosen, reported.")
+    ] = "all",
+    variants: Annotated[
+        str | None, typer.Option(help="Names separated by commas, or all, or none: AdamW alone.")
+    ] = None,
+    optimizer: Annotated[
+        list[str] | None, typer.Option(help="module:function of (parameters, total_steps), may be given again.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each row, with seeds 0, 1, ...; unless given, 3.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of every run; unless given, each task's usual length.")
+    ] = None,
+    length: Annotated[float | None, typer.Option(help="Steps as a factor on each task's usual length.")] = None,
+    rates: Annotated[str | None, typer.Option(help="AdamW's learning rates; unless given, nine for each task.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes; unless given, one for each core.")] = None,
+    only_report: Annotated[bool, typer.Option("--only-report", help="Run nothing, report what is there.")] = False,
+) -> None:
+    """Compare untuned optimizers with AdamW at its best learning rate, on two dozen small tasks."""
+
+    def work() -> int:
+        from .suite.command import Request, run_suite
+
+        options = _given(variants=variants, optimizers=optimizer)
+        given = Request(
+            out,
+            tasks,
+            seeds=seeds,
+            steps=steps,
+            length=length,
+            rates=rates,
+            jobs=jobs,
+            only_report=only_report,
+            **options,
+        )
+        return run_suite(given, console)
 
     raise typer.Exit(_or_2(work))
 

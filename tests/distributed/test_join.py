@@ -11,7 +11,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import dadapt_dist as dd
-from tests.helpers.classes import ALWAYS_BEFORE, WITH_D, WITHOUT_SUMS, first_d, make
+from tests.helpers.classes import ALWAYS_BEFORE, SETTINGS, WITH_D, WITHOUT_SUMS, first_d, make, method_of
+from tests.helpers.layout_runs import of_oracle
 from tests.helpers.oracles import ORACLES
 from tests.helpers.placed import tensor
 
@@ -31,7 +32,8 @@ def loss(m: nn.Module, epoch: int, batch: int, rank: int) -> Tensor:
 def oracle(method: str, ranks: int, *, by_all: bool) -> tuple[list[float], list[Tensor]]:
     """One process that sees the averaged gradients: divided by all ranks, or by those that had input."""
     m = model()
-    own, ds = ORACLES[method]([p.detach().clone() for p in m.parameters()], **first_d(method, 1e-3)), []
+    options = of_oracle({**first_d(method, 1e-3), **SETTINGS.get(method, {})})
+    own, ds = ORACLES[method_of(method)]([p.detach().clone() for p in m.parameters()], **options), []
     for epoch, batches in enumerate(BATCHES):
         for batch in range(max(batches[:ranks])):
             active = [rank for rank in range(ranks) if batch < batches[rank]]
@@ -68,6 +70,9 @@ def uneven(method: str, kind: str, *, by_all: bool, **options: Any) -> tuple[lis
     [
         ("prodigy", 2, "both", True),
         ("prodigy", 3, "reversed", False),
+        ("prodigy auto", 2, "both", True),
+        ("prodigy auto", 3, "alone", False),
+        ("prodigy auto", 3, "reversed", True),
         ("dadapt_sgd", 3, "both", True),
         ("dadapt_sgd", 3, "alone", False),
         ("dadapt_adam", 2, "alone", True),
@@ -78,9 +83,9 @@ def uneven(method: str, kind: str, *, by_all: bool, **options: Any) -> tuple[lis
 def test_uneven_inputs_train_as_in_one_process(method: str, ranks: int, kind: str, by_all: bool, pools: Any) -> None:
     """A rank that had run out left the reduces of the others to the timeout of the process group."""
     ds, params = oracle(method, ranks, by_all=by_all)
-    assert ds[-1] > 1.5e-3 or method not in WITH_D
+    assert ds[-1] > 1.5e-3 or method_of(method) not in WITH_D
     first, *others = pools(ranks).run(uneven, method, kind, by_all=by_all)
-    assert first[0] == pytest.approx(ds, rel=1e-12, nan_ok=method not in WITH_D)
+    assert first[0] == pytest.approx(ds, rel=1e-12, nan_ok=method_of(method) not in WITH_D)
     for own, one in zip(first[1], params, strict=True):
         torch.testing.assert_close(own, one, rtol=1e-11, atol=1e-12)
     for other in others:

@@ -14,15 +14,17 @@ from torch import nn
 import dadapt_dist as dd
 from dadapt_dist.comm.communicator import OneRound
 from dadapt_dist.errors import ReduceError
+from tests.helpers.layout_runs import of_oracle
 from tests.helpers.oracles import ORACLES
 from tests.helpers.placed import tensor
 
 STEPS = 12
+AUTO: dict[str, Any] = {"recipe": "auto", "rms_cap": 1e-3, "total_steps": 20}
 
 
-def expected() -> list[float]:
+def expected(**options: Any) -> list[float]:
     """d after each step, of one process."""
-    oracle, ds = ORACLES["prodigy"]([tensor("w", 6)], d0=1e-3), []
+    oracle, ds = ORACLES["prodigy"]([tensor("w", 6)], d0=1e-3, **of_oracle(options)), []
     for step in range(STEPS):
         oracle.step([tensor("w", 6, step=step)])
         ds.append(oracle.d)
@@ -70,9 +72,9 @@ def fresh(pools: Any) -> Iterator[Any]:
     pools(2).close()
 
 
-def group_made_anew(folder: Path, *, alone: bool) -> dict[int, float]:
+def group_made_anew(folder: Path, *, alone: bool, **options: Any) -> dict[int, float]:
     """With a reduce under way, which belongs to the group before."""
-    run = Run()
+    run = Run(**options)
     for step in range(5):
         run.step(step, read=step < 4)
     new_group(folder, alone=alone)
@@ -82,10 +84,11 @@ def group_made_anew(folder: Path, *, alone: bool) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["two ranks", "no group"])
-def test_a_process_group_made_anew_goes_on(alone: bool, fresh: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, AUTO], ids=["prodigy", "auto"])
+def test_a_process_group_made_anew_goes_on(alone: bool, options: dict[str, Any], fresh: Any, tmp_path: Path) -> None:
     """Sums that two ranks had made were counted as those of one; counters were never agreed on again."""
-    right = expected()
-    for ds in fresh.run(group_made_anew, tmp_path, alone=alone):
+    right = expected(**options)
+    for ds in fresh.run(group_made_anew, tmp_path, alone=alone, **options):
         assert ds == {step: pytest.approx(right[step], rel=1e-12) for step in ds}
         assert set(ds) >= {*range(5, STEPS)}
 
@@ -119,9 +122,9 @@ def test_a_replaced_rank_that_did_not_load_is_an_error(fresh: Any, tmp_path: Pat
         assert "Load the same checkpoint on all ranks" in text
 
 
-def came_apart() -> float:
+def came_apart(**options: Any) -> float:
     """Rank 1 leaves a step out: rank 0 waits for sums that never come, and both load the last checkpoint."""
-    run = Run()
+    run = Run(**options)
     for step in range(6):
         saved = run.save() if step == 5 else None
         if step < 5 or dist.get_rank() == 0:
@@ -132,9 +135,11 @@ def came_apart() -> float:
     return run.ds[STEPS - 1]
 
 
-def test_ranks_that_came_apart_meet_again_at_a_checkpoint(pools: Any) -> None:
+@pytest.mark.parametrize("options", [{}, AUTO], ids=["prodigy", "auto"])
+def test_ranks_that_came_apart_meet_again_at_a_checkpoint(options: dict[str, Any], pools: Any) -> None:
     """The sums that rank 0 had under way were waited for, to the timeout; then d was held for ever."""
-    assert pools(2).run(came_apart) == [pytest.approx(expected()[-1], rel=1e-12)] * 2
+    right = pytest.approx(expected(**options)[-1], rel=1e-12)
+    assert pools(2).run(came_apart, **options) == [right] * 2
 
 
 def lost() -> tuple[list[str], float]:

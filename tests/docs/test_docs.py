@@ -99,7 +99,7 @@ def test_the_quick_start_learns_and_shows_what_the_page_says(capsys: pytest.Capt
     assert float(last[1]) < float(first[1]) / 500
     optimizer = namespace["optimizer"]
     assert optimizer.d > 1000 * optimizer.param_groups[0]["d0"]
-    assert optimizer.param_groups[0]["initial_lr"] == 1.0
+    assert optimizer.param_groups[0]["lr"] == 1.0
 
 
 def test_blocks_are_found_and_their_marks_are_known() -> None:
@@ -153,7 +153,8 @@ def test_every_option_and_default_is_on_the_methods_page(key: str) -> None:
     names = {p.name for p in parameters} - {"params"}
     section = page.split(f"### {class_name(METHODS[key])}\n")[1].split("\n## ")[0].split("\n### ")[0]
     said = eval(f"dict({re.sub(r'`', '', section.split('Defaults: ')[1].split('`')[1])})", {"inf": float("inf")})
-    own = {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+    later = METHODS[key].options.later()
+    own = {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD or p.name in later}
     assert said == {name: value for name, value in own.items() if name in METHODS[key].options.checks()}
     for name in (*names, "estimate", "fsdp_in_use"):
         assert re.search(rf"`{name}\b|[(\s]{name}=", page), name

@@ -111,6 +111,12 @@ class Config:
         return 1 + max(group.optimizer for group in self.groups)
 
     @property
+    def is_capped(self) -> bool:
+        """Does a step depend on the tensors' root mean squares, whose sums are reduced to the end of the run?"""
+        every = ({**self.options, **group.options} for group in self.groups)
+        return any(o.get("rms_cap") is not None or o.get("recipe") == "auto" for o in every)
+
+    @property
     def needs_all_gradients(self) -> bool:
         """Are sums of all optimizers taken before the first of several moves?"""
         early = METHODS[self.method].before is not None or self.shared.get("nonfinite", "hold") != "hold"
@@ -150,6 +156,8 @@ def draw(seed: int, without: Iterable[str] = (), pending: frozenset[str] = PENDI
     r = Random(f"method {seed}")
     if OTHERS and r.random() < len(OTHERS) / (len(OTHERS) + len(DRAWN)):
         config = _of_method(config, r.choice(OTHERS))
+    if config.method == "prodigy":
+        config = _with_recipe(config, Random(f"recipe {seed}"))
     for name in (*without, *sorted(pending & FEATURES.keys())):
         config = FEATURES[name](config)
     return _fit(config)
@@ -165,6 +173,25 @@ def _of_method(c: Config, method: str) -> Config:
 
     groups = tuple(replace(g, options={k: v for k, v in fitting(g.options).items() if k not in own}) for g in c.groups)
     return replace(c, method=method, options=fitting(c.options) | first, groups=groups, apart=None)
+
+
+def _with_recipe(c: Config, r: Random) -> Config:
+    """The same with parts of the recipe or all of it, in two seeds of three."""
+    kind = r.choice(("none", "parts", "auto"))
+    total, cap = r.choice((None, r.randint(1, c.steps), 3 * c.steps)), 10 ** r.uniform(-4, 0)
+    parts = {"exact_bias_correction": r.random() < 0.7, "same_weights": r.random() < 0.5, "rms_cap": cap}
+    if r.random() < 0.2:
+        del parts["rms_cap"]
+    if kind == "none":
+        return c
+    chosen = {"recipe": "auto", "rms_cap": cap} if kind == "auto" else parts
+    c = _without_options(c, "use_bias_correction", "safeguard_warmup")
+    caps = [r.choice((None, 1e-3, 0.3)) for _ in c.groups]
+    groups = tuple(
+        replace(g, options={k: v for k, v in g.options.items() if k != "betas"} | ({"rms_cap": own} if own else {}))
+        for g, own in zip(c.groups, caps, strict=True)
+    )
+    return replace(c, options={**c.options, **chosen, "total_steps": total}, groups=groups)
 
 
 # -------------------------------------------------------------------- drawing
@@ -398,7 +425,15 @@ def _fit_unequal_ranks(c: Config) -> Config:
     if not (left_out and c.layouts <= WHOLE and not any(math.isfinite(value) for _, value in c.bad.values())):
         c = replace(c, alone=False)
     placed = c.apart and not c.placings.isdisjoint(range(c.apart[0], c.apart[1] + 1))  # then all is compared at once
-    if placed or c.bad or c.scaler or c.method == "dadapt_lion" or (c.event and c.event[0] == "go_on_alone"):
+    # A reduce of ranks that are apart brings no sizes either: the cap is that of the step before.
+    if (
+        placed
+        or c.bad
+        or c.scaler
+        or c.is_capped
+        or c.method == "dadapt_lion"
+        or (c.event and c.event[0] == "go_on_alone")
+    ):
         c = replace(c, apart=None)
     if c.through == "dcp" and len(c.legs) > 1:
         c = replace(c, foreign=False)

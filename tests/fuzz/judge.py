@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dadapt_dist.methods import METHODS
 from tests.helpers.collectives import reduces_of
+from tests.helpers.layout_runs import of_oracle
 from tests.helpers.oracles import ORACLES, Oracle
 
 from .config import Config
@@ -41,12 +42,12 @@ class Expected:
 def expect(config: Config) -> Expected:
     """Run the oracle."""
     problem, names = Problem(config), list(config.shapes)
-    groups = [{"indices": [names.index(n) for n in g.names], **g.options} for g in config.groups]
+    groups = [{"indices": [names.index(n) for n in g.names], **of_oracle(g.options)} for g in config.groups]
     starts = [problem.whole(problem.starts, name) for name in names]
     late = {name for group in config.groups if group.added for name in group.names}
     untrained = [i for i, name in enumerate(names) if config.frozen.get(name) or name in late]
     how = {"freeze_after": config.shared.get("freeze_after"), "untrained": untrained}
-    oracle = ORACLES[config.method](starts, groups, **how, **config.options)
+    oracle = ORACLES[config.method](starts, groups, **how, **of_oracle(config.options))
     expected = Expected(oracle, problem.starts)
     for step in range(config.steps):
         for group, live in zip(config.groups, oracle.groups, strict=True):
@@ -183,7 +184,8 @@ def _reduces(config: Config, expected: Expected, ranks: list[Seen]) -> list[str]
     for rank, seen in enumerate(ranks):
         for step, number in seen.reduces.items():
             waits = config.shared.get("nonfinite", "hold") != "hold"
-            want = reduces_of(config.method, frozen=expected.frozen[step]) if not waits else 1
+            frozen = expected.frozen[step] and not config.is_capped
+            want = reduces_of(config.method, frozen=frozen) if not waits else 1
             if config.scaler and "nonfinite" not in config.shared:  # the ranks agree whether to leave each one out
                 want += config.optimizers
             want = 0 if step >= alone else want

@@ -13,11 +13,15 @@ BEFORE, AFTER = 5, 6
 # d0 is such that d still grows when the checkpoint is written, and long after.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "prodigy sliced": ("prodigy", {"slice_p": 3, "d0": 1e-5}),
+    "prodigy auto": (
+        "prodigy",
+        {"recipe": "auto", "total_steps": 40, "rms_cap": 0.02, "d0": 1e-5, "weight_decay": 0.01},
+    ),
     **{name: (name, parts(name)) for name in ALL},
     "dadapt_adam": ("dadapt_adam", {"weight_decay": 0.01, "d0": 1e-6}),
     "dadapt_lion": ("dadapt_lion", {"d0": 1e-3}),
 }
-FEW = ["prodigy", "prodigy sliced", "dadapt_sgd", "dadapt_adan", *ALWAYS_BEFORE, *WITHOUT_SUMS]
+FEW = ["prodigy", "prodigy sliced", "prodigy auto", "dadapt_sgd", "dadapt_adan", *ALWAYS_BEFORE, *WITHOUT_SUMS]
 MORE_LAYOUTS: dict[str, tuple[int, Callable[[], Job]]] = {"one process": (1, lambda: Job(Tiny()))}
 Result = dict[str, Any]
 

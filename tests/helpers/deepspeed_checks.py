@@ -59,7 +59,7 @@ def collectives_of(case: Case, n: int, *, first: bool) -> int:
     method, frozen = METHODS[case.method], n >= case.options.get("freeze_after", case.steps)
     sized = "recipe" in case.options  # the sizes of tensors are wanted in every step, and measured when they are placed
     number = reduces_of(case.method, lagged=case.in_pieces, frozen=frozen and not sized)
-    number += (2 + sized) * (n == 0)  # placing takes two
+    number += (2 + 2 * sized) * (n == 0)  # placing takes two, and two more for the sizes
     if case.in_pieces:
         return number
     once = method.before is not None and case.method not in ALWAYS_BEFORE

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dadapt_dist.kernels import TensorTask, eager
+from dadapt_dist.kernels import PerTensor, TensorTask, eager
 from dadapt_dist.methods import METHODS, Method
 
 from .classes import ALL, parts
@@ -118,3 +118,65 @@ def _compare(name: str, t: torch.Tensor, right: torch.Tensor) -> None:
     bound = rounded_at(t) * 2
     wrong = (t.double() - right).abs() - bound * right.abs() - (1e-6 if t.dtype is torch.float32 else bound * 0.01)
     assert not bool((wrong > 0).any()), f"{name} is off by {float(wrong.max()):.2e} beyond rounding"
+
+
+# -------------------------------------------------------------------- each tensor of the model apart
+
+N_TENSORS = 9
+"""Of the model in the cases; the tasks have elements of some."""
+
+
+def check_apart(
+    method: Method, tasks: list[TensorTask], c: dict[str, Any], kernel: Any, *, summed: bool = True
+) -> torch.Tensor:
+    """Run the kernel with a factor for each tensor of the model; compare with one plain step a tensor in float64.
+
+    Returns the sums. Each square has to be that of the x that memory holds afterwards. summed: False for tasks without
+    statistics, of whose sums only the last counts.
+    """
+    device = tasks[0].x.device
+    factors = torch.linspace(0.05, 1.0, N_TENSORS, dtype=torch.float64, device=device)
+    squares = torch.full_like(factors, 7.0)
+    assert all(kernel is eager or kernel.supports(method, task) for task in tasks)
+    truth = [in_float64(copied(task)) for task in tasks]
+    before = [copied(task) for task in tasks]
+    dry_squares = squares.clone()
+    dry = kernel.run(method, tasks, c, True, apart=PerTensor(factors, dry_squares))
+    for task, same in zip(tasks, before, strict=True):
+        assert torch.equal(task.x, same.x), "a dry run moved the parameter"
+        assert all(torch.equal(task.buf[n], same.buf[n]) for n in task.buf), "a dry run moved a buffer"
+    sums = kernel.run(method, tasks, c, False, apart=PerTensor(factors, squares))
+    assert torch.equal(dry, sums)
+    assert torch.equal(dry_squares, squares), "a dry run has other squares than the step"
+    expected = torch.stack([_stepped_apart(method, task, c, factors) for task in truth]).sum(0)
+    scale = sum(float(task.g.double().nan_to_num(0, 0, 0).abs().sum()) for task in tasks) + 1.0
+    assert not summed or torch.allclose(sums.cpu(), expected.cpu(), rtol=1e-5, atol=1e-6 * scale), (sums, expected)
+    assert sums[-1] == expected[-1]
+    held = torch.full((N_TENSORS,), 7.0, dtype=torch.float64)
+    for task, right in zip(tasks, truth, strict=True):
+        _compare("x", task.x, right.x)
+        for name, t in task.buf.items():
+            _compare(name, t, right.buf[name])
+        flat = _in_memory_order(task.x).double().cpu()
+        for tensor, start, stop in task.runs:
+            held[tensor] = float(flat[start:stop].square().sum()) * task.weight
+    assert torch.allclose(squares.cpu(), held, rtol=1e-13, atol=0), (squares, held)
+    return sums
+
+
+def _in_memory_order(t: torch.Tensor) -> torch.Tensor:
+    return t.detach().as_strided((t.numel(),), (1,))
+
+
+def _stepped_apart(method: Method, task: TensorTask, c: dict[str, Any], factors: torch.Tensor) -> torch.Tensor:
+    """One plain step of each run of a task by itself; the sums of all."""
+    sums = torch.zeros(len(method.sums) + 1, dtype=torch.float64, device=task.x.device)
+    for tensor, start, stop in task.runs:
+        own = c | {method.scaled: c[method.scaled] * factors[tensor]}
+        if len(task.runs) == 1:
+            part = task
+        else:
+            views = {name: t[start:stop] for name, t in task.buf.items()}
+            part = replace(task, x=task.x[start:stop], g=task.g[start:stop], buf=views)
+        sums += eager.run(method, [replace(part, runs=())], own, False)
+    return sums

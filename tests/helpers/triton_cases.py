@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from dadapt_dist.kernels import eager, triton_launch
+from dadapt_dist.kernels import PerTensor, eager, triton_launch
 from dadapt_dist.methods import METHODS
 from tests.helpers.classes import COMPILED
 
-from .kernel_cases import check, coefficients_of, copied, on, options_of, task_of
+from .kernel_cases import N_TENSORS, check, check_apart, coefficients_of, copied, on, options_of, task_of
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 DTYPES = [(F32, F32, F32), (BF16, BF16, F32), (F32, BF16, BF16), (F16, F16, F32)]
@@ -157,3 +157,34 @@ def test_gradients_that_overflow_are_those_of_the_plain_loop(key: str, fields: d
     for t, expected in zip((task.x, *task.buf.values()), (other.x, *other.buf.values()), strict=True):
         assert bool(t.isfinite().all())
         assert torch.allclose(t, expected, rtol=1e-4, atol=1e-5)
+
+
+# -------------------------------------------------------------------- each tensor of the model apart
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
+def test_each_tensor_has_a_factor_and_returns_its_square(dtypes: tuple[torch.dtype, ...]) -> None:
+    """Several in one flat tensor, of which one has no elements, some over several programs, and none of the numbers in order."""
+    kinds = dict(zip(("param", "gradient", "statistics"), dtypes, strict=True))
+    method, c = METHODS["prodigy"](), coefficients_of(METHODS["prodigy"](), options_of("prodigy"), DEVICE)
+    runs = ((4, 0, 700), (0, 700, 700), (8, 700, 730), (2, 730, 1500))
+    flat = on(task_of("prodigy", 1500, runs=runs, weight=0.5, origin=7, **kinds), DEVICE)
+    others = [
+        on(task_of("prodigy", shape, seed=i, weight=1 / (1 + i), runs=((i, 0, shape),), **kinds), DEVICE)
+        for i, shape in ((3, 1), (6, 1025), (5, 0))
+    ]
+    check_apart(method, [flat, *others], c, triton_launch)
+
+
+def test_squares_of_gradients_that_are_changed_first_not_finite_or_skipped() -> None:
+    method, c = METHODS["prodigy"](), coefficients_of(METHODS["prodigy"](), options_of("prodigy"), DEVICE)
+    for fields in (*FIRST, {}):
+        task = task_of("prodigy", 900, runs=((2, 0, 600), (7, 600, 900)), **fields)
+        task.g[::7], task.g[3] = float("nan"), float("inf")
+        check_apart(method, [on(task, DEVICE)], c, triton_launch)
+    task = on(task_of("prodigy", 900, runs=((2, 0, 900),)), DEVICE)
+    squares = torch.full((N_TENSORS,), 7.0, dtype=torch.float64, device=DEVICE)
+    for skip in (True, False):
+        apart = PerTensor(torch.ones_like(squares), squares)
+        triton_launch.run(method, [task], c, False, torch.tensor(skip, device=DEVICE), apart=apart)
+        assert int((squares != 7.0).sum()) == (not skip)

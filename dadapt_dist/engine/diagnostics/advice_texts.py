@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 PAGE = "docs/troubleshooting.md"
+MANY_EPOCHS = 30.0  # how often each example is seen until it is said that there is little data
 SCHEDULES = "Give the optimizer lr=1.0, and a schedule a peak of 1.0 (OneCycleLR: max_lr; DeepSpeed: warmup_max_lr)"
 
 
@@ -113,6 +114,32 @@ def growing(growth: float, length: int, parts: tuple[float, ...]) -> str:
         f"d has grown {growth:.2g} times between {first} and {last} of total_steps={length}: it is still being found while the "
         "decay ends the run. A longer run, or a larger d0 (nearer to the present d), would have had more of the right step. "
         f"{see('total_steps-is-too-short')}"
+    )
+
+
+def decays_twice(length: int, now: float, peak: float) -> str:
+    """A schedule beside the optimizer's own."""
+    return (
+        f"lr has fallen from {peak:g} to {now:g}, and total_steps={length} lets the step decay, too: the two multiply. Leave out "
+        "the scheduler (Trainer: lr_scheduler_type='constant'), or total_steps. "
+        f"{see('total_steps-is-too-short')}"
+    )
+
+
+def other_length(told: int, steps: int) -> str:
+    """A run of another length than was told."""
+    return (
+        f"total_steps={told}, and the trainer takes {steps} steps: its decay would end {'early' if told < steps else 'late'}. "
+        f"Pass total_steps={steps}. {see('total_steps-is-too-short')}"
+    )
+
+
+def little_data(epochs: float) -> str:
+    """A run that sees each example very often."""
+    return (
+        f"each example will be seen {epochs:.3g} times: with so little data the step that trains best overfits, "
+        "and a smaller learning rate than the one that is found would generalise better. Stop early, decay the weights "
+        f"(weight_decay=0.1), or give d_coef=0.5 or less. {see('much-fewer-data-than-steps')}"
     )
 
 

@@ -42,6 +42,7 @@ class RunLength:
             return int(steps) + 1
         if steps < late:
             self._check_left(advice, step_size, found[0])
+            self._check_alone(advice, step_size)
             return late
         if steps < last:
             self._before = found[0]
@@ -55,6 +56,13 @@ class RunLength:
             worst = int((d == d0).to(torch.float64).argmax())
             text = advice_texts.not_found(float(d0[worst]), self.length)
             advice.say(step_size, "d", text, beside=("lr", "d0", "precision"))
+
+    def _check_alone(self, advice: Any, step_size: Any) -> None:
+        groups = [group for member in step_size._roster for group in member._all_groups]
+        now = max((float(group["lr"]) for group in groups), default=0.0)
+        peak = max((float(group.get("initial_lr", group["lr"])) for group in groups), default=0.0)
+        if now < 0.9 * peak:
+            advice.say(step_size, "decays twice", advice_texts.decays_twice(self.length, now, peak))
 
     def _check_settled(self, advice: Any, step_size: Any, d: Tensor) -> None:
         if self._before is None:

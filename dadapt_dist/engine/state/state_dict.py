@@ -239,6 +239,7 @@ def _check_group(optimizer: Saves, group: Dict, live: Dict, where: str) -> Dict:
             "optimizer saved whole."
         )
     options = check_options({key: group[key] for key in optimizer.defaults if key in group}, checks, where)
+    optimizer._method.completed(options, where)  # raises for what contradicts itself
     for name in estimates_of({**group, **options}):
         scalars.row(name)  # raises for an estimate that does not exist
     return options

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.helpers.classes import ALL, WITH_D
+from tests.helpers.classes import ALL, SETTINGS, WITH_D
 from tests.helpers.deepspeed_runs import DECAYS, NAMES, OPTIONS, Case, Odd, Trainer, indices, quiet_deepspeed, same_bits
 from tests.helpers.pool import WorkerPool
 
@@ -21,6 +21,7 @@ WARMUP = {
         "params": {"total_num_steps": 12, "warmup_num_steps": 2, "warmup_max_lr": 1.0},
     }
 }
+AUTO = {**SETTINGS["prodigy auto"], "weight_decay": 0.0, "use_bias_correction": False, "rms_cap": 0.01}
 PLAIN = [Case(stage=stage, method=method, groups=3, sub_group=40) for stage in (2, 3) for method in ALL]
 LAYOUTS = [
     Case(stage=0, groups=3),
@@ -33,6 +34,9 @@ LAYOUTS = [
     Case(stage=3, groups=3, sub_group=40, offload="parameters", accumulation=2, clip=0.5),
     Case(stage=1, groups=3, entry="json", options={"statistics_dtype": "bfloat16"}),
     Case(stage=3, groups=3, sub_group=40, options={"statistics_dtype": "bfloat16"}),
+    Case(stage=1, groups=3, options=AUTO),
+    Case(stage=2, precision="bf16", options={**AUTO, "total_steps": 40}, entry="json"),
+    Case(stage=3, groups=3, sub_group=40, options={**AUTO, "total_steps": 40}),
 ]
 
 

@@ -193,6 +193,20 @@ def test_the_params_of_the_entry_reach_the_constructor(pool2: WorkerPool) -> Non
         assert {name: defaults[name] for name in params} == params | {"betas": (0.8, 0.9)}
 
 
+def test_the_recipe_may_stand_in_the_entry(pool2: WorkerPool) -> None:
+    for _, defaults in pool2.run(build, "Prodigy", 2, recipe="auto", total_steps=100):
+        expected = {
+            "recipe": "auto",
+            "total_steps": 100,
+            "exact_bias_correction": True,
+            "same_weights": True,
+            "rms_cap": 0.2,
+        }
+        assert {name: defaults[name] for name in expected} == expected
+    with pytest.raises(ValueError, match=r"recipe='best' is out of range; it must be None or 'auto'"):
+        pool2.run(build, "Prodigy", 2, recipe="best")
+
+
 def test_an_unknown_param_raises_and_names_what_was_meant(pool2: WorkerPool) -> None:
     with pytest.raises(TypeError, match=r"Prodigy: unknown keyword 'd_coeff'; did you mean 'd_coef'"):
         pool2.run(build, "Prodigy", 2, d_coeff=2.0)

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from dadapt_dist.integrations.deepspeed import universal_load
-from tests.helpers.classes import ALL, WITH_D
+from tests.helpers.classes import ALL, SETTINGS, WITH_D
 from tests.helpers.deepspeed_reference import deviation, deviation_of_d, reference
 from tests.helpers.deepspeed_runs import Case, Odd, Trainer, quiet_deepspeed, same_bits
 from tests.helpers.pool import WorkerPool
@@ -30,6 +30,15 @@ PLAIN = {
 CASES = [*PLAIN.values()]
 CASES += [Case(stage=1, method=method, groups=3, steps=STEPS) for method in ("prodigy", "dadapt_sgd")]
 CASES.append(Case(stage=3, groups=3, sub_group=40, offload="optimizer", steps=STEPS))
+AUTO = {
+    **SETTINGS["prodigy auto"],
+    "weight_decay": 0.0,
+    "use_bias_correction": False,
+    "total_steps": 30,
+    "growth_rate": 1.5,
+    "d0": 5e-3,
+}
+CASES.append(Case(stage=2, groups=3, options=AUTO, steps=STEPS))
 EVERY_METHOD_ONCE = [PLAIN[2 + number % 2, method] for number, method in enumerate(ALL)] + CASES[len(PLAIN) :: 2]
 # Other numbers of ranks round bfloat16 gradients otherwise: compared at the same number only.
 SAME = [

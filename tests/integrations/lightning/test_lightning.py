@@ -135,7 +135,7 @@ def test_mistaken_settings_are_named_once_with_their_cures(library_log: Any, tmp
     first, second = said(library_log)
     assert "lr is 0.001, not 1.0" in first
     assert "lr starts at 0.0005 of 0.001" in second
-    assert "Give Prodigy safeguard_warmup=True" in second
+    assert "Give Prodigy recipe='auto'" in second
 
 
 @pytest.mark.parametrize("clip", [None, 1e-4])
@@ -214,9 +214,9 @@ def test_two_optimizers_are_logged_apart_and_others_are_passed_over(tmp_path: Pa
     case = Case(kind="one")
     both = fit(case, with_optimizers(case, dd.Prodigy, dd.DAdaptAdam), tmp_path)
     names = {f"{name}/optimizer{i}" for name in ("d", "effective_lr") for i in (0, 1)}
-    assert set(both[-1]) - {"epoch", "step"} == names
+    assert set(both[-1]) - {"epoch", "step"} == {*names, "adamw_lr/optimizer0"}
     mixed = fit(case, with_optimizers(case, torch.optim.AdamW, dd.Prodigy), tmp_path)
-    assert set(mixed[-1]) - {"epoch", "step"} == {"d", "effective_lr"}
+    assert set(mixed[-1]) - {"epoch", "step"} == {"d", "effective_lr", "adamw_lr"}
 
 
 def test_a_module_without_our_optimizers_is_refused(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def warned(log: pytest.LogCaptureFixture, folder: Path, case: Case) -> list[str]
     ("options", "arguments", "words"),
     [
         ({"lr": 5e-5}, {}, ["lr is 5e-05, not 1.0", "learning_rate=1.0"]),
-        ({"safeguard_warmup": False}, {}, ["lr starts at 0 of 1", "Give Prodigy safeguard_warmup=True"]),
+        ({"safeguard_warmup": False}, {}, ["lr starts at 0 of 1", "Give Prodigy recipe='auto'"]),
     ],
     ids=["lr", "warm-up"],
 )

@@ -81,3 +81,15 @@ def test_a_run_that_was_resumed_hears_it_too(library_log: Any) -> None:
         p.grad = torch.ones_like(p)
         optimizer.step()
     assert len([text for text in said(library_log) if "goes on after" in text]) == 1
+
+
+def test_a_scheduler_beside_it_is_named(library_log: Any) -> None:
+    p = nn.Parameter(torch.ones(8))
+    optimizer = dd.Prodigy([p], recipe="auto", total_steps=100, d0=1e-2)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, 100)
+    for step in range(60):
+        p.grad = downhill(step, p.detach())
+        optimizer.step()
+        scheduler.step()
+    assert [text for text in said(library_log) if "the two multiply" in text] == said(library_log)
+    assert len(said(library_log)) == 1

@@ -85,7 +85,22 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
 
 def test_record_is_flat_for_one_group() -> None:
     optimizer = dadapt_dist.Prodigy(weights(), lr=0.5, d0=1e-3)
-    assert record(optimizer) == {"lr": 0.5, "d": 1e-3, "effective_lr": 5e-4}
+    assert record(optimizer) == {"lr": 0.5, "d": 1e-3, "effective_lr": 5e-4, "adamw_lr": pytest.approx(10**0.5 * 5e-4)}
+
+
+def test_adamw_lr_is_the_rate_of_a_step_of_adamw() -> None:
+    """The first step of Adam is its learning rate for every element, and Prodigy's first is adamw_lr."""
+    for options in ({}, {"use_bias_correction": True}, {"exact_bias_correction": True}, {"betas": (0.8, 0.99)}):
+        w = torch.nn.Parameter(torch.ones(5))
+        optimizer = dadapt_dist.Prodigy([w], d0=1e-3, lr=0.5, **options)
+        rate = record(optimizer)["adamw_lr"]
+        w.grad = torch.tensor([1.0, -2.0, 0.5, 3.0, -0.1])
+        optimizer.step()
+        assert torch.allclose((1 - w.detach()).abs(), torch.full((5,), rate), rtol=1e-3)
+
+
+def test_a_method_that_is_unlike_adamw_has_no_adamw_lr() -> None:
+    assert "adamw_lr" not in record(dadapt_dist.DAdaptSGD(weights()))
 
 
 def test_record_names_groups_and_estimates() -> None:
@@ -98,6 +113,8 @@ def test_record_names_groups_and_estimates() -> None:
         "d/image": 1e-3,
         "effective_lr/0": 1e-3,
         "effective_lr/1": 5e-4,
+        "adamw_lr/0": pytest.approx(10**0.5 * 1e-3),
+        "adamw_lr/1": pytest.approx(10**0.5 * 5e-4),
     }
 
 

@@ -1,0 +1,1 @@
+"""A benchmark of untuned optimizers against AdamW with the best learning rate of a grid."""

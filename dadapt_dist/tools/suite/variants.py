@@ -1,0 +1,164 @@
+"""Optimizers that the suite compares: untuned ones by name, and AdamW at every learning rate of a grid."""
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ... import optimizers
+from ...schedules import linear_decay_with_warmup
+from .task import Task, rates
+
+# AdamW's learning rate is multiplied by both; the better of them counts.
+SCHEDULES = {"warmup": 0.05, "linear": 0.0}
+BASELINES = {"adamw": 0.0, "adamw-wd0.1": 0.1}  # weight decay
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a run is optimized.
+
+    optimizer: "AdamW", a class of `dadapt_dist.optimizers`, or a user's "module:function", called with the parameters and
+    the number of steps, that returns an optimizer or a pair (optimizer, scheduler). schedule: "constant"; "linear", from 1 at
+    the first step to 0 after the last; "warmup", the same after 5 % of rising; "own", where the optimizer is told
+    total_steps. baseline: the AdamW that it is compared with.
+    """
+
+    name: str
+    optimizer: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: str = "constant"
+    baseline: str = "adamw"
+
+    def make(self, params: Iterable[nn.Parameter], steps: int) -> tuple[Optimizer, LRScheduler | None]:
+        """An optimizer and its schedule for a run of `steps`."""
+        if ":" in self.optimizer:
+            made = users_function(self.optimizer)(list(params), steps)
+            return made if isinstance(made, tuple) else (made, None)
+        own = {"total_steps": steps} if self.schedule == "own" else {}
+        optimizer = _class(self.optimizer)(list(params), **self.options, **own)
+        warmup = SCHEDULES.get(self.schedule)
+        return optimizer, None if warmup is None else linear_decay_with_warmup(optimizer, steps, warmup)
+
+    def described(self) -> str:
+        """All that the runs of this name depend on, to compare with a later start."""
+        options = ", ".join(f"{key}={value!r}" for key, value in sorted(self.options.items()))
+        return f"{self.optimizer}({options}), {self.schedule}"
+
+
+def _class(name: str) -> Callable[..., Optimizer]:
+    if name == "AdamW":
+        return torch.optim.AdamW
+    found: Callable[..., Optimizer] = getattr(optimizers, name)
+    return found
+
+
+def users_function(path: str) -> Callable[..., Any]:
+    """The function that "module:function" names; ValueError where there is none."""
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--optimizer {path} cannot be imported ({error}): give module:function") from error
+    if not callable(found):
+        raise ValueError(f"--optimizer {path} is {found!r}; it must be a function of (parameters, total_steps)")
+    made: Callable[..., Any] = found
+    return made
+
+
+_EXACT, _SAME = {"exact_bias_correction": True}, {"same_weights": True}
+
+
+def _auto(name: str, *, baseline: str = "adamw", **options: Any) -> Variant:
+    return Variant(name, "Prodigy", {"recipe": "auto", **options}, "own", baseline)
+
+
+def _parts(name: str, **options: Any) -> Variant:
+    return Variant(name, "Prodigy", options, "own")
+
+
+# auto: as it is shipped. Without a cap the recipe's other parts are given one by one.
+_TABLE = [
+    Variant("released", "Prodigy"),
+    Variant("released-linear", "Prodigy", {}, "linear"),
+    Variant("recipe", "Prodigy", {"safeguard_warmup": True, "use_bias_correction": True}, "warmup"),
+    _auto("auto"),
+    *(
+        _auto(f"cap{cap}-d{d0}", rms_cap=cap, d0=float(d0))
+        for cap in (0.1, 0.14, 0.2, 0.4)
+        for d0 in ("1e-6", "1e-5", "1e-4")
+    ),
+    *(_parts(f"nocap-d{d0}", d0=float(d0), **_EXACT, **_SAME) for d0 in ("1e-6", "1e-5", "1e-4")),
+    *(
+        _auto(f"cap{cap}-d{d0}-coef{coef:g}", rms_cap=cap, d0=float(d0), d_coef=coef)
+        for cap in (0.1, 0.2)
+        for d0 in ("1e-6", "1e-4")
+        for coef in (0.5, 2.0)
+    ),
+    # One part of cap0.2-d1e-4 left out (nocap-d1e-4 is the third such), then one alone, then none.
+    _parts("without-exact", d0=1e-4, rms_cap=0.2, **_SAME),
+    _parts("without-same", d0=1e-4, rms_cap=0.2, **_EXACT),
+    _parts("exact-alone", d0=1e-4, **_EXACT),
+    _parts("same-alone", d0=1e-4, **_SAME),
+    _parts("cap0.2-alone", d0=1e-4, rms_cap=0.2),
+    _parts("d1e-4-alone", d0=1e-4),
+    *(
+        _auto(f"cap{cap}-d{d0}-wd0.1", baseline="adamw-wd0.1", rms_cap=cap, d0=float(d0), weight_decay=0.1)
+        for cap in (0.1, 0.2)
+        for d0 in ("1e-6", "1e-4")
+    ),
+    Variant("dadapt-adam", "DAdaptAdam", {}, "linear"),
+]
+VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _TABLE}
+USUAL = "released-linear,recipe,auto"
+
+
+def select(words: str, functions: Iterable[str] = ()) -> list[Variant]:
+    """Variants of a comma-separated list of names, "all" or "none", and one for each "module:function".
+
+    Raises ValueError for an unknown name, naming those that are known, and for a function that cannot be imported.
+    """
+    chosen: list[Variant] = []
+    for word in (part.strip() for part in words.split(",")):
+        if word == "all":
+            chosen += _TABLE
+        elif word in VARIANTS:
+            chosen.append(VARIANTS[word])
+        elif word != "none":
+            raise ValueError(f"--variants {word!r} is unknown; known are all, none, {', '.join(VARIANTS)}")
+    for path in functions:
+        users_function(path)
+        chosen.append(Variant(path, path))
+    return list({variant.name: variant for variant in chosen}.values())
+
+
+def grid(task: Task, steps: int, baseline: str, given: Iterable[float] | None = None) -> list[Variant]:
+    """AdamW at every learning rate for `task` (or at those given) under both schedules."""
+    decay = BASELINES[baseline]
+    return [
+        Variant(
+            f"{baseline} {lr:g} {schedule}",
+            "AdamW",
+            {"lr": lr, "weight_decay": decay, "fused": True},
+            schedule,
+            baseline,
+        )
+        for schedule in SCHEDULES
+        for lr in (rates(task, steps) if given is None else given)
+    ]
+
+
+def rate_of(name: str) -> tuple[str, float, str] | None:
+    """Baseline, learning rate and schedule of the name of a row of `grid`; None for another name."""
+    parts = name.split(" ")
+    return (parts[0], float(parts[1]), parts[2]) if len(parts) == 3 and parts[0] in BASELINES else None
+
+
+def rate(name: str) -> float:
+    """The learning rate in the name of a row of `grid`."""
+    return float(name.split(" ")[1])
