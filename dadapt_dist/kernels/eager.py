@@ -60,16 +60,14 @@ def _run_apart(
 ) -> list[list[Number]]:
     """The rows of `run`, with a coefficient of its own for each tensor of the model, whose squares are put where they belong."""
     factors = list(numbers(dict(enumerate(apart.factors.unbind())), apart.factors.device).values())
-    rows, tensors, squares = [], [], []
+    rows = []
     for task in tasks:
         for tensor, part in _of_tensors(task):
             own = c | {method.scaled: c[method.scaled] * factors[tensor]}
             with _undone_where(skip, method, part):
                 *row, square = (number * part.weight for number in advance(method, part, own, dry, squared=True))
             rows.append(row)
-            tensors.append(tensor)
-            squares.append(torch.as_tensor(square, dtype=torch.float64, device=apart.squares.device))
-    apart.put(torch.tensor(tensors, device=apart.squares.device), torch.stack(squares), skip)
+            apart.put_one(tensor, square, skip)
     return rows
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dadapt_dist as dd
 from dadapt_dist.engine.tensor_rms import TensorRms
@@ -257,6 +258,46 @@ def test_a_copy_goes_on_alone_like_the_original(clone: Callable[[Any], Any]) -> 
     both.steps(9, 11)
     assert same(snapshot(optimizer), snapshot(both.optimizer))
     assert same([x.detach() for x in xs], [x.detach() for x in both.xs])
+
+
+class CountReads(TorchDispatchMode):
+    """Counts tensors read by the host: on a GPU each one waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["one", "pause", "estimates", "overflow"])
+def test_a_step_makes_the_host_wait_for_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for what it reads nor for numbers that it sends: here the plain loop is told that it runs on a device."""
+    monkeypatch.setattr("dadapt_dist.kernels.eager.readable", lambda device: False)
+    both = Both(GROUPS.get(kind), backend="eager")
+    sent, original = [], torch.tensor
+
+    def tensor(*args: Any, **kwargs: Any) -> Tensor:
+        if kwargs.get("device") != "cpu":  # of which the library speaks by this word where it means the host
+            sent.append(args)
+        return original(*args, **kwargs)
+
+    for step in range(6):
+        for x, g in zip(both.xs, both.problem.gradients(step, both.xs), strict=True):
+            x.grad = g
+        if kind == "overflow":
+            scaler: Any = both.optimizer
+            scaler.grad_scale, scaler.found_inf = torch.ones(()), torch.full((), float(step == 4))
+        if kind == "pause":
+            both.optimizer.param_groups[0]["lr"] = float(step != 4)
+        if step == 3:
+            monkeypatch.setattr(torch, "tensor", tensor)
+        with CountReads() as counter:
+            both.optimizer.step()
+        assert step < 3 or counter.count <= 2, "the flags that a step was held or apart, which lie on the host"
+    assert not sent
 
 
 # -------------------------------------------------------------------- checkpoints
