@@ -59,11 +59,11 @@ def _run_apart(
     method: Method, tasks: Sequence[TensorTask], c: Coefficients, dry: bool, skip: Tensor | None, apart: PerTensor
 ) -> list[list[Number]]:
     """The rows of `run`, with a coefficient of its own for each tensor of the model, whose squares are put where they belong."""
-    factors = list(numbers(dict(enumerate(apart.factors.unbind())), apart.factors.device).values())
-    rows = []
+    rows, readily = [], readable(apart.factors.device)
     for task in tasks:
         for tensor, part in _of_tensors(task):
-            own = c | {method.scaled: c[method.scaled] * factors[tensor]}
+            factor = apart.factors[tensor]
+            own = c | {method.scaled: c[method.scaled] * (float(factor) if readily else factor)}
             with _undone_where(skip, method, part):
                 *row, square = (number * part.weight for number in advance(method, part, own, dry, squared=True))
             rows.append(row)

@@ -13,7 +13,7 @@ from ..rank_agreement import COPIES
 logger = logging.getLogger(__name__)
 
 
-MEANS = {"average": "betas"}  # names of constants that users do not know
+MEANS = dict.fromkeys(("average", "to_m", "to_v"), "betas")  # names of constants that users do not know
 
 
 DIFFERENT_COPIES = (
