@@ -5,13 +5,17 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dadapt_dist as dd
+from dadapt_dist.comm.communicator import ShardLayout
 from dadapt_dist.engine.tensor_rms import TensorRms
+from dadapt_dist.methods import METHODS
+from dadapt_dist.sharding.shard import LocalShard
 from tests.helpers.layout_runs import of_oracle
 from tests.helpers.oracles import ORACLES, Oracle
 from tests.helpers.oracles.released import Problem, flat, grouped, with_gaps
@@ -518,3 +522,51 @@ def test_sizes_of_frozen_and_of_meta_tensors() -> None:
     rms = optimizer.step_size._rms
     assert isinstance(rms, TensorRms)
     assert rms.now().tolist() == pytest.approx([2.0, 1.0, 0.0, 0.0], rel=1e-3)
+
+
+class Shards:
+    """Two tensors of the model, of which the first is swapped out, as NVMe offload leaves it between the steps."""
+
+    n_tensors = 2
+
+    def __init__(self, params: list[Tensor]) -> None:
+        self.params = params
+
+    def parts(self, p: Tensor) -> list[tuple[LocalShard, float]]:
+        return [
+            (LocalShard(tensor_key="zero", num_shards=1, shard_id="0", global_numel=4, flat_slice=slice(0, 4)), 1.0)
+        ]
+
+    def runs(self, p: Tensor) -> list[tuple[tuple[int, int, int], ...]]:
+        return [((next(i for i, q in enumerate(self.params) if q is p), 0, 4),)]
+
+
+def test_a_tensor_that_is_swapped_out_has_no_bound_for_a_step_which_is_said(
+    library_log: pytest.LogCaptureFixture,
+) -> None:
+    params = [nn.Parameter(torch.empty(0)), nn.Parameter(torch.full((4,), 3.0))]
+    shards: Any = Shards(params)  # type: ignore[arg-type]
+    rms = TensorRms(shards, params, torch.device("cpu"), ShardLayout(), slice(3, 5), 20)
+    assert library_log.text.count("1 parameters are swapped out (NVMe)") == 1
+    assert [str(value) for value in rms.now().tolist()] == ["nan", "3.0"]
+    method, scalars = METHODS["prodigy"](), {"d": torch.tensor(1e3), "k": torch.tensor(0.0)}
+    options = dict(dd.Prodigy([nn.Parameter(torch.ones(1))], rms_cap=0.1).defaults)
+    factors = method.tensor_factors(rms.now(), options, scalars, method.constants(options))
+    assert factors.tolist() == pytest.approx([1.0, 0.3 / 1e3])
+    rms.take(torch.tensor([16.0, float("nan")], dtype=torch.float64))
+    assert rms.now().tolist() == [2.0, 3.0]
+
+
+class Word(str):
+    """A string as configuration libraries have them."""
+
+
+@pytest.mark.parametrize("total", [9, 9.0, np.int64(9), np.float32(9), torch.tensor(9), np.array(9)], ids=repr)
+@pytest.mark.parametrize("word", ["auto", Word("auto"), np.str_("auto")], ids=lambda word: type(word).__name__)
+def test_values_of_configuration_libraries_become_plain_ones(total: Any, word: Any) -> None:
+    optimizer = dd.Prodigy([nn.Parameter(torch.ones(3))], recipe=word, total_steps=total, rms_cap=np.float32(0.25))
+    group = optimizer.param_groups[0]
+    assert [(type(group[name]), group[name]) for name in ("recipe", "total_steps", "rms_cap")] == [
+        (str, "auto"), (int, 9), (float, 0.25),
+    ]  # fmt: skip
+    through_a_file(optimizer.state_dict())
