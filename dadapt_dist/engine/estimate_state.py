@@ -371,9 +371,11 @@ class ScalarTable:
         if not new:
             return
         rows = moving()
-        if overflow is not None or not all(rows):
-            moves = torch.tensor(rows, device=self.device)
-            moves = moves if overflow is None else moves & ~overflow.to(self.device)
+        moves = None if overflow is None else ~overflow.to(self.device)
+        if not all(rows):  # filled: a copy to a device makes the host wait
+            there = torch.stack([torch.full((), row, dtype=torch.bool, device=self.device) for row in rows])
+            moves = there if moves is None else moves & there
+        if moves is not None:
             new = {name: torch.where(moves, value, self.values[name]) for name, value in new.items()}
         self.seal(self._copy(new))
 

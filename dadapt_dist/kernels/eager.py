@@ -59,18 +59,15 @@ def _run_apart(
     method: Method, tasks: Sequence[TensorTask], c: Coefficients, dry: bool, skip: Tensor | None, apart: PerTensor
 ) -> list[list[Number]]:
     """The rows of `run`, with a coefficient of its own for each tensor of the model, whose squares are put where they belong."""
-    readily = readable(apart.factors.device)
-    factors = [float(factor) if readily else factor for factor in apart.factors.unbind()]
-    rows, tensors, squares = [], [], []
+    rows, readily = [], readable(apart.factors.device)
     for task in tasks:
         for tensor, part in _of_tensors(task):
-            own = c | {method.scaled: c[method.scaled] * factors[tensor]}
+            factor = apart.factors[tensor]
+            own = c | {method.scaled: c[method.scaled] * (float(factor) if readily else factor)}
             with _undone_where(skip, method, part):
                 *row, square = (number * part.weight for number in advance(method, part, own, dry, squared=True))
             rows.append(row)
-            tensors.append(tensor)
-            squares.append(torch.as_tensor(square, dtype=torch.float64, device=apart.squares.device))
-    apart.put(torch.tensor(tensors, device=apart.squares.device), torch.stack(squares), skip)
+            apart.put_one(tensor, square, skip)
     return rows
 
 

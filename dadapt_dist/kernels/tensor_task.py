@@ -73,3 +73,11 @@ class PerTensor:
         """Write the squares of some tensors, float64 [n], unless `skip`, a 0-dim bool, says that nothing has moved."""
         kept = squares if skip is None else torch.where(skip.to(squares.device), self.squares[tensors], squares)
         self.squares.index_copy_(0, tensors, kept)
+
+    def put_one(self, tensor: int, square: Tensor | float, skip: Tensor | None) -> None:
+        """The same for one tensor by its number; nobody waits, as one would for indices on their way to a device."""
+        place = self.squares[tensor]
+        if isinstance(square, Tensor):
+            place.copy_(square if skip is None else torch.where(skip.to(place.device), place, square))
+        else:
+            place.fill_(square)  # the host has looked at `skip` before

@@ -213,7 +213,12 @@ class ProdigyMethod(Method):
     def constants(self, options: Options) -> dict[str, float]:
         average = math.sqrt(options["betas"][1]) if options["beta3"] is None else float(options["beta3"])
         beta1, beta2 = options["betas"]
-        return super().constants(options) | {"average": average, "to_m": 1 - beta1, "to_v": 1 - beta2}
+        found = super().constants(options) | {"average": average, "to_m": 1 - beta1, "to_v": 1 - beta2}
+        # Nothing is folded with these, but ranks with other values of them would take other steps.
+        return found | {
+            "total_steps": float(options["total_steps"] or 0),
+            "same_weights": float(options["same_weights"]),
+        }
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
         buffers = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ..errors import PlacementError
 from ..options.checks import listed
 
-MAX_OPTIONS = 16  # numbers that tell of options; the last of all of them together
+MAX_OPTIONS = 32  # numbers that tell of options; the last of all of them together
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ def check_configuration(rows: list[list[int]]) -> None:
     if others:
         raise PlacementError(
             f"ranks 0 and {others[0]} were given different methods, estimates or constants (d0, d_coef, growth_rate, beta3, "
-            "betas, freeze_after, nonfinite, before), or one of them cannot run the compiled step (its log says why). One d "
-            "needs one configuration: pass the same options on every rank, with pipeline stages declare all estimates in "
+            "betas, recipe, total_steps, same_weights, whether any group has a rms_cap, freeze_after, nonfinite, before), or one "
+            "of them cannot run the compiled step (its log says why). One d needs one configuration: pass the same options on "
+            "every rank, with pipeline stages declare all estimates in "
             'StepSize(estimates=...) (estimates="per_tensor" cannot be had there: it needs the same tensors, by name, on every '
             "rank), and install a C compiler everywhere or set DADAPT_DIST_KERNEL=off everywhere."
         )
@@ -58,7 +59,7 @@ def check_options(rows: list[list[int]], names: list[str]) -> None:
         other = rows[first.setdefault(row[4], rank)]
         differ = [i for i in range(MAX_OPTIONS) if row[6 + i] != other[6 + i]]
         if differ:
-            which = listed(names[i] for i in differ if i < len(names)) or "options"
+            which = listed(names[i] for i in differ if i < min(len(names), MAX_OPTIONS - 1)) or "options"
             raise PlacementError(
                 f"ranks {first[row[4]]} and {rank} have the same parameters but groups that differ in {which}: their steps would "
                 "differ. Pass the same options on every rank, or process_group= with the ranks that train together."

@@ -5,12 +5,17 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dadapt_dist as dd
+from dadapt_dist.comm.communicator import ShardLayout
 from dadapt_dist.engine.tensor_rms import TensorRms
+from dadapt_dist.methods import METHODS
+from dadapt_dist.sharding.shard import LocalShard
 from tests.helpers.layout_runs import of_oracle
 from tests.helpers.oracles import ORACLES, Oracle
 from tests.helpers.oracles.released import Problem, flat, grouped, with_gaps
@@ -259,6 +264,46 @@ def test_a_copy_goes_on_alone_like_the_original(clone: Callable[[Any], Any]) -> 
     assert same([x.detach() for x in xs], [x.detach() for x in both.xs])
 
 
+class CountReads(TorchDispatchMode):
+    """Counts tensors read by the host: on a GPU each one waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["one", "pause", "estimates", "overflow"])
+def test_a_step_makes_the_host_wait_for_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for what it reads nor for numbers that it sends: here the plain loop is told that it runs on a device."""
+    monkeypatch.setattr("dadapt_dist.kernels.eager.readable", lambda device: False)
+    both = Both(GROUPS.get(kind), backend="eager")
+    sent, original = [], torch.tensor
+
+    def tensor(*args: Any, **kwargs: Any) -> Tensor:
+        if kwargs.get("device") != "cpu":  # of which the library speaks by this word where it means the host
+            sent.append(args)
+        return original(*args, **kwargs)
+
+    for step in range(6):
+        for x, g in zip(both.xs, both.problem.gradients(step, both.xs), strict=True):
+            x.grad = g
+        if kind == "overflow":
+            scaler: Any = both.optimizer
+            scaler.grad_scale, scaler.found_inf = torch.ones(()), torch.full((), float(step == 4))
+        if kind == "pause":
+            both.optimizer.param_groups[0]["lr"] = float(step != 4)
+        if step == 3:
+            monkeypatch.setattr(torch, "tensor", tensor)
+        with CountReads() as counter:
+            both.optimizer.step()
+        assert step < 3 or counter.count <= 2, "the flags that a step was held or apart, which lie on the host"
+    assert not sent
+
+
 # -------------------------------------------------------------------- checkpoints
 
 
@@ -477,3 +522,51 @@ def test_sizes_of_frozen_and_of_meta_tensors() -> None:
     rms = optimizer.step_size._rms
     assert isinstance(rms, TensorRms)
     assert rms.now().tolist() == pytest.approx([2.0, 1.0, 0.0, 0.0], rel=1e-3)
+
+
+class Shards:
+    """Two tensors of the model, of which the first is swapped out, as NVMe offload leaves it between the steps."""
+
+    n_tensors = 2
+
+    def __init__(self, params: list[Tensor]) -> None:
+        self.params = params
+
+    def parts(self, p: Tensor) -> list[tuple[LocalShard, float]]:
+        return [
+            (LocalShard(tensor_key="zero", num_shards=1, shard_id="0", global_numel=4, flat_slice=slice(0, 4)), 1.0)
+        ]
+
+    def runs(self, p: Tensor) -> list[tuple[tuple[int, int, int], ...]]:
+        return [((next(i for i, q in enumerate(self.params) if q is p), 0, 4),)]
+
+
+def test_a_tensor_that_is_swapped_out_has_no_bound_for_a_step_which_is_said(
+    library_log: pytest.LogCaptureFixture,
+) -> None:
+    params = [nn.Parameter(torch.empty(0)), nn.Parameter(torch.full((4,), 3.0))]
+    shards: Any = Shards(params)  # type: ignore[arg-type]
+    rms = TensorRms(shards, params, torch.device("cpu"), ShardLayout(), slice(3, 5), 20)
+    assert library_log.text.count("1 parameters are swapped out (NVMe)") == 1
+    assert [str(value) for value in rms.now().tolist()] == ["nan", "3.0"]
+    method, scalars = METHODS["prodigy"](), {"d": torch.tensor(1e3), "k": torch.tensor(0.0)}
+    options = dict(dd.Prodigy([nn.Parameter(torch.ones(1))], rms_cap=0.1).defaults)
+    factors = method.tensor_factors(rms.now(), options, scalars, method.constants(options))
+    assert factors.tolist() == pytest.approx([1.0, 0.3 / 1e3])
+    rms.take(torch.tensor([16.0, float("nan")], dtype=torch.float64))
+    assert rms.now().tolist() == [2.0, 3.0]
+
+
+class Word(str):
+    """A string as configuration libraries have them."""
+
+
+@pytest.mark.parametrize("total", [9, 9.0, np.int64(9), np.float32(9), torch.tensor(9), np.array(9)], ids=repr)
+@pytest.mark.parametrize("word", ["auto", Word("auto"), np.str_("auto")], ids=lambda word: type(word).__name__)
+def test_values_of_configuration_libraries_become_plain_ones(total: Any, word: Any) -> None:
+    optimizer = dd.Prodigy([nn.Parameter(torch.ones(3))], recipe=word, total_steps=total, rms_cap=np.float32(0.25))
+    group = optimizer.param_groups[0]
+    assert [(type(group[name]), group[name]) for name in ("recipe", "total_steps", "rms_cap")] == [
+        (str, "auto"), (int, 9), (float, 0.25),
+    ]  # fmt: skip
+    through_a_file(optimizer.state_dict())

@@ -1,0 +1,167 @@
+"""Check the recipe where ranks differ: other options, other stages, one rank that overflows, and sizes over many ranks."""
+
+import re
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.amp import GradScaler
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.nn.parallel import DistributedDataParallel
+
+import dadapt_dist as dd
+from tests.helpers.collectives import reduces
+from tests.helpers.layout_runs import of_oracle
+from tests.helpers.models import Tiny, batch, gradients, loss_of
+from tests.helpers.oracles import ORACLES
+from tests.helpers.placed import tensor
+from tests.helpers.resumed import same
+
+AUTO: dict[str, Any] = {"recipe": "auto", "total_steps": 60, "rms_cap": 0.02, "d0": 1e-3}
+STEPS = 12
+
+
+def outcome(p: nn.Parameter, name: str, options: dict[str, Any], change: dict[str, Any] | None = None) -> Any:
+    """d after some steps, or the error and whether the parameter is as it was before the step that raised it."""
+    optimizer: Any = None
+    before = p.detach().clone()
+    try:
+        optimizer = dd.Prodigy([(name, p)], **options)
+        for step in range(6):
+            if step == 3:
+                optimizer.param_groups[0].update(change or {})
+            before = p.detach().clone()
+            p.grad = tensor(name, 6, step=step)
+            optimizer.step()
+    except (ValueError, dd.PlacementError) as error:
+        return f"{type(error).__name__}: {error}", torch.equal(p, before)
+    return optimizer.d
+
+
+def apart(options: list[dict[str, Any]], change: dict[str, Any] | None = None, *, stages: bool = False) -> Any:
+    """Each rank has its own options; stages: and parameters of its own."""
+    rank = dist.get_rank()
+    name = f"w{rank}" if stages else "w"
+    return outcome(nn.Parameter(tensor(name, 6).clone()), name, options[rank], change)
+
+
+PARTS = {"recipe": None, "exact_bias_correction": True, "same_weights": True}
+
+
+@pytest.mark.parametrize(
+    ("other", "stages", "says"),
+    [
+        ({"rms_cap": 0.1}, False, "groups that differ in rms_cap:"),
+        ({"total_steps": 61}, False, "constants .*total_steps"),
+        ({"total_steps": None}, False, "constants .*total_steps"),
+        ({"recipe": None, "rms_cap": None}, False, "constants .*recipe"),
+        ({**PARTS, "rms_cap": None}, False, "constants .*whether any group has a rms_cap"),
+        (PARTS, False, "groups that differ in recipe:"),
+        ({"total_steps": 61}, True, "constants .*total_steps"),
+        ({**PARTS, "same_weights": False}, True, "constants .*same_weights"),
+        ({**PARTS, "rms_cap": None}, True, "constants .*whether any group has a rms_cap"),
+    ],
+    ids=str,
+)
+def test_ranks_with_other_options_are_named_on_all(other: dict[str, Any], stages: bool, says: str, pools: Any) -> None:
+    for found in pools(2).run(apart, [AUTO, {**AUTO, **other}], stages=stages):
+        text, unmoved = found
+        assert text.startswith("PlacementError")
+        assert unmoved
+        assert re.search(says, text), text
+
+
+def test_stages_may_have_caps_of_their_own(pools: Any) -> None:
+    first, second = pools(2).run(apart, [AUTO, {**AUTO, "rms_cap": 0.5}], stages=True)
+    assert first == second > 1e-3
+
+
+@pytest.mark.parametrize("change", [{"recipe": None}, {"total_steps": 7}, {"use_bias_correction": True}], ids=str)
+def test_what_is_changed_on_all_ranks_raises_on_all_before_anything_moves(change: dict[str, Any], pools: Any) -> None:
+    for text, unmoved in pools(2).run(apart, [AUTO, AUTO], change):
+        assert text.startswith("ValueError")
+        assert next(iter(change)) in text
+        assert unmoved
+
+
+def test_a_cap_that_comes_too_late_raises_on_all(pools: Any) -> None:
+    plain = {"d0": 1e-3}
+    for text, unmoved in pools(2).run(apart, [plain, plain], {"rms_cap": 0.1}):
+        assert "rms_cap" in text
+        assert unmoved
+
+
+# -------------------------------------------------------------------- one rank overflows
+
+
+def overflow(**options: Any) -> Any:
+    """d, parameters and reduces of each step; in step 4 the scaler of rank 1 alone finds an infinity."""
+    model = Tiny()
+    ddp = DistributedDataParallel(model)
+    optimizer, scaler = dd.Prodigy(model.parameters(), **AUTO, **options), GradScaler("cpu", init_scale=2.0**10)
+    ds, counts = [], []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        scaler.scale(loss_of(ddp, *batch(step))).backward()
+        if step == 4 and dist.get_rank() == 1:
+            next(p.grad for p in model.parameters() if p.grad is not None).view(-1)[0] = float("inf")
+        with CommDebugMode() as communication, suppress(dd.NonFiniteError):
+            scaler.step(optimizer)
+        counts.append(reduces(communication.get_comm_counts()))
+        scaler.update()
+        ds.append(float(optimizer.d).hex())
+    return ds, [p.detach() for p in model.parameters()], counts, float(optimizer.param_groups[0]["updates"])
+
+
+def test_an_overflow_on_one_rank_leaves_the_whole_step_out(pools: Any) -> None:
+    oracle = ORACLES["prodigy"](list(Tiny().parameters()), **of_oracle(AUTO))
+    for step in range(STEPS):
+        found = gradients(Tiny(), oracle.params, step)
+        if step != 4:
+            oracle.step(found)
+    for ds, params, counts, updates in pools(2).run(overflow):
+        assert float.fromhex(ds[-1]) == pytest.approx(oracle.d, rel=1e-10)
+        assert oracle.d > 2e-3
+        assert updates == STEPS - 1
+        assert counts[1:] == [2] * (STEPS - 1)  # the sums and squares, and whether to leave the step out
+        for p, right in zip(params, oracle.params, strict=True):
+            assert (p - right).norm() <= 1e-10 * right.norm()
+
+
+# -------------------------------------------------------------------- sizes over many ranks
+
+
+def resumed_on_four() -> bool:
+    """Is a run of large tensors over four ranks, saved and loaded, that which was never stopped, to the bit?"""
+
+    def made() -> tuple[nn.Module, Any]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(37, 300), nn.Linear(300, 41)).double()
+        fully_shard(model)
+        return model, dd.Prodigy(model.parameters(), **AUTO)
+
+    def step(model: nn.Module, optimizer: Any, number: int) -> None:
+        optimizer.zero_grad()
+        model(tensor("x", 8, 37, step=number)).square().mean().backward()
+        optimizer.step()
+
+    (model, optimizer), (other, loaded) = made(), made()
+    for number in range(3):
+        step(model, optimizer, number)
+    other.load_state_dict(model.state_dict())
+    loaded.load_state_dict(optimizer.state_dict())
+    for number in range(3, 6):
+        step(model, optimizer, number)
+        step(other, loaded, number)
+    optimizer.d, loaded.d  # noqa: B018 - waits for the sums
+    totals = [one.step_size._rms.total for one in (optimizer, loaded)]
+    weights = [[p.to_local().detach() for p in one.parameters()] for one in (model, other)]
+    return same(totals[0], totals[1]) and same(weights[0], weights[1])
+
+
+def test_sizes_are_measured_to_the_bit_as_a_step_adds_them_up(pools: Any) -> None:
+    assert pools(4).run(resumed_on_four) == [True] * 4
