@@ -78,6 +78,11 @@ def _auto(name: str, *, baseline: str = "adamw", **options: Any) -> Variant:
     return Variant(name, "Prodigy", {"recipe": "auto", **options}, "own", baseline)
 
 
+def _fixed(name: str, d0: str, *, baseline: str = "adamw", **options: Any) -> Variant:
+    """The parts of the recipe but for its probe: d begins at d0."""
+    return Variant(name, "Prodigy", {**_EXACT, **_SAME, "d0": float(d0), **options}, "own", baseline)
+
+
 def _parts(name: str, **options: Any) -> Variant:
     return Variant(name, "Prodigy", options, "own")
 
@@ -88,14 +93,13 @@ _TABLE = [
     Variant("released-linear", "Prodigy", {}, "linear"),
     Variant("recipe", "Prodigy", {"safeguard_warmup": True, "use_bias_correction": True}, "warmup"),
     _auto("auto"),
-    *(
-        _auto(f"cap{cap}-d{d0}", rms_cap=cap, d0=float(d0))
-        for cap in (0.1, 0.14, 0.2, 0.4)
-        for d0 in ("1e-6", "1e-5", "1e-4")
-    ),
+    _auto("auto-wd0.1", baseline="adamw-wd0.1", weight_decay=0.1),
+    _auto("auto-coef0.5", d_coef=0.5),
+    _parts("auto-nocap", probe_d0=True, **_EXACT, **_SAME),
+    *(_fixed(f"cap{cap}-d{d0}", d0, rms_cap=cap) for cap in (0.1, 0.14, 0.2, 0.4) for d0 in ("1e-6", "1e-5", "1e-4")),
     *(_parts(f"nocap-d{d0}", d0=float(d0), **_EXACT, **_SAME) for d0 in ("1e-6", "1e-5", "1e-4")),
     *(
-        _auto(f"cap{cap}-d{d0}-coef{coef:g}", rms_cap=cap, d0=float(d0), d_coef=coef)
+        _fixed(f"cap{cap}-d{d0}-coef{coef:g}", d0, rms_cap=cap, d_coef=coef)
         for cap in (0.1, 0.2)
         for d0 in ("1e-6", "1e-4")
         for coef in (0.5, 2.0)
@@ -108,7 +112,7 @@ _TABLE = [
     _parts("cap0.2-alone", d0=1e-4, rms_cap=0.2),
     _parts("d1e-4-alone", d0=1e-4),
     *(
-        _auto(f"cap{cap}-d{d0}-wd0.1", baseline="adamw-wd0.1", rms_cap=cap, d0=float(d0), weight_decay=0.1)
+        _fixed(f"cap{cap}-d{d0}-wd0.1", d0, baseline="adamw-wd0.1", rms_cap=cap, weight_decay=0.1)
         for cap in (0.1, 0.2)
         for d0 in ("1e-6", "1e-4")
     ),
