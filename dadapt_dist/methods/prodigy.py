@@ -204,7 +204,8 @@ class ProdigyMethod(Method):
         found |= {"weight_m": 0.0, "weight_v": 0.0}
         if options["probe_d0"]:
             found |= {"probe_step": 0.0, "probe_first": 0.0, "probe_best": 0.0, "probe_phase": PROBING}
-        return found if options["total_steps"] is None else found | {"updates": 0.0}
+        counts = options["exact_bias_correction"] or options["total_steps"] is not None
+        return found | {"updates": 0.0} if counts else found
 
     def assumed(self, scalars: Mapping[str, float], options: Options) -> dict[str, float]:
         (beta1, beta2), d, k = options["betas"], scalars["d"], scalars["k"]

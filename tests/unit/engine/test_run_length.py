@@ -46,9 +46,9 @@ def test_a_very_short_run_is_named_once(library_log: Any) -> None:
 
 
 def test_d_that_has_not_left_d0_at_half_of_the_run_is_named(library_log: Any) -> None:
-    run(60, 100, aimless, d_coef=1e-3)
+    run(60, 100, aimless, d_coef=1e-3, d0=1e-5)
     assert len(said(library_log)) == 1
-    assert "d is still d0=1e-06 after half of total_steps=100" in said(library_log)[0]
+    assert "d is still d0=1e-05 after half of total_steps=100" in said(library_log)[0]
 
 
 def test_d_that_still_grows_at_the_end_is_named(library_log: Any) -> None:
