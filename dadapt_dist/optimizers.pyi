@@ -701,10 +701,14 @@ class Prodigy(LearningRateFree):
                 x = x·(1 - wd·γ) - r·γ·m/(√v + d·eps)
                 exact_bias_correction:  W_m = b1·W_m + (1-b1)·d;  W_v = b2·W_v + (1-b2)·d²
                 x = x·(1 - wd·γ) - r·γ·(m/W_m)/(√(v/W_v) + eps)
-                rms_cap:  min(r·γ, rms_cap·max(10⁻³, rms(x))) in the place of r·γ, for each tensor x of the model
+                probe_d0:  p = max(d, q) in the place of d above; see below
+                rms_cap:  min(r·γ, rms_cap·max(10⁻², rms(x))) in the place of r·γ, for each tensor x of the model
         sums    inner = Σ w·g·(x0 - x),  s_l1 = Σ r·|s|
         rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
                 d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
+        probe   q = 10⁻³·max(10⁻³, rms of all weights), 8·q after each step, until d_hat/p < a quarter of its maximum; then
+                d = 2·max d_hat, at most p/8, at least a quarter of the first q;  q = 0
+                one step puts x back to x0, and m, v, s, num, W_m, W_v to 0
 
     γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
     all elements of all ranks. The update uses the d of before the step.
@@ -740,6 +744,8 @@ class Prodigy(LearningRateFree):
             rms_cap, unless that is given. None or 'auto'; default None.
         total_steps: length of the run: the step decays linearly to 0 over it, without a scheduler.
             None: lr and a scheduler alone say. None or an integer >= 1; default None.
+        probe_d0: find a first d in a few trial steps, after which the parameters are put back to where
+            they started. True or False; default False.
         exact_bias_correction: divide the averages by the sums of their own weights, so that a step is
             Adam's whatever d did. True or False; default False.
         same_weights: weigh both sums of the estimate by d²/d0, without lr and bias correction. True or
@@ -813,6 +819,7 @@ class Prodigy(LearningRateFree):
         maximize: bool = False,
         recipe: str | None = None,
         total_steps: int | None = None,
+        probe_d0: bool = False,
         exact_bias_correction: bool = False,
         same_weights: bool = False,
         rms_cap: float | None = None,

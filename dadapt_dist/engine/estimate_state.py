@@ -379,6 +379,14 @@ class ScalarTable:
             new = {name: torch.where(moves, value, self.values[name]) for name, value in new.items()}
         self.seal(self._copy(new))
 
+    def begin(self, rms: Tensor) -> None:
+        """Move what follows from the root mean square of the model, as `Method.begin`."""
+        self.put(self.method.begin(rms, self.values, self._rule_constants()))
+
+    def freeze(self) -> None:
+        """Move what changes once the estimates are frozen, as `Method.froze`."""
+        self.put(self.method.froze(self.values))
+
     def put(self, values: Scalars) -> None:
         """Copy these values of all estimates into the scalars of the same names."""
         self._copy(values)

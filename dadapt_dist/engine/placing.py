@@ -96,6 +96,7 @@ def measure_rms(step_size: Placeable) -> None:
         first = len(table.names) * table.width(("after",))
         place, width = slice(first, first + shards.n_tensors), reduce.width + 1 + reduce.agreement.size
         step_size._rms = TensorRms(shards, step_size._roster.params(), table.device, step_size._layout, place, width)
+        table.begin(step_size._rms.overall())
 
 
 def _check(step_size: Placeable) -> None:

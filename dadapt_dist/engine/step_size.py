@@ -230,6 +230,7 @@ class StepSize(Estimates):
     def _release(self) -> None:
         """Drop the buffers that serve the estimate alone, once it is frozen."""
         if self.frozen and not self._released:
+            self._scalars.freeze()
             for member in self._roster:
                 member._release_statistics()
         self._released = self.frozen

@@ -60,6 +60,10 @@ class TensorRms:
         """float64 [n_tensors], before the coming step; NaN where it is not known."""
         return torch.sqrt(self.total / self._sizes)
 
+    def overall(self) -> Tensor:
+        """The root mean square of all elements of the model, 0-dim float64."""
+        return torch.sqrt(self.total.sum() / self._sizes.sum())
+
     def take(self, squares: Tensor) -> None:
         """Take the global sums of a step, but those that are not finite: ranks that were apart, a tensor that overflowed."""
         squares = squares.to(self.total.device)

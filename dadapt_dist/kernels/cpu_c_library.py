@@ -27,7 +27,7 @@ __all__ = ["UnavailableError", "build", "compilers", "find", "load"]
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("cpu_c_step.c")
-VERSION = 4
+VERSION = 5
 FLAGS = (
     "-O3",
     "-fopenmp-simd",

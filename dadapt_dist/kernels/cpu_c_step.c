@@ -66,6 +66,15 @@ CLONES static void prodigy(int64_t n, float *x, const float *g, float *const *b,
   const float *x0 = b[3];
   const float b1 = c[0], to_m = c[1], b2 = c[2], to_v = c[3], b3 = c[4], to_s = c[5], keep = c[6], step = c[7], eps = c[8];
   double inner = 0, l1 = 0;
+  if (c[9] > 0) { /* back to the start */
+    for (int64_t i = 0; i < n; ++i) inner += (double)g[i] * (double)(x0[i] - x[i]);
+    memcpy(x, x0, (size_t)n * 4);
+    memset(m, 0, (size_t)n * 4);
+    memset(v, 0, (size_t)n * 4);
+    memset(s, 0, (size_t)n * 4);
+    sum[0] += inner;
+    return;
+  }
   SIMD(omp simd reduction(+ : inner, l1))
   for (int64_t i = 0; i < n; ++i) {
     const float mi = b1 * m[i] + to_m * g[i], vi = b2 * v[i] + to_v * (g[i] * g[i]), si = b3 * s[i] + to_s * g[i];
@@ -550,4 +559,4 @@ int dadapt_step(int64_t n, const row_t *const *rows, const double *weights, cons
 
 /* What this build can do: bit 0, float16. The version rises with every change of row_t, job_t or an argument. */
 int dadapt_abilities(void) { return HALF; }
-int dadapt_version(void) { return 4; }
+int dadapt_version(void) { return 5; }

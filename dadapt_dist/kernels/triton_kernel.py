@@ -71,7 +71,7 @@ def _update(METHOD: tl.constexpr, x, g, b0, b1, b2, b3, b4, c0, c1, c2, c3, c4, 
         b1 = c2 * b1 + c3 * (g * g)
         b2 = c4 * b2 + c5 * g
         s1 = tl.abs(b2)
-        x = x * c6 - tl.div_rn(c7 * b0, tl.sqrt_rn(b1) + c8)
+        x = tl.where(c9 > 0, b3, x * c6 - tl.div_rn(c7 * b0, tl.sqrt_rn(b1) + c8))
     elif METHOD == 1:  # D-Adapt Adam: m, v, s
         s0 = tl.div_rn(g * b2, tl.sqrt_rn(b1) + c7).to(tl.float64)
         b0 = c0 * b0 + c1 * g

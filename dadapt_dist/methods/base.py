@@ -307,6 +307,18 @@ class Method(ABC):
         """
         return False
 
+    def begin(self, rms: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        """The scalars that follow from the root mean square of all elements of the model, where `needs_rms`: pure arithmetic.
+
+        Called whenever the tensors are measured: before the first step, and before the first after a checkpoint was loaded.
+        rms: 0-dim float64. Elementwise over estimates.
+        """
+        return {}
+
+    def froze(self, scalars: Scalars) -> Scalars:
+        """The scalars that change once the estimate is frozen, before its statistics are dropped."""
+        return {}
+
     def tensor_factors(self, rms: Tensor, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Tensor:
         """Between 0 and 1 for each tensor: float64 [n_tensors], no host sync.
 

@@ -30,10 +30,15 @@ from ..options.fields import (
 from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
 from .ops import add_, add_product_, add_ratio_, bias_correction, dot_difference, remaining, root, total_abs
 
-FLOOR = (
-    1e-3  # root mean square that a tensor is taken to have at least: one that begins as 0 has to get away from there
-)
+# What the root mean square of a tensor is taken to be at least, for the cap: one that begins as 0 has to get away from there; and
+# of all weights together, for the first step of the probe.
+FLOOR, SMALLEST = 1e-2, 1e-3
 CAP = 0.2  # rms_cap of recipe="auto"
+# The probe: its first step, relative to the weights; how much longer each step is than the last; the share of the best d_hat/p
+# below which it ends; what the best d_hat is multiplied by; the share of its first step that d is then at least; and steps after
+# which it ends in any case.
+FIRST_PROBE, LONGER, ALIGNED, LIFT, LEAST, MOST_PROBES = 1e-3, 8.0, 0.25, 2.0, 0.25, 12
+PROBING, PUTTING_BACK = 1.0, 2.0  # of the scalar probe_phase; 0: neither
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,11 @@ class ProdigyOptions(MethodOptions):
         "length of the run: the step decays linearly to 0 over it, without a scheduler. None: lr and a scheduler alone say",
         later=True,
     )
+    probe_d0: bool = switch(
+        False,
+        "find a first d in a few trial steps, after which the parameters are put back to where they started",
+        later=True,
+    )
     exact_bias_correction: bool = switch(
         False,
         "divide the averages by the sums of their own weights, so that a step is Adam's whatever d did",
@@ -138,16 +148,20 @@ class ProdigyMethod(Method):
                     x = x·(1 - wd·γ) - r·γ·m/(√v + d·eps)
                     exact_bias_correction:  W_m = b1·W_m + (1-b1)·d;  W_v = b2·W_v + (1-b2)·d²
                     x = x·(1 - wd·γ) - r·γ·(m/W_m)/(√(v/W_v) + eps)
-                    rms_cap:  min(r·γ, rms_cap·max(10⁻³, rms(x))) in the place of r·γ, for each tensor x of the model
+                    probe_d0:  p = max(d, q) in the place of d above; see below
+                    rms_cap:  min(r·γ, rms_cap·max(10⁻², rms(x))) in the place of r·γ, for each tensor x of the model
             sums    inner = Σ w·g·(x0 - x),  s_l1 = Σ r·|s|
             rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
                     d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
+            probe   q = 10⁻³·max(10⁻³, rms of all weights), 8·q after each step, until d_hat/p < a quarter of its maximum; then
+                    d = 2·max d_hat, at most p/8, at least a quarter of the first q;  q = 0
+                    one step puts x back to x0, and m, v, s, num, W_m, W_v to 0
         """,
     )
     signature = KernelSignature(
         index=0,
         fields=("exp_avg", "exp_avg_sq", "s", "p0"),
-        coefficients=("b1", "to_m", "b2", "to_v", "b3", "to_s", "keep", "step", "eps"),
+        coefficients=("b1", "to_m", "b2", "to_v", "b3", "to_s", "keep", "step", "eps", "back"),
         factors=lambda c: (c["inner"], c["r"]),
         statistic="s",
         read_only=1,
@@ -155,7 +169,7 @@ class ProdigyMethod(Method):
     )
 
     name = "prodigy"
-    fixed_options = ("recipe", "total_steps", "exact_bias_correction", "same_weights")
+    fixed_options = ("recipe", "total_steps", "exact_bias_correction", "same_weights", "probe_d0")
     later_scalars = ("weight_m", "weight_v")
     after = Sums(("inner", "s_l1"), needs="s_l1")
 
@@ -170,6 +184,12 @@ class ProdigyMethod(Method):
                 )
             given |= {"exact_bias_correction": True, "same_weights": True}
             given["rms_cap"] = CAP if given["rms_cap"] is None else given["rms_cap"]
+            given["probe_d0"] = given["slice_p"] == 1 and given["d0"] == self.options.defaults()["d0"]
+        if given["probe_d0"] and given["slice_p"] > 1:
+            raise ValueError(
+                f"{where}: probe_d0=True puts all elements back to where they started, and slice_p={given['slice_p']} keeps the "
+                "start of some only. Leave one of them out."
+            )
         if given["exact_bias_correction"] and given["use_bias_correction"]:
             raise ValueError(
                 f"{where}: exact_bias_correction=True and use_bias_correction=True contradict each other. Leave one of them out."
@@ -182,6 +202,8 @@ class ProdigyMethod(Method):
     def scalars(self, options: Options) -> dict[str, Initial]:
         found: dict[str, Initial] = {"d": options["d0"], "d_max": options["d0"], "numerator": 0.0}
         found |= {"weight_m": 0.0, "weight_v": 0.0}
+        if options["probe_d0"]:
+            found |= {"probe_step": 0.0, "probe_first": 0.0, "probe_best": 0.0, "probe_phase": PROBING}
         return found if options["total_steps"] is None else found | {"updates": 0.0}
 
     def assumed(self, scalars: Mapping[str, float], options: Options) -> dict[str, float]:
@@ -212,7 +234,7 @@ class ProdigyMethod(Method):
         return 0.0 if options["decouple"] else float(options["weight_decay"])
 
     def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
-        d = scalars["d"]
+        d = _size(scalars)
         (beta1, beta2), decay = options["betas"], options["weight_decay"]
         gamma = self._rate(options, scalars)
         without = d / constants["d0"] * d
@@ -222,27 +244,50 @@ class ProdigyMethod(Method):
             weight_m, weight_v = _weights(scalars, 1 - beta1, 1 - beta2)
             root_v = torch.sqrt(weight_v)
             step, eps = step * (root_v / weight_m), root_v * options["eps"]
-        return {
+        c: Coefficients = {
             "b1": beta1, "to_m": d * (1 - beta1),
             "b2": beta2, "to_v": d * d * (1 - beta2),
             "b3": constants["average"], "inner": weight,
             "to_s": without if options["safeguard_warmup"] else weight,
             "keep": 1 - gamma * decay if decay and options["decouple"] else None,
-            "step": step, "eps": eps, "r": options["layer_scale"],
+            "step": step, "eps": eps, "r": options["layer_scale"], "back": 0.0,
         }  # fmt: skip
+        if not options["probe_d0"]:
+            return c
+        back = scalars["probe_phase"] == PUTTING_BACK
+        one = torch.ones_like(d)  # two python numbers would make a float32 of them
+        zeroed = {
+            name: torch.where(back, 0.0, one * c[name]) for name in ("b1", "to_m", "b2", "to_v", "b3", "to_s", "step")
+        }
+        return c | zeroed | {"back": back.to(torch.float64)}
 
     def _rate(self, options: Options, scalars: Scalars) -> Tensor:
         """γ of the coming step: 0-dim float64."""
-        gamma: Tensor = scalars["d"] * options["lr"] * bias_correction(options, scalars["k"])
+        gamma: Tensor = _size(scalars) * options["lr"] * bias_correction(options, scalars["k"])
         return gamma if options["total_steps"] is None else gamma * remaining(options, scalars["updates"])
 
     def advance(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         weight_m, weight_v = _weights(scalars, constants["to_m"], constants["to_v"])
         moved = {"weight_m": weight_m, "weight_v": weight_v}
+        if "probe_phase" in scalars:
+            phase = scalars["probe_phase"]
+            moved |= {"numerator": scalars["numerator"], "probe_phase": phase}
+            moved = {name: torch.where(phase == PUTTING_BACK, 0.0, value) for name, value in moved.items()}
         return moved if "updates" not in scalars else moved | {"updates": scalars["updates"] + 1}
 
     def needs_rms(self, options: Options) -> bool:
-        return options["rms_cap"] is not None
+        return options["rms_cap"] is not None or bool(options["probe_d0"])
+
+    def begin(self, rms: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        if "probe_phase" not in scalars:
+            return {}
+        step = scalars["probe_step"]
+        first = torch.maximum(constants["d0"], FIRST_PROBE * rms.clamp_min(SMALLEST))
+        fresh = (scalars["probe_phase"] == PROBING) & (step == 0)
+        return {name: torch.where(fresh, first, scalars[name]) for name in ("probe_step", "probe_first")}
+
+    def froze(self, scalars: Scalars) -> Scalars:
+        return {name: torch.zeros_like(scalars[name]) for name in ("probe_step", "probe_phase") if name in scalars}
 
     def tensor_factors(self, rms: Tensor, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Tensor:
         if options["rms_cap"] is None:
@@ -273,6 +318,10 @@ class ProdigyMethod(Method):
         if c["keep"] is not None:
             x.mul_(c["keep"])
         add_ratio_(x, m, root(v, c["eps"]), -c["step"])
+        if isinstance(c["back"], Tensor):
+            x.copy_(torch.where(c["back"] > 0, buf["p0"], x))
+        elif c["back"] > 0:
+            x.copy_(buf["p0"])
         return sums
 
     def _statistics(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: slice | None) -> tuple[Tensor, ...]:
@@ -287,10 +336,41 @@ class ProdigyMethod(Method):
         d_hat = constants["d_coef"] * numerator / sums["s_l1"]
         d, d_max = scalars["d"], torch.maximum(scalars["d_max"], d_hat)
         d = torch.where(d == constants["d0"], torch.maximum(d, d_hat), d)
-        return {"d": torch.minimum(d_max, d * constants["growth_rate"]), "d_max": d_max, "numerator": numerator}
+        d = torch.minimum(d_max, d * constants["growth_rate"])
+        found = {"d": d, "d_max": d_max, "numerator": numerator}
+        return found | _probed(found, d_hat, scalars) if "probe_phase" in scalars else found
+
+    def moved(
+        self, d: float, scalars: Mapping[str, float], sums: Mapping[str, float] | None, constants: Mapping[str, float]
+    ) -> dict[str, float]:
+        ended = {name: 0.0 for name in ("probe_step", "probe_phase") if name in scalars}
+        return super().moved(d, scalars, sums, constants) | ended
+
+
+def _size(scalars: Scalars) -> Tensor:
+    """What takes the place of d in a step: d, or the trial step of the probe, if that is longer."""
+    return torch.maximum(scalars["d"], scalars["probe_step"]) if "probe_step" in scalars else scalars["d"]
+
+
+def _probed(found: Scalars, d_hat: Tensor, scalars: Scalars) -> Scalars:
+    """The scalars of the probe after a step of it, and d where it ends; all as they were where there is none."""
+    probing, size, k = scalars["probe_phase"] == PROBING, _size(scalars), scalars["k"]
+    ratio, best = d_hat / size, scalars["probe_best"]
+    goes_on = (k < 2) | ((ratio > 0) & (ratio >= ALIGNED * best) & (k < MOST_PROBES))
+    lifted = torch.maximum(found["d"], torch.minimum(LIFT * found["d"], size / LONGER))
+    lifted = torch.maximum(lifted, LEAST * scalars["probe_first"])
+    ends = probing & ~goes_on
+    d = torch.where(ends, lifted, found["d"])
+    return {
+        "d": d,
+        "d_max": torch.maximum(found["d_max"], d),
+        "probe_step": torch.where(probing, torch.where(goes_on, LONGER * size, 0.0), scalars["probe_step"]),
+        "probe_best": torch.where(probing & goes_on, torch.maximum(best, ratio), best),
+        "probe_phase": torch.where(ends, PUTTING_BACK, scalars["probe_phase"]),
+    }
 
 
 def _weights(scalars: Scalars, to_m: Any, to_v: Any) -> tuple[Tensor, Tensor]:
     """(W_m, W_v), the sums of the weights in m and in v after the coming step. to_m, to_v: 1 - b1 and 1 - b2."""
-    d = scalars["d"]
+    d = _size(scalars)
     return torch.lerp(scalars["weight_m"], d, to_m), torch.lerp(scalars["weight_v"], d * d, to_v)

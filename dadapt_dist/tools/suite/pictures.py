@@ -12,7 +12,7 @@ from .variants import SCHEDULES, VARIANTS, rate, rate_of
 COLUMNS = 4
 MOST_LINES = 6  # more level lines than these cannot be told apart
 HIGHEST = 2.0  # of the lowest loss: the y axis ends there
-_SHOWN = ("auto", "recipe", "released-linear")
+_SHOWN = ("auto", "recipe", "released-linear", "cap0.2-d1e-6", "cap0.2-d1e-4", "nocap-d1e-4")
 
 
 def draw(picture: Path, tasks: Sequence[str], losses: Losses, seeds: Sequence[int]) -> Path:

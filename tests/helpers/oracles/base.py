@@ -96,8 +96,8 @@ class Oracle:
         """The global sums change the estimate's scalars, in place."""
         raise NotImplementedError
 
-    def advance(self, estimate: Estimate, d: float) -> None:
-        """A step with some lr above 0 has been taken with this d: what follows from that alone."""
+    def advance(self, estimate: Estimate, before: Estimate) -> None:
+        """A step with some lr above 0 has been taken from these scalars: what follows from that alone."""
 
     def before_update(self, estimate: Estimate, items: list[tuple[Group, int, Tensor]]) -> bool:
         """What must be known before any parameter moves; False when nothing may move in this step."""
@@ -137,10 +137,10 @@ class Oracle:
             all_terms = [self.update(self.params[i], g, self.states[i], group, estimate) for group, i, g in items]
             if not left_out:
                 some_lr = any(group["lr"] != 0 for group in groups)
-                d = estimate["d"]
+                before = dict(estimate)
                 self.conclude(estimate, all_terms, some_lr, clean and not holds)
                 if some_lr:
-                    self.advance(estimate, d)
+                    self.advance(estimate, before)
         if not left_out and any(group["lr"] != 0 for group in self.groups):
             self.steps += 1
 

@@ -27,6 +27,7 @@ class ProdigyOracle(Oracle):
         "exact_bias_correction": False,
         "same_weights": False,
         "rms_cap": None,
+        "probe_d0": False,
     }
 
     def new_state(self, x: Tensor, group: Group) -> State:
@@ -38,20 +39,38 @@ class ProdigyOracle(Oracle):
         }
 
     def new_scalars(self, group: Group) -> dict[str, Any]:
-        return {"d_max": group["d0"], "num": 0.0, "W_m": 0.0, "W_v": 0.0, "taken": 0}
+        start = {"q": 0.0, "best": 0.0, "probing": group["probe_d0"], "back": False}
+        if group["probe_d0"]:
+            squares, number = (
+                sum(f(p) for p in self.params) for f in (lambda p: float((p * p).sum()), lambda p: p.numel())
+            )
+            start["q"] = start["first q"] = max(group["d0"], 1e-3 * max(1e-3, math.sqrt(squares / number)))
+        return {"d_max": group["d0"], "num": 0.0, "W_m": 0.0, "W_v": 0.0, "taken": 0, **start}
 
-    def advance(self, estimate: Estimate, d: float) -> None:
+    def size(self, estimate: Estimate) -> float:
+        """What a step has in the place of d: d, or the trial step."""
+        return float(max(estimate["d"], estimate["q"]))
+
+    def advance(self, estimate: Estimate, before: Estimate) -> None:
         b1, b2 = estimate["first"]["betas"]
-        estimate["W_m"] = b1 * estimate["W_m"] + (1 - b1) * d
-        estimate["W_v"] = b2 * estimate["W_v"] + (1 - b2) * d**2
+        p = self.size(before)
+        estimate["W_m"] = b1 * before["W_m"] + (1 - b1) * p
+        estimate["W_v"] = b2 * before["W_v"] + (1 - b2) * p**2
         estimate["taken"] += 1
+        if before["back"]:
+            estimate.update(W_m=0.0, W_v=0.0, num=0.0, back=False)
 
     def b3(self, estimate: Estimate) -> float:
         first = estimate["first"]
         return math.sqrt(first["betas"][1]) if first["beta3"] is None else first["beta3"]
 
     def update(self, x: Tensor, g: Tensor, state: State, group: Group, estimate: Estimate) -> dict[str, Tensor]:
-        d, d0, b3 = estimate["d"], estimate["first"]["d0"], self.b3(estimate)
+        d, d0, b3 = self.size(estimate), estimate["first"]["d0"], self.b3(estimate)
+        if estimate["back"]:
+            x.copy_(state["x0"].view_as(x))
+            for name in ("m", "v", "s"):
+                state[name].zero_()
+            return {"inner": torch.zeros(()), "s_l1": torch.zeros(())}
         b1, b2 = group["betas"]
         r, wd, eps, p = group["layer_scale"], group["weight_decay"], group["eps"], group["slice_p"]
         gamma = d * group["lr"] * bias_correction(group, estimate["k"])
@@ -60,7 +79,7 @@ class ProdigyOracle(Oracle):
         w = d / d0 * d if group["same_weights"] else d / d0 * gamma
         step = r * gamma
         if group["rms_cap"] is not None:
-            step = min(step, group["rms_cap"] * max(1e-3, float(x.square().mean().sqrt()) if x.numel() else 0.0))
+            step = min(step, group["rms_cap"] * max(1e-2, float(x.square().mean().sqrt()) if x.numel() else 0.0))
         w_s = d / d0 * d if group["safeguard_warmup"] else w
         if not group["decouple"]:
             g = g + wd * x
@@ -87,4 +106,15 @@ class ProdigyOracle(Oracle):
         if estimate["d"] == first["d0"]:
             estimate["d"] = max(estimate["d"], d_hat)
         estimate["d_max"] = max(estimate["d_max"], d_hat)
+        p = self.size(estimate) if estimate["probing"] else math.nan
         estimate["d"] = min(estimate["d_max"], estimate["d"] * first["growth_rate"])
+        if estimate["probing"]:
+            self.probe(estimate, p, d_hat / p)
+
+    def probe(self, estimate: Estimate, p: float, ratio: float) -> None:
+        """A trial step of p has been taken: go on with one 8 times as long, or go back with twice the best estimate."""
+        if estimate["k"] < 2 or (ratio > 0 and ratio >= estimate["best"] / 4 and estimate["k"] < 12):
+            estimate.update(q=8 * p, best=max(estimate["best"], ratio))
+            return
+        estimate["d"] = max(estimate["d"], min(2 * estimate["d"], p / 8), estimate["first q"] / 4)
+        estimate.update(q=0.0, probing=False, back=True, d_max=max(estimate["d_max"], estimate["d"]))

@@ -117,7 +117,9 @@ def test_freezing_what_estimates_nothing_is_said_once(shared: bool, caplog: pyte
     assert not [text for text in caplog.messages if "freeze_after" in text]
 
 
-@pytest.mark.parametrize("wrong", [3, 1.5, object(), ShardLayout, torch.ones(1)], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [3, 1.5, object(), ShardLayout, torch.ones(1)], ids=lambda wrong: type(wrong).__name__
+)
 def test_what_is_no_process_group_is_refused_where_it_is_given(wrong: Any) -> None:
     """In one process nobody ever asked it for anything."""
     p = torch.nn.Parameter(torch.ones(2))
