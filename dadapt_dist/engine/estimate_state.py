@@ -217,8 +217,7 @@ class ScalarTable:
 
     def _of_estimate(self, options: Options) -> Options:
         """The options that all groups of an estimate share; not the group itself, which holds the parameters."""
-        names = "estimate", *self.method.shared_options(options)
-        return {name: options[name] for name in names if name in options}
+        return {n: options[n] for n in ("estimate", *self.method.shared_options(options)) if n in options}
 
     def to(self, device: torch.device) -> None:
         if device != self.device:
@@ -250,8 +249,6 @@ class ScalarTable:
                 for name in rows[0]
             }
         return self._constant_tensors
-
-    # ---------------------------------------------------------------- sums
 
     def names_of(self, phase: str) -> tuple[str, ...]:
         """Names of the sums of a phase: the method's own, before them those of the loss, and "taken" (above 0) at the start."""
@@ -354,26 +351,23 @@ class ScalarTable:
         if phase == "start":
             return self.values[STARTED] == 0
         wanted = self.method.wants_before(self.values) if phase == "before" else None
-        awaits = True if wanted is None else wanted
+        awaits = wanted is None or wanted
         return awaits if self.method.start is None else awaits & (self.values[STARTED] > 0)
 
-    def count(self, moving: list[bool], overflow: Tensor | None, name: str = "k") -> None:
-        """Count a step in a scalar of the estimates that move, unless it overflowed (0-dim bool; None: nobody looked)."""
+    def count(self, moving: list[bool], overflow: Tensor | None) -> None:
+        """Count a step of the estimates that move in "k", unless it overflowed (0-dim bool; None: nobody looked)."""
         for row in (row for row, moves in enumerate(moving) if moves):
-            self.values[name][row].add_(1 if overflow is None else ~overflow)
-        self.seal({name: self.values[name].clone()})
+            self.values["k"][row].add_(1 if overflow is None else ~overflow)
+        self.seal({"k": self.values["k"].clone()})
 
     def advance(self, moving: Callable[[], list[bool]], overflow: Tensor | None) -> None:
         """Move what follows from a step whatever its sums, in the estimates that move, unless it overflowed (see `count`)."""
         if type(self.method).advance is Method.advance and UPDATES not in self.values:
             return
-        new = self.method.advance(self.values, self._rule_constants())
-        if not new:
-            return
-        rows = moving()
+        new, rows = self.method.advance(self.values, self._rule_constants()), moving()
         moves = None if overflow is None else ~overflow.to(self.device)
-        if not all(rows):  # filled: a copy to a device makes the host wait
-            there = torch.stack([torch.full((), row, dtype=torch.bool, device=self.device) for row in rows])
+        if not all(rows):
+            there = torch.stack([torch.full((), row, device=self.device) for row in rows])  # no copy, which would wait
             moves = there if moves is None else moves & there
         if moves is not None:
             new = {name: torch.where(moves, value, self.values[name]) for name, value in new.items()}

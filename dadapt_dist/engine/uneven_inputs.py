@@ -202,6 +202,8 @@ def hand_over(step_size: MayLackInput, is_last: bool) -> None:
     source = max(rank for rank, (last, _) in enumerate(said) if last)
     counters, buffers = said[source][1]
     tensors = [*step_size._scalars.values.values()]
+    if step_size._rms is not None:  # the parameters are handed over too, perhaps later, by the model
+        tensors += [step_size._rms.local, step_size._rms.total]
     for member, of_member in zip(members, buffers, strict=True):
         for (_, p), (_, names) in zip(member._all_params(), of_member, strict=True):
             tensors += [member.state[p][name] for name in names]
@@ -214,7 +216,6 @@ def hand_over(step_size: MayLackInput, is_last: bool) -> None:
     step_size.steps, step_size._released = counters
     step_size._done.clear()
     step_size._reduce.again()
-    placing.measure_rms(step_size)
 
 
 def _buffers(member: Any) -> list[tuple[bool, list[str]]]:
