@@ -53,9 +53,10 @@ def set_element(job: Job, value: float) -> None:
 
 
 def bits(optimizer: dd.LearningRateFree) -> Bits:
-    """The scalars of all estimates after the pending reduce, without the counter of held steps."""
+    """The scalars of all estimates after the pending reduce, but for those that follow from every step that moves something."""
     optimizer.step_size._finish()
-    return {name: t.clone() for name, t in optimizer.step_size._scalars.values.items() if name != "held"}
+    others = "held", "weight_m", "weight_v"
+    return {name: t.clone() for name, t in optimizer.step_size._scalars.values.items() if name not in others}
 
 
 def note(log: Log, job: Job, optimizer: dd.LearningRateFree) -> None:

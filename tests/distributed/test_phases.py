@@ -106,7 +106,8 @@ def first_steps(ways: list[tuple[str, str]]) -> list[list[int]]:
 
 def test_the_first_step_takes_one_reduce_more_for_each_phase_before_the_move(pools: Any) -> None:
     """Lagged, they ride in the one that all steps have; placing takes those that a method without sums has too."""
-    seen = dict(zip(WAYS, pools(2).run(first_steps, WAYS)[0], strict=True))
+    ways = [way for way in WAYS if way[0] in METHODS]
+    seen = dict(zip(ways, pools(2).run(first_steps, ways)[0], strict=True))
     placing = seen["cocob", "exact"][0]
     for (method, before), (first, second) in seen.items():
         phases = METHODS[method].start, METHODS[method].before, METHODS[method].after
