@@ -11,6 +11,7 @@ from torch import Tensor
 from ..methods.base import PHASES, Initial, Method, Options, Scalars, Sums
 from ..options.checks import check_options
 from . import loss_channel
+from .plain_values import differ, plain_value
 from .shared_options import check_kept, check_same
 
 _VERSION = attrgetter("_version")  # counts the writes into a tensor, also by way of its views
@@ -120,11 +121,11 @@ class ScalarTable:
 
     def read(self, row: int, name: str) -> Any:
         """A scalar of an estimate: a float, or a tuple of floats for a vector. Waits for the device."""
-        return _python(self.values[name][row].tolist())
+        return plain_value(self.values[name][row].tolist())
 
     def lists(self) -> dict[str, list[Any]]:
         """Each scalar of all estimates, as `read`."""
-        return {name: [*map(_python, value.tolist())] for name, value in self.values.items()}
+        return {name: [*map(plain_value, value.tolist())] for name, value in self.values.items()}
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -312,10 +313,16 @@ class ScalarTable:
                 moved |= of_phase
                 if phase == last != "start":
                     moved |= self._copy({"k": self.values["k"] + usable})
+        moved |= self._hold(~clean)
         if last is None or last in columns:
             moved |= self._copy({"held": self.values["held"] + ~clean})
         self.seal(moved)
         return clean, sums if self._losses is None else loss_channel.without(columns, self.method)
+
+    def _hold(self, where: Tensor) -> Scalars:
+        """Move what changes in a step that is held, in the estimates where it is: (bool [n_estimates] or 0-dim)."""
+        new = self.method.held(self.values, self._rule_constants())
+        return self._copy({name: torch.where(where, value, self.values[name]) for name, value in new.items()})
 
     def _copy(self, values: Scalars) -> Scalars:
         """Copy these values of all estimates into the scalars of the same names; they are returned."""
@@ -371,7 +378,8 @@ class ScalarTable:
             moves = there if moves is None else moves & there
         if moves is not None:
             new = {name: torch.where(moves, value, self.values[name]) for name, value in new.items()}
-        self.seal(self._copy(new))
+        written = self._copy(new)
+        self.seal(written if overflow is None else written | self._hold(overflow.to(self.device)))
 
     def begin(self, rms: Tensor) -> None:
         """Move what follows from the root mean square of the model, as `Method.begin`."""
@@ -416,8 +424,8 @@ class ScalarTable:
         given = {}
         for name, value in self.values.items():
             for row, (now, before) in enumerate(zip(value.tolist(), self._own[name].tolist(), strict=True)):
-                if _differ(now, before):
-                    given[self.names[row], name] = _python(now)
+                if differ(now, before):
+                    given[self.names[row], name] = plain_value(now)
             value.copy_(self._own[name])
         self._versions = [*map(_VERSION, self.values.values())]
         return given
@@ -430,18 +438,6 @@ class ScalarTable:
 
 def _tensor(value: Initial) -> Tensor:
     return torch.tensor(value, dtype=torch.float64, device="cpu")
-
-
-def _python(value: Any) -> Any:
-    """A float; a tuple of floats for a vector."""
-    return tuple(value) if isinstance(value, list) else float(value)
-
-
-def _differ(now: Any, before: Any) -> bool:
-    """Are these numbers, or lists of them, others? NaN is the same as NaN."""
-    if isinstance(now, list):
-        return any(map(_differ, now, before))
-    return bool(now != before and (now == now or before == before))
 
 
 def _finite(value: Tensor) -> Tensor:

@@ -315,6 +315,10 @@ class Method(ABC):
         """
         return {}
 
+    def held(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        """The scalars that change in a step whose gradients are not finite, or overflow under a GradScaler, elementwise."""
+        return {}
+
     def froze(self, scalars: Scalars) -> Scalars:
         """The scalars that change once the estimate is frozen, before its statistics are dropped."""
         return {}

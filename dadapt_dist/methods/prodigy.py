@@ -287,6 +287,13 @@ class ProdigyMethod(Method):
         fresh = (scalars["probe_phase"] == PROBING) & (step == 0)
         return {name: torch.where(fresh, first, scalars[name]) for name in ("probe_step", "probe_first")}
 
+    def held(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+        """A trial step was too long to have finite gradients after it: the probe ends, or the run would never leave there."""
+        if "probe_phase" not in scalars:
+            return {}
+        ends = (scalars["probe_phase"] == PROBING) & (scalars["k"] > 0)
+        return _ended(ends, scalars, scalars)
+
     def froze(self, scalars: Scalars) -> Scalars:
         return {name: torch.zeros_like(scalars[name]) for name in ("probe_step", "probe_phase") if name in scalars}
 
@@ -358,15 +365,21 @@ def _probed(found: Scalars, d_hat: Tensor, scalars: Scalars) -> Scalars:
     probing, size, k = scalars["probe_phase"] == PROBING, _size(scalars), scalars["k"]
     ratio, best = d_hat / size, scalars["probe_best"]
     goes_on = (k < 2) | ((ratio > 0) & (ratio >= ALIGNED * best) & (k < MOST_PROBES))
-    lifted = torch.maximum(found["d"], torch.minimum(LIFT * found["d"], size / LONGER))
-    lifted = torch.maximum(lifted, LEAST * scalars["probe_first"])
-    ends = probing & ~goes_on
-    d = torch.where(ends, lifted, found["d"])
+    ended = _ended(probing & ~goes_on, found, scalars)
+    return ended | {
+        "probe_step": torch.where(probing & goes_on, LONGER * size, ended["probe_step"]),
+        "probe_best": torch.where(probing & goes_on, torch.maximum(best, ratio), best),
+    }
+
+
+def _ended(ends: Tensor, found: Scalars, scalars: Scalars) -> Scalars:
+    """The scalars where the probe ends: d is twice the best estimate, and x goes back. found: with the last estimates."""
+    lifted = torch.maximum(found["d"], torch.minimum(LIFT * found["d"], _size(scalars) / LONGER))
+    d = torch.where(ends, torch.maximum(lifted, LEAST * scalars["probe_first"]), found["d"])
     return {
         "d": d,
         "d_max": torch.maximum(found["d_max"], d),
-        "probe_step": torch.where(probing, torch.where(goes_on, LONGER * size, 0.0), scalars["probe_step"]),
-        "probe_best": torch.where(probing & goes_on, torch.maximum(best, ratio), best),
+        "probe_step": torch.where(ends, 0.0, scalars["probe_step"]),
         "probe_phase": torch.where(ends, PUTTING_BACK, scalars["probe_phase"]),
     }
 

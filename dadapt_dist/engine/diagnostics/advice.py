@@ -30,6 +30,7 @@ HELD_IN_A_ROW = 30
 STILL = 20  # steps with lr 0 until it is no dip of a schedule
 STILL_AT_FIRST = 200  # before any step had an lr, where a warm-up may be by epochs
 FLAT = 2000  # steps after which a low lr that has never changed is no warm-up by epochs
+PROBED = 16  # steps after which a first d that is probed has been found
 LAST_LOOK = 1 << 20
 NEVER = 1 << 62
 
@@ -84,6 +85,8 @@ class Advice:
                 self._checks, self.due = [*begun[:2]] if self._steps == 0 else [], 1
                 return
             self._checks = [*begun] if self._steps == 0 else []
+            if self._steps == 0 and any(group.get("probe_d0") for group in groups(step_size)):
+                self._checks.append((PROBED, _tell_probed))
             if step_size.freeze_after is not None:
                 self._checks.append((step_size.freeze_after + STILL, _check_frozen))
             run = RunLength(groups(step_size))
@@ -228,6 +231,17 @@ def _check_d(advice: Advice, step_size: Watched) -> int | None:
         advice.say(step_size, "d", text, beside=("lr", "d0", "precision"))
         return None
     return advice._steps + PATIENCE if bool(still.any()) and advice._steps < 20 * PATIENCE else None
+
+
+def _tell_probed(advice: Advice, step_size: Watched) -> int | None:
+    """Log, on the first rank, the first d that a probe has found."""
+    found = advice.snapshot(step_size)
+    if found is None:
+        return advice._steps + 1
+    if step_size._layout.rank == 0:
+        d = ", ".join(f"{value:.3g}" for value in found[0].tolist())
+        logger.info("the first steps were trials to find a first d, and the parameters were put back: d is now %s", d)
+    return None
 
 
 def _check_frozen(advice: Advice, step_size: Watched) -> int | None:

@@ -96,6 +96,9 @@ class Oracle:
         """The global sums change the estimate's scalars, in place."""
         raise NotImplementedError
 
+    def held(self, estimate: Estimate) -> None:
+        """A step had gradients that are not finite: what follows from that alone."""
+
     def advance(self, estimate: Estimate, before: Estimate) -> None:
         """A step with some lr above 0 has been taken from these scalars: what follows from that alone."""
 
@@ -154,6 +157,8 @@ class Oracle:
             estimate["k"] += 1 if some_lr else 0
             return
         if not all_terms or not clean:
+            if not clean:
+                self.held(estimate)
             return
         sums = {name: sum(terms[name].item() for terms in all_terms) for name in all_terms[0]}
         if not all(math.isfinite(value) for value in sums.values()) or sums[self.denominator] == 0:

@@ -116,5 +116,12 @@ class ProdigyOracle(Oracle):
         if estimate["k"] < 2 or (ratio > 0 and ratio >= estimate["best"] / 4 and estimate["k"] < 12):
             estimate.update(q=8 * p, best=max(estimate["best"], ratio))
             return
+        self.end_probe(estimate, p)
+
+    def end_probe(self, estimate: Estimate, p: float) -> None:
         estimate["d"] = max(estimate["d"], min(2 * estimate["d"], p / 8), estimate["first q"] / 4)
         estimate.update(q=0.0, probing=False, back=True, d_max=max(estimate["d_max"], estimate["d"]))
+
+    def held(self, estimate: Estimate) -> None:
+        if estimate["probing"] and estimate["k"] > 0:
+            self.end_probe(estimate, self.size(estimate))

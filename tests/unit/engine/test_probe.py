@@ -1,0 +1,141 @@
+"""Check the trial steps that find a first d: against the oracle, through bad gradients, overflows, freezing and a checkpoint."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import dadapt_dist as dd
+from tests.helpers.layout_runs import of_oracle
+from tests.helpers.models import Tiny, batch, gradients, loss_of
+from tests.helpers.oracles import ORACLES
+from tests.helpers.resumed import through_a_file
+
+AUTO: dict[str, Any] = {"recipe": "auto", "weight_decay": 0.01}
+PROBING, PUTTING_BACK = 1.0, 2.0
+
+
+def phase(optimizer: dd.Prodigy) -> float:
+    assert optimizer.d
+    return float(optimizer.param_groups[0]["probe_phase"])
+
+
+def step(model: nn.Module, optimizer: dd.Prodigy, number: int) -> None:
+    optimizer.zero_grad()
+    dtype = next(model.parameters()).dtype
+    loss_of(model, *batch(number, dtype)).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("bad", [(), (0,), (3,), (2, 3), (6,)], ids=str)
+def test_gradients_that_are_not_finite_end_it_and_d_follows_the_oracle(bad: tuple[int, ...]) -> None:
+    """A trial step may be too long to have finite gradients after it: the run must not stay there."""
+    model, other = Tiny(), Tiny()
+    params = list(model.parameters())
+    optimizer = dd.Prodigy(params, **AUTO)
+    oracle = ORACLES["prodigy"](params, **of_oracle(AUTO))
+    for number in range(14):
+        mine = gradients(other, [p.detach().clone() for p in params], number)
+        right = gradients(other, oracle.params, number)
+        for side in (mine, right):
+            assert side[0] is not None
+            side[0] = side[0].clone()
+            if number in bad:
+                side[0][0, 0] = math.nan
+        for p, g in zip(params, mine, strict=True):
+            p.grad = g
+        optimizer.step()
+        oracle.step(right)
+        assert optimizer.d == pytest.approx(oracle.d, rel=1e-10)
+    assert all(torch.allclose(p, q, rtol=0, atol=1e-12) for p, q in zip(params, oracle.params, strict=True))
+    assert phase(optimizer) == 0
+    assert optimizer.step_size.held_steps == len(bad)
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_parameters_go_back_to_where_they_started_to_the_bit(dtype: torch.dtype, backend: str) -> None:
+    model = Tiny(dtype=dtype)
+    start = [p.detach().clone() for p in model.parameters()]
+    optimizer = dd.Prodigy(model.parameters(), backend=backend, **AUTO)
+    seen = []
+    for number in range(10):
+        step(model, optimizer, number)
+        seen.append(phase(optimizer))
+        if len(seen) > 1 and seen[-2] == PUTTING_BACK:
+            assert all(torch.equal(p, q) for p, q in zip(model.parameters(), start, strict=True))
+            assert not any(
+                optimizer.state[p][n].any() for p in model.parameters() for n in ("exp_avg", "exp_avg_sq", "s")
+            )
+    assert seen == [PROBING] * seen.count(PROBING) + [PUTTING_BACK] + [0.0] * (9 - seen.count(PROBING))
+    assert 2 <= seen.count(PROBING) <= 7
+    assert optimizer.d > 1e-4
+
+
+def test_an_overflow_under_a_scaler_ends_it_too() -> None:
+    model = Tiny(dtype=torch.float32)
+    start = [p.detach().clone() for p in model.parameters()]
+    optimizer, scaler = dd.Prodigy(model.parameters(), **AUTO), torch.amp.GradScaler("cpu", init_scale=4.0)
+    for number in range(6):
+        optimizer.zero_grad()
+        loss = loss_of(model, *batch(number, torch.float32))
+        scaler.scale(loss * (math.inf if number in (0, 3) else 1.0)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if number == 0:
+            assert phase(optimizer) == PROBING, "nothing had moved: the trial steps are not the cause"
+        if number == 3:
+            assert phase(optimizer) == PUTTING_BACK
+        if number == 4:
+            assert all(torch.equal(p, q) for p, q in zip(model.parameters(), start, strict=True))
+    assert phase(optimizer) == 0
+
+
+def test_freezing_within_it_ends_it_where_it_is() -> None:
+    model = Tiny()
+    optimizer = dd.Prodigy(model.parameters(), freeze_after=2, **AUTO)
+    for number in range(6):
+        step(model, optimizer, number)
+    assert phase(optimizer) == 0
+    assert all(bool(p.abs().sum() > 0) for p in model.parameters() if p.dim() > 1)
+
+
+def test_a_d_that_is_set_ends_it() -> None:
+    model = Tiny()
+    optimizer = dd.Prodigy(model.parameters(), **AUTO)
+    step(model, optimizer, 0)
+    optimizer.set_d(1e-3)
+    assert phase(optimizer) == 0
+    step(model, optimizer, 1)
+    assert optimizer.effective_lr == [optimizer.d]
+
+
+def test_a_run_saved_after_every_step_goes_on_to_the_bit() -> None:
+    whole, model = Tiny(), Tiny()
+    one, other = (dd.Prodigy(m.parameters(), **AUTO) for m in (whole, model))
+    for number in range(12):
+        step(whole, one, number)
+        step(model, other, number)
+        saved = through_a_file(other.state_dict())
+        other = dd.Prodigy(model.parameters(), **AUTO)
+        other.load_state_dict(saved)
+        assert one.d == other.d
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), model.parameters(), strict=True))
+
+
+def test_a_d0_or_slices_of_ones_own_leave_it_out() -> None:
+    for options in ({"d0": 1e-5}, {"slice_p": 2}):
+        optimizer = dd.Prodigy(Tiny().parameters(), recipe="auto", **options)
+        assert optimizer.param_groups[0]["probe_d0"] is False
+    with pytest.raises(ValueError, match="slice_p=2 keeps the start of some only"):
+        dd.Prodigy(Tiny().parameters(), probe_d0=True, slice_p=2)
+
+
+def test_what_it_found_is_logged_once(library_log: Any) -> None:
+    model = Tiny()
+    optimizer = dd.Prodigy(model.parameters(), **AUTO)
+    for number in range(20):
+        step(model, optimizer, number)
+    assert len([text for text in library_log.messages if "the parameters were put back" in text]) == 1
