@@ -17,6 +17,7 @@ from .pool import WorkerPool
 # (d, parameters): about five times the largest deviation seen; docs/layouts.md has the table. DeepSpeed keeps weights and
 # state in float32, the oracle in float64, and Prodigy's first sums are differences of nearly equal weights.
 PRODIGY, OTHERS, LOW_PRECISION = (8e-6, 4e-6), (1e-6, 1.7e-6), (2.5e-5, 1.2e-5)
+PROBED = 4e-5, 2e-5
 CLIP = 0.8  # above the norm in some steps, below it in others
 
 
@@ -70,6 +71,8 @@ def bounds(case: Case) -> tuple[float, float]:
     """What d and the parameters may deviate from one process."""
     if case.precision != "fp32":
         return LOW_PRECISION
+    if case.options.get("d0") == 1e-6:  # the first trial steps are small beside the weights, in float32
+        return PROBED
     return PRODIGY if case.method == "prodigy" else OTHERS
 
 
