@@ -740,8 +740,10 @@ class Prodigy(LearningRateFree):
             most 2**53; default 1.
         layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
         maximize: ascend instead of descend. True or False; default False.
-        recipe: 'auto' is the setting to train with untouched: exact_bias_correction, same_weights and
-            rms_cap, unless that is given. None or 'auto'; default None.
+        recipe: 'auto' is the setting to train with untouched: exact_bias_correction, same_weights,
+            rms_cap, unless that is given, and probe_d0, unless d0 or slice_p is. In a JSON file say
+            'automatic': Accelerate and the Trainer fill in what is 'auto'. None or 'auto' or
+            'automatic'; default None.
         total_steps: length of the run: the step decays linearly to 0 over it, without a scheduler.
             None: lr and a scheduler alone say. None or an integer >= 1; default None.
         probe_d0: find a first d in a few trial steps, after which the parameters are put back to where

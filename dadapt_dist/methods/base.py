@@ -248,6 +248,10 @@ class Method(ABC):
         """
         return {"d": float(options["d0"])}
 
+    def unsaved(self, options: Options) -> tuple[str, ...]:
+        """Those of `later_scalars` that a checkpoint leaves out, since no step depends on them: older ones can then be loaded."""
+        return ()
+
     def assumed(self, scalars: Mapping[str, float], options: Options) -> dict[str, float]:
         """The `later_scalars` of a checkpoint that lacks them, from those that it has, and from "k"."""
         return {}

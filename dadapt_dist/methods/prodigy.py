@@ -87,8 +87,9 @@ class ProdigyOptions(MethodOptions):
     )
     recipe: str | None = choice(
         None,
-        ("auto",),
-        "'auto' is the setting to train with untouched: exact_bias_correction, same_weights and rms_cap, unless that is given",
+        {"auto": "auto", "automatic": "auto"},
+        "'auto' is the setting to train with untouched: exact_bias_correction, same_weights, rms_cap, unless that is given, and "
+        "probe_d0, unless d0 or slice_p is. In a JSON file say 'automatic': Accelerate and the Trainer fill in what is 'auto'",
         later=True,
     )
     total_steps: int | None = option(
@@ -171,6 +172,10 @@ class ProdigyMethod(Method):
     name = "prodigy"
     fixed_options = ("recipe", "total_steps", "exact_bias_correction", "same_weights", "probe_d0")
     later_scalars = ("weight_m", "weight_v")
+
+    def unsaved(self, options: Options) -> tuple[str, ...]:
+        return () if options["exact_bias_correction"] else self.later_scalars
+
     after = Sums(("inner", "s_l1"), needs="s_l1")
 
     def completed(self, options: Options, where: str) -> dict[str, Any]:

@@ -252,11 +252,16 @@ def switch(default: bool, doc: str, *, later: bool = False) -> Any:
     return option(default, flag, is_anything, "True or False", "pass a bool", doc, later=later)
 
 
-def choice(default: str | None, words: tuple[str, ...], doc: str, *, later: bool = False) -> Any:
-    """None, or one of some words."""
+def choice(default: str | None, words: Mapping[str, str], doc: str, *, later: bool = False) -> Any:
+    """None, or one of some words, each with the word that stands for it."""
     allowed = f"None or {' or '.join(map(repr, words))}"
     cure = "leave it out for none of them"
-    return option(default, word_or_none, lambda value: value in (None, *words), allowed, cure, doc, later=later)
+
+    def read(value: Any) -> Any:
+        word = word_or_none(value)
+        return words.get(word, word) if isinstance(word, str) else word
+
+    return option(default, read, lambda value: value in (None, *words.values()), allowed, cure, doc, later=later)
 
 
 # Options that several methods share; each method gives its own default.

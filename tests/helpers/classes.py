@@ -35,7 +35,7 @@ PARTS: dict[str, dict[str, Any]] = {
 # Settings of a method that are compared like a method of their own, under "<method> <setting>". The cap holds back the steps
 # of some tensors of every test's model, and the decay ends before the run does.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "prodigy auto": {"recipe": "auto", "total_steps": 9, "rms_cap": 3e-3, "weight_decay": 0.01},
+    "prodigy auto": {"recipe": "auto", "total_steps": 9, "rms_cap": 0.02, "weight_decay": 0.01},
     "prodigy probe": {"recipe": "auto", "d0": 1e-6, "weight_decay": 0.01},
 }
 

@@ -49,7 +49,9 @@ def _checked(optimizer: HasGroups, group: Any, index: int) -> tuple[dict[str, An
     defaults = {
         name: value for name, value in optimizer.defaults.items() if name != "differentiable"
     }  # torch puts it there
-    options = {**defaults, **group}
+    checks = optimizer._method.options.checks()
+    absent = {name: checks[name].usual for name in optimizer._method.options.later() if "format" in group}
+    options = {**defaults, **absent, **group}
     method = options.get("method", optimizer._method.name)
     if not isinstance(method, str) or method != optimizer._method.name:
         raise ValueError(

@@ -65,6 +65,12 @@ def _make_plain(optimizer: Saves, groups: list[Dict]) -> None:
         options = {key: assigned(key, own[key], checks, where) for key in group if key not in ("params", "lr")}
         group.update(options | {name: of_all[rows] for name, of_all in values.items()} | {"steps": steps})
         group["lr"] = float(own["lr"])  # perhaps a tensor that its owner goes on changing
+        usual = [name for name in optimizer._method.options.later() if group.get(name) == checks[name].usual]
+        for name in (
+            *usual,
+            *optimizer._method.unsaved(own),
+        ):  # tools that load by key want those of older checkpoints alone
+            group.pop(name, None)
 
 
 def _expanded(optimizer: Saves, p: Tensor, group: Dict, buffers: Dict, place: LocalShard) -> Dict:

@@ -33,7 +33,8 @@ def class_of(method: str) -> Callable[..., Optimizer]:
 
 def has_recipe(method: str) -> bool:
     """Whether a method trains by a recipe of its own that needs no schedule."""
-    return "recipe" in METHODS[method.replace("-", "_")].options.checks()
+    found = METHODS.get(method.replace("-", "_"))  # none for AdamW
+    return found is not None and "recipe" in found.options.checks()
 
 
 def options(method: str, lr: float | None, steps: int) -> dict[str, Any]:

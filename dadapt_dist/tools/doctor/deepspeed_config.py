@@ -82,7 +82,11 @@ def _schedule(config: Config) -> Findings:
         yield Finding("scheduler.type", "it looks for a learning rate, which is found already", "remove the scheduler")
     method = section(config, "optimizer")
     options = section(method, "params") if method else {}
-    guards = options.get("safeguard_warmup"), options.get("same_weights"), options.get("recipe") == "auto"
+    guards = (
+        options.get("safeguard_warmup"),
+        options.get("same_weights"),
+        options.get("recipe") in ("auto", "automatic"),
+    )
     safeguarded = any(guards) if method else None
     if not method or method.get("type") == "Prodigy":
         steps = params.get("warmup_num_steps", 1000 if name.startswith("Warmup") else 0)

@@ -106,7 +106,7 @@ def test_a_file_says_what_matters_without_a_learning_rate(name: str) -> None:
     assert params["lr"] == 1.0
     assert "gradient_clipping" in config
     scheduler = config.get("scheduler", {"type": None, "params": {}})
-    assert (params.get("recipe") == "auto") == ("scheduler" in config)
+    assert (params.get("recipe") == "automatic") == ("scheduler" in config)
     assert scheduler["params"].get("warmup_max_lr") == (
         1.0 if scheduler["type"] in ("WarmupLR", "WarmupDecayLR") else None
     )
