@@ -12,6 +12,7 @@ from torch import Tensor
 from .accelerate_launch import CONFIGS, Case
 from .accelerate_runs import STEPS, Net, Runs
 from .deepspeed_reference import clipped, deviation, deviation_of_d
+from .layout_runs import of_oracle
 from .models import gradients
 from .oracles import ORACLES
 
@@ -40,7 +41,7 @@ def shortened(name: str, folder: Path, **changes: Any) -> str:
 
 
 def options(case: Case) -> dict[str, Any]:
-    return case.named or {name: value for name, value in case.options.items() if name != "nonfinite"}
+    return of_oracle(case.named or {name: value for name, value in case.options.items() if name != "nonfinite"})
 
 
 def reference(case: Case, lrs: Sequence[float], skipped: Sequence[bool]) -> tuple[list[float], list[Tensor]]:
