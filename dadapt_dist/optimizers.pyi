@@ -708,7 +708,7 @@ class Prodigy(LearningRateFree):
                 d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
         probe   q = 10⁻³·max(10⁻³, rms of all weights), 8·q after each step, until d_hat/p < a quarter of its maximum; then
                 d = 2·max d_hat, at most p/8, at least a quarter of the first q;  q = 0
-                one step puts x back to x0, and m, v, s, num, W_m, W_v to 0
+                one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 5 % of total_steps
 
     γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
     all elements of all ranks. The update uses the d of before the step.
@@ -741,9 +741,9 @@ class Prodigy(LearningRateFree):
         layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
         maximize: ascend instead of descend. True or False; default False.
         recipe: 'auto' is the setting to train with untouched: exact_bias_correction, same_weights,
-            rms_cap, unless that is given, and probe_d0, unless d0 or slice_p is. In a JSON file say
-            'automatic': Accelerate and the Trainer fill in what is 'auto'. None or 'auto' or
-            'automatic'; default None.
+            rms_cap, unless that is given, and with total_steps probe_d0, unless d0 or slice_p is given.
+            In a JSON file say 'automatic': Accelerate and the Trainer fill in what is 'auto'. None or
+            'auto' or 'automatic'; default None.
         total_steps: length of the run: the step decays linearly to 0 over it, without a scheduler.
             None: lr and a scheduler alone say. None or an integer >= 1; default None.
         probe_d0: find a first d in a few trial steps, after which the parameters are put back to where

@@ -38,6 +38,7 @@ CAP = 0.2  # rms_cap of recipe="auto"
 # below which it ends; what the best d_hat is multiplied by; the share of its first step that d is then at least; and steps after
 # which it ends in any case.
 FIRST_PROBE, LONGER, ALIGNED, LIFT, LEAST, MOST_PROBES = 1e-3, 8.0, 0.25, 2.0, 0.25, 12
+WARM_UP = 0.05  # of total_steps, after a probe
 PROBING, PUTTING_BACK = 1.0, 2.0  # of the scalar probe_phase; 0: neither
 
 
@@ -88,8 +89,9 @@ class ProdigyOptions(MethodOptions):
     recipe: str | None = choice(
         None,
         {"auto": "auto", "automatic": "auto"},
-        "'auto' is the setting to train with untouched: exact_bias_correction, same_weights, rms_cap, unless that is given, and "
-        "probe_d0, unless d0 or slice_p is. In a JSON file say 'automatic': Accelerate and the Trainer fill in what is 'auto'",
+        "'auto' is the setting to train with untouched: exact_bias_correction, same_weights, rms_cap, unless that is given, "
+        "and with total_steps probe_d0, unless d0 or slice_p is given. In a JSON file say 'automatic': Accelerate and the "
+        "Trainer fill in what is 'auto'",
         later=True,
     )
     total_steps: int | None = option(
@@ -156,7 +158,7 @@ class ProdigyMethod(Method):
                     d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
             probe   q = 10⁻³·max(10⁻³, rms of all weights), 8·q after each step, until d_hat/p < a quarter of its maximum; then
                     d = 2·max d_hat, at most p/8, at least a quarter of the first q;  q = 0
-                    one step puts x back to x0, and m, v, s, num, W_m, W_v to 0
+                    one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 5 % of total_steps
         """,
     )
     signature = KernelSignature(
@@ -189,7 +191,8 @@ class ProdigyMethod(Method):
                 )
             given |= {"exact_bias_correction": True, "same_weights": True}
             given["rms_cap"] = CAP if given["rms_cap"] is None else given["rms_cap"]
-            given["probe_d0"] = given["slice_p"] == 1 and given["d0"] == self.options.defaults()["d0"]
+            usual = given["slice_p"] == 1 and given["d0"] == self.options.defaults()["d0"]
+            given["probe_d0"] = usual and given["total_steps"] is not None  # after it, weights want a warm-up
         if given["probe_d0"] and given["slice_p"] > 1:
             raise ValueError(
                 f"{where}: probe_d0=True puts all elements back to where they started, and slice_p={given['slice_p']} keeps the "
@@ -208,7 +211,13 @@ class ProdigyMethod(Method):
         found: dict[str, Initial] = {"d": options["d0"], "d_max": options["d0"], "numerator": 0.0}
         found |= {"weight_m": 0.0, "weight_v": 0.0}
         if options["probe_d0"]:
-            found |= {"probe_step": 0.0, "probe_first": 0.0, "probe_best": 0.0, "probe_phase": PROBING}
+            found |= {
+                "probe_step": 0.0,
+                "probe_first": 0.0,
+                "probe_best": 0.0,
+                "probe_phase": PROBING,
+                "probe_ended": 0.0,
+            }
         counts = options["exact_bias_correction"] or options["total_steps"] is not None
         return found | {"updates": 0.0} if counts else found
 
@@ -270,7 +279,7 @@ class ProdigyMethod(Method):
     def _rate(self, options: Options, scalars: Scalars) -> Tensor:
         """γ of the coming step: 0-dim float64."""
         gamma: Tensor = _size(scalars) * options["lr"] * bias_correction(options, scalars["k"])
-        return gamma if options["total_steps"] is None else gamma * remaining(options, scalars["updates"])
+        return gamma if options["total_steps"] is None else gamma * _schedule(options, scalars)
 
     def advance(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         weight_m, weight_v = _weights(scalars, constants["to_m"], constants["to_v"])
@@ -278,7 +287,10 @@ class ProdigyMethod(Method):
         if "probe_phase" in scalars:
             phase = scalars["probe_phase"]
             moved |= {"numerator": scalars["numerator"], "probe_phase": phase}
-            moved = {name: torch.where(phase == PUTTING_BACK, 0.0, value) for name, value in moved.items()}
+            back = phase == PUTTING_BACK
+            moved = {name: torch.where(back, 0.0, value) for name, value in moved.items()}
+            if "updates" in scalars:
+                moved["probe_ended"] = torch.where(back, scalars["updates"] + 1, scalars["probe_ended"])
         return moved if "updates" not in scalars else moved | {"updates": scalars["updates"] + 1}
 
     def needs_rms(self, options: Options) -> bool:
@@ -311,7 +323,7 @@ class ProdigyMethod(Method):
 
     def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
         rate = super().learning_rate(options, scalars)
-        return rate if options["total_steps"] is None else rate * remaining(options, scalars["updates"])
+        return rate if options["total_steps"] is None else rate * _schedule(options, scalars)
 
     def adamw_lr(self, options: Options, scalars: Scalars) -> Tensor | float:
         rate: Tensor = self._rate(options, scalars) * options["layer_scale"]
@@ -358,6 +370,15 @@ class ProdigyMethod(Method):
     ) -> dict[str, float]:
         ended = {name: 0.0 for name in ("probe_step", "probe_phase") if name in scalars}
         return super().moved(d, scalars, sums, constants) | ended
+
+
+def _schedule(options: Options, scalars: Scalars) -> Tensor | float:
+    """Linear decay; after a probe, which leaves d no time to grow, a warm-up over a part of the run, too."""
+    left = remaining(options, scalars["updates"])
+    if "probe_ended" not in scalars:
+        return left
+    rise = (scalars["updates"] - scalars["probe_ended"] + 1) / (WARM_UP * options["total_steps"])
+    return left * torch.where(scalars["probe_ended"] > 0, rise.clamp(0.0, 1.0), 1.0)
 
 
 def _size(scalars: Scalars) -> Tensor:

@@ -39,7 +39,7 @@ class ProdigyOracle(Oracle):
         }
 
     def new_scalars(self, group: Group) -> dict[str, Any]:
-        start = {"q": 0.0, "best": 0.0, "probing": group["probe_d0"], "back": False}
+        start = {"q": 0.0, "best": 0.0, "probing": group["probe_d0"], "back": False, "ended": 0}
         if group["probe_d0"]:
             squares, number = (
                 sum(f(p) for p in self.params) for f in (lambda p: float((p * p).sum()), lambda p: p.numel())
@@ -58,7 +58,7 @@ class ProdigyOracle(Oracle):
         estimate["W_v"] = b2 * before["W_v"] + (1 - b2) * p**2
         estimate["taken"] += 1
         if before["back"]:
-            estimate.update(W_m=0.0, W_v=0.0, num=0.0, back=False)
+            estimate.update(W_m=0.0, W_v=0.0, num=0.0, back=False, ended=estimate["taken"])
 
     def b3(self, estimate: Estimate) -> float:
         first = estimate["first"]
@@ -76,6 +76,8 @@ class ProdigyOracle(Oracle):
         gamma = d * group["lr"] * bias_correction(group, estimate["k"])
         if group["total_steps"] is not None:
             gamma *= max(0.0, 1 - estimate["taken"] / group["total_steps"])
+            if estimate["ended"]:
+                gamma *= min(1.0, (estimate["taken"] - estimate["ended"] + 1) / (0.05 * group["total_steps"]))
         w = d / d0 * d if group["same_weights"] else d / d0 * gamma
         step = r * gamma
         if group["rms_cap"] is not None:

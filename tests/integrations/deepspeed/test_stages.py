@@ -73,7 +73,7 @@ def test_the_recipe_follows_one_process(stage: int, pool2: WorkerPool) -> None:
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_probed_d_follows_one_process(stage: int, pool2: WorkerPool) -> None:
     """The trial steps, and the step that puts the parameters back, in one piece and in several."""
-    probed = {"recipe": "auto", "d0": 1e-6, "use_bias_correction": False, "weight_decay": 0.0}
+    probed = {"recipe": "auto", "total_steps": 60, "d0": 1e-6, "use_bias_correction": False, "weight_decay": 0.0}
     case = Case(stage=stage, options=probed, steps=12)
     cases = [case, replace(case, groups=3), replace(case, groups=3, precision="fp16", spoiled={3: 1})]
     run_and_check(pool2, cases + [replace(case, groups=3, sub_group=SUB_GROUP)] * (stage == 3))

@@ -13,7 +13,7 @@ from tests.helpers.models import Tiny, batch, gradients, loss_of
 from tests.helpers.oracles import ORACLES
 from tests.helpers.resumed import through_a_file
 
-AUTO: dict[str, Any] = {"recipe": "auto", "weight_decay": 0.01}
+AUTO: dict[str, Any] = {"recipe": "auto", "total_steps": 60, "weight_decay": 0.01}
 PROBING, PUTTING_BACK = 1.0, 2.0
 
 
@@ -109,7 +109,7 @@ def test_a_d_that_is_set_ends_it() -> None:
     optimizer.set_d(1e-3)
     assert phase(optimizer) == 0
     step(model, optimizer, 1)
-    assert optimizer.effective_lr == [optimizer.d]
+    assert optimizer.effective_lr == pytest.approx([optimizer.d * 58 / 60])
 
 
 def test_a_run_saved_after_every_step_goes_on_to_the_bit() -> None:
@@ -125,9 +125,9 @@ def test_a_run_saved_after_every_step_goes_on_to_the_bit() -> None:
     assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), model.parameters(), strict=True))
 
 
-def test_a_d0_or_slices_of_ones_own_leave_it_out() -> None:
-    for options in ({"d0": 1e-5}, {"slice_p": 2}):
-        optimizer = dd.Prodigy(Tiny().parameters(), recipe="auto", **options)
+def test_a_d0_slices_or_a_schedule_of_ones_own_leave_it_out() -> None:
+    for options in ({"d0": 1e-5}, {"slice_p": 2}, {"total_steps": None}):
+        optimizer = dd.Prodigy(Tiny().parameters(), **{**AUTO, **options})
         assert optimizer.param_groups[0]["probe_d0"] is False
     with pytest.raises(ValueError, match="slice_p=2 keeps the start of some only"):
         dd.Prodigy(Tiny().parameters(), probe_d0=True, slice_p=2)
