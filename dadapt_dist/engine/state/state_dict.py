@@ -150,7 +150,7 @@ def _checked_groups(optimizer: Saves, groups: list[Dict]) -> tuple[list[Dict], d
         for estimate, scalars in found.items():
             found[estimate] = scalars = optimizer._method.assumed(scalars, options) | scalars
             one = group | options | scalars
-            _check_agree(first.setdefault(estimate, one), one, {*names, *optimizer._method.shared_options(one)})
+            _check_agree(first.setdefault(estimate, one), one, {*known, *optimizer._method.shared_options(one)})
             check_order(one, where)
         checked.append(group | options | _of_group(found, live, names, where, group))
     return checked, first

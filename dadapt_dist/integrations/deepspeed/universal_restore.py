@@ -48,10 +48,11 @@ def check_method(optimizer: "LearningRateFree", group: Mapping[str, Any], where:
         )
     check_format(group, where)
     names = (*optimizer.step_size._scalars.values, "steps")
-    missing = set(names) - set(group)
+    missing = set(names) - set(group) - set(optimizer._method.later_scalars)
     if missing:
         raise ValueError(f"{where} lacks {listed(missing)}; {optimizer._method.name} cannot continue without them.")
-    check_order(numbers_of(group, names, where, optimizer.step_size._scalars.lengths), where)
+    there = [name for name in names if name in group]
+    check_order(numbers_of(group, there, where, optimizer.step_size._scalars.lengths), where)
     check_options(
         {name: group[name] for name in optimizer.defaults if name in group}, optimizer._method.options.checks(), where
     )
@@ -80,7 +81,9 @@ def complete(optimizer: "LearningRateFree", saved: Iterable[Mapping[str, Any]]) 
     """Make the optimizer's scalars, counters and anchors those of the saved groups; its state holds their buffers."""
     names = (*optimizer.step_size._scalars.values, "steps")
     lengths = optimizer.step_size._scalars.lengths
-    estimates = {group["estimate"]: {**group, **numbers_of(group, names, WHERE, lengths)} for group in saved}
+    assumed, usual = optimizer._method.assumed, optimizer._method.options.defaults()
+    whole = [{**assumed(group, {**usual, **group}), **group} for group in saved]
+    estimates = {group["estimate"]: {**group, **numbers_of(group, names, WHERE, lengths)} for group in whole}
     _check_buffers(optimizer)
     for estimate, group in estimates.items():
         optimizer.step_size._load(estimate, group)

@@ -134,7 +134,8 @@ def _buffers(path: Path, packed: Dict, before: list[str]) -> list[str]:
             f"{path} is of another optimizer: its groups have {keys}, and no method of {listed(METHODS)}. DeepSpeed's own "
             "ds_to_universal converts Adam's."
         )
-    scalars = {*method().scalars(groups[0]), *KEPT_HERE, "steps"}
+    options = {**method.options.defaults(), **groups[0]}  # a checkpoint leaves out what is newer than it, or not used
+    scalars = {*method().scalars(options), *KEPT_HERE, "steps"} - set(method.later_scalars)
     missing = {key for group in groups for key in scalars - set(group)}
     if missing:
         raise ValueError(f"{path} lacks {listed(missing)} of {groups[0]['method']}: nothing could continue from it.")

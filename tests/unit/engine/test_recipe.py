@@ -363,8 +363,7 @@ def test_a_checkpoint_from_before_these_options_loads_into_an_optimizer_without_
     saved = snapshot(run.optimizer)
     for group in saved["param_groups"]:
         assert "updates" not in group
-        for name in METHODS["prodigy"].options.later():
-            del group[name]
+        assert not METHODS["prodigy"].options.later() & group.keys()
     with torch.no_grad():
         for x, weight in zip(other.xs, run.xs, strict=True):
             x.copy_(weight)
@@ -386,7 +385,7 @@ def test_the_weights_of_a_checkpoint_that_lacks_them_are_those_of_a_d_that_did_n
         optimizer.step()
     saved = snapshot(optimizer)
     rate, group = optimizer.adamw_lr, saved["param_groups"][0]
-    del group["weight_m"], group["weight_v"]
+    assert not {"weight_m", "weight_v"} & group.keys()
     other = dd.Prodigy([nn.Parameter(w.detach().clone())], d0=1e-3, d_coef=1e-9)
     other.load_state_dict(saved)
     assert rate is not None
