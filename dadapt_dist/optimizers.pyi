@@ -708,7 +708,7 @@ class Prodigy(LearningRateFree):
                 d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
         probe   q = 10⁻³·max(10⁻³, rms of all weights), 8·q after each step, until d_hat/p < a quarter of its maximum; then
                 d = 2·max d_hat, at most p/8, at least a quarter of the first q;  q = 0
-                one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 5 % of total_steps
+                one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 10 % of total_steps
 
     γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
     all elements of all ranks. The update uses the d of before the step.

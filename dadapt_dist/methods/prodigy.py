@@ -38,7 +38,7 @@ CAP = 0.2  # rms_cap of recipe="auto"
 # below which it ends; what the best d_hat is multiplied by; the share of its first step that d is then at least; and steps after
 # which it ends in any case.
 FIRST_PROBE, LONGER, ALIGNED, LIFT, LEAST, MOST_PROBES = 1e-3, 8.0, 0.25, 2.0, 0.25, 12
-WARM_UP = 0.05  # of total_steps, after a probe
+WARM_UP = 0.1  # of total_steps, after a probe
 PROBING, PUTTING_BACK = 1.0, 2.0  # of the scalar probe_phase; 0: neither
 
 
@@ -158,7 +158,7 @@ class ProdigyMethod(Method):
                     d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
             probe   q = 10⁻³·max(10⁻³, rms of all weights), 8·q after each step, until d_hat/p < a quarter of its maximum; then
                     d = 2·max d_hat, at most p/8, at least a quarter of the first q;  q = 0
-                    one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 5 % of total_steps
+                    one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 10 % of total_steps
         """,
     )
     signature = KernelSignature(

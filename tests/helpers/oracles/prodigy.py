@@ -77,7 +77,7 @@ class ProdigyOracle(Oracle):
         if group["total_steps"] is not None:
             gamma *= max(0.0, 1 - estimate["taken"] / group["total_steps"])
             if estimate["ended"]:
-                gamma *= min(1.0, (estimate["taken"] - estimate["ended"] + 1) / (0.05 * group["total_steps"]))
+                gamma *= min(1.0, (estimate["taken"] - estimate["ended"] + 1) / (0.1 * group["total_steps"]))
         w = d / d0 * d if group["same_weights"] else d / d0 * gamma
         step = r * gamma
         if group["rms_cap"] is not None:
