@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from dadapt_dist.monitor import read_jsonl
 from dadapt_dist.tools.cli import app
-from dadapt_dist.tools.demo.command import load_grid
+from dadapt_dist.tools.demo.command import curve_of, load_grid
 from dadapt_dist.tools.demo.model import SIZES, ByteModel
 from dadapt_dist.tools.demo.parallel import LAYOUTS, Rows
 from dadapt_dist.tools.demo.settings import SHARDINGS, Settings, parse
@@ -298,9 +298,12 @@ def test_settings_survive_the_command_line() -> None:
 def test_the_committed_table_names_what_it_was_measured_with() -> None:
     table = load_grid()
     assert table is not None
-    assert {"command", "steps", "size", "seed", "torch", "python", "text_sha256", "grid"} <= table.keys()
+    assert {"command", "steps", "size", "seeds", "torch", "python", "text_sha256", "grid"} <= table.keys()
     assert (table["steps"], table["size"]) == (Settings.steps, Settings.size)
-    losses = {row["lr"]: row["held_out_bits_per_byte"] for row in table["grid"]}
+    losses = dict(curve_of(table))
+    assert {(row["method"], row["seed"]) for row in table["grid"]} == {
+        (m, s) for m in ("adamw", "prodigy") for s in table["seeds"]
+    }
     best = min(losses, key=lambda lr: losses[lr])
     assert min(losses) < best < max(losses), "the best lr is at an edge: the grid must go further"
 
