@@ -81,7 +81,8 @@ def test_the_code_of_a_page_runs(
                 assert pools(block.ranks).run(execute_on_a_rank, block, str(tmp_path)) == [True] * block.ranks
             else:
                 execute(block, namespace)
-    assert [record.getMessage() for record in library_log.records if record.name == ADVICE] == []
+    warned = [record for record in library_log.records if record.name == ADVICE and record.levelno >= logging.WARNING]
+    assert [record.getMessage() for record in warned] == []
 
 
 def test_the_quick_start_learns_and_shows_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +97,7 @@ def test_the_quick_start_learns_and_shows_what_the_page_says(capsys: pytest.Capt
         assert float(mine[1]) == pytest.approx(float(written[1]), rel=0.2, abs=5e-5)
         assert float(mine[2]) == pytest.approx(float(written[2]), rel=0.1)
     first, last = shown[0], shown[-1]
-    assert float(last[1]) < float(first[1]) / 500
+    assert float(last[1]) < float(first[1]) / 200
     optimizer = namespace["optimizer"]
     assert optimizer.d > 1000 * optimizer.param_groups[0]["d0"]
     assert optimizer.param_groups[0]["lr"] == 1.0
