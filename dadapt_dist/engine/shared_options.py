@@ -16,7 +16,7 @@ def check_kept(begun: Options, now: Options, names: Iterable[str]) -> None:
 
 
 def check_same(first: Options, other: Options, names: Iterable[str]) -> None:
-    """Betas may differ between groups: the averaging constant of the estimate is that of its first group."""
+    """Raise ValueError for two groups of one estimate that differ in an option of which it has one."""
     for name in names:
         if first.get(name) != other.get(name):
             raise ValueError(

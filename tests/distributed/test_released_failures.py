@@ -21,10 +21,10 @@ from torch.distributed.fsdp import FullyShardedDataParallel, StateDictType, full
 from torch.distributed.fsdp.api import FullOptimStateDictConfig, FullStateDictConfig
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import dadapt_dist as dd
 from tests.helpers.collectives import reduces
+from tests.helpers.host_reads import CountReads
 from tests.helpers.layouts import LAYOUTS, Job, fsdp2, ranks
 from tests.helpers.models import Tiny, gradients
 from tests.helpers.oracles import ORACLES
@@ -361,18 +361,6 @@ def test_replicated_and_sharded_parameters_in_one_model_count_once_each(method: 
     if method == "dadapt_adam":  # released Prodigy raises, as in the test of uneven rows
         for ds in pools(2).run(theirs, "fsdp2 ignored params", method, fsdp_in_use=True):
             assert ds[-1] != pytest.approx(expected[-1], rel=0.03)
-
-
-class CountReads(TorchDispatchMode):
-    """Counts tensors read by the host: on a GPU each one waits for the device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("method", CLASSES)

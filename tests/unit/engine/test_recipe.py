@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import dadapt_dist as dd
 from dadapt_dist.comm.communicator import ShardLayout
@@ -17,6 +16,7 @@ from dadapt_dist.engine.tensor_rms import TensorRms
 from dadapt_dist.kernels.eager import sum_of_squares
 from dadapt_dist.methods import METHODS
 from dadapt_dist.sharding.shard import LocalShard
+from tests.helpers.host_reads import CountReads
 from tests.helpers.layout_runs import of_oracle
 from tests.helpers.oracles import ORACLES, Oracle
 from tests.helpers.oracles.released import Problem, flat, grouped, with_gaps
@@ -265,18 +265,6 @@ def test_a_copy_goes_on_alone_like_the_original(clone: Callable[[Any], Any]) -> 
     both.steps(9, 11)
     assert same(snapshot(optimizer), snapshot(both.optimizer))
     assert same([x.detach() for x in xs], [x.detach() for x in both.xs])
-
-
-class CountReads(TorchDispatchMode):
-    """Counts tensors read by the host: on a GPU each one waits for the device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("kind", ["one", "pause", "estimates", "overflow"])
