@@ -129,6 +129,7 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
             if "d" in param_group:
                 param_groups.warn_of_d(param_group, where)
         super().add_param_group(param_group)
+        self._method.options.leave_out(self.param_groups[-1])
         try:
             param_state.check_params(self.param_groups[-1]["params"], self._dtypes.state)
             if self._bound:
@@ -148,14 +149,14 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
 
     def _bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's. In place: schedulers and frameworks may hold the very dicts."""
-        groups, views = self._all_groups, self._views()
+        groups, views, hidden = self._all_groups, self._views(), self._unsaved()
         for group, of_group in zip(groups, views, strict=True):
             group.update(of_group, method=self._method.name, format=FORMAT)
             if self._method.has_modes:
                 group["mode"] = self._mode
-            if "d" not in of_group:
-                group.pop("d", None)
-        names = (*self.step_size._scalars.values, "steps")
+            for name in {"d", *hidden} - {*of_group}:
+                group.pop(name, None)
+        names = tuple(name for name in (*self.step_size._scalars.values, "steps") if name not in hidden)
         self._watched = names, [view for of_group in views for view in of_group.values()]
         self._bound_groups = [*groups]
         params = [p for group in groups for p in group["params"]]
@@ -165,8 +166,14 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
 
     def _views(self) -> list[dict[str, Tensor]]:
         """What each group holds of its estimate."""
-        scalars, steps = self.step_size._scalars, {"steps": self.step_size._shown_steps}
-        return [scalars.of(scalars.rows_of(group)) | steps for group in self._all_groups]
+        scalars, steps, hidden = self.step_size._scalars, {"steps": self.step_size._shown_steps}, self._unsaved()
+        all_of_group = (scalars.of(scalars.rows_of(group)) | steps for group in self._all_groups)
+        return [{name: view for name, view in views.items() if name not in hidden} for views in all_of_group]
+
+    def _unsaved(self) -> frozenset[str]:
+        """The scalars that no group shows and no checkpoint holds."""
+        of_groups = [frozenset(self._method.unsaved(group)) for group in self._all_groups]
+        return frozenset.intersection(*of_groups) if of_groups else frozenset()
 
     def _given_scalars(self) -> list[tuple[param_groups.Key, Any]]:
         """((estimate, name), value) of every scalar of a group that somebody has put another value in the place of.

@@ -27,7 +27,8 @@ class Lots:
 
     def __init__(self, names: Iterable[str], checks: Mapping[str, Check], where: str) -> None:
         """names: the options that may differ between groups. checks: by name. where: what an error calls the optimizer."""
-        self._names, self._checks, self._where = tuple(name for name in names if name != "lr"), checks, where
+        self._all_names, self._checks, self._where = tuple(name for name in names if name != "lr"), checks, where
+        self._names = self._all_names  # those that some group has
         self._scalars: tuple[str, ...] = ()
         self.replaced = False
         self.of: list[int] = []
@@ -72,6 +73,7 @@ class Lots:
         """The options of each group but for its lr, and the lrs."""
         orders = [*map(tuple, groups)]
         if orders != self._orders or scalars != self._scalars:
+            self._name(tuple(name for name in self._all_names if any(name in order for order in {*orders})))
             pickers = {order: (_picker(order, self._names), _picker(order, scalars)) for order in {*orders}}
             self._orders, self._pickers = orders, [pickers[order] for order in orders]
             self._alike = len(pickers) == 1
@@ -83,6 +85,11 @@ class Lots:
             kept = all(map(is_, chain.from_iterable(self._picked(1, values)), views))
             self.replaced = not kept or self._strange
         return rows, [*map(dict.get, groups, repeat("lr"))]
+
+    def _name(self, names: tuple[str, ...]) -> None:
+        """Compare the options of these names from now on."""
+        if names != self._names:
+            self._names, self._groups = names, []  # the rows of before say nothing
 
     def _picked(self, which: int, values: list[list[Any]]) -> Iterator[Row]:
         """The options (0) or the scalars (1) of each group."""
@@ -97,12 +104,12 @@ class Lots:
             {
                 name: self._read_one(name, now, index)
                 for name, now, was in zip(self._names, row, old, strict=True)
-                if now is not was
+                if now is not was and name in group
             }
-            for index, (row, old) in enumerate(zip(rows, before, strict=True))
+            for index, (group, row, old) in enumerate(zip(groups, rows, before, strict=True))
         ]
         for group, changed in zip(groups, read, strict=True):
-            group.update((name, value) for name, value in changed.items() if name in group and group[name] is not value)
+            group.update((name, value) for name, value in changed.items() if group[name] is not value)
         return [tuple(map(group.get, self._names)) for group in groups]
 
     def _read_one(self, name: str, value: Any, index: int) -> Any:

@@ -176,12 +176,12 @@ class ProdigyMethod(Method):
     later_scalars = ("weight_m", "weight_v")
 
     def unsaved(self, options: Options) -> tuple[str, ...]:
-        return () if options["exact_bias_correction"] else self.later_scalars
+        return () if options.get("exact_bias_correction") else self.later_scalars
 
     after = Sums(("inner", "s_l1"), needs="s_l1")
 
     def completed(self, options: Options, where: str) -> dict[str, Any]:
-        given = dict(options)
+        given = self.options.defaults() | dict(options)
         if given["recipe"] == "auto":
             clash = next((name for name in ("use_bias_correction", "safeguard_warmup") if given[name]), None)
             if clash is not None:
@@ -205,12 +205,16 @@ class ProdigyMethod(Method):
         return given
 
     def shared_options(self, options: Options) -> tuple[str, ...]:
-        return (*self.estimate_options, *self.fixed_options, *(("betas",) if options["exact_bias_correction"] else ()))
+        return (
+            *self.estimate_options,
+            *self.fixed_options,
+            *(("betas",) if options.get("exact_bias_correction") else ()),
+        )
 
     def scalars(self, options: Options) -> dict[str, Initial]:
         found: dict[str, Initial] = {"d": options["d0"], "d_max": options["d0"], "numerator": 0.0}
         found |= {"weight_m": 0.0, "weight_v": 0.0}
-        if options["probe_d0"]:
+        if options.get("probe_d0"):
             found |= {
                 "probe_step": 0.0,
                 "probe_first": 0.0,
@@ -218,7 +222,7 @@ class ProdigyMethod(Method):
                 "probe_phase": PROBING,
                 "probe_ended": 0.0,
             }
-        counts = options["exact_bias_correction"] or options["total_steps"] is not None
+        counts = options.get("exact_bias_correction") or options.get("total_steps") is not None
         return found | {"updates": 0.0} if counts else found
 
     def assumed(self, scalars: Mapping[str, float], options: Options) -> dict[str, float]:
@@ -231,8 +235,8 @@ class ProdigyMethod(Method):
         found = super().constants(options) | {"average": average, "to_m": 1 - beta1, "to_v": 1 - beta2}
         # Nothing is folded with these, but ranks with other values of them would take other steps.
         return found | {
-            "total_steps": float(options["total_steps"] or 0),
-            "same_weights": float(options["same_weights"]),
+            "total_steps": float(options.get("total_steps") or 0),
+            "same_weights": float(bool(options.get("same_weights"))),
         }
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
@@ -253,9 +257,9 @@ class ProdigyMethod(Method):
         (beta1, beta2), decay = options["betas"], options["weight_decay"]
         gamma = self._rate(options, scalars)
         without = d / constants["d0"] * d
-        weight = without if options["same_weights"] else d / constants["d0"] * gamma
+        weight = without if options.get("same_weights") else d / constants["d0"] * gamma
         step, eps = gamma * options["layer_scale"], d * options["eps"]
-        if options["exact_bias_correction"]:
+        if options.get("exact_bias_correction"):
             weight_m, weight_v = _weights(scalars, 1 - beta1, 1 - beta2)
             root_v = torch.sqrt(weight_v)
             step, eps = step * (root_v / weight_m), root_v * options["eps"]
@@ -267,7 +271,7 @@ class ProdigyMethod(Method):
             "keep": 1 - gamma * decay if decay and options["decouple"] else None,
             "step": step, "eps": eps, "r": options["layer_scale"], "back": 0.0,
         }  # fmt: skip
-        if not options["probe_d0"]:
+        if not options.get("probe_d0"):
             return c
         back = scalars["probe_phase"] == PUTTING_BACK
         one = torch.ones_like(d)  # two python numbers would make a float32 of them
@@ -279,7 +283,7 @@ class ProdigyMethod(Method):
     def _rate(self, options: Options, scalars: Scalars) -> Tensor:
         """γ of the coming step: 0-dim float64."""
         gamma: Tensor = _size(scalars) * options["lr"] * bias_correction(options, scalars["k"])
-        return gamma if options["total_steps"] is None else gamma * _schedule(options, scalars)
+        return gamma if options.get("total_steps") is None else gamma * _schedule(options, scalars)
 
     def advance(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         weight_m, weight_v = _weights(scalars, constants["to_m"], constants["to_v"])
@@ -294,7 +298,7 @@ class ProdigyMethod(Method):
         return moved if "updates" not in scalars else moved | {"updates": scalars["updates"] + 1}
 
     def needs_rms(self, options: Options) -> bool:
-        return options["rms_cap"] is not None or bool(options["probe_d0"])
+        return options.get("rms_cap") is not None or bool(options.get("probe_d0"))
 
     def begin(self, rms: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         if "probe_phase" not in scalars:
@@ -315,7 +319,7 @@ class ProdigyMethod(Method):
         return {name: torch.zeros_like(scalars[name]) for name in ("probe_step", "probe_phase") if name in scalars}
 
     def tensor_factors(self, rms: Tensor, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Tensor:
-        if options["rms_cap"] is None:
+        if options.get("rms_cap") is None:
             return torch.ones_like(rms)
         gamma = self._rate(options, scalars) * options["layer_scale"]
         largest = options["rms_cap"] * rms.clamp_min(FLOOR)
@@ -323,11 +327,11 @@ class ProdigyMethod(Method):
 
     def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
         rate = super().learning_rate(options, scalars)
-        return rate if options["total_steps"] is None else rate * _schedule(options, scalars)
+        return rate if options.get("total_steps") is None else rate * _schedule(options, scalars)
 
     def adamw_lr(self, options: Options, scalars: Scalars) -> Tensor | float:
         rate: Tensor = self._rate(options, scalars) * options["layer_scale"]
-        if options["exact_bias_correction"]:
+        if options.get("exact_bias_correction"):
             return rate
         beta1, beta2 = options["betas"]
         weight_m, weight_v = _weights(scalars, 1 - beta1, 1 - beta2)

@@ -220,9 +220,12 @@ def option(
     """A field of an options dataclass that may be set per parameter group.
 
     The arguments are those of `Check`, but for later: the option is newer than checkpoints that are still to be loaded, which
-    have its default. It is given by keyword alone, so that calls by position keep their meaning. of_estimate: all groups of one
-    estimate must have the same.
+    have its default, None or False. It is given by keyword alone, so that calls by position keep their meaning. While it has
+    that default no group holds it, as none did before: read it with `options.get`. of_estimate: all groups of one estimate
+    must have the same.
     """
+    if later and default not in (None, False):
+        raise ValueError(f"default={default!r} of a later option must be None or False, which its absence stands for.")
     metadata = {"check": Check(read, right, allowed, cure, default, doc), "later": later, "of_estimate": of_estimate}
     return (
         field(default=default, metadata=metadata, kw_only=True) if later else field(default=default, metadata=metadata)
@@ -381,6 +384,16 @@ class MethodOptions:
     def defaults(cls) -> dict[str, Any]:
         """The default of each option that a group may hold, by name."""
         return {name: check.usual for name, check in cls.checks().items()}
+
+    @classmethod
+    def leave_out(cls, group: dict[str, Any]) -> None:
+        """Take the options that older checkpoints lack out of a group that has their defaults. In place.
+
+        Tools that load a checkpoint key by key ask for every key of a group.
+        """
+        for name in cls.later():
+            if group.get(name) in (None, False):
+                group.pop(name, None)
 
     @classmethod
     @cache

@@ -269,7 +269,8 @@ def takes_no_write_of_a_step_for_one_of_its_user(row: Row) -> None:
         for touched in (False, True):
             xs, groups = grouped(problem.starts, None)
             optimizer = row.build(groups, step_size=dd.StepSize(**setting))
-            group, names = optimizer.param_groups[0], (*optimizer.step_size._scalars.values, "steps")
+            group = optimizer.param_groups[0]
+            names = [name for name in (*optimizer.step_size._scalars.values, "steps") if name in group]
             for step in steps(optimizer, xs, problem.gradients, 10):
                 for name in names if touched else ():
                     group[name].add_(0)
@@ -286,11 +287,13 @@ def takes_no_write_of_a_step_for_one_of_its_user(row: Row) -> None:
 def step_with(optimizer: dd.LearningRateFree, name: str, value: Any) -> None:
     """Take a step with another value of an option, and put the one of before back."""
     group = optimizer.param_groups[0]
-    before, group[name] = group[name], value
+    before = dict(group)
+    group[name] = value
     try:
         optimizer.step()
     finally:
-        group[name] = before
+        group.clear()
+        group.update(before)
 
 
 BAD: list[Any] = [{}, math.nan, -1.0, (), object()]  # no option of any method can be one of these

@@ -61,6 +61,7 @@ def _checked(optimizer: HasGroups, group: Any, index: int) -> tuple[dict[str, An
     live = optimizer._bound_groups[index] if index < len(optimizer._bound_groups) else optimizer.defaults
     check_fixed(optimizer._method, options, live, where)
     options |= check_options({name: options[name] for name in defaults}, optimizer._method.options.checks(), where)
+    optimizer._method.options.leave_out(options)
     options.pop(TENSORS, None)
     if index < len(optimizer._bound_groups) and TENSORS in optimizer._bound_groups[index]:
         options[TENSORS] = optimizer._bound_groups[index][TENSORS]
@@ -74,15 +75,19 @@ def _checked(optimizer: HasGroups, group: Any, index: int) -> tuple[dict[str, An
     names = [name for name in (*optimizer.step_size._scalars.values, "steps") if name in options]
     scalars = scalars_of(options, names, where, optimizer.step_size._scalars.lengths)
     scalars = {estimate: _set_alone(optimizer.step_size, estimate, found) for estimate, found in scalars.items()}
+    scalars = {
+        estimate: optimizer._method.assumed(found, options) | found if {"d", "k"} <= {*found} else found
+        for estimate, found in scalars.items()
+    }
     for of_estimate in scalars.values():
         check_order(of_estimate, where)
     return options, scalars
 
 
 def _set_alone(step_size: TakesScalars, estimate: str, scalars: dict[str, Any]) -> dict[str, Any]:
-    """The d alone, where all else is as it is now: somebody has set it in a copy of the group, and the others follow."""
+    """What differs from now, if anything: all, or d alone, which somebody has set in a copy and which the others follow."""
     changed = {name for name, value in scalars.items() if value != step_size._value(estimate, name)}
-    return {"d": scalars["d"]} if changed == {"d"} else scalars
+    return {"d": scalars["d"]} if changed == {"d"} else scalars if changed else {}
 
 
 def _check_agree(first: dict[str, Any], scalars: dict[str, Any], estimate: str) -> None:

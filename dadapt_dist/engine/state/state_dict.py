@@ -63,14 +63,10 @@ def _make_plain(optimizer: Saves, groups: list[Dict]) -> None:
     for index, (group, own) in enumerate(zip(groups, optimizer._all_groups, strict=True)):
         rows, where = table.rows_of(own), f"{type(optimizer).__name__} group {index}"
         options = {key: assigned(key, own[key], checks, where) for key in group if key not in ("params", "lr")}
-        group.update(options | {name: of_all[rows] for name, of_all in values.items()} | {"steps": steps})
+        group.update(
+            options | {name: of_all[rows] for name, of_all in values.items() if name in own} | {"steps": steps}
+        )
         group["lr"] = float(own["lr"])  # perhaps a tensor that its owner goes on changing
-        usual = [name for name in optimizer._method.options.later() if group.get(name) == checks[name].usual]
-        for name in (
-            *usual,
-            *optimizer._method.unsaved(own),
-        ):  # tools that load by key want those of older checkpoints alone
-            group.pop(name, None)
 
 
 def _expanded(optimizer: Saves, p: Tensor, group: Dict, buffers: Dict, place: LocalShard) -> Dict:
@@ -104,7 +100,7 @@ def load(optimizer: Saves, state_dict: Dict) -> None:
     }
     mode = loaded_mode(groups) if optimizer._method.has_modes else optimizer._mode
     others = foreign_entries.of_nobody(saved, {index for group in groups for index in group["params"]})
-    merged = [_merged(live, group) for live, group in zip(optimizer._all_groups, groups, strict=True)]
+    merged = [_merged(optimizer, live, group) for live, group in zip(optimizer._all_groups, groups, strict=True)]
     fresh: Any = type(optimizer.state)(dict)
     fresh.update(state | others)
     for estimate, group in estimates.items():
@@ -124,11 +120,12 @@ def _after_pre_hooks(optimizer: Saves, state_dict: Any) -> Any:
     return state_dict
 
 
-def _merged(live: Dict, saved: Dict) -> Dict:
+def _merged(optimizer: Saves, live: Dict, saved: Dict) -> Dict:
     merged = {key: deepcopy(value) for key, value in saved.items() if key not in ("params", TENSORS)}
     if TENSORS in live:
         merged[TENSORS] = live[TENSORS]
     merged["params"] = live["params"]
+    optimizer._method.options.leave_out(merged)
     if "param_names" in live:
         merged.setdefault("param_names", live["param_names"])
     return merged

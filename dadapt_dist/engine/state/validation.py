@@ -13,6 +13,7 @@ from ...methods import Buffer, Method
 from ...options.checks import listed
 from ...options.fields import NOTHING, numbers
 from ..estimate_state import TENSORS, estimates_of
+from ..shared_options import differs
 
 Dict = dict[str, Any]
 FORMAT = 1
@@ -49,10 +50,11 @@ def check_format(group: Mapping[str, Any], where: str) -> None:
 def check_fixed(method: Method, group: Mapping[str, Any], live: Mapping[str, Any], where: str) -> None:
     """Raise ValueError for a group with another value of an option that a run keeps to its end."""
     for name in method.fixed_options:
-        if group.get(name) != live[name]:
+        if differs(group, live, name):
+            saved, own = group.get(name), live.get(name)
             raise ValueError(
-                f"{where} has {name}={group.get(name)!r}, and the optimizer {name}={live[name]!r}: a run keeps it to its end. "
-                f"Build the optimizer with {name}={group.get(name)!r}, or begin a new run."
+                f"{where} has {name}={saved!r}, and the optimizer {name}={own!r}: a run keeps it to its end. "
+                f"Build the optimizer with {name}={saved!r}, or begin a new run."
             )
 
 

@@ -508,12 +508,12 @@ def test_what_is_changed_in_mid_run_raises_before_anything_moves(
 ) -> None:
     both = Both(**options).steps(0, 3)
     group = both.optimizer.param_groups[0]
-    old = {name: group[name] for name in change}
-    before = snapshot(both.optimizer)
+    old, before = dict(group), snapshot(both.optimizer)
     group.update(change)
     for _ in range(2):
         with pytest.raises(ValueError, match=next(iter(change))):
             our_step(both.optimizer, both.xs, both.problem.gradients(3, both.xs))
+    group.clear()
     group.update(old)
     assert same(snapshot(both.optimizer), before)
     both.steps(3, 3)

@@ -230,3 +230,15 @@ def test_the_same_names_in_another_order_are_refused(options: dict[str, Any]) ->
     renamed = dd.Prodigy([(f"module.{name}", p) for name, p in named], **options)
     renamed.load_state_dict(optimizer.state_dict())
     assert renamed.step_size.steps == 2
+
+
+@pytest.mark.parametrize(("key", "options", "groups"), CASES, ids=str)
+def test_a_state_dict_has_the_keys_of_the_live_groups(
+    key: str, options: dict[str, Any], groups: list[dict[str, Any]] | None
+) -> None:
+    """Tools that flatten a state dict ask it for every key of every live group."""
+    optimizer = Run(key, options, groups).steps(0, 3).optimizer
+    for _ in range(2):
+        saved = optimizer.state_dict()
+        assert [{*group} for group in saved["param_groups"]] == [{*group} for group in optimizer.param_groups]
+        optimizer.load_state_dict(through_a_file(saved))

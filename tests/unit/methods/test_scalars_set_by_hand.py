@@ -105,7 +105,8 @@ def test_groups_of_an_earlier_time_bring_all_their_scalars(method: str) -> None:
         step(p, optimizer)
     optimizer.param_groups[:] = earlier
     assert len(optimizer.effective_lr) == 1  # which looks at the groups
-    assert all(torch.equal(value, scalars[name]) for name, value in optimizer.step_size._scalars.values.items())
+    shown = [name for name in scalars if name in optimizer.param_groups[0]]
+    assert all(torch.equal(optimizer.step_size._scalars.values[name], scalars[name]) for name in shown)
     assert optimizer.step_size.steps == 3
     step(p, optimizer)
 
