@@ -39,12 +39,10 @@ class TensorRms:
         sizes, away = [0.0] * shards.n_tensors, 0
         for p in {id(p): p for p in params if is_readable(p)}.values():
             for (place, weight), runs in zip(shards.parts(p), shards.runs(p), strict=True):
-                flat = place.part(p).detach().reshape(-1) if (here := place.is_in_memory(p)) else None
-                away += not here
+                away += not place.is_in_memory(p)
                 for tensor, start, stop in runs:
                     sizes[tensor] += (stop - start) * weight
-                    found = torch.nan if flat is None else sum_of_squares(flat[start:stop])
-                    self.local[tensor] += torch.as_tensor(found, dtype=torch.float64).to(home) * weight
+            self.measure_again(shards, p)
         form = torch.zeros(width, dtype=torch.float64, device=home)
         form[reduce] = self.local
         self.total = _added_up(form, layout)[reduce]
@@ -55,6 +53,18 @@ class TensorRms:
                 "coming step has no bound. Offload them to the CPU where that matters.",
                 away,
             )
+
+    def measure_again(self, shards: ShardIndex, p: Tensor) -> None:
+        """Write this rank's share of one parameter."""
+        shares: dict[int, Tensor] = {}
+        for (place, weight), runs in zip(shards.parts(p), shards.runs(p), strict=True):
+            flat = place.part(p).detach().reshape(-1) if place.is_in_memory(p) else None
+            for tensor, start, stop in runs:
+                found = torch.nan if flat is None else sum_of_squares(flat[start:stop])
+                share = torch.as_tensor(found, dtype=torch.float64).to(self.local.device, non_blocking=True) * weight
+                shares[tensor] = shares[tensor] + share if tensor in shares else share
+        for tensor, share in shares.items():
+            self.local[tensor] = share
 
     def now(self) -> Tensor:
         """float64 [n_tensors], before the coming step; NaN where it is not known."""

@@ -265,6 +265,13 @@ class Method(ABC):
     def buffers(self, options: Options) -> dict[str, Buffer]:
         """The buffers of every parameter of a group with these options."""
 
+    def puts_back(self, options: Options, scalars: Scalars) -> Tensor | None:
+        """Whether the coming step gives x and the buffers their first values: 0-dim bool; None where no step ever does.
+
+        `coefficients` do so with the tensors that the step moves; this is for the others.
+        """
+        return None
+
     def coupled_decay(self, options: Options) -> float:
         """The weight decay that enters the gradient (g + wd·x) for a group; 0 where decay is decoupled."""
         return 0.0

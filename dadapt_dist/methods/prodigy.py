@@ -34,10 +34,10 @@ from .ops import add_, add_product_, add_ratio_, bias_correction, dot_difference
 # of all weights together, for the first step of the probe.
 FLOOR, SMALLEST = 1e-2, 1e-3
 CAP = 0.2  # rms_cap of recipe="auto"
-# The probe: its first step, relative to the weights; how much longer each step is than the last; the share of the best d_hat/p
-# below which it ends; what the best d_hat is multiplied by; the share of its first step that d is then at least; and steps after
-# which it ends in any case.
-FIRST_PROBE, LONGER, ALIGNED, LIFT, LEAST, MOST_PROBES = 1e-3, 8.0, 0.25, 2.0, 0.25, 12
+# The probe: its first step, relative to the weights; how much longer each step is than the last; how many are measured, and the
+# share of the run that they take at most; the share of the best alignment that still counts as aligned; what the best d_hat is
+# multiplied by; the share of its first step that d is then at least.
+FIRST_PROBE, LONGER, MEASURED, SHARE, ALIGNED, LIFT, LEAST = 1e-3, 8.0, 7, 0.1, 0.25, 2.0, 0.25
 WARM_UP = 0.1  # of total_steps, after a probe
 PROBING, PUTTING_BACK = 1.0, 2.0  # of the scalar probe_phase; 0: neither
 
@@ -156,8 +156,10 @@ class ProdigyMethod(Method):
             sums    inner = Σ w·g·(x0 - x),  s_l1 = Σ r·|s|
             rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
                     d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
-            probe   q = 10⁻³·max(10⁻³, rms of all weights), 8·q after each step, until d_hat/p < a quarter of its maximum; then
-                    d = 2·max d_hat, at most p/8, at least a quarter of the first q;  q = 0
+            probe   q = 10⁻³·rms first, rms = max(10⁻³, that of all weights), and 8·q after each of 7 steps, fewer where total_steps
+                    is below 70; p' = min(p, 0.2·rms) is what may have moved;  a = d_hat/p'
+                    good = p' while a > 0 and a ≥ a quarter of the largest so far, in each step up to then
+                    at the end  d = max(2·max d_hat, good, a quarter of the first q);  q = 0
                     one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 10 % of total_steps
         """,
     )
@@ -219,6 +221,7 @@ class ProdigyMethod(Method):
                 "probe_step": 0.0,
                 "probe_first": 0.0,
                 "probe_best": 0.0,
+                "probe_good": 0.0,
                 "probe_phase": PROBING,
                 "probe_ended": 0.0,
             }
@@ -237,6 +240,7 @@ class ProdigyMethod(Method):
         return found | {
             "total_steps": float(options.get("total_steps") or 0),
             "same_weights": float(bool(options.get("same_weights"))),
+            "trials": _trials(options.get("total_steps")),
         }
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
@@ -271,14 +275,17 @@ class ProdigyMethod(Method):
             "keep": 1 - gamma * decay if decay and options["decouple"] else None,
             "step": step, "eps": eps, "r": options["layer_scale"], "back": 0.0,
         }  # fmt: skip
-        if not options.get("probe_d0"):
+        back = self.puts_back(options, scalars)
+        if back is None:
             return c
-        back = scalars["probe_phase"] == PUTTING_BACK
         one = torch.ones_like(d)  # two python numbers would make a float32 of them
         zeroed = {
             name: torch.where(back, 0.0, one * c[name]) for name in ("b1", "to_m", "b2", "to_v", "b3", "to_s", "step")
         }
         return c | zeroed | {"back": back.to(torch.float64)}
+
+    def puts_back(self, options: Options, scalars: Scalars) -> Tensor | None:
+        return scalars["probe_phase"] == PUTTING_BACK if options.get("probe_d0") else None
 
     def _rate(self, options: Options, scalars: Scalars) -> Tensor:
         """γ of the coming step: 0-dim float64."""
@@ -319,11 +326,13 @@ class ProdigyMethod(Method):
         return {name: torch.zeros_like(scalars[name]) for name in ("probe_step", "probe_phase") if name in scalars}
 
     def tensor_factors(self, rms: Tensor, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Tensor:
-        if options.get("rms_cap") is None:
+        cap = options.get("rms_cap")
+        if cap is None and not options.get("probe_d0"):
             return torch.ones_like(rms)
         gamma = self._rate(options, scalars) * options["layer_scale"]
-        largest = options["rms_cap"] * rms.clamp_min(FLOOR)
-        return torch.where(gamma > largest, largest / gamma, 1.0)
+        largest = (CAP if cap is None else cap) * rms.clamp_min(FLOOR)
+        bounded = torch.where(gamma > largest, largest / gamma, 1.0)
+        return bounded if cap is not None else torch.where(scalars["probe_phase"] == PROBING, bounded, 1.0)
 
     def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
         rate = super().learning_rate(options, scalars)
@@ -367,7 +376,7 @@ class ProdigyMethod(Method):
         d = torch.where(d == constants["d0"], torch.maximum(d, d_hat), d)
         d = torch.minimum(d_max, d * constants["growth_rate"])
         found = {"d": d, "d_max": d_max, "numerator": numerator}
-        return found | _probed(found, d_hat, scalars) if "probe_phase" in scalars else found
+        return found | _probed(found, d_hat, scalars, constants["trials"]) if "probe_phase" in scalars else found
 
     def moved(
         self, d: float, scalars: Mapping[str, float], sums: Mapping[str, float] | None, constants: Mapping[str, float]
@@ -390,22 +399,30 @@ def _size(scalars: Scalars) -> Tensor:
     return torch.maximum(scalars["d"], scalars["probe_step"]) if "probe_step" in scalars else scalars["d"]
 
 
-def _probed(found: Scalars, d_hat: Tensor, scalars: Scalars) -> Scalars:
+def _trials(total_steps: int | None) -> float:
+    """How many trial steps are measured in a run of this length."""
+    return float(MEASURED if total_steps is None else min(MEASURED, max(1, int(SHARE * total_steps))))
+
+
+def _probed(found: Scalars, d_hat: Tensor, scalars: Scalars, trials: Tensor) -> Scalars:
     """The scalars of the probe after a step of it, and d where it ends; all as they were where there is none."""
     probing, size, k = scalars["probe_phase"] == PROBING, _size(scalars), scalars["k"]
-    ratio, best = d_hat / size, scalars["probe_best"]
-    goes_on = (k < 2) | ((ratio > 0) & (ratio >= ALIGNED * best) & (k < MOST_PROBES))
-    ended = _ended(probing & ~goes_on, found, scalars)
-    return ended | {
-        "probe_step": torch.where(probing & goes_on, LONGER * size, ended["probe_step"]),
-        "probe_best": torch.where(probing & goes_on, torch.maximum(best, ratio), best),
-    }
+    bound = CAP / FIRST_PROBE * scalars["probe_first"]  # relative to all weights, what a step may move
+    moved, before = torch.minimum(size, bound), torch.minimum(size / LONGER, bound)
+    ratio, good = d_hat / moved, scalars["probe_good"]
+    measured = probing & (k > 0)
+    best = torch.where(measured, torch.maximum(scalars["probe_best"], ratio), scalars["probe_best"])
+    aligned = measured & (ratio > 0) & (ratio >= ALIGNED * best) & ((k < 2) | (good >= before))
+    good = torch.where(aligned, torch.maximum(good, moved), good)
+    ended = _ended(probing & (k >= trials), found, scalars | {"probe_good": good})
+    longer = torch.where(probing & (k < trials), LONGER * size, ended["probe_step"])
+    return ended | {"probe_step": longer, "probe_best": best, "probe_good": good}
 
 
 def _ended(ends: Tensor, found: Scalars, scalars: Scalars) -> Scalars:
-    """The scalars where the probe ends: d is twice the best estimate, and x goes back. found: with the last estimates."""
-    lifted = torch.maximum(found["d"], torch.minimum(LIFT * found["d"], _size(scalars) / LONGER))
-    d = torch.where(ends, torch.maximum(lifted, LEAST * scalars["probe_first"]), found["d"])
+    """The scalars where the probe ends: d is the largest that it speaks for, and x goes back. found: with the last estimates."""
+    least = torch.maximum(scalars["probe_good"], LEAST * scalars["probe_first"])
+    d = torch.where(ends, torch.maximum(LIFT * found["d"], least), found["d"])
     return {
         "d": d,
         "d_max": torch.maximum(found["d_max"], d),

@@ -39,7 +39,7 @@ class ProdigyOracle(Oracle):
         }
 
     def new_scalars(self, group: Group) -> dict[str, Any]:
-        start = {"q": 0.0, "best": 0.0, "probing": group["probe_d0"], "back": False, "ended": 0}
+        start = {"q": 0.0, "best": -math.inf, "good": [], "probing": group["probe_d0"], "back": False, "ended": 0}
         if group["probe_d0"]:
             squares, number = (
                 sum(f(p) for p in self.params) for f in (lambda p: float((p * p).sum()), lambda p: p.numel())
@@ -80,8 +80,9 @@ class ProdigyOracle(Oracle):
                 gamma *= min(1.0, (estimate["taken"] - estimate["ended"] + 1) / (0.1 * group["total_steps"]))
         w = d / d0 * d if group["same_weights"] else d / d0 * gamma
         step = r * gamma
-        if group["rms_cap"] is not None:
-            step = min(step, group["rms_cap"] * max(1e-2, float(x.square().mean().sqrt()) if x.numel() else 0.0))
+        cap = 0.2 if group["rms_cap"] is None and estimate["probing"] else group["rms_cap"]
+        if cap is not None:
+            step = min(step, cap * max(1e-2, float(x.square().mean().sqrt()) if x.numel() else 0.0))
         w_s = d / d0 * d if group["safeguard_warmup"] else w
         if not group["decouple"]:
             g = g + wd * x
@@ -111,19 +112,25 @@ class ProdigyOracle(Oracle):
         p = self.size(estimate) if estimate["probing"] else math.nan
         estimate["d"] = min(estimate["d_max"], estimate["d"] * first["growth_rate"])
         if estimate["probing"]:
-            self.probe(estimate, p, d_hat / p)
+            self.probe(estimate, p, d_hat)
 
-    def probe(self, estimate: Estimate, p: float, ratio: float) -> None:
-        """A trial step of p has been taken: go on with one 8 times as long, or go back with twice the best estimate."""
-        if estimate["k"] < 2 or (ratio > 0 and ratio >= estimate["best"] / 4 and estimate["k"] < 12):
-            estimate.update(q=8 * p, best=max(estimate["best"], ratio))
-            return
-        self.end_probe(estimate, p)
+    def probe(self, estimate: Estimate, p: float, d_hat: float) -> None:
+        """A trial step of p has been taken: go on with one 8 times as long, or go back with the largest d it speaks for."""
+        k, total = estimate["k"], estimate["first"]["total_steps"]
+        moved = min(p, 200 * estimate["first q"])
+        if k > 0:
+            estimate["best"] = max(estimate["best"], d_hat / moved)
+            if len(estimate["good"]) == k - 1 and 0 < d_hat and d_hat / moved >= estimate["best"] / 4:
+                estimate["good"].append(moved)
+        if k < (7 if total is None else min(7, max(1, total // 10))):
+            estimate["q"] = 8 * p
+        else:
+            self.end_probe(estimate)
 
-    def end_probe(self, estimate: Estimate, p: float) -> None:
-        estimate["d"] = max(estimate["d"], min(2 * estimate["d"], p / 8), estimate["first q"] / 4)
+    def end_probe(self, estimate: Estimate) -> None:
+        estimate["d"] = max(2 * estimate["d"], *estimate["good"], estimate["first q"] / 4)
         estimate.update(q=0.0, probing=False, back=True, d_max=max(estimate["d_max"], estimate["d"]))
 
     def held(self, estimate: Estimate) -> None:
         if estimate["probing"] and estimate["k"] > 0:
-            self.end_probe(estimate, self.size(estimate))
+            self.end_probe(estimate)

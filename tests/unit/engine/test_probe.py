@@ -139,3 +139,31 @@ def test_what_it_found_is_logged_once(library_log: Any) -> None:
     for number in range(20):
         step(model, optimizer, number)
     assert len([text for text in library_log.messages if "the parameters were put back" in text]) == 1
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_parameters_without_a_gradient_in_the_step_that_puts_back_go_back_too(dtype: torch.dtype, backend: str) -> None:
+    """As experts that few batches reach: they were tried in other steps than the last."""
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(40, dtype=dtype)) for _ in range(4)]
+    start = [p.detach().clone() for p in params]
+    optimizer = dd.Prodigy(params, backend=backend, **AUTO)
+    for _ in range(14):
+        before = phase(optimizer)
+        for index, p in enumerate(params):
+            p.grad = None if index == 1 and before == PUTTING_BACK else p.detach() - 1
+        if before == PUTTING_BACK:
+            params[2].requires_grad_(False).grad = None
+        params[3].grad = None
+        moved = [not torch.equal(p, x) for p, x in zip(params, start, strict=True)]
+        optimizer.step()
+        if before == PUTTING_BACK:
+            assert moved == [True, True, True, False]
+            assert all(torch.equal(p, x) for p, x in zip(params, start, strict=True))
+            assert not any(optimizer.state[p][n].any() for p in params for n in ("exp_avg", "exp_avg_sq", "s"))
+            rms = optimizer.step_size._rms
+            assert rms is not None
+            assert rms.local.tolist() == pytest.approx([float(x.double().square().sum()) for x in start], rel=1e-12)
+            return
+    raise AssertionError("nothing was put back")

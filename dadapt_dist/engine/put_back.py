@@ -1,0 +1,55 @@
+"""Put tensors back to where they started that trial steps have moved, and that have no gradient in the step that puts back."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..kernels import eager
+from .members import MovesTensors
+from .option_sets import STAYS
+from .state.buffers import is_unmoved
+
+TRIALS = 64
+"""Steps in which this is looked for; held ones count, so that it is more than any method tries."""
+
+
+def put_back(optimizer: MovesTensors, entries: Any, lots: Any, skip: Tensor | None, squares: Tensor | None) -> None:
+    """Where the coming step puts back, do so with the tensors that it does not move: those without a gradient, or with lr 0.
+
+    entries, lots, skip, squares: as of `sweep`, before it. Waits for no device.
+    """
+    if optimizer.step_size.steps >= TRIALS:
+        return
+    table = optimizer.step_size._scalars
+    for (group, params), lot in zip(entries, lots.of, strict=True):
+        left = [p for p in params if (lot == STAYS or p.grad is None) and p in optimizer.state]
+        row = table.row(group["estimate"]) if left else 0
+        for p in (p for p in left if not is_unmoved(optimizer, p)):
+            place, _ = optimizer.step_size._shards.parts(p)[0]
+            if not place.is_in_memory(p):
+                continue
+            returns = optimizer._method.puts_back(group, table.on(p.device, row))
+            if returns is not None and not (eager.readable(p.device) and not bool(returns)):
+                _return(optimizer, p, group, returns if skip is None else returns & ~skip.to(p.device))
+                if squares is not None and optimizer.step_size._rms is not None:
+                    optimizer.step_size._rms.measure_again(optimizer.step_size._shards, p)
+
+
+def _return(optimizer: MovesTensors, p: Tensor, group: dict[str, Any], returns: Tensor) -> None:
+    """Give x and its buffers their first values, where the 0-dim bool says so."""
+    buffers = {
+        name: (spec.init, optimizer.state[p][name])
+        for name, spec in optimizer._method.buffers(group).items()
+        if name in optimizer.state[p]
+    }
+    start = next((t for init, t in buffers.values() if init == "param"), None)
+    if start is None:  # the estimate is frozen, and so is the probe
+        return
+    for place, _ in optimizer.step_size._shards.parts(p):
+        x, begin = place.part(p).detach(), place.part(start)
+        x.copy_(torch.where(returns, begin.to(x.dtype), x))
+        for init, t in buffers.values():
+            if init != "param":
+                part = place.part(t)
+                part.copy_(torch.where(returns, float(init), part))
