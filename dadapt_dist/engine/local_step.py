@@ -11,13 +11,11 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels import TensorTask
-from ..methods import Method
 from . import loss_channel
 from .members import MovesTensors
 from .option_sets import STAYS, Lots
 from .per_tensor import TensorLots
 from .plan_builder import build_plan
-from .put_back import put_back
 from .state import param_state
 from .state.buffers import is_unmoved, note_moved
 from .step_plan import Options, StepPlan
@@ -95,8 +93,6 @@ def sweep(
             _measure(optimizer, entries, lots, plan, phases, total)
         if optimizer._base is not None and not dry:
             optimizer._base.step(optimizer, plan, skip)
-        if type(method).puts_back is not Method.puts_back and not dry:
-            put_back(optimizer, entries, lots, skip, squares)
         for lot in plan.lots:
             group = entries[lot.group][0]
             row = table.row(group["estimate"])

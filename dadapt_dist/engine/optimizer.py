@@ -27,6 +27,7 @@ from .estimate_state import TENSORS
 from .local_step import Entries, Window, measure, sweep
 from .members import Look
 from .option_sets import Lots
+from .put_back import put_back
 from .readings import Readings
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
@@ -315,9 +316,9 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         if not window.skipped:
             rms = self.step_size._rms
             squares = None if rms is None else rms.local
-            window.sums += sweep(
-                self, *self._split(shown, lots), phases=window.phases, skip=window.overflow, squares=squares
-            )
+            split = self._split(shown, lots)
+            window.sums += sweep(self, *split, phases=window.phases, skip=window.overflow, squares=squares)
+            put_back(self, *split, skip=window.overflow, squares=squares)
         elif found is not None:
             found.spread(torch.tensor(True, device="cpu"))
 

@@ -1,25 +1,29 @@
 """Put tensors back to where they started that trial steps have moved, and that have no gradient in the step that puts back."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..kernels import eager
+from ..methods import Method
+from ..methods.base import Options
+from .local_step import Entries
 from .members import MovesTensors
-from .option_sets import STAYS
+from .option_sets import STAYS, Lots
+from .per_tensor import TensorLots
 from .state.buffers import is_unmoved
 
 TRIALS = 64
 """Steps in which this is looked for; held ones count, so that it is more than any method tries."""
 
 
-def put_back(optimizer: MovesTensors, entries: Any, lots: Any, skip: Tensor | None, squares: Tensor | None) -> None:
-    """Where the coming step puts back, do so with the tensors that it does not move: those without a gradient, or with lr 0.
+def put_back(
+    optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, *, skip: Tensor | None, squares: Tensor | None
+) -> None:
+    """Where this step puts back, do so with the tensors that it does not move: those without a gradient, or with lr 0.
 
-    entries, lots, skip, squares: as of `sweep`, before it. Waits for no device.
+    entries, lots, skip, squares: as of `sweep`, after it. Waits for no device.
     """
-    if optimizer.step_size.steps >= TRIALS:
+    if optimizer.step_size.steps >= TRIALS or type(optimizer._method).puts_back is Method.puts_back:
         return
     table = optimizer.step_size._scalars
     for (group, params), lot in zip(entries, lots.of, strict=True):
@@ -36,7 +40,7 @@ def put_back(optimizer: MovesTensors, entries: Any, lots: Any, skip: Tensor | No
                     optimizer.step_size._rms.measure_again(optimizer.step_size._shards, p)
 
 
-def _return(optimizer: MovesTensors, p: Tensor, group: dict[str, Any], returns: Tensor) -> None:
+def _return(optimizer: MovesTensors, p: Tensor, group: Options, returns: Tensor) -> None:
     """Give x and its buffers their first values, where the 0-dim bool says so."""
     buffers = {
         name: (spec.init, optimizer.state[p][name])

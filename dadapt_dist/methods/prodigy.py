@@ -35,9 +35,11 @@ from .ops import add_, add_product_, add_ratio_, bias_correction, dot_difference
 FLOOR, SMALLEST = 1e-2, 1e-3
 CAP = 0.2  # rms_cap of recipe="auto"
 # The probe: its first step, relative to the weights; how much longer each step is than the last; how many are measured, and the
-# share of the run that they take at most; the share of the best alignment that still counts as aligned; what the best d_hat is
-# multiplied by; the share of its first step that d is then at least.
-FIRST_PROBE, LONGER, MEASURED, SHARE, ALIGNED, LIFT, LEAST = 1e-3, 8.0, 7, 0.1, 0.25, 2.0, 0.25
+# share of the run that they take at most; the share of the best alignment that still counts as aligned, and how much of the
+# weights d is at most for that alone; the length of run below which the best d_hat is lifted, and the most that it is lifted by;
+# the share of its first step that d is then at least.
+FIRST_PROBE, LONGER, MEASURED, SHARE, ALIGNED, SPOKEN_FOR, LEAST = 1e-3, 8.0, 7, 0.1, 0.25, 0.05, 0.25
+LONG_ENOUGH, LIFT = 400, 2.0
 WARM_UP = 0.1  # of total_steps, after a probe
 PROBING, PUTTING_BACK = 1.0, 2.0  # of the scalar probe_phase; 0: neither
 
@@ -156,10 +158,9 @@ class ProdigyMethod(Method):
             sums    inner = Σ w·g·(x0 - x),  s_l1 = Σ r·|s|
             rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
                     d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
-            probe   q = 10⁻³·rms first, rms = max(10⁻³, that of all weights), and 8·q after each of 7 steps, fewer where total_steps
-                    is below 70; p' = min(p, 0.2·rms) is what may have moved;  a = d_hat/p'
-                    good = p' while a > 0 and a ≥ a quarter of the largest so far, in each step up to then
-                    at the end  d = max(2·max d_hat, good, a quarter of the first q);  q = 0
+            probe   q = 10⁻³·R first, R = max(10⁻³, rms of all weights), and 8·q after each of 7 steps, or a tenth of total_steps
+                    a = d_hat/p', p' = min(p, 0.2·R);  good = min(p', 0.05·R) while a > 0 and a ≥ max a / 4 in every step
+                    at the end  d = max(l·max d_hat, good, a quarter of the first q);  q = 0;  l = √(400/total_steps), 1 to 2
                     one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 10 % of total_steps
         """,
     )
@@ -241,6 +242,7 @@ class ProdigyMethod(Method):
             "total_steps": float(options.get("total_steps") or 0),
             "same_weights": float(bool(options.get("same_weights"))),
             "trials": _trials(options.get("total_steps")),
+            "lift": _lift(options.get("total_steps")),
         }
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
@@ -320,7 +322,7 @@ class ProdigyMethod(Method):
         if "probe_phase" not in scalars:
             return {}
         ends = (scalars["probe_phase"] == PROBING) & (scalars["k"] > 0)
-        return _ended(ends, scalars, scalars)
+        return _ended(ends, scalars, scalars, constants["lift"])
 
     def froze(self, scalars: Scalars) -> Scalars:
         return {name: torch.zeros_like(scalars[name]) for name in ("probe_step", "probe_phase") if name in scalars}
@@ -376,7 +378,7 @@ class ProdigyMethod(Method):
         d = torch.where(d == constants["d0"], torch.maximum(d, d_hat), d)
         d = torch.minimum(d_max, d * constants["growth_rate"])
         found = {"d": d, "d_max": d_max, "numerator": numerator}
-        return found | _probed(found, d_hat, scalars, constants["trials"]) if "probe_phase" in scalars else found
+        return found | _probed(found, d_hat, scalars, constants) if "probe_phase" in scalars else found
 
     def moved(
         self, d: float, scalars: Mapping[str, float], sums: Mapping[str, float] | None, constants: Mapping[str, float]
@@ -404,8 +406,14 @@ def _trials(total_steps: int | None) -> float:
     return float(MEASURED if total_steps is None else min(MEASURED, max(1, int(SHARE * total_steps))))
 
 
-def _probed(found: Scalars, d_hat: Tensor, scalars: Scalars, trials: Tensor) -> Scalars:
+def _lift(total_steps: int | None) -> float:
+    """What the best estimate of a probe is multiplied by: a short run wants longer steps, by √(1/total_steps)."""
+    return 1.0 if total_steps is None else min(LIFT, max(1.0, math.sqrt(LONG_ENOUGH / total_steps)))
+
+
+def _probed(found: Scalars, d_hat: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
     """The scalars of the probe after a step of it, and d where it ends; all as they were where there is none."""
+    trials = constants["trials"]
     probing, size, k = scalars["probe_phase"] == PROBING, _size(scalars), scalars["k"]
     bound = CAP / FIRST_PROBE * scalars["probe_first"]  # relative to all weights, what a step may move
     moved, before = torch.minimum(size, bound), torch.minimum(size / LONGER, bound)
@@ -414,15 +422,16 @@ def _probed(found: Scalars, d_hat: Tensor, scalars: Scalars, trials: Tensor) -> 
     best = torch.where(measured, torch.maximum(scalars["probe_best"], ratio), scalars["probe_best"])
     aligned = measured & (ratio > 0) & (ratio >= ALIGNED * best) & ((k < 2) | (good >= before))
     good = torch.where(aligned, torch.maximum(good, moved), good)
-    ended = _ended(probing & (k >= trials), found, scalars | {"probe_good": good})
+    ended = _ended(probing & (k >= trials), found, scalars | {"probe_good": good}, constants["lift"])
     longer = torch.where(probing & (k < trials), LONGER * size, ended["probe_step"])
     return ended | {"probe_step": longer, "probe_best": best, "probe_good": good}
 
 
-def _ended(ends: Tensor, found: Scalars, scalars: Scalars) -> Scalars:
+def _ended(ends: Tensor, found: Scalars, scalars: Scalars, lift: Tensor) -> Scalars:
     """The scalars where the probe ends: d is the largest that it speaks for, and x goes back. found: with the last estimates."""
-    least = torch.maximum(scalars["probe_good"], LEAST * scalars["probe_first"])
-    d = torch.where(ends, torch.maximum(LIFT * found["d"], least), found["d"])
+    first = scalars["probe_first"]
+    least = torch.maximum(torch.minimum(scalars["probe_good"], SPOKEN_FOR / FIRST_PROBE * first), LEAST * first)
+    d = torch.where(ends, torch.maximum(lift * found["d"], least), found["d"])
     return {
         "d": d,
         "d_max": torch.maximum(found["d_max"], d),

@@ -120,7 +120,7 @@ class ProdigyOracle(Oracle):
         moved = min(p, 200 * estimate["first q"])
         if k > 0:
             estimate["best"] = max(estimate["best"], d_hat / moved)
-            if len(estimate["good"]) == k - 1 and 0 < d_hat and d_hat / moved >= estimate["best"] / 4:
+            if len(estimate["good"]) == k - 1 and d_hat > 0 and d_hat / moved >= estimate["best"] / 4:
                 estimate["good"].append(moved)
         if k < (7 if total is None else min(7, max(1, total // 10))):
             estimate["q"] = 8 * p
@@ -128,7 +128,10 @@ class ProdigyOracle(Oracle):
             self.end_probe(estimate)
 
     def end_probe(self, estimate: Estimate) -> None:
-        estimate["d"] = max(2 * estimate["d"], *estimate["good"], estimate["first q"] / 4)
+        good = min(max(estimate["good"], default=0.0), 50 * estimate["first q"])
+        total = estimate["first"]["total_steps"]
+        lift = 1.0 if total is None else min(2.0, max(1.0, (400 / total) ** 0.5))
+        estimate["d"] = max(lift * estimate["d"], good, estimate["first q"] / 4)
         estimate.update(q=0.0, probing=False, back=True, d_max=max(estimate["d_max"], estimate["d"]))
 
     def held(self, estimate: Estimate) -> None:
