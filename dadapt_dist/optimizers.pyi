@@ -706,8 +706,9 @@ class Prodigy(LearningRateFree):
         sums    inner = Σ w·g·(x0 - x),  s_l1 = Σ r·|s|
         rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
                 d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
-        probe   q = 10⁻³·max(10⁻³, rms of all weights), 8·q after each step, until d_hat/p < a quarter of its maximum; then
-                d = 2·max d_hat, at most p/8, at least a quarter of the first q;  q = 0
+        probe   q = 10⁻³·R first, R = max(10⁻³, rms of all weights), and 8·q after each of 7 steps, or a tenth of total_steps
+                a = d_hat/p', p' = min(p, 0.2·R);  good = min(p', 0.05·R) while a > 0 and a ≥ max a / 4 in every step
+                at the end  d = max(l·max d_hat, good, a quarter of the first q);  q = 0;  l = √(400/total_steps), 1 to 2
                 one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 10 % of total_steps
 
     γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over

@@ -40,6 +40,7 @@ CAP = 0.2  # rms_cap of recipe="auto"
 # the share of its first step that d is then at least.
 FIRST_PROBE, LONGER, MEASURED, SHARE, ALIGNED, SPOKEN_FOR, LEAST = 1e-3, 8.0, 7, 0.1, 0.25, 0.05, 0.25
 LONG_ENOUGH, LIFT = 400, 2.0
+TRIAL_CAP = 0.2  # of a trial step, as rms_cap
 WARM_UP = 0.1  # of total_steps, after a probe
 PROBING, PUTTING_BACK = 1.0, 2.0  # of the scalar probe_phase; 0: neither
 
@@ -332,9 +333,12 @@ class ProdigyMethod(Method):
         if cap is None and not options.get("probe_d0"):
             return torch.ones_like(rms)
         gamma = self._rate(options, scalars) * options["layer_scale"]
-        largest = (CAP if cap is None else cap) * rms.clamp_min(FLOOR)
-        bounded = torch.where(gamma > largest, largest / gamma, 1.0)
-        return bounded if cap is not None else torch.where(scalars["probe_phase"] == PROBING, bounded, 1.0)
+        cap = math.inf if cap is None else cap
+        largest = (torch.ones_like(gamma) * cap) * rms.clamp_min(FLOOR)
+        if options.get("probe_d0"):
+            trial = min(cap, TRIAL_CAP) * rms.clamp_min(FLOOR)
+            largest = torch.where(scalars["probe_phase"] == PROBING, trial, largest)
+        return torch.where(gamma > largest, largest / gamma, 1.0)
 
     def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
         rate = super().learning_rate(options, scalars)
@@ -415,7 +419,7 @@ def _probed(found: Scalars, d_hat: Tensor, scalars: Scalars, constants: Mapping[
     """The scalars of the probe after a step of it, and d where it ends; all as they were where there is none."""
     trials = constants["trials"]
     probing, size, k = scalars["probe_phase"] == PROBING, _size(scalars), scalars["k"]
-    bound = CAP / FIRST_PROBE * scalars["probe_first"]  # relative to all weights, what a step may move
+    bound = TRIAL_CAP / FIRST_PROBE * scalars["probe_first"]  # relative to all weights, what a step may move
     moved, before = torch.minimum(size, bound), torch.minimum(size / LONGER, bound)
     ratio, good = d_hat / moved, scalars["probe_good"]
     measured = probing & (k > 0)

@@ -80,8 +80,8 @@ class ProdigyOracle(Oracle):
                 gamma *= min(1.0, (estimate["taken"] - estimate["ended"] + 1) / (0.1 * group["total_steps"]))
         w = d / d0 * d if group["same_weights"] else d / d0 * gamma
         step = r * gamma
-        cap = 0.2 if group["rms_cap"] is None and estimate["probing"] else group["rms_cap"]
-        if cap is not None:
+        cap = math.inf if group["rms_cap"] is None else group["rms_cap"]
+        if (cap := min(cap, 0.2) if estimate["probing"] else cap) < math.inf:
             step = min(step, cap * max(1e-2, float(x.square().mean().sqrt()) if x.numel() else 0.0))
         w_s = d / d0 * d if group["safeguard_warmup"] else w
         if not group["decouple"]:
