@@ -195,3 +195,52 @@ def test_slices_that_the_user_declares_are_one_tensor(named: bool, pools: Any) -
     first, second = pools(2).run(slices, named=named)
     assert first == second
     assert [*map(float.fromhex, first)] == pytest.approx(right, rel=1e-10)
+
+
+class Experts(nn.Module):
+    """A layer and two experts, of which a step uses those that it names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.experts = nn.Linear(5, 7).double(), nn.ModuleList(nn.Linear(7, 3).double() for _ in range(2))
+
+    def forward(self, x: torch.Tensor, used: tuple[int, ...]) -> torch.Tensor:
+        hidden = torch.tanh(self.first(x))
+        return sum((self.experts[i](hidden) for i in used), torch.zeros((), dtype=x.dtype))
+
+
+def rarely_used(layout: str) -> list[tuple[bool, bool]]:
+    """Of each step that put back: whether the weights were where they started before it, and after it."""
+    model = Experts()
+    start = [p.detach().clone() for p in model.parameters()]
+    wrapped: Any = model
+    if layout == "fsdp2":
+        for part in (model.first, *model.experts, model):
+            fully_shard(part)
+    elif layout == "ddp":
+        wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    optimizer = dd.Prodigy(wrapped.parameters(), recipe="auto", total_steps=40)
+
+    def is_at_start() -> bool:
+        whole = [getattr(p, "full_tensor", lambda p=p: p)() for p in model.parameters()]
+        return all(torch.equal(p, x) for p, x in zip(whole, start, strict=True))
+
+    found, generator = [], torch.Generator().manual_seed(1 + dist.get_rank())
+    for _ in range(10):
+        back = bool(optimizer.d) and float(optimizer.param_groups[0]["probe_phase"]) == 2
+        x, y = (torch.randn(8, n, dtype=torch.float64, generator=generator) for n in (5, 3))
+        wrapped.zero_grad()
+        (wrapped(x, (0,) if back else (0, 1)) - y).square().mean().backward()
+        before = is_at_start()
+        optimizer.step()
+        if back:
+            assert all(p.grad is None for p in model.experts[1].parameters())
+            found.append((before, is_at_start()))
+    return found
+
+
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2"])
+def test_an_expert_that_is_not_used_in_the_step_that_puts_back_goes_back_too(layout: str, pools: Any) -> None:
+    for found in pools(2).run(rarely_used, layout):
+        assert found == [(False, True)]
