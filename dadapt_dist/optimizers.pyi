@@ -694,6 +694,7 @@ class Prodigy(LearningRateFree):
     """Adam whose step size is found, not tuned.
 
         rates   γ = d·lr·c;  c = 1, Adam's bias correction, or lr's own decay with total_steps
+                length_scaling:  c is min(1, √(500/total_steps)) times that
         update  w = (d/d0)·γ;  w_s = w, or (d/d0)·d with safeguard_warmup; both with same_weights
                 m = b1·m + (1-b1)·d·g          (betas[0] = 0: no m is kept, d·g takes its place)
                 v = b2·v + (1-b2)·d²·g²
@@ -706,9 +707,9 @@ class Prodigy(LearningRateFree):
         sums    inner = Σ w·g·(x0 - x),  s_l1 = Σ r·|s|
         rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
                 d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
-        probe   q = 10⁻³·R first, R = max(10⁻³, rms of all weights), and 8·q after each of 7 steps, or a tenth of total_steps
+        probe   q = 10⁻³·R first, R = max(10⁻³, rms of all weights), and 8·q after each of 7 steps, or total_steps/10
                 a = d_hat/p', p' = min(p, 0.2·R);  good = min(p', 0.05·R) while a > 0 and a ≥ max a / 4 in every step
-                at the end  d = max(l·max d_hat, good, a quarter of the first q);  q = 0;  l = √(400/total_steps), 1 to 2
+                then d = max(l·max d_hat, good, a quarter of the first q);  q = 0;  l = √(500/total_steps), 1 to 2
                 one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 10 % of total_steps
 
     γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
@@ -742,11 +743,13 @@ class Prodigy(LearningRateFree):
         layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
         maximize: ascend instead of descend. True or False; default False.
         recipe: 'auto' is the setting to train with untouched: exact_bias_correction, same_weights,
-            rms_cap, unless that is given, and with total_steps probe_d0, unless d0 or slice_p is given.
-            In a JSON file say 'automatic': Accelerate and the Trainer fill in what is 'auto'. None or
-            'auto' or 'automatic'; default None.
+            rms_cap, unless that is given, and with total_steps length_scaling and probe_d0, the latter
+            unless d0 or slice_p is given. In a JSON file say 'automatic': Accelerate and the Trainer
+            fill in what is 'auto'. None or 'auto' or 'automatic'; default None.
         total_steps: length of the run: the step decays linearly to 0 over it, without a scheduler.
             None: lr and a scheduler alone say. None or an integer >= 1; default None.
+        length_scaling: with total_steps above 500, multiply the step by √(500/total_steps): the best
+            step falls with the length of a run. True or False; default False.
         probe_d0: find a first d in a few trial steps, after which the parameters are put back to where
             they started. True or False; default False.
         exact_bias_correction: divide the averages by the sums of their own weights, so that a step is
@@ -822,6 +825,7 @@ class Prodigy(LearningRateFree):
         maximize: bool = False,
         recipe: str | None = None,
         total_steps: int | None = None,
+        length_scaling: bool = False,
         probe_d0: bool = False,
         exact_bias_correction: bool = False,
         same_weights: bool = False,

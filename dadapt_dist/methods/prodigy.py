@@ -36,10 +36,10 @@ FLOOR, SMALLEST = 1e-2, 1e-3
 CAP = 0.2  # rms_cap of recipe="auto"
 # The probe: its first step, relative to the weights; how much longer each step is than the last; how many are measured, and the
 # share of the run that they take at most; the share of the best alignment that still counts as aligned, and how much of the
-# weights d is at most for that alone; the length of run below which the best d_hat is lifted, and the most that it is lifted by;
-# the share of its first step that d is then at least.
+# weights d is at most for that alone; the length of run below which the best d_hat is lifted, and above which steps are
+# scaled down; the most that it is lifted by; the share of its first step that d is then at least.
 FIRST_PROBE, LONGER, MEASURED, SHARE, ALIGNED, SPOKEN_FOR, LEAST = 1e-3, 8.0, 7, 0.1, 0.25, 0.05, 0.25
-LONG_ENOUGH, LIFT = 400, 2.0
+LENGTH, LIFT = 500, 2.0
 TRIAL_CAP = 0.2  # of a trial step, as rms_cap
 WARM_UP = 0.1  # of total_steps, after a probe
 PROBING, PUTTING_BACK = 1.0, 2.0  # of the scalar probe_phase; 0: neither
@@ -93,8 +93,8 @@ class ProdigyOptions(MethodOptions):
         None,
         {"auto": "auto", "automatic": "auto"},
         "'auto' is the setting to train with untouched: exact_bias_correction, same_weights, rms_cap, unless that is given, "
-        "and with total_steps probe_d0, unless d0 or slice_p is given. In a JSON file say 'automatic': Accelerate and the "
-        "Trainer fill in what is 'auto'",
+        "and with total_steps length_scaling and probe_d0, the latter unless d0 or slice_p is given. In a "
+        "JSON file say 'automatic': Accelerate and the Trainer fill in what is 'auto'",
         later=True,
     )
     total_steps: int | None = option(
@@ -104,6 +104,11 @@ class ProdigyOptions(MethodOptions):
         "None or an integer >= 1",
         "pass the number of optimizer steps of the run, or None and a scheduler of your own",
         "length of the run: the step decays linearly to 0 over it, without a scheduler. None: lr and a scheduler alone say",
+        later=True,
+    )
+    length_scaling: bool = switch(
+        False,
+        "with total_steps above 500, multiply the step by √(500/total_steps): the best step falls with the length of a run",
         later=True,
     )
     probe_d0: bool = switch(
@@ -147,6 +152,7 @@ class ProdigyMethod(Method):
         ),
         equations="""
             rates   γ = d·lr·c;  c = 1, Adam's bias correction, or lr's own decay with total_steps
+                    length_scaling:  c is min(1, √(500/total_steps)) times that
             update  w = (d/d0)·γ;  w_s = w, or (d/d0)·d with safeguard_warmup; both with same_weights
                     m = b1·m + (1-b1)·d·g          (betas[0] = 0: no m is kept, d·g takes its place)
                     v = b2·v + (1-b2)·d²·g²
@@ -159,9 +165,9 @@ class ProdigyMethod(Method):
             sums    inner = Σ w·g·(x0 - x),  s_l1 = Σ r·|s|
             rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
                     d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
-            probe   q = 10⁻³·R first, R = max(10⁻³, rms of all weights), and 8·q after each of 7 steps, or a tenth of total_steps
+            probe   q = 10⁻³·R first, R = max(10⁻³, rms of all weights), and 8·q after each of 7 steps, or total_steps/10
                     a = d_hat/p', p' = min(p, 0.2·R);  good = min(p', 0.05·R) while a > 0 and a ≥ max a / 4 in every step
-                    at the end  d = max(l·max d_hat, good, a quarter of the first q);  q = 0;  l = √(400/total_steps), 1 to 2
+                    then d = max(l·max d_hat, good, a quarter of the first q);  q = 0;  l = √(500/total_steps), 1 to 2
                     one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 10 % of total_steps
         """,
     )
@@ -176,7 +182,7 @@ class ProdigyMethod(Method):
     )
 
     name = "prodigy"
-    fixed_options = ("recipe", "total_steps", "exact_bias_correction", "same_weights", "probe_d0")
+    fixed_options = ("recipe", "total_steps", "length_scaling", "exact_bias_correction", "same_weights", "probe_d0")
     later_scalars = ("weight_m", "weight_v")
 
     def unsaved(self, options: Options) -> tuple[str, ...]:
@@ -195,8 +201,11 @@ class ProdigyMethod(Method):
                 )
             given |= {"exact_bias_correction": True, "same_weights": True}
             given["rms_cap"] = CAP if given["rms_cap"] is None else given["rms_cap"]
+            given["length_scaling"] = given["total_steps"] is not None
             usual = given["slice_p"] == 1 and given["d0"] == self.options.defaults()["d0"]
             given["probe_d0"] = usual and given["total_steps"] is not None  # after it, weights want a warm-up
+        if given["length_scaling"] and given["total_steps"] is None:
+            raise ValueError(f"{where}: length_scaling=True needs the length of the run. Pass total_steps, or leave it out.")
         if given["probe_d0"] and given["slice_p"] > 1:
             raise ValueError(
                 f"{where}: probe_d0=True puts all elements back to where they started, and slice_p={given['slice_p']} keeps the "
@@ -242,6 +251,7 @@ class ProdigyMethod(Method):
         return found | {
             "total_steps": float(options.get("total_steps") or 0),
             "same_weights": float(bool(options.get("same_weights"))),
+            "length_scaling": float(bool(options.get("length_scaling"))),
             "trials": _trials(options.get("total_steps")),
             "lift": _lift(options.get("total_steps")),
         }
@@ -393,10 +403,12 @@ class ProdigyMethod(Method):
 
 def _schedule(options: Options, scalars: Scalars) -> Tensor | float:
     """Linear decay; after a probe, which leaves d no time to grow, a warm-up over a part of the run, too."""
-    left = remaining(options, scalars["updates"])
+    total = options["total_steps"]
+    scale = min(1.0, math.sqrt(LENGTH / total)) if options.get("length_scaling") else 1.0
+    left = scale * remaining(options, scalars["updates"])
     if "probe_ended" not in scalars:
         return left
-    rise = (scalars["updates"] - scalars["probe_ended"] + 1) / (WARM_UP * options["total_steps"])
+    rise = (scalars["updates"] - scalars["probe_ended"] + 1) / (WARM_UP * total)
     return left * torch.where(scalars["probe_ended"] > 0, rise.clamp(0.0, 1.0), 1.0)
 
 
@@ -411,8 +423,8 @@ def _trials(total_steps: int | None) -> float:
 
 
 def _lift(total_steps: int | None) -> float:
-    """What the best estimate of a probe is multiplied by: a short run wants longer steps, by √(1/total_steps)."""
-    return 1.0 if total_steps is None else min(LIFT, max(1.0, math.sqrt(LONG_ENOUGH / total_steps)))
+    """What the best estimate of a probe is multiplied by: the best step of short runs falls with their length, too."""
+    return 1.0 if total_steps is None else min(LIFT, max(1.0, math.sqrt(LENGTH / total_steps)))
 
 
 def _probed(found: Scalars, d_hat: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:

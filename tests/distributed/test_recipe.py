@@ -65,6 +65,7 @@ PARTS = {"recipe": None, "exact_bias_correction": True, "same_weights": True}
         (PARTS, False, "groups that differ in recipe:"),
         ({"total_steps": 61}, True, "constants .*total_steps"),
         ({**PARTS, "same_weights": False}, True, "constants .*same_weights"),
+        (PARTS, True, "constants .*length_scaling"),
         ({**PARTS, "rms_cap": None}, True, "constants .*whether any group has a rms_cap"),
     ],
     ids=str,

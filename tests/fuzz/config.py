@@ -178,8 +178,9 @@ def _of_method(c: Config, method: str) -> Config:
 def _with_recipe(c: Config, r: Random) -> Config:
     """The same with parts of the recipe or all of it, in two seeds of three."""
     kind = r.choice(("none", "parts", "auto"))
-    total, cap = r.choice((None, r.randint(1, c.steps), 3 * c.steps)), 10 ** r.uniform(-4, 0)
+    total, cap = r.choice((None, r.randint(1, c.steps), 3 * c.steps, 1200)), 10 ** r.uniform(-4, 0)
     parts = {"exact_bias_correction": r.random() < 0.7, "same_weights": r.random() < 0.5, "rms_cap": cap}
+    parts["length_scaling"] = total == 1200
     if r.random() < 0.2:
         del parts["rms_cap"]
     if kind == "none":

@@ -36,7 +36,7 @@ PARTS: dict[str, dict[str, Any]] = {
 # of some tensors of every test's model, and the decay ends before the run does.
 SETTINGS: dict[str, dict[str, Any]] = {
     "prodigy auto": {"recipe": "auto", "total_steps": 9, "rms_cap": 0.02, "weight_decay": 0.01},
-    "prodigy probe": {"recipe": "auto", "total_steps": 60, "d0": 1e-6, "weight_decay": 0.01},
+    "prodigy probe": {"recipe": "auto", "total_steps": 900, "d0": 1e-6, "weight_decay": 0.01},
 }
 
 

@@ -44,8 +44,9 @@ def of_oracle(options: dict[str, Any]) -> dict[str, Any]:
     """The options of an optimizer as its oracle has them, which knows no recipe."""
     options = dict(options)
     if options.pop("recipe", None) in ("auto", "automatic"):
-        probes = options.get("d0", 1e-6) == 1e-6 and options.get("total_steps") is not None
-        options = {"exact_bias_correction": True, "same_weights": True, "rms_cap": 0.2, "probe_d0": probes} | options
+        ends = options.get("total_steps") is not None
+        parts = {"exact_bias_correction": True, "same_weights": True, "rms_cap": 0.2, "length_scaling": ends}
+        options = parts | {"probe_d0": ends and options.get("d0", 1e-6) == 1e-6} | options
     return options
 
 

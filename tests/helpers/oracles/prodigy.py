@@ -26,6 +26,7 @@ class ProdigyOracle(Oracle):
         "total_steps": None,
         "exact_bias_correction": False,
         "same_weights": False,
+        "length_scaling": False,
         "rms_cap": None,
         "probe_d0": False,
     }
@@ -76,6 +77,8 @@ class ProdigyOracle(Oracle):
         gamma = d * group["lr"] * bias_correction(group, estimate["k"])
         if group["total_steps"] is not None:
             gamma *= max(0.0, 1 - estimate["taken"] / group["total_steps"])
+            if group["length_scaling"] and group["total_steps"] > 500:
+                gamma *= (500 / group["total_steps"]) ** 0.5
             if estimate["ended"]:
                 gamma *= min(1.0, (estimate["taken"] - estimate["ended"] + 1) / (0.1 * group["total_steps"]))
         w = d / d0 * d if group["same_weights"] else d / d0 * gamma
@@ -130,7 +133,7 @@ class ProdigyOracle(Oracle):
     def end_probe(self, estimate: Estimate) -> None:
         good = min(max(estimate["good"], default=0.0), 50 * estimate["first q"])
         total = estimate["first"]["total_steps"]
-        lift = 1.0 if total is None else min(2.0, max(1.0, (400 / total) ** 0.5))
+        lift = 1.0 if total is None else min(2.0, max(1.0, (500 / total) ** 0.5))
         estimate["d"] = max(lift * estimate["d"], good, estimate["first q"] / 4)
         estimate.update(q=0.0, probing=False, back=True, d_max=max(estimate["d_max"], estimate["d"]))
 

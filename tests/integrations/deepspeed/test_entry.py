@@ -200,6 +200,7 @@ def test_the_recipe_may_stand_in_the_entry(pool2: WorkerPool) -> None:
             "total_steps": 100,
             "exact_bias_correction": True,
             "same_weights": True,
+            "length_scaling": True,
             "rms_cap": 0.2,
         }
         assert {name: defaults[name] for name in expected} == expected

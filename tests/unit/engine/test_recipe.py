@@ -84,6 +84,7 @@ GROUPS: dict[str, list[dict[str, Any]] | None] = {
         {"recipe": None, "use_bias_correction": True, "safeguard_warmup": True, "d_coef": 4.0},
         {"nonfinite": "skip"},
         {"maximize": True},
+        {"total_steps": 1800},
         {"estimates": ["default", "rest"]},
     ],
     ids=str,
@@ -388,6 +389,7 @@ CHANGED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"recipe": None, "total_steps": None}, {"total_steps": None}, "recipe=None.*recipe='auto'"),
     ({"recipe": None}, {"recipe": None, "same_weights": True}, "same_weights=False.*same_weights=True"),
     ({"recipe": None}, {"recipe": None, "exact_bias_correction": True}, "exact_bias_correction"),
+    ({"recipe": None}, {"recipe": None, "length_scaling": True}, "length_scaling"),
 ]
 
 
@@ -431,6 +433,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     *(({"total_steps": value}, "total_steps=.*must be None or an integer >= 1") for value in (0, -3, 1.5, "x", True, 2**60)),
     *(({"rms_cap": value}, "rms_cap=.*must be None or a number > 0") for value in (0, -1, float("inf"), float("nan"), "x", True)),
     ({"exact_bias_correction": 1}, "exact_bias_correction=1.*True or False"),
+    ({"length_scaling": 0.5}, "length_scaling=0.5.*True or False"),
+    ({"recipe": None, "total_steps": None, "length_scaling": True}, "length_scaling=True needs the length.*Pass total_steps"),
     ({"same_weights": "yes"}, "same_weights='yes'.*True or False"),
     ({"use_bias_correction": True}, "recipe='auto' and use_bias_correction=True contradict"),
     ({"safeguard_warmup": True}, "recipe='auto' and safeguard_warmup=True contradict"),
@@ -497,7 +501,8 @@ IN_MID_RUN: list[tuple[dict[str, Any], dict[str, Any]]] = [
     )),
     *(({}, change) for change in (
         {"recipe": None}, {"total_steps": 61}, {"total_steps": None}, {"exact_bias_correction": False},
-        {"same_weights": False}, {"use_bias_correction": True}, {"safeguard_warmup": True}, {"total_steps": 1.5},
+        {"same_weights": False}, {"length_scaling": False},
+        {"use_bias_correction": True}, {"safeguard_warmup": True}, {"total_steps": 1.5},
     )),
 ]  # fmt: skip
 
