@@ -205,7 +205,9 @@ class ProdigyMethod(Method):
             usual = given["slice_p"] == 1 and given["d0"] == self.options.defaults()["d0"]
             given["probe_d0"] = usual and given["total_steps"] is not None  # after it, weights want a warm-up
         if given["length_scaling"] and given["total_steps"] is None:
-            raise ValueError(f"{where}: length_scaling=True needs the length of the run. Pass total_steps, or leave it out.")
+            raise ValueError(
+                f"{where}: length_scaling=True needs the length of the run. Pass total_steps, or leave it out."
+            )
         if given["probe_d0"] and given["slice_p"] > 1:
             raise ValueError(
                 f"{where}: probe_d0=True puts all elements back to where they started, and slice_p={given['slice_p']} keeps the "
