@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ..kernels import KERNELS, Backend, check_available
 from ..methods import METHODS, Buffer
-from ..methods.base import Dtypes
+from ..methods.base import Dtypes, Method
 from ..options.checks import check_choice, check_options
 from ..sharding import registry
 from ..sharding.dtensor import is_dtensor
@@ -35,6 +35,9 @@ from .state.validation import FORMAT, TRAIN
 from .step_plan import PlanCache
 from .step_size import StepSize
 from .uneven_inputs import MayJoin
+
+TRIALS = 64
+"""Steps within which a method puts tensors back; held ones count, so that it is more than any method tries."""
 
 
 class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
@@ -318,7 +321,9 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
             squares = None if rms is None else rms.local
             split = self._split(shown, lots)
             window.sums += sweep(self, *split, phases=window.phases, skip=window.overflow, squares=squares)
-            put_back(self, *split, skip=window.overflow, squares=squares)
+            tries = type(self._method).tries is not Method.tries and self.step_size.steps < TRIALS
+            if tries and any(map(self._method.tries, self.param_groups)):
+                put_back(self, *split, skip=window.overflow, squares=squares)
         elif found is not None:
             found.spread(torch.tensor(True, device="cpu"))
 

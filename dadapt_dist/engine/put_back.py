@@ -4,16 +4,12 @@ import torch
 from torch import Tensor
 
 from ..kernels import eager
-from ..methods import Method
 from ..methods.base import Options
 from .local_step import Entries
 from .members import MovesTensors
 from .option_sets import STAYS, Lots
 from .per_tensor import TensorLots
 from .state.buffers import is_unmoved
-
-TRIALS = 64
-"""Steps in which this is looked for; held ones count, so that it is more than any method tries."""
 
 
 def put_back(
@@ -23,18 +19,16 @@ def put_back(
 
     entries, lots, skip, squares: as of `sweep`, after it. Waits for no device.
     """
-    if optimizer.step_size.steps >= TRIALS or type(optimizer._method).puts_back is Method.puts_back:
-        return
     table = optimizer.step_size._scalars
     for (group, params), lot in zip(entries, lots.of, strict=True):
         left = [p for p in params if (lot == STAYS or p.grad is None) and p in optimizer.state]
         row = table.row(group["estimate"]) if left else 0
         for p in (p for p in left if not is_unmoved(optimizer, p)):
-            place, _ = optimizer.step_size._shards.parts(p)[0]
-            if not place.is_in_memory(p):
+            parts = optimizer.step_size._shards.parts(p)
+            if not parts or not all(place.is_in_memory(p) for place, _ in parts):
                 continue
             returns = optimizer._method.puts_back(group, table.on(p.device, row))
-            if returns is not None and not (eager.readable(p.device) and not bool(returns)):
+            if not (eager.readable(p.device) and not bool(returns)):
                 _return(optimizer, p, group, returns if skip is None else returns & ~skip.to(p.device))
                 if squares is not None and optimizer.step_size._rms is not None:
                     optimizer.step_size._rms.measure_again(optimizer.step_size._shards, p)

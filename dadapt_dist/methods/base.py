@@ -265,12 +265,16 @@ class Method(ABC):
     def buffers(self, options: Options) -> dict[str, Buffer]:
         """The buffers of every parameter of a group with these options."""
 
-    def puts_back(self, options: Options, scalars: Scalars) -> Tensor | None:
-        """Whether the coming step gives x and the buffers their first values: 0-dim bool; None where no step ever does.
+    def tries(self, options: Options) -> bool:
+        """Whether a run of such groups begins with trial steps, after which one puts everything back."""
+        return False
+
+    def puts_back(self, options: Options, scalars: Scalars) -> Tensor:
+        """Whether the coming step gives x and the buffers their first values: 0-dim bool, asked where `tries`.
 
         `coefficients` do so with the tensors that the step moves; this is for the others.
         """
-        return None
+        raise NotImplementedError
 
     def coupled_decay(self, options: Options) -> float:
         """The weight decay that enters the gradient (g + wd·x) for a group; 0 where decay is decoupled."""

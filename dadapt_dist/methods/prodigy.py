@@ -290,17 +290,20 @@ class ProdigyMethod(Method):
             "keep": 1 - gamma * decay if decay and options["decouple"] else None,
             "step": step, "eps": eps, "r": options["layer_scale"], "back": 0.0,
         }  # fmt: skip
-        back = self.puts_back(options, scalars)
-        if back is None:
+        if not self.tries(options):
             return c
+        back = self.puts_back(options, scalars)
         one = torch.ones_like(d)  # two python numbers would make a float32 of them
         zeroed = {
             name: torch.where(back, 0.0, one * c[name]) for name in ("b1", "to_m", "b2", "to_v", "b3", "to_s", "step")
         }
         return c | zeroed | {"back": back.to(torch.float64)}
 
-    def puts_back(self, options: Options, scalars: Scalars) -> Tensor | None:
-        return scalars["probe_phase"] == PUTTING_BACK if options.get("probe_d0") else None
+    def tries(self, options: Options) -> bool:
+        return bool(options.get("probe_d0"))
+
+    def puts_back(self, options: Options, scalars: Scalars) -> Tensor:
+        return scalars["probe_phase"] == PUTTING_BACK
 
     def _rate(self, options: Options, scalars: Scalars) -> Tensor:
         """γ of the coming step: 0-dim float64."""

@@ -50,7 +50,7 @@ def apart(options: list[dict[str, Any]], change: dict[str, Any] | None = None, *
     return outcome(nn.Parameter(tensor(name, 6).clone()), name, options[rank], change)
 
 
-PARTS = {"recipe": None, "exact_bias_correction": True, "same_weights": True}
+PARTS = {"recipe": None, "exact_bias_correction": True, "same_weights": True, "length_scaling": True}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ PARTS = {"recipe": None, "exact_bias_correction": True, "same_weights": True}
         (PARTS, False, "groups that differ in recipe:"),
         ({"total_steps": 61}, True, "constants .*total_steps"),
         ({**PARTS, "same_weights": False}, True, "constants .*same_weights"),
-        (PARTS, True, "constants .*length_scaling"),
+        ({**PARTS, "length_scaling": False}, True, "constants .*length_scaling"),
         ({**PARTS, "rms_cap": None}, True, "constants .*whether any group has a rms_cap"),
     ],
     ids=str,
