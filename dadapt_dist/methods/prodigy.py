@@ -166,6 +166,7 @@ class ProdigyMethod(Method):
             rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
                     d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
             probe   q = 10⁻³·R first, R = max(10⁻³, rms of all weights), and 8·q after each of 7 steps, or total_steps/10
+                    wd = 0 in these steps, and rms_cap at most 0.2
                     a = d_hat/p', p' = min(p, 0.2·R);  good = min(p', 0.05·R) while a > 0 and a ≥ max a / 4 in every step
                     then d = max(l·max d_hat, good, a quarter of the first q);  q = 0;  l = √(500/total_steps), 1 to 2
                     one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 10 % of total_steps
@@ -297,6 +298,8 @@ class ProdigyMethod(Method):
         zeroed = {
             name: torch.where(back, 0.0, one * c[name]) for name in ("b1", "to_m", "b2", "to_v", "b3", "to_s", "step")
         }
+        if c["keep"] is not None:  # a trial step is bounded by the cap, and its decay would not be
+            zeroed["keep"] = torch.where(scalars["probe_phase"] == 0, c["keep"], one)
         return c | zeroed | {"back": back.to(torch.float64)}
 
     def tries(self, options: Options) -> bool:

@@ -96,7 +96,7 @@ class ProdigyOracle(Oracle):
         state["v"] = b2 * state["v"] + (1 - b2) * d**2 * g**2
         state["s"] = b3 * state["s"] + w_s * g_sliced
         s_l1 = (r * state["s"].abs()).sum()
-        if group["decouple"]:
+        if group["decouple"] and not estimate["probing"]:
             x.copy_(x - wd * gamma * x)
         if group["exact_bias_correction"]:
             W_m, W_v = b1 * estimate["W_m"] + (1 - b1) * d, b2 * estimate["W_v"] + (1 - b2) * d**2
