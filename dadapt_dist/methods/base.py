@@ -265,6 +265,10 @@ class Method(ABC):
     def buffers(self, options: Options) -> dict[str, Buffer]:
         """The buffers of every parameter of a group with these options."""
 
+    def summed_schedule(self, options: Options) -> float:
+        """Σ over a run of what its own schedule multiplies d·lr by; 0.0 where it has none."""
+        return 0.0
+
     def tries(self, options: Options) -> bool:
         """Whether a run of such groups begins with trial steps, after which one puts everything back."""
         return False

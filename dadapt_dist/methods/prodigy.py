@@ -302,6 +302,10 @@ class ProdigyMethod(Method):
             zeroed["keep"] = torch.where(scalars["probe_phase"] == 0, c["keep"], one)
         return c | zeroed | {"back": back.to(torch.float64)}
 
+    def summed_schedule(self, options: Options) -> float:
+        total = options.get("total_steps")
+        return 0.0 if total is None else _scale(options) * total / 2
+
     def tries(self, options: Options) -> bool:
         return bool(options.get("probe_d0"))
 
@@ -409,14 +413,17 @@ class ProdigyMethod(Method):
         return super().moved(d, scalars, sums, constants) | ended
 
 
+def _scale(options: Options) -> float:
+    """What the length of a run multiplies its steps by."""
+    return min(1.0, math.sqrt(LENGTH / options["total_steps"])) if options.get("length_scaling") else 1.0
+
+
 def _schedule(options: Options, scalars: Scalars) -> Tensor | float:
     """Linear decay; after a probe, which leaves d no time to grow, a warm-up over a part of the run, too."""
-    total = options["total_steps"]
-    scale = min(1.0, math.sqrt(LENGTH / total)) if options.get("length_scaling") else 1.0
-    left = scale * remaining(options, scalars["updates"])
+    left = _scale(options) * remaining(options, scalars["updates"])
     if "probe_ended" not in scalars:
         return left
-    rise = (scalars["updates"] - scalars["probe_ended"] + 1) / (WARM_UP * total)
+    rise = (scalars["updates"] - scalars["probe_ended"] + 1) / (WARM_UP * options["total_steps"])
     return left * torch.where(scalars["probe_ended"] > 0, rise.clamp(0.0, 1.0), 1.0)
 
 

@@ -117,6 +117,15 @@ def growing(growth: float, length: int, parts: tuple[float, ...]) -> str:
     )
 
 
+def pulled(decay: float, pull: float, length: int) -> str:
+    """Weight decay that enters the estimate."""
+    return (
+        f"weight_decay={decay:g} adds up to {pull:.2g} over total_steps={length}, so that the weights lose all of where they "
+        "started. The estimate takes that for a distance that they were to go, and d comes out too large. Use a smaller "
+        f"weight_decay, or d_coef=0.5. {see('weight-decay-inflates-d')}"
+    )
+
+
 def decays_twice(length: int, now: float, peak: float) -> str:
     """A schedule beside the optimizer's own."""
     return (

@@ -9,6 +9,7 @@ from . import advice_texts
 
 SHORT = 50  # steps within which d is not found: no task of the suite trains well in so few
 GROWING = 1.5  # times d in the last part of the run: it was still looking
+PULL = 3.0  # summed weight decay of a run, above which nearly nothing of x0 is left in x, and x0 - x is x0
 PARTS = 0.5, 0.8, 0.95  # of the run: when d is to have left d0, and between which it is to have settled
 
 
@@ -43,6 +44,7 @@ class RunLength:
         if steps < late:
             self._check_left(advice, step_size, found[0])
             self._check_alone(advice, step_size)
+            self._check_pull(advice, step_size, float(found[0].max()))
             return late
         if steps < last:
             self._before = found[0]
@@ -63,6 +65,23 @@ class RunLength:
         peak = max((float(group.get("initial_lr", group["lr"])) for group in groups), default=0.0)
         if now < 0.9 * peak:
             advice.say(step_size, "decays twice", advice_texts.decays_twice(self.length, now, peak))
+
+    def _check_pull(self, advice: Any, step_size: Any, d: float) -> None:
+        pulls = [
+            (
+                group["weight_decay"]
+                * group.get("initial_lr", group["lr"])
+                * d
+                * member._method.summed_schedule(group),
+                group,
+            )
+            for member in step_size._roster
+            for group in member._all_groups
+            if group.get("weight_decay") and not member._method.coupled_decay(group)
+        ]
+        pull, group = max(pulls, key=lambda found: float(found[0]), default=(0.0, {}))
+        if pull > PULL:
+            advice.say(step_size, "pull", advice_texts.pulled(group["weight_decay"], float(pull), self.length))
 
     def _check_settled(self, advice: Any, step_size: Any, d: Tensor) -> None:
         if self._before is None:

@@ -58,6 +58,15 @@ def test_d_that_still_grows_at_the_end_is_named(library_log: Any) -> None:
     assert "between 80% and 95% of total_steps=100" in said(library_log)[0]
 
 
+def test_weight_decay_that_takes_all_of_the_first_weights_is_named(library_log: Any) -> None:
+    run(200, 200, downhill, d0=1e-2, weight_decay=0.1)
+    assert len(said(library_log)) == 1
+    assert "weight_decay=0.1 adds up to" in said(library_log)[0]
+    library_log.clear()
+    run(200, 200, downhill, d0=1e-2, weight_decay=0.01)
+    assert said(library_log) == []
+
+
 def test_steps_after_the_end_move_nothing_and_are_named_once(library_log: Any) -> None:
     optimizer = run(60, 60, downhill, d0=1e-2)
     p = optimizer.param_groups[0]["params"][0]
