@@ -67,7 +67,7 @@ class RunLength:
             advice.say(step_size, "decays twice", advice_texts.decays_twice(self.length, now, peak))
 
     def _check_pull(self, advice: Any, step_size: Any, d: float) -> None:
-        pulls = [
+        pulls: list[tuple[float, dict[str, Any]]] = [
             (
                 group["weight_decay"]
                 * group.get("initial_lr", group["lr"])
@@ -79,8 +79,8 @@ class RunLength:
             for group in member._all_groups
             if group.get("weight_decay") and not member._method.coupled_decay(group)
         ]
-        pull, group = max(pulls, key=lambda found: float(found[0]), default=(0.0, {}))
-        if pull > PULL:
+        pull, group = max(pulls, key=lambda found: float(found[0]), default=(0.0, None))
+        if group is not None and pull > PULL:
             advice.say(step_size, "pull", advice_texts.pulled(group["weight_decay"], float(pull), self.length))
 
     def _check_settled(self, advice: Any, step_size: Any, d: Tensor) -> None:
