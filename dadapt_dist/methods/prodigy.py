@@ -27,22 +27,14 @@ from ..options.fields import (
     switch,
     whole_or_none,
 )
+from . import trial_steps
 from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
 from .ops import add_, add_product_, add_ratio_, bias_correction, dot_difference, remaining, root, total_abs
 
-# What the root mean square of a tensor is taken to be at least, for the cap: one that begins as 0 has to get away from there; and
-# of all weights together, for the first step of the probe.
-FLOOR, SMALLEST = 1e-2, 1e-3
+FLOOR = 1e-2  # what the rms of a tensor is taken to be at least, for the cap: one that begins as 0 has to get away from there
 CAP = 0.2  # rms_cap of recipe="auto"
-# The probe: its first step, relative to the weights; how much longer each step is than the last; how many are measured, and the
-# share of the run that they take at most; the share of the best alignment that still counts as aligned, and how much of the
-# weights d is at most for that alone; the length of run below which the best d_hat is lifted, and above which steps are
-# scaled down; the most that it is lifted by; the share of its first step that d is then at least.
-FIRST_PROBE, LONGER, MEASURED, SHARE, ALIGNED, SPOKEN_FOR, LEAST = 1e-3, 8.0, 7, 0.1, 0.25, 0.05, 0.25
-LENGTH, LIFT = 500, 2.0
-TRIAL_CAP = 0.2  # of a trial step, as rms_cap
+LENGTH = 500  # of a run, above which length_scaling acts
 WARM_UP = 0.1  # of total_steps, after a probe
-PROBING, PUTTING_BACK = 1.0, 2.0  # of the scalar probe_phase; 0: neither
 
 
 @dataclass(frozen=True)
@@ -231,14 +223,7 @@ class ProdigyMethod(Method):
         found: dict[str, Initial] = {"d": options["d0"], "d_max": options["d0"], "numerator": 0.0}
         found |= {"weight_m": 0.0, "weight_v": 0.0}
         if options.get("probe_d0"):
-            found |= {
-                "probe_step": 0.0,
-                "probe_first": 0.0,
-                "probe_best": 0.0,
-                "probe_good": 0.0,
-                "probe_phase": PROBING,
-                "probe_ended": 0.0,
-            }
+            found |= dict(trial_steps.SCALARS)
         counts = options.get("exact_bias_correction") or options.get("total_steps") is not None
         return found | {"updates": 0.0} if counts else found
 
@@ -255,8 +240,8 @@ class ProdigyMethod(Method):
             "total_steps": float(options.get("total_steps") or 0),
             "same_weights": float(bool(options.get("same_weights"))),
             "length_scaling": float(bool(options.get("length_scaling"))),
-            "trials": _trials(options.get("total_steps")),
-            "lift": _lift(options.get("total_steps")),
+            "trials": trial_steps.number(options.get("total_steps")),
+            "lift": trial_steps.lift(options.get("total_steps")),
         }
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
@@ -273,7 +258,7 @@ class ProdigyMethod(Method):
         return 0.0 if options["decouple"] else float(options["weight_decay"])
 
     def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
-        d = _size(scalars)
+        d = trial_steps.size(scalars)
         (beta1, beta2), decay = options["betas"], options["weight_decay"]
         gamma = self._rate(options, scalars)
         without = d / constants["d0"] * d
@@ -310,11 +295,11 @@ class ProdigyMethod(Method):
         return bool(options.get("probe_d0"))
 
     def puts_back(self, options: Options, scalars: Scalars) -> Tensor:
-        return scalars["probe_phase"] == PUTTING_BACK
+        return scalars["probe_phase"] == trial_steps.PUTTING_BACK
 
     def _rate(self, options: Options, scalars: Scalars) -> Tensor:
         """γ of the coming step: 0-dim float64."""
-        gamma: Tensor = _size(scalars) * options["lr"] * bias_correction(options, scalars["k"])
+        gamma: Tensor = trial_steps.size(scalars) * options["lr"] * bias_correction(options, scalars["k"])
         return gamma if options.get("total_steps") is None else gamma * _schedule(options, scalars)
 
     def advance(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
@@ -323,7 +308,7 @@ class ProdigyMethod(Method):
         if "probe_phase" in scalars:
             phase = scalars["probe_phase"]
             moved |= {"numerator": scalars["numerator"], "probe_phase": phase}
-            back = phase == PUTTING_BACK
+            back = phase == trial_steps.PUTTING_BACK
             moved = {name: torch.where(back, 0.0, value) for name, value in moved.items()}
             if "updates" in scalars:
                 moved["probe_ended"] = torch.where(back, scalars["updates"] + 1, scalars["probe_ended"])
@@ -333,19 +318,14 @@ class ProdigyMethod(Method):
         return options.get("rms_cap") is not None or bool(options.get("probe_d0"))
 
     def begin(self, rms: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
-        if "probe_phase" not in scalars:
-            return {}
-        step = scalars["probe_step"]
-        first = torch.maximum(constants["d0"], FIRST_PROBE * rms.clamp_min(SMALLEST))
-        fresh = (scalars["probe_phase"] == PROBING) & (step == 0)
-        return {name: torch.where(fresh, first, scalars[name]) for name in ("probe_step", "probe_first")}
+        return trial_steps.begun(rms, scalars, constants) if "probe_phase" in scalars else {}
 
     def held(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         """A trial step was too long to have finite gradients after it: the probe ends, or the run would never leave there."""
         if "probe_phase" not in scalars:
             return {}
-        ends = (scalars["probe_phase"] == PROBING) & (scalars["k"] > 0)
-        return _ended(ends, scalars, scalars, constants["lift"])
+        ends = (scalars["probe_phase"] == trial_steps.TRYING) & (scalars["k"] > 0)
+        return trial_steps.ended(ends, scalars, scalars, constants["lift"])
 
     def froze(self, scalars: Scalars) -> Scalars:
         return {name: torch.zeros_like(scalars[name]) for name in ("probe_step", "probe_phase") if name in scalars}
@@ -358,8 +338,8 @@ class ProdigyMethod(Method):
         cap = math.inf if cap is None else cap
         largest = (torch.ones_like(gamma) * cap) * rms.clamp_min(FLOOR)
         if options.get("probe_d0"):
-            trial = min(cap, TRIAL_CAP) * rms.clamp_min(FLOOR)
-            largest = torch.where(scalars["probe_phase"] == PROBING, trial, largest)
+            trial = min(cap, trial_steps.CAP) * rms.clamp_min(FLOOR)
+            largest = torch.where(scalars["probe_phase"] == trial_steps.TRYING, trial, largest)
         return torch.where(gamma > largest, largest / gamma, 1.0)
 
     def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
@@ -404,7 +384,7 @@ class ProdigyMethod(Method):
         d = torch.where(d == constants["d0"], torch.maximum(d, d_hat), d)
         d = torch.minimum(d_max, d * constants["growth_rate"])
         found = {"d": d, "d_max": d_max, "numerator": numerator}
-        return found | _probed(found, d_hat, scalars, constants) if "probe_phase" in scalars else found
+        return found | trial_steps.taken(found, d_hat, scalars, constants) if "probe_phase" in scalars else found
 
     def moved(
         self, d: float, scalars: Mapping[str, float], sums: Mapping[str, float] | None, constants: Mapping[str, float]
@@ -427,51 +407,7 @@ def _schedule(options: Options, scalars: Scalars) -> Tensor | float:
     return left * torch.where(scalars["probe_ended"] > 0, rise.clamp(0.0, 1.0), 1.0)
 
 
-def _size(scalars: Scalars) -> Tensor:
-    """What takes the place of d in a step: d, or the trial step of the probe, if that is longer."""
-    return torch.maximum(scalars["d"], scalars["probe_step"]) if "probe_step" in scalars else scalars["d"]
-
-
-def _trials(total_steps: int | None) -> float:
-    """How many trial steps are measured in a run of this length."""
-    return float(MEASURED if total_steps is None else min(MEASURED, max(1, int(SHARE * total_steps))))
-
-
-def _lift(total_steps: int | None) -> float:
-    """What the best estimate of a probe is multiplied by: the best step of short runs falls with their length, too."""
-    return 1.0 if total_steps is None else min(LIFT, max(1.0, math.sqrt(LENGTH / total_steps)))
-
-
-def _probed(found: Scalars, d_hat: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
-    """The scalars of the probe after a step of it, and d where it ends; all as they were where there is none."""
-    trials = constants["trials"]
-    probing, size, k = scalars["probe_phase"] == PROBING, _size(scalars), scalars["k"]
-    bound = TRIAL_CAP / FIRST_PROBE * scalars["probe_first"]  # relative to all weights, what a step may move
-    moved, before = torch.minimum(size, bound), torch.minimum(size / LONGER, bound)
-    ratio, good = d_hat / moved, scalars["probe_good"]
-    measured = probing & (k > 0)
-    best = torch.where(measured, torch.maximum(scalars["probe_best"], ratio), scalars["probe_best"])
-    aligned = measured & (ratio > 0) & (ratio >= ALIGNED * best) & ((k < 2) | (good >= before))
-    good = torch.where(aligned, torch.maximum(good, moved), good)
-    ended = _ended(probing & (k >= trials), found, scalars | {"probe_good": good}, constants["lift"])
-    longer = torch.where(probing & (k < trials), LONGER * size, ended["probe_step"])
-    return ended | {"probe_step": longer, "probe_best": best, "probe_good": good}
-
-
-def _ended(ends: Tensor, found: Scalars, scalars: Scalars, lift: Tensor) -> Scalars:
-    """The scalars where the probe ends: d is the largest that it speaks for, and x goes back. found: with the last estimates."""
-    first = scalars["probe_first"]
-    least = torch.maximum(torch.minimum(scalars["probe_good"], SPOKEN_FOR / FIRST_PROBE * first), LEAST * first)
-    d = torch.where(ends, torch.maximum(lift * found["d"], least), found["d"])
-    return {
-        "d": d,
-        "d_max": torch.maximum(found["d_max"], d),
-        "probe_step": torch.where(ends, 0.0, scalars["probe_step"]),
-        "probe_phase": torch.where(ends, PUTTING_BACK, scalars["probe_phase"]),
-    }
-
-
 def _weights(scalars: Scalars, to_m: Any, to_v: Any) -> tuple[Tensor, Tensor]:
     """(W_m, W_v), the sums of the weights in m and in v after the coming step. to_m, to_v: 1 - b1 and 1 - b2."""
-    d = _size(scalars)
+    d = trial_steps.size(scalars)
     return torch.lerp(scalars["weight_m"], d, to_m), torch.lerp(scalars["weight_v"], d * d, to_v)

@@ -1,0 +1,84 @@
+"""Trial steps at the start of a run, which find the first d of Prodigy, and after which one step puts everything back."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .base import Initial, Scalars
+
+TRYING, PUTTING_BACK = 1.0, 2.0  # of the scalar probe_phase; 0: neither
+SCALARS: Mapping[str, Initial] = {
+    "probe_step": 0.0,
+    "probe_first": 0.0,
+    "probe_best": 0.0,
+    "probe_good": 0.0,
+    "probe_phase": TRYING,
+    "probe_ended": 0.0,
+}
+"""The length of the coming trial and of the first; the best alignment so far, and the last step that was aligned; the phase, and
+the number of updates when it ended."""
+FIRST, SMALLEST = (
+    1e-3,
+    1e-3,
+)  # the first step, relative to the rms of all weights, and what that is taken to be at least
+LONGER = 8.0  # each step, relative to the one before
+CAP = 0.2  # what a step may move, relative to each tensor and to all weights
+MEASURED, SHARE = 7, 0.1  # how many are measured, and the share of the run that they take at most
+ALIGNED = 0.25  # the share of the best alignment that still counts as aligned
+SPOKEN_FOR = 0.05  # d is at most so much of all weights because steps of it were aligned
+LEAST = 0.25  # d is at least so much of the first step
+SHORT, LIFT = 500, 2.0  # the length of run below which the best estimate is lifted, and the most that it is lifted by
+
+
+def begun(rms: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    """The first step, before the first step of a run. rms: of all weights, 0-dim float64."""
+    step = scalars["probe_step"]
+    first = torch.maximum(constants["d0"], FIRST * rms.clamp_min(SMALLEST))
+    fresh = (scalars["probe_phase"] == TRYING) & (step == 0)
+    return {name: torch.where(fresh, first, scalars[name]) for name in ("probe_step", "probe_first")}
+
+
+def size(scalars: Scalars) -> Tensor:
+    """What takes the place of d in a step: d, or the trial step of the probe, if that is longer."""
+    return torch.maximum(scalars["d"], scalars["probe_step"]) if "probe_step" in scalars else scalars["d"]
+
+
+def number(total_steps: int | None) -> float:
+    """How many trial steps are measured in a run of this length."""
+    return float(MEASURED if total_steps is None else min(MEASURED, max(1, int(SHARE * total_steps))))
+
+
+def lift(total_steps: int | None) -> float:
+    """What the best estimate of a probe is multiplied by: the best step of short runs falls with their length, too."""
+    return 1.0 if total_steps is None else min(LIFT, max(1.0, math.sqrt(SHORT / total_steps)))
+
+
+def taken(found: Scalars, d_hat: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+    """The scalars of the probe after a step of it, and d where it ends; all as they were where there is none."""
+    trials = constants["trials"]
+    trying, p, k = scalars["probe_phase"] == TRYING, size(scalars), scalars["k"]
+    bound = CAP / FIRST * scalars["probe_first"]  # relative to all weights, what a step may move
+    moved, before = torch.minimum(p, bound), torch.minimum(p / LONGER, bound)
+    ratio, good = d_hat / moved, scalars["probe_good"]
+    measured = trying & (k > 0)
+    best = torch.where(measured, torch.maximum(scalars["probe_best"], ratio), scalars["probe_best"])
+    aligned = measured & (ratio > 0) & (ratio >= ALIGNED * best) & ((k < 2) | (good >= before))
+    good = torch.where(aligned, torch.maximum(good, moved), good)
+    end = ended(trying & (k >= trials), found, scalars | {"probe_good": good}, constants["lift"])
+    longer = torch.where(trying & (k < trials), LONGER * p, end["probe_step"])
+    return end | {"probe_step": longer, "probe_best": best, "probe_good": good}
+
+
+def ended(ends: Tensor, found: Scalars, scalars: Scalars, times: Tensor) -> Scalars:
+    """The scalars where the probe ends: d is the largest that it speaks for, and x goes back. found: with the last estimates."""
+    first = scalars["probe_first"]
+    least = torch.maximum(torch.minimum(scalars["probe_good"], SPOKEN_FOR / FIRST * first), LEAST * first)
+    d = torch.where(ends, torch.maximum(times * found["d"], least), found["d"])
+    return {
+        "d": d,
+        "d_max": torch.maximum(found["d_max"], d),
+        "probe_step": torch.where(ends, 0.0, scalars["probe_step"]),
+        "probe_phase": torch.where(ends, PUTTING_BACK, scalars["probe_phase"]),
+    }
