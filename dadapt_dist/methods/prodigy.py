@@ -331,16 +331,15 @@ class ProdigyMethod(Method):
         return {name: torch.zeros_like(scalars[name]) for name in ("probe_step", "probe_phase") if name in scalars}
 
     def tensor_factors(self, rms: Tensor, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Tensor:
-        cap = options.get("rms_cap")
-        if cap is None and not options.get("probe_d0"):
+        cap, tries = options.get("rms_cap"), self.tries(options)
+        if cap is None and not tries:
             return torch.ones_like(rms)
-        gamma = self._rate(options, scalars) * options["layer_scale"]
-        cap = math.inf if cap is None else cap
-        largest = (torch.ones_like(gamma) * cap) * rms.clamp_min(FLOOR)
-        if options.get("probe_d0"):
-            trial = min(cap, trial_steps.CAP) * rms.clamp_min(FLOOR)
-            largest = torch.where(scalars["probe_phase"] == trial_steps.TRYING, trial, largest)
-        return torch.where(gamma > largest, largest / gamma, 1.0)
+        gamma, sizes = self._rate(options, scalars) * options["layer_scale"], rms.clamp_min(FLOOR)
+        factors = torch.ones_like(rms) if cap is None else _at_most(cap * sizes, gamma)
+        if not tries or (cap is not None and cap <= trial_steps.CAP):
+            return factors
+        trying = scalars["probe_phase"] == trial_steps.TRYING
+        return torch.where(trying, _at_most(trial_steps.CAP * sizes, gamma), factors)
 
     def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
         rate = super().learning_rate(options, scalars)
@@ -391,6 +390,11 @@ class ProdigyMethod(Method):
     ) -> dict[str, float]:
         ended = {name: 0.0 for name in ("probe_step", "probe_phase") if name in scalars}
         return super().moved(d, scalars, sums, constants) | ended
+
+
+def _at_most(largest: Tensor, gamma: Tensor) -> Tensor:
+    """What γ is multiplied by, so that it is at most the largest of each tensor."""
+    return torch.where(gamma > largest, largest / gamma, 1.0)
 
 
 def _scale(options: Options) -> float:

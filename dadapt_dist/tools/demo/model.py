@@ -20,6 +20,7 @@ class Size:
 
 
 SIZES = {
+    "medium": Size(dim=256, layers=4, heads=4, context=64),
     "small": Size(dim=128, layers=4, heads=4, context=64),
     "tiny": Size(dim=32, layers=2, heads=4, context=32),
 }

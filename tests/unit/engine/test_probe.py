@@ -167,3 +167,35 @@ def test_parameters_without_a_gradient_in_the_step_that_puts_back_go_back_too(dt
             assert rms.local.tolist() == pytest.approx([float(x.double().square().sum()) for x in start], rel=1e-12)
             return
     raise AssertionError("nothing was put back")
+
+
+OTHERS: list[dict[str, Any]] = [
+    {"rms_cap": 0.5},
+    {"rms_cap": 1e-3},
+    {"total_steps": 23},
+    {"total_steps": 5},
+    {"weight_decay": 3.0},
+    {"recipe": None, "probe_d0": True, "total_steps": None},
+    {"recipe": None, "probe_d0": True, "exact_bias_correction": True, "d_coef": 0.5, "rms_cap": 0.3},
+]
+
+
+@pytest.mark.parametrize("options", OTHERS, ids=str)
+def test_other_caps_lengths_and_parts_follow_the_oracle(options: dict[str, Any]) -> None:
+    """Trial steps are bounded whatever the cap of the other steps is, and take no decay, which nothing would bound."""
+    model, other = Tiny(), Tiny()
+    params = list(model.parameters())
+    optimizer = dd.Prodigy(params, **AUTO | options)
+    oracle = ORACLES["prodigy"](params, **of_oracle(AUTO | options))
+    phases = []
+    for number in range(14):
+        for p, g in zip(params, gradients(other, [p.detach().clone() for p in params], number), strict=True):
+            p.grad = g
+        right = gradients(other, oracle.params, number)
+        optimizer.step()
+        oracle.step(right)
+        assert optimizer.d == pytest.approx(oracle.d, rel=1e-10)
+        phases.append(phase(optimizer))
+    assert all(torch.allclose(p, q, rtol=0, atol=1e-12) for p, q in zip(params, oracle.params, strict=True))
+    assert phases.count(PUTTING_BACK) == 1
+    assert phases[-1] == 0
