@@ -236,13 +236,13 @@ class ProdigyMethod(Method):
         beta1, beta2 = options["betas"]
         found = super().constants(options) | {"average": average, "to_m": 1 - beta1, "to_v": 1 - beta2}
         # Nothing is folded with these, but ranks with other values of them would take other steps.
-        return found | {
-            "total_steps": float(options.get("total_steps") or 0),
+        total = options.get("total_steps")
+        found |= {
+            "total_steps": float(total or 0),
             "same_weights": float(bool(options.get("same_weights"))),
             "length_scaling": float(bool(options.get("length_scaling"))),
-            "trials": trial_steps.number(options.get("total_steps")),
-            "lift": trial_steps.lift(options.get("total_steps")),
         }
+        return found | trial_steps.constants(total) if self.tries(options) else found
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
         buffers = {
@@ -258,7 +258,7 @@ class ProdigyMethod(Method):
         return 0.0 if options["decouple"] else float(options["weight_decay"])
 
     def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
-        d = trial_steps.size(scalars)
+        d = _size(scalars)
         (beta1, beta2), decay = options["betas"], options["weight_decay"]
         gamma = self._rate(options, scalars)
         without = d / constants["d0"] * d
@@ -299,7 +299,7 @@ class ProdigyMethod(Method):
 
     def _rate(self, options: Options, scalars: Scalars) -> Tensor:
         """γ of the coming step: 0-dim float64."""
-        gamma: Tensor = trial_steps.size(scalars) * options["lr"] * bias_correction(options, scalars["k"])
+        gamma: Tensor = _size(scalars) * options["lr"] * bias_correction(options, scalars["k"])
         return gamma if options.get("total_steps") is None else gamma * _schedule(options, scalars)
 
     def advance(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
@@ -318,7 +318,7 @@ class ProdigyMethod(Method):
         return options.get("rms_cap") is not None or bool(options.get("probe_d0"))
 
     def begin(self, rms: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
-        return trial_steps.begun(rms, scalars, constants) if "probe_phase" in scalars else {}
+        return trial_steps.begun(rms, scalars, constants["d0"]) if "probe_phase" in scalars else {}
 
     def held(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         """A trial step was too long to have finite gradients after it: the probe ends, or the run would never leave there."""
@@ -383,7 +383,9 @@ class ProdigyMethod(Method):
         d = torch.where(d == constants["d0"], torch.maximum(d, d_hat), d)
         d = torch.minimum(d_max, d * constants["growth_rate"])
         found = {"d": d, "d_max": d_max, "numerator": numerator}
-        return found | trial_steps.taken(found, d_hat, scalars, constants) if "probe_phase" in scalars else found
+        if "probe_phase" not in scalars:
+            return found
+        return found | trial_steps.taken(found, d_hat, scalars, constants["trials"], constants["lift"])
 
     def moved(
         self, d: float, scalars: Mapping[str, float], sums: Mapping[str, float] | None, constants: Mapping[str, float]
@@ -411,7 +413,12 @@ def _schedule(options: Options, scalars: Scalars) -> Tensor | float:
     return left * torch.where(scalars["probe_ended"] > 0, rise.clamp(0.0, 1.0), 1.0)
 
 
+def _size(scalars: Scalars) -> Tensor:
+    """What takes the place of d in a step: d, or a trial step, if that is longer."""
+    return trial_steps.size(scalars) if "probe_step" in scalars else scalars["d"]
+
+
 def _weights(scalars: Scalars, to_m: Any, to_v: Any) -> tuple[Tensor, Tensor]:
     """(W_m, W_v), the sums of the weights in m and in v after the coming step. to_m, to_v: 1 - b1 and 1 - b2."""
-    d = trial_steps.size(scalars)
+    d = _size(scalars)
     return torch.lerp(scalars["weight_m"], d, to_m), torch.lerp(scalars["weight_v"], d * d, to_v)

@@ -32,32 +32,32 @@ LEAST = 0.25  # d is at least so much of the first step
 SHORT, LIFT = 500, 2.0  # the length of run below which the best estimate is lifted, and the most that it is lifted by
 
 
-def begun(rms: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
+def begun(rms: Tensor, scalars: Scalars, d0: Tensor) -> Scalars:
     """The first step, before the first step of a run. rms: of all weights, 0-dim float64."""
     step = scalars["probe_step"]
-    first = torch.maximum(constants["d0"], FIRST * rms.clamp_min(SMALLEST))
+    first = torch.maximum(d0, FIRST * rms.clamp_min(SMALLEST))
     fresh = (scalars["probe_phase"] == TRYING) & (step == 0)
     return {name: torch.where(fresh, first, scalars[name]) for name in ("probe_step", "probe_first")}
 
 
+def constants(total_steps: int | None) -> dict[str, float]:
+    """trials: how many steps are measured. lift: the factor on the best estimate, for the best step of short runs is longer."""
+    if total_steps is None:
+        return {"trials": float(MEASURED), "lift": 1.0}
+    trials = min(MEASURED, max(1, int(SHARE * total_steps)))
+    return {"trials": float(trials), "lift": min(LIFT, max(1.0, math.sqrt(SHORT / total_steps)))}
+
+
 def size(scalars: Scalars) -> Tensor:
-    """What takes the place of d in a step: d, or the trial step of the probe, if that is longer."""
-    return torch.maximum(scalars["d"], scalars["probe_step"]) if "probe_step" in scalars else scalars["d"]
+    """What takes the place of d in a step: d, or the trial step, if that is longer."""
+    return torch.maximum(scalars["d"], scalars["probe_step"])
 
 
-def number(total_steps: int | None) -> float:
-    """How many trial steps are measured in a run of this length."""
-    return float(MEASURED if total_steps is None else min(MEASURED, max(1, int(SHARE * total_steps))))
+def taken(found: Scalars, d_hat: Tensor, scalars: Scalars, trials: Tensor, times: Tensor) -> Scalars:
+    """The scalars of the probe after a step of it, and d where it ends; all as they were where there is none.
 
-
-def lift(total_steps: int | None) -> float:
-    """What the best estimate of a probe is multiplied by: the best step of short runs falls with their length, too."""
-    return 1.0 if total_steps is None else min(LIFT, max(1.0, math.sqrt(SHORT / total_steps)))
-
-
-def taken(found: Scalars, d_hat: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
-    """The scalars of the probe after a step of it, and d where it ends; all as they were where there is none."""
-    trials = constants["trials"]
+    found: the scalars after the rule. trials, times: the constants "trials" and "lift".
+    """
     trying, p, k = scalars["probe_phase"] == TRYING, size(scalars), scalars["k"]
     bound = CAP / FIRST * scalars["probe_first"]  # relative to all weights, what a step may move
     moved, before = torch.minimum(p, bound), torch.minimum(p / LONGER, bound)
@@ -66,7 +66,7 @@ def taken(found: Scalars, d_hat: Tensor, scalars: Scalars, constants: Mapping[st
     best = torch.where(measured, torch.maximum(scalars["probe_best"], ratio), scalars["probe_best"])
     aligned = measured & (ratio > 0) & (ratio >= ALIGNED * best) & ((k < 2) | (good >= before))
     good = torch.where(aligned, torch.maximum(good, moved), good)
-    end = ended(trying & (k >= trials), found, scalars | {"probe_good": good}, constants["lift"])
+    end = ended(trying & (k >= trials), found, scalars | {"probe_good": good}, times)
     longer = torch.where(trying & (k < trials), LONGER * p, end["probe_step"])
     return end | {"probe_step": longer, "probe_best": best, "probe_good": good}
 
