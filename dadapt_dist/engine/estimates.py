@@ -23,6 +23,7 @@ from .param_groups import Key
 from .rank_agreement import Agreement
 from .settings import warn_if_idle
 from .tensor_rms import TensorRms
+from .trials import Trials
 
 
 class StepCount:
@@ -112,6 +113,11 @@ class Estimates(ABC):
         """What all ranks keep equal."""
         return Agreement()
 
+    @cached_property
+    def _trials(self) -> Trials:
+        """Whether trial steps are still to come."""
+        return Trials()
+
     # ---------------------------------------------------------------- joining
 
     def _join(self, method: Method, defaults: Options, groups: Sequence[Options]) -> None:
@@ -163,13 +169,25 @@ class Estimates(ABC):
         names = estimates_of(options)
         if self._per_tensor:
             self._check_tensors(name, names)
+        self._check_trials(options)
         for estimate in names:
             self._scalars.add(estimate, options)
+
+    def _check_trials(self, options: Options) -> None:
+        """Raise ValueError where d would be frozen before trial steps are over, with the parameters still displaced."""
+        steps = self._scalars.method.tries(options)
+        if self.freeze_after is not None and self.freeze_after < steps:
+            raise ValueError(
+                f"freeze_after={self.freeze_after}: the first {steps} steps of this run are trials and the step that puts the "
+                f"parameters back. Freeze d after {steps} steps or more (some thousand are usual), or give a first d (d0), with "
+                "which there are no trials."
+            )
 
     def _look_anew(self) -> None:
         """Let the next step look at all options, and place all parameters: on all ranks, also where a new group is empty."""
         self._followed = []
         self._done.clear()
+        self._trials.begin_again()
         self._roster.shards.place_anew()
         for member in self._roster:
             member._bind_groups()
@@ -293,6 +311,7 @@ class Estimates(ABC):
         self._scalars.set(estimate, name, value, alone=alone)
         if value != before:
             self._done.clear()
+            self._trials.begin_again()
             self._agreement.set_by_hand(estimate, name, value)
 
     def set_d(self, value: float, estimate: str | None = None) -> None:
@@ -367,6 +386,7 @@ class Estimates(ABC):
         self._count.reset(int(saved["steps"]))
         self._followed, self._written = [], {}
         self._done.clear()
+        self._trials.begin_again()
         self._released = False
         self._roster.forget()
         for member in self._roster:

@@ -72,6 +72,9 @@ class Member(Protocol):
     def _measure(self, phases: Sequence[str]) -> Tensor:
         """Weighted sums of phases before the weights move: [n_estimates, width(phases)]."""
 
+    def _put_back(self, *, came: bool) -> None:
+        """Put back what a step has not, where it puts back."""
+
     def _rehearse(self, phases: Sequence[str], squares: Tensor | None = None) -> Tensor:
         """Sums that the coming step would have, with nothing moved: [n_estimates, width(phases)]. squares: see `sweep`."""
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ..kernels import KERNELS, Backend, check_available
 from ..methods import METHODS, Buffer
-from ..methods.base import Dtypes, Method
+from ..methods.base import Dtypes
 from ..options.checks import check_choice, check_options
 from ..sharding import registry
 from ..sharding.dtensor import is_dtensor
@@ -27,17 +27,14 @@ from .estimate_state import TENSORS
 from .local_step import Entries, Window, measure, sweep
 from .members import Look
 from .option_sets import Lots
-from .put_back import put_back
 from .readings import Readings
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
 from .state.validation import FORMAT, TRAIN
 from .step_plan import PlanCache
 from .step_size import StepSize
+from .trials import put_back
 from .uneven_inputs import MayJoin
-
-TRIALS = 64
-"""Steps within which a method puts tensors back; held ones count, so that it is more than any method tries."""
 
 
 class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
@@ -319,13 +316,17 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         if not window.skipped:
             rms = self.step_size._rms
             squares = None if rms is None else rms.local
-            split = self._split(shown, lots)
-            window.sums += sweep(self, *split, phases=window.phases, skip=window.overflow, squares=squares)
-            tries = type(self._method).tries is not Method.tries and self.step_size.steps < TRIALS
-            if tries and any(map(self._method.tries, self.param_groups)):
-                put_back(self, *split, skip=window.overflow, squares=squares)
+            window.sums += sweep(
+                self, *self._split(shown, lots), phases=window.phases, skip=window.overflow, squares=squares
+            )
         elif found is not None:
             found.spread(torch.tensor(True, device="cpu"))
+
+    def _put_back(self, *, came: bool) -> None:
+        """Put back what this step has not, where it puts back. came: has this optimizer taken its part of the step?"""
+        rms = self.step_size._rms
+        split = self._split(self._all(), self._option_lots())
+        put_back(self, *split, came=came, squares=None if rms is None else rms.local)
 
     def _measure(self, phases: Sequence[str]) -> Tensor:
         """The weighted sums of phases before the weights move: float64 [n_estimates, width]."""

@@ -318,6 +318,8 @@ class StepSize(Estimates):
         self._window = None
         self._collect()
         table, frozen, sumless = self._scalars, self.frozen, self._scalars.is_sumless
+        if not self._trials.over:
+            self._trials.put_back(table.method, table.values, [*self._roster.groups()], self._roster, window)
         self._count.add(window.moves, window.overflows)
         self._still = 0 if window.moves else self._still + 1
         if self._calls == separate_estimates.LOOK_AT:

@@ -40,7 +40,7 @@ def _step(
     loss: list[Tensor],
     result: list[Tensor],
 ) -> None:
-    """Take a step with these gradients. positions: which of the optimizer's parameters they belong to.
+    """Take a step with these gradients. positions: those of the params among the optimizer's; the first have the gradients.
 
     loss, result: what was given to step(), and what its closure returned, where there is one.
 
@@ -52,7 +52,7 @@ def _step(
         p.grad = None
     moved = [optimizer._traced[position] for position in positions]
     try:
-        for p, gradient in zip(moved, gradients, strict=True):
+        for p, gradient in zip(moved, gradients, strict=False):
             p.grad = gradient
         optimizer._take_step(*(of[0] if of else None for of in (loss, result)))
     finally:
@@ -81,10 +81,13 @@ def step(optimizer: Traced, *losses: Any) -> None:
     losses: what was given to step() as the loss, and what its closure returned.
     """
     found = [(i, p, p.grad) for i, p in enumerate(optimizer._traced) if p.grad is not None]
+    moved = [(i, p) for i, p, _ in found]
+    if type(optimizer._method).tries is not Method.tries:  # which puts back what has no gradient, too
+        moved += [(i, p) for i, p in enumerate(optimizer._traced) if p.grad is None and p.requires_grad]
     torch.ops.dadapt_dist.step(
         optimizer._number,
-        [i for i, _, _ in found],
-        [p for _, p, _ in found],
+        [i for i, _ in moved],
+        [p for _, p in moved],
         [g for _, _, g in found],
         *([] if given is None or not optimizer._method.wants_loss else [torch.as_tensor(given)] for given in losses),
     )

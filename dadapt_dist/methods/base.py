@@ -269,9 +269,13 @@ class Method(ABC):
         """Σ over a run of what its own schedule multiplies d·lr by; 0.0 where it has none."""
         return 0.0
 
-    def tries(self, options: Options) -> bool:
-        """Whether a run of such groups begins with trial steps, after which one puts everything back."""
-        return False
+    def tries(self, options: Options) -> int:
+        """The number of steps with which a run of such groups begins that are trials, and one that puts everything back."""
+        return 0
+
+    def is_trying(self, values: Scalars) -> Tensor:
+        """Whether such steps are still to come: 0-dim bool, asked where some group `tries`. values: of all estimates."""
+        raise NotImplementedError
 
     def puts_back(self, options: Options, scalars: Scalars) -> Tensor:
         """Whether the coming step gives x and the buffers their first values: 0-dim bool, asked where `tries`.

@@ -33,7 +33,8 @@ from .ops import add_, add_product_, add_ratio_, bias_correction, dot_difference
 
 FLOOR = 1e-2  # what the rms of a tensor is taken to be at least, for the cap: one that begins as 0 has to get away from there
 CAP = 0.2  # rms_cap of recipe="auto"
-LENGTH = 500  # of a run, above which length_scaling acts
+LENGTH = 500  # of a run, above which length_scaling acts, and below which the best estimate of the trials is lifted
+SHORTEST = 10  # total_steps of a run with trial steps
 WARM_UP = 0.1  # of total_steps, after a probe
 
 
@@ -196,10 +197,15 @@ class ProdigyMethod(Method):
             given["rms_cap"] = CAP if given["rms_cap"] is None else given["rms_cap"]
             given["length_scaling"] = given["total_steps"] is not None
             usual = given["slice_p"] == 1 and given["d0"] == self.options.defaults()["d0"]
-            given["probe_d0"] = usual and given["total_steps"] is not None  # after it, weights want a warm-up
+            given["probe_d0"] = usual and (given["total_steps"] or 0) >= SHORTEST  # after it, weights want a warm-up
         if given["length_scaling"] and given["total_steps"] is None:
             raise ValueError(
                 f"{where}: length_scaling=True needs the length of the run. Pass total_steps, or leave it out."
+            )
+        if given["probe_d0"] and (given["total_steps"] or SHORTEST) < SHORTEST:
+            raise ValueError(
+                f"{where}: probe_d0=True takes 3 steps to find a first d, and total_steps={given['total_steps']} leaves next to "
+                f"nothing after them. Train for {SHORTEST} steps or more, or leave it out."
             )
         if given["probe_d0"] and given["slice_p"] > 1:
             raise ValueError(
@@ -242,7 +248,7 @@ class ProdigyMethod(Method):
             "same_weights": float(bool(options.get("same_weights"))),
             "length_scaling": float(bool(options.get("length_scaling"))),
         }
-        return found | trial_steps.constants(total) if self.tries(options) else found
+        return found | {"trials": _trials(total), "lift": _lift(total)}
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
         buffers = {
@@ -291,8 +297,11 @@ class ProdigyMethod(Method):
         total = options.get("total_steps")
         return 0.0 if total is None else _scale(options) * total / 2
 
-    def tries(self, options: Options) -> bool:
-        return bool(options.get("probe_d0"))
+    def tries(self, options: Options) -> int:
+        return 2 + int(_trials(options.get("total_steps"))) if options.get("probe_d0") else 0
+
+    def is_trying(self, values: Scalars) -> Tensor:
+        return (values["probe_phase"] != 0).any()
 
     def puts_back(self, options: Options, scalars: Scalars) -> Tensor:
         return scalars["probe_phase"] == trial_steps.PUTTING_BACK
@@ -390,8 +399,11 @@ class ProdigyMethod(Method):
     def moved(
         self, d: float, scalars: Mapping[str, float], sums: Mapping[str, float] | None, constants: Mapping[str, float]
     ) -> dict[str, float]:
-        ended = {name: 0.0 for name in ("probe_step", "probe_phase") if name in scalars}
-        return super().moved(d, scalars, sums, constants) | ended
+        moved = super().moved(d, scalars, sums, constants)
+        if not scalars.get("probe_phase"):
+            return moved
+        back = trial_steps.PUTTING_BACK if scalars["k"] > 0 else 0.0  # what the trials so far have moved
+        return moved | {"probe_step": 0.0, "probe_phase": back}
 
 
 def _at_most(largest: Tensor, gamma: Tensor) -> Tensor:
@@ -411,6 +423,17 @@ def _schedule(options: Options, scalars: Scalars) -> Tensor | float:
         return left
     rise = (scalars["updates"] - scalars["probe_ended"] + 1) / (WARM_UP * options["total_steps"])
     return left * torch.where(scalars["probe_ended"] > 0, rise.clamp(0.0, 1.0), 1.0)
+
+
+def _trials(total_steps: int | None) -> float:
+    """How many trial steps are measured in a run of this length."""
+    most = trial_steps.MEASURED
+    return float(most if total_steps is None else min(most, max(1, int(trial_steps.SHARE * total_steps))))
+
+
+def _lift(total_steps: int | None) -> float:
+    """The factor on the best estimate of the trials: the best step of short runs is longer."""
+    return 1.0 if total_steps is None else min(trial_steps.LIFT, max(1.0, math.sqrt(LENGTH / total_steps)))
 
 
 def _size(scalars: Scalars) -> Tensor:

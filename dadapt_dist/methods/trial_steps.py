@@ -1,6 +1,5 @@
 """Trial steps at the start of a run, which find the first d of Prodigy, and after which one step puts everything back."""
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -29,7 +28,7 @@ MEASURED, SHARE = 7, 0.1  # how many are measured, and the share of the run that
 ALIGNED = 0.25  # the share of the best alignment that still counts as aligned
 SPOKEN_FOR = 0.05  # d is at most so much of all weights because steps of it were aligned
 LEAST = 0.25  # d is at least so much of the first step
-SHORT, LIFT = 500, 2.0  # the length of run below which the best estimate is lifted, and the most that it is lifted by
+LIFT = 2.0  # the most that the best estimate is multiplied by, in short runs
 
 
 def begun(rms: Tensor, scalars: Scalars, d0: Tensor) -> Scalars:
@@ -38,14 +37,6 @@ def begun(rms: Tensor, scalars: Scalars, d0: Tensor) -> Scalars:
     first = torch.maximum(d0, FIRST * rms.clamp_min(SMALLEST))
     fresh = (scalars["probe_phase"] == TRYING) & (step == 0)
     return {name: torch.where(fresh, first, scalars[name]) for name in ("probe_step", "probe_first")}
-
-
-def constants(total_steps: int | None) -> dict[str, float]:
-    """trials: how many steps are measured. lift: the factor on the best estimate, for the best step of short runs is longer."""
-    if total_steps is None:
-        return {"trials": float(MEASURED), "lift": 1.0}
-    trials = min(MEASURED, max(1, int(SHARE * total_steps)))
-    return {"trials": float(trials), "lift": min(LIFT, max(1.0, math.sqrt(SHORT / total_steps)))}
 
 
 def size(scalars: Scalars) -> Tensor:

@@ -37,8 +37,9 @@ def adopt(optimizer: HasGroups) -> None:
     for (index, _), (options, _) in zip(new, found, strict=True):
         groups[index] = options
     optimizer._bind_groups()
+    of_estimate = {estimate: options for options, scalars in found for estimate in scalars}
     for estimate, scalars in given.items():
-        _take(optimizer.step_size, estimate, scalars)
+        _take(optimizer.step_size, estimate, _whole(optimizer, estimate, scalars, of_estimate[estimate]))
 
 
 def _checked(optimizer: HasGroups, group: Any, index: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -75,19 +76,21 @@ def _checked(optimizer: HasGroups, group: Any, index: int) -> tuple[dict[str, An
     names = [name for name in (*optimizer.step_size._scalars.values, "steps") if name in options]
     scalars = scalars_of(options, names, where, optimizer.step_size._scalars.lengths)
     scalars = {estimate: _set_alone(optimizer.step_size, estimate, found) for estimate, found in scalars.items()}
-    scalars = {
-        estimate: optimizer._method.assumed(found, options) | found if {"d", "k"} <= {*found} else found
-        for estimate, found in scalars.items()
-    }
     for of_estimate in scalars.values():
         check_order(of_estimate, where)
     return options, scalars
 
 
+def _whole(optimizer: HasGroups, estimate: str, scalars: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The scalars of another time, with those that no group shows."""
+    moved = any(value != optimizer.step_size._value(estimate, name) for name, value in scalars.items())
+    return optimizer._method.assumed(scalars, options) | scalars if moved and {"d", "k"} <= {*scalars} else scalars
+
+
 def _set_alone(step_size: TakesScalars, estimate: str, scalars: dict[str, Any]) -> dict[str, Any]:
-    """What differs from now, if anything: all, or d alone, which somebody has set in a copy and which the others follow."""
+    """The d alone, where all else is as it is now: somebody has set it in a copy of the group, and the others follow."""
     changed = {name for name, value in scalars.items() if value != step_size._value(estimate, name)}
-    return {"d": scalars["d"]} if changed == {"d"} else scalars if changed else {}
+    return {"d": scalars["d"]} if changed == {"d"} else scalars
 
 
 def _check_agree(first: dict[str, Any], scalars: dict[str, Any], estimate: str) -> None:

@@ -93,23 +93,39 @@ def test_an_overflow_under_a_scaler_ends_it_too() -> None:
     assert phase(optimizer) == 0
 
 
-def test_freezing_within_it_ends_it_where_it_is() -> None:
-    model = Tiny()
-    optimizer = dd.Prodigy(model.parameters(), freeze_after=2, **AUTO)
-    for number in range(6):
-        step(model, optimizer, number)
-    assert phase(optimizer) == 0
-    assert all(bool(p.abs().sum() > 0) for p in model.parameters() if p.dim() > 1)
+def test_freezing_within_it_is_refused() -> None:
+    for length, least in ((60, 8), (None, 9), (20, 4)):
+        options = {"total_steps": length, "probe_d0": True}
+        with pytest.raises(ValueError, match=f"freeze_after={least - 1}: the first {least} steps"):
+            dd.Prodigy(Tiny().parameters(), freeze_after=least - 1, **options)
+        model = Tiny()
+        start = [p.detach().clone() for p in model.parameters()]
+        optimizer = dd.Prodigy(model.parameters(), freeze_after=least, **options)
+        for number in range(least):
+            step(model, optimizer, number)
+        assert all(torch.equal(p, x) for p, x in zip(model.parameters(), start, strict=True))
 
 
-def test_a_d_that_is_set_ends_it() -> None:
-    model = Tiny()
-    optimizer = dd.Prodigy(model.parameters(), **AUTO)
-    step(model, optimizer, 0)
-    optimizer.set_d(1e-3)
-    assert phase(optimizer) == 0
-    step(model, optimizer, 1)
-    assert optimizer.effective_lr == pytest.approx([optimizer.d * 58 / 60])
+def test_a_run_that_is_too_short_for_it() -> None:
+    assert "probe_d0" not in dd.Prodigy(Tiny().parameters(), recipe="auto", total_steps=9).param_groups[0]
+    with pytest.raises(ValueError, match=r"probe_d0=True takes 3 steps.*total_steps=9"):
+        dd.Prodigy(Tiny().parameters(), probe_d0=True, total_steps=9)
+
+
+def test_a_d_that_is_set_ends_it_and_the_parameters_go_back() -> None:
+    for taken in (0, 1, 3, 7):
+        model = Tiny()
+        start = [p.detach().clone() for p in model.parameters()]
+        optimizer = dd.Prodigy(model.parameters(), **AUTO)
+        for number in range(taken):
+            step(model, optimizer, number)
+        optimizer.set_d(1e-3)
+        assert phase(optimizer) == (PUTTING_BACK if taken else 0)
+        step(model, optimizer, taken)
+        assert phase(optimizer) == 0
+        assert optimizer.d == 1e-3 if taken else optimizer.d >= 1e-3
+        at_start = [torch.equal(p, x) for p, x in zip(model.parameters(), start, strict=True)]
+        assert all(at_start) if taken else not any(at_start)
 
 
 def test_a_run_saved_after_every_step_goes_on_to_the_bit() -> None:
@@ -173,7 +189,7 @@ OTHERS: list[dict[str, Any]] = [
     {"rms_cap": 0.5},
     {"rms_cap": 1e-3},
     {"total_steps": 23},
-    {"total_steps": 5},
+    {"total_steps": 10},
     {"weight_decay": 3.0},
     {"recipe": None, "probe_d0": True, "total_steps": None},
     {"recipe": None, "probe_d0": True, "exact_bias_correction": True, "d_coef": 0.5, "rms_cap": 0.3},
@@ -199,3 +215,57 @@ def test_other_caps_lengths_and_parts_follow_the_oracle(options: dict[str, Any])
     assert all(torch.allclose(p, q, rtol=0, atol=1e-12) for p, q in zip(params, oracle.params, strict=True))
     assert phases.count(PUTTING_BACK) == 1
     assert phases[-1] == 0
+
+
+def test_an_estimate_that_begins_late_is_put_back_too() -> None:
+    """Its trials are counted from its own first step, which may come after any number of those of others."""
+    a, b = (nn.Parameter(torch.randn(4)) for _ in range(2))
+    start = b.detach().clone()
+    optimizer = dd.Prodigy([a, b], step_size=dd.StepSize(estimates="per_tensor"), recipe="auto", total_steps=1000)
+    for number in range(100):
+        back = optimizer.step_size.steps > 0 and float(optimizer.param_groups[0]["probe_phase"][1]) == PUTTING_BACK
+        a.grad = a.detach().clone()
+        b.grad = b.detach().clone() if number >= 75 and not back else None
+        optimizer.step()
+        if back:
+            assert torch.equal(b, start)
+            return
+    raise AssertionError("nothing was put back")
+
+
+def test_estimates_that_are_declared_and_that_some_group_alone_probes() -> None:
+    for name in "ab":
+        w = nn.Parameter(torch.ones(4))
+        group = {"params": [w], "estimate": name, "total_steps": 100, "probe_d0": True}
+        optimizer = dd.Prodigy([group], step_size=dd.StepSize(estimates=["a", "b"]))
+        for _ in range(12):
+            w.grad = w.detach() + 1
+            optimizer.step()
+        assert optimizer.step_size.d[name] > 1e-4
+
+
+def test_an_optimizer_that_a_window_leaves_out_is_put_back_with_the_others() -> None:
+    step_size = dd.StepSize()
+    params = [nn.Parameter(torch.randn(4)) for _ in range(2)]
+    start = [p.detach().clone() for p in params]
+    optimizers = [dd.Prodigy([p], step_size=step_size, recipe="auto", total_steps=100) for p in params]
+    for number in range(12):
+        back = float(step_size._scalars.values["probe_phase"]) == PUTTING_BACK
+        p, optimizer = params[number % 2], optimizers[number % 2]
+        p.grad = p.detach().clone()
+        with step_size.window():
+            optimizer.step()
+        if back:
+            assert all(torch.equal(q, x) for q, x in zip(params, start, strict=True))
+            return
+        assert step_size.d
+    raise AssertionError("nothing was put back")
+
+
+def test_no_run_looks_for_trials_that_are_over() -> None:
+    model = Tiny()
+    for options in ({}, AUTO):
+        optimizer = dd.Prodigy(model.parameters(), **options)
+        for number in range(11):
+            step(model, optimizer, number)
+        assert optimizer.step_size._trials.over

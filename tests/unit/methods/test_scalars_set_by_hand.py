@@ -149,3 +149,16 @@ def test_scalars_that_were_deleted_from_a_group_are_back_after_the_next_step(nam
         assert optimizer.d == twin.d  # also where d is read before the next step
         optimizer.set_d(0.5)
         assert optimizer.param_groups[0]["d"] == 0.5
+
+
+def test_copies_of_groups_of_which_one_has_another_d_disagree() -> None:
+    """Whichever it is: one d has one value."""
+    for place in range(2):
+        p, q = (nn.Parameter(torch.ones(4)) for _ in range(2))
+        optimizer = dd.Prodigy([{"params": [p]}, {"params": [q]}], d0=1e-4)
+        step(p, optimizer)
+        groups = [dict(group) for group in optimizer.param_groups]
+        groups[place]["d"] = 0.5
+        optimizer.param_groups = groups
+        with pytest.raises(ValueError, match="differ in d"):
+            step(p, optimizer)
