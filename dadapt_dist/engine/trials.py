@@ -1,5 +1,6 @@
 """Put tensors back to where they started that trial steps have moved, and that the step that puts back does not move."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,7 +25,7 @@ class Trials:
 
     def __init__(self) -> None:
         self.over = False
-        self._asked: tuple[Tensor, Any] | None = None  # the answer on its way from a device, and the event after it
+        self._asked: Tensor | None = None  # the answer, on the host; NaN while it is on its way
 
     def __reduce__(self) -> tuple[type["Trials"], tuple[()]]:
         return Trials, ()
@@ -48,23 +49,16 @@ class Trials:
     def _are_over(self, method: Method, values: Scalars, groups: Iterable[Options]) -> bool:
         if not any(map(method.tries, groups)):
             self.over = True
-        elif self._asked is not None:
-            answer, event = self._asked
-            if event.query():
-                self.over, self._asked = not bool(answer), None
-        else:
-            self._ask(method.is_trying(values))
+            return True
+        if self._asked is None:
+            trying = method.is_trying(values)
+            self._asked = torch.full((), math.nan, dtype=torch.float64, device="cpu")
+            if trying.device.type == "cuda":
+                self._asked = self._asked.pin_memory()
+            self._asked.copy_(trying, non_blocking=True)
+        if not bool(self._asked.isnan()):
+            self.over, self._asked = not bool(self._asked), None
         return self.over
-
-    def _ask(self, trying: Tensor) -> None:
-        if eager.readable(trying.device):
-            self.over = not bool(trying)
-            return
-        answer = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True)
-        answer.copy_(trying, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        self._asked = answer, event
 
 
 def put_back(
