@@ -61,20 +61,21 @@ typedef void tile_t(int64_t n, float *x, const float *g, float *const *b, const 
 
 #define SIMD(reductions) _Pragma(#reductions)
 
-CLONES static void prodigy(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
+/* A step of prodigy that only puts x back to its start. */
+static double back_to_start(int64_t n, float *x, const float *g, float *const *b) {
+  const float *x0 = b[3];
+  double inner = 0;
+  for (int64_t i = 0; i < n; ++i) inner += (double)g[i] * (double)(x0[i] - x[i]);
+  memcpy(x, x0, (size_t)n * 4);
+  for (int k = 0; k < 3; ++k) memset(b[k], 0, (size_t)n * 4);
+  return inner;
+}
+
+CLONES static void prodigy_step(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
   float *m = b[0], *v = b[1], *s = b[2];
   const float *x0 = b[3];
   const float b1 = c[0], to_m = c[1], b2 = c[2], to_v = c[3], b3 = c[4], to_s = c[5], keep = c[6], step = c[7], eps = c[8];
   double inner = 0, l1 = 0;
-  if (c[9] > 0) { /* back to the start */
-    for (int64_t i = 0; i < n; ++i) inner += (double)g[i] * (double)(x0[i] - x[i]);
-    memcpy(x, x0, (size_t)n * 4);
-    memset(m, 0, (size_t)n * 4);
-    memset(v, 0, (size_t)n * 4);
-    memset(s, 0, (size_t)n * 4);
-    sum[0] += inner;
-    return;
-  }
   SIMD(omp simd reduction(+ : inner, l1))
   for (int64_t i = 0; i < n; ++i) {
     const float mi = b1 * m[i] + to_m * g[i], vi = b2 * v[i] + to_v * (g[i] * g[i]), si = b3 * s[i] + to_s * g[i];
@@ -87,6 +88,13 @@ CLONES static void prodigy(int64_t n, float *x, const float *g, float *const *b,
   }
   sum[0] += inner;
   sum[1] += l1;
+}
+
+static void prodigy(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
+  if (c[9] > 0)
+    sum[0] += back_to_start(n, x, g, b);
+  else
+    prodigy_step(n, x, g, b, c, sum);
 }
 
 CLONES static void dadapt_adam(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
