@@ -744,19 +744,19 @@ class Prodigy(LearningRateFree):
         layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
         maximize: ascend instead of descend. True or False; default False.
         recipe: 'auto' is the setting to train with untouched: exact_bias_correction, same_weights,
-            rms_cap, unless that is given, and with total_steps length_scaling and probe_d0, the latter
-            unless d0 or slice_p is given. In a JSON file say 'automatic': Accelerate and the Trainer
-            fill in what is 'auto'. None or 'auto' or 'automatic'; default None.
+            rms_cap, and with total_steps length_scaling and probe_d0, the last unless d0 or slice_p is
+            given. What you give beside it holds. In a JSON file say 'automatic': Accelerate and the
+            Trainer fill in what is 'auto'. None or 'auto' or 'automatic'; default None.
         total_steps: length of the run: the step decays linearly to 0 over it, without a scheduler.
             None: lr and a scheduler alone say. None or an integer >= 1; default None.
         length_scaling: with total_steps above 500, multiply the step by √(500/total_steps): the best
-            step falls with the length of a run. True or False; default False.
+            step falls with the length of a run. None, True or False; default None.
         probe_d0: find a first d in a few trial steps, after which the parameters are put back to where
-            they started. True or False; default False.
+            they started. None, True or False; default None.
         exact_bias_correction: divide the averages by the sums of their own weights, so that a step is
-            Adam's whatever d did. True or False; default False.
-        same_weights: weigh both sums of the estimate by d²/d0, without lr and bias correction. True or
-            False; default False.
+            Adam's whatever d did. None, True or False; default None.
+        same_weights: weigh both sums of the estimate by d²/d0, without lr and bias correction. None,
+            True or False; default None.
         rms_cap: largest step of a tensor, relative to its root mean square. None: no bound. None or a
             number > 0; default None.
         state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
@@ -826,10 +826,10 @@ class Prodigy(LearningRateFree):
         maximize: bool = False,
         recipe: str | None = None,
         total_steps: int | None = None,
-        length_scaling: bool = False,
-        probe_d0: bool = False,
-        exact_bias_correction: bool = False,
-        same_weights: bool = False,
+        length_scaling: bool | None = None,
+        probe_d0: bool | None = None,
+        exact_bias_correction: bool | None = None,
+        same_weights: bool | None = None,
         rms_cap: float | None = None,
         state_dtype: torch.dtype | None = None,
         statistics_dtype: torch.dtype | None = None,

@@ -70,6 +70,7 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         self._method = METHODS[method]()
         options = self._method.options.defaults() | options
         options = check_options(options, self._method.options.checks(), type(self).__name__, type(self))
+        self._asked_for = options  # as they are given, for groups to come
         options = self._method.completed(options, type(self).__name__)
         self.step_size: StepSize = step_size
         check_choice("backend", backend, get_args(Backend))
@@ -125,7 +126,7 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         if isinstance(param_group, dict):
             where = f"{type(self).__name__} group {len(self.param_groups)}"
             param_group = check_options(param_group, self._method.options.checks(), where, type(self))
-            options = self._method.completed(self.defaults | param_group, where)
+            options = self._method.completed(self.defaults | self._asked_for | param_group, where)
             param_group |= {name: options[name] for name in self.defaults if options[name] is not self.defaults[name]}
             if "d" in param_group:
                 param_groups.warn_of_d(param_group, where)
@@ -416,7 +417,17 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
     def __getstate__(self) -> dict[str, Any]:
         self.step_size._finish()
         self.step_size._adopt_between_steps()
-        own = ("_method", "step_size", "_dtypes", "_backend", "_unmoved", "_mode", "_bound", "_amp_scaling")
+        own = (
+            "_method",
+            "step_size",
+            "_dtypes",
+            "_backend",
+            "_unmoved",
+            "_mode",
+            "_bound",
+            "_amp_scaling",
+            "_asked_for",
+        )
         return super().__getstate__() | {name: getattr(self, name) for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -27,14 +27,12 @@ from ..options.fields import (
     switch,
     whole_or_none,
 )
-from . import trial_steps
+from . import recipe, trial_steps
 from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
 from .ops import add_, add_product_, add_ratio_, bias_correction, dot_difference, remaining, root, total_abs
 
 FLOOR = 1e-2  # what the rms of a tensor is taken to be at least, for the cap: one that begins as 0 has to get away from there
-CAP = 0.2  # rms_cap of recipe="auto"
 LENGTH = 500  # of a run, above which length_scaling acts, and below which the best estimate of the trials is lifted
-SHORTEST = 10  # total_steps of a run with trial steps
 WARM_UP = 0.1  # of total_steps, after a probe
 
 
@@ -85,9 +83,9 @@ class ProdigyOptions(MethodOptions):
     recipe: str | None = choice(
         None,
         {"auto": "auto", "automatic": "auto"},
-        "'auto' is the setting to train with untouched: exact_bias_correction, same_weights, rms_cap, unless that is given, "
-        "and with total_steps length_scaling and probe_d0, the latter unless d0 or slice_p is given. In a "
-        "JSON file say 'automatic': Accelerate and the Trainer fill in what is 'auto'",
+        "'auto' is the setting to train with untouched: exact_bias_correction, same_weights, rms_cap, "
+        "and with total_steps length_scaling and probe_d0, the last unless d0 or slice_p is given. What you give beside it "
+        "holds. In a JSON file say 'automatic': Accelerate and the Trainer fill in what is 'auto'",
         later=True,
     )
     total_steps: int | None = option(
@@ -99,23 +97,23 @@ class ProdigyOptions(MethodOptions):
         "length of the run: the step decays linearly to 0 over it, without a scheduler. None: lr and a scheduler alone say",
         later=True,
     )
-    length_scaling: bool = switch(
-        False,
+    length_scaling: bool | None = switch(
+        None,
         "with total_steps above 500, multiply the step by √(500/total_steps): the best step falls with the length of a run",
         later=True,
     )
-    probe_d0: bool = switch(
-        False,
+    probe_d0: bool | None = switch(
+        None,
         "find a first d in a few trial steps, after which the parameters are put back to where they started",
         later=True,
     )
-    exact_bias_correction: bool = switch(
-        False,
+    exact_bias_correction: bool | None = switch(
+        None,
         "divide the averages by the sums of their own weights, so that a step is Adam's whatever d did",
         later=True,
     )
-    same_weights: bool = switch(
-        False, "weigh both sums of the estimate by d²/d0, without lr and bias correction", later=True
+    same_weights: bool | None = switch(
+        None, "weigh both sums of the estimate by d²/d0, without lr and bias correction", later=True
     )
     rms_cap: float | None = option(
         None,
@@ -185,45 +183,11 @@ class ProdigyMethod(Method):
     after = Sums(("inner", "s_l1"), needs="s_l1")
 
     def completed(self, options: Options, where: str) -> dict[str, Any]:
-        given = self.options.defaults() | dict(options)
-        if given["recipe"] == "auto":
-            clash = next((name for name in ("use_bias_correction", "safeguard_warmup") if given[name]), None)
-            if clash is not None:
-                raise ValueError(
-                    f"{where}: recipe='auto' and {clash}=True contradict each other: the recipe has exact_bias_correction and "
-                    f"same_weights in its place. Leave {clash} out, or the recipe."
-                )
-            given |= {"exact_bias_correction": True, "same_weights": True}
-            given["rms_cap"] = CAP if given["rms_cap"] is None else given["rms_cap"]
-            given["length_scaling"] = given["total_steps"] is not None
-            usual = given["slice_p"] == 1 and given["d0"] == self.options.defaults()["d0"]
-            given["probe_d0"] = usual and (given["total_steps"] or 0) >= SHORTEST  # after it, weights want a warm-up
-        if given["length_scaling"] and given["total_steps"] is None:
-            raise ValueError(
-                f"{where}: length_scaling=True needs the length of the run. Pass total_steps, or leave it out."
-            )
-        if given["probe_d0"] and (given["total_steps"] or SHORTEST) < SHORTEST:
-            raise ValueError(
-                f"{where}: probe_d0=True takes 3 steps to find a first d, and total_steps={given['total_steps']} leaves next to "
-                f"nothing after them. Train for {SHORTEST} steps or more, or leave it out."
-            )
-        if given["probe_d0"] and given["slice_p"] > 1:
-            raise ValueError(
-                f"{where}: probe_d0=True puts all elements back to where they started, and slice_p={given['slice_p']} keeps the "
-                "start of some only. Leave one of them out."
-            )
-        if given["exact_bias_correction"] and given["use_bias_correction"]:
-            raise ValueError(
-                f"{where}: exact_bias_correction=True and use_bias_correction=True contradict each other. Leave one of them out."
-            )
-        return given
+        return recipe.completed(self.options.defaults(), options, where)
 
     def shared_options(self, options: Options) -> tuple[str, ...]:
-        return (
-            *self.estimate_options,
-            *self.fixed_options,
-            *(("betas",) if options.get("exact_bias_correction") else ()),
-        )
+        exact = ("betas",) if options.get("exact_bias_correction") else ()
+        return (*self.estimate_options, *self.fixed_options, *exact)
 
     def scalars(self, options: Options) -> dict[str, Initial]:
         found: dict[str, Initial] = {"d": options["d0"], "d_max": options["d0"], "numerator": 0.0}

@@ -250,9 +250,14 @@ def BETAS(default: tuple[float, ...], doc: str) -> Any:
     )
 
 
-def switch(default: bool, doc: str, *, later: bool = False) -> Any:
-    """True or False."""
-    return option(default, flag, is_anything, "True or False", "pass a bool", doc, later=later)
+def switch(default: bool | None, doc: str, *, later: bool = False) -> Any:
+    """True or False; a default of None leaves it to the method's `completed` which of them that is."""
+    if default is not None:
+        return option(default, flag, is_anything, "True or False", "pass a bool", doc, later=later)
+    allowed, cure = "None, True or False", "pass a bool, or leave it out"
+    return option(
+        None, lambda value: None if value is None else flag(value), is_anything, allowed, cure, doc, later=later
+    )
 
 
 def choice(default: str | None, words: Mapping[str, str], doc: str, *, later: bool = False) -> Any:
@@ -391,8 +396,9 @@ class MethodOptions:
 
         Tools that load a checkpoint key by key ask for every key of a group.
         """
+        checks = cls.checks()
         for name in cls.later():
-            if group.get(name) in (None, False):
+            if group.get(name) is None or group[name] is checks[name].usual:
                 group.pop(name, None)
 
     @classmethod

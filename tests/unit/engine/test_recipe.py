@@ -387,7 +387,7 @@ CHANGED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"total_steps": None}, {}, "total_steps=None.*total_steps=60"),
     ({}, {"recipe": None}, "recipe='auto'.*recipe=None"),
     ({"recipe": None, "total_steps": None}, {"total_steps": None}, "recipe=None.*recipe='auto'"),
-    ({"recipe": None}, {"recipe": None, "same_weights": True}, "same_weights=False.*same_weights=True"),
+    ({"recipe": None}, {"recipe": None, "same_weights": True}, "same_weights=None.*same_weights=True"),
     ({"recipe": None}, {"recipe": None, "exact_bias_correction": True}, "exact_bias_correction"),
     ({"recipe": None}, {"recipe": None, "length_scaling": True}, "length_scaling"),
 ]
@@ -438,6 +438,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"same_weights": "yes"}, "same_weights='yes'.*True or False"),
     ({"use_bias_correction": True}, "recipe='auto' and use_bias_correction=True contradict"),
     ({"safeguard_warmup": True}, "recipe='auto' and safeguard_warmup=True contradict"),
+    ({"exact_bias_correction": False}, "recipe='auto' and exact_bias_correction=False contradict"),
+    ({"same_weights": False}, "recipe='auto' and same_weights=False contradict"),
+    ({"probe_d0": True, "total_steps": 5}, "probe_d0=True takes 3 steps.*total_steps=5"),
+    ({"probe_d0": True, "slice_p": 3}, "probe_d0=True.*slice_p=3"),
     ({"recipe": None, "exact_bias_correction": True, "use_bias_correction": True}, "contradict each other"),
 ]  # fmt: skip
 
@@ -481,6 +485,25 @@ def test_estimates_that_would_keep_other_scalars_are_refused() -> None:
     for declared in (None, ["default", "rest"]):
         with pytest.raises(ValueError, match=r"'rest' would keep other scalars.*updates.*optimizer of their own"):
             Both(groups, recipe=None, total_steps=None, estimates=declared)
+
+
+def test_what_is_given_beside_the_recipe_holds() -> None:
+    params = [nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2)]
+    off = {"probe_d0": False, "length_scaling": False}
+    optimizer = dd.Prodigy(params[:1], recipe="auto", total_steps=2000, **off)
+    assert [optimizer.param_groups[0][name] for name in off] == [False, False]
+    assert "probe_step" not in optimizer.param_groups[0]
+    optimizer.add_param_group({"params": params[1:]})
+    assert [optimizer.param_groups[1][name] for name in off] == [False, False]
+    copy.deepcopy(optimizer).load_state_dict(through_a_file(optimizer.state_dict()))
+    given = dd.Prodigy(params, recipe="auto", total_steps=2000, probe_d0=True, d0=1e-4)
+    assert given.param_groups[0]["probe_d0"]
+    plain = dd.Prodigy(params, **off, exact_bias_correction=False, same_weights=False)
+    assert not {*off, "exact_bias_correction", "same_weights"} & {*plain.param_groups[0]}
+    with pytest.raises(ValueError, match="has probe_d0=False, and the optimizer probe_d0=True"):
+        dd.Prodigy(params, recipe="auto", total_steps=2000).load_state_dict(
+            dd.Prodigy(params, recipe="auto", total_steps=2000, probe_d0=False).state_dict()
+        )
 
 
 def test_declared_estimates_take_the_recipe_that_only_their_groups_name() -> None:
