@@ -32,7 +32,8 @@ from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelS
 from .ops import add_, add_product_, add_ratio_, bias_correction, dot_difference, remaining, root, total_abs
 
 FLOOR = 1e-2  # what the rms of a tensor is taken to be at least, for the cap: one that begins as 0 has to get away from there
-LENGTH = 500  # of a run, above which length_scaling acts, and below which the best estimate of the trials is lifted
+LENGTH = 500  # of a run, above which length_scaling shortens the steps, and below which it lifts the estimates of d
+LIFT = 2.0  # the most that it multiplies them by
 WARM_UP = 0.1  # of total_steps, after a probe
 
 
@@ -99,7 +100,8 @@ class ProdigyOptions(MethodOptions):
     )
     length_scaling: bool | None = switch(
         None,
-        "with total_steps above 500, multiply the step by √(500/total_steps): the best step falls with the length of a run",
+        "multiply the step by √(500/total_steps) where that is below 1, and the estimate of d where it is above 1, at most by 2: "
+        "the best step falls with the length of a run",
         later=True,
     )
     probe_d0: bool | None = switch(
@@ -143,7 +145,7 @@ class ProdigyMethod(Method):
         ),
         equations="""
             rates   γ = d·lr·c;  c = 1, Adam's bias correction, or lr's own decay with total_steps
-                    length_scaling:  c is min(1, √(500/total_steps)) times that
+                    length_scaling:  c is min(1, l) times that, l = √(500/total_steps)
             update  w = (d/d0)·γ;  w_s = w, or (d/d0)·d with safeguard_warmup; both with same_weights
                     m = b1·m + (1-b1)·d·g          (betas[0] = 0: no m is kept, d·g takes its place)
                     v = b2·v + (1-b2)·d²·g²
@@ -155,11 +157,12 @@ class ProdigyMethod(Method):
                     rms_cap:  min(r·γ, rms_cap·max(10⁻², rms(x))) in the place of r·γ, for each tensor x of the model
             sums    inner = Σ w·g·(x0 - x),  s_l1 = Σ r·|s|
             rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
+                    length_scaling:  d_hat is min(2, max(1, l)) times that
                     d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
             probe   q = 10⁻³·R first, R = max(10⁻³, rms of all weights), and 8·q after each of 7 steps, or total_steps/10
                     wd = 0 in these steps, and rms_cap at most 0.2
-                    a = d_hat/p', p' = min(p, 0.2·R);  good = min(p', 0.05·R) while a > 0 and a ≥ max a / 4 in every step
-                    then d = max(l·max d_hat, good, a quarter of the first q);  q = 0;  l = √(500/total_steps), 1 to 2
+                    a = d_hat/p', p' = min(p, 0.2·R);  good: the longest min(p', 0.05·R) with a > 0 and a ≥ max a / 4
+                    then d = max(max d_hat, good, a quarter of the first q);  q = 0
                     one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 10 % of total_steps
         """,
     )
@@ -212,7 +215,8 @@ class ProdigyMethod(Method):
             "same_weights": float(bool(options.get("same_weights"))),
             "length_scaling": float(bool(options.get("length_scaling"))),
         }
-        return found | {"trials": _trials(total), "lift": _lift(total)}
+        found["d_coef"] *= _lift(options)
+        return found | {"trials": _trials(total)}
 
     def buffers(self, options: Options) -> dict[str, Buffer]:
         buffers = {
@@ -298,7 +302,7 @@ class ProdigyMethod(Method):
         if "probe_phase" not in scalars:
             return {}
         ends = (scalars["probe_phase"] == trial_steps.TRYING) & (scalars["k"] > 0)
-        return trial_steps.ended(ends, scalars, scalars, constants["lift"])
+        return trial_steps.ended(ends, scalars, scalars)
 
     def froze(self, scalars: Scalars) -> Scalars:
         return {name: torch.zeros_like(scalars[name]) for name in ("probe_step", "probe_phase") if name in scalars}
@@ -358,7 +362,7 @@ class ProdigyMethod(Method):
         found = {"d": d, "d_max": d_max, "numerator": numerator}
         if "probe_phase" not in scalars:
             return found
-        return found | trial_steps.taken(found, d_hat, scalars, constants["trials"], constants["lift"])
+        return found | trial_steps.taken(found, d_hat, scalars, constants["trials"])
 
     def moved(
         self, d: float, scalars: Mapping[str, float], sums: Mapping[str, float] | None, constants: Mapping[str, float]
@@ -395,9 +399,10 @@ def _trials(total_steps: int | None) -> float:
     return float(most if total_steps is None else min(most, max(1, int(trial_steps.SHARE * total_steps))))
 
 
-def _lift(total_steps: int | None) -> float:
-    """The factor on the best estimate of the trials: the best step of short runs is longer."""
-    return 1.0 if total_steps is None else min(trial_steps.LIFT, max(1.0, math.sqrt(LENGTH / total_steps)))
+def _lift(options: Options) -> float:
+    """What the length of a run multiplies its estimates of d by: a short one has no time for d to grow, and wants it larger."""
+    scaled = bool(options.get("length_scaling"))
+    return min(LIFT, max(1.0, math.sqrt(LENGTH / options["total_steps"]))) if scaled else 1.0
 
 
 def _size(scalars: Scalars) -> Tensor:

@@ -108,7 +108,7 @@ class ProdigyOracle(Oracle):
     def rule(self, estimate: Estimate, sums: dict[str, float]) -> None:
         first = estimate["first"]
         estimate["num"] = self.b3(estimate) * estimate["num"] + sums["inner"]
-        d_hat = first["d_coef"] * estimate["num"] / sums["s_l1"]
+        d_hat = first["d_coef"] * self.lift(first) * estimate["num"] / sums["s_l1"]
         if estimate["d"] == first["d0"]:
             estimate["d"] = max(estimate["d"], d_hat)
         estimate["d_max"] = max(estimate["d_max"], d_hat)
@@ -117,13 +117,18 @@ class ProdigyOracle(Oracle):
         if estimate["probing"]:
             self.probe(estimate, p, d_hat)
 
+    @staticmethod
+    def lift(first: dict[str, Any]) -> float:
+        """What d_hat is multiplied by in a short run."""
+        return min(2.0, max(1.0, (500 / first["total_steps"]) ** 0.5)) if first["length_scaling"] else 1.0
+
     def probe(self, estimate: Estimate, p: float, d_hat: float) -> None:
         """A trial step of p has been taken: go on with one 8 times as long, or go back with the largest d it speaks for."""
         k, total = estimate["k"], estimate["first"]["total_steps"]
         moved = min(p, 200 * estimate["first q"])
         if k > 0:
             estimate["best"] = max(estimate["best"], d_hat / moved)
-            if len(estimate["good"]) == k - 1 and d_hat > 0 and d_hat / moved >= estimate["best"] / 4:
+            if d_hat > 0 and d_hat / moved >= estimate["best"] / 4:
                 estimate["good"].append(moved)
         if k < (7 if total is None else min(7, max(1, total // 10))):
             estimate["q"] = 8 * p
@@ -132,9 +137,7 @@ class ProdigyOracle(Oracle):
 
     def end_probe(self, estimate: Estimate) -> None:
         good = min(max(estimate["good"], default=0.0), 50 * estimate["first q"])
-        total = estimate["first"]["total_steps"]
-        lift = 1.0 if total is None else min(2.0, max(1.0, (500 / total) ** 0.5))
-        estimate["d"] = max(lift * estimate["d"], good, estimate["first q"] / 4)
+        estimate["d"] = max(estimate["d"], good, estimate["first q"] / 4)
         estimate.update(q=0.0, probing=False, back=True, d_max=max(estimate["d_max"], estimate["d"]))
 
     def held(self, estimate: Estimate) -> None:
