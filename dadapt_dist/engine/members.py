@@ -75,6 +75,9 @@ class Member(Protocol):
     def _put_back(self, *, came: bool) -> None:
         """Put back what a step has not, where it puts back."""
 
+    def _rest_out(self, overflow: Tensor | None) -> None:
+        """Let buffers follow a step in which the optimizer has no part."""
+
     def _rehearse(self, phases: Sequence[str], squares: Tensor | None = None) -> Tensor:
         """Sums that the coming step would have, with nothing moved: [n_estimates, width(phases)]. squares: see `sweep`."""
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from ..kernels import KERNELS, Backend, check_available
 from ..methods import METHODS, Buffer
 from ..methods.base import Dtypes
+from ..methods.evaluation import Evaluates
 from ..options.checks import check_choice, check_options
 from ..sharding import registry
 from ..sharding.dtensor import is_dtensor
@@ -24,6 +25,7 @@ from . import amp, amp_alone, log_every, modes, param_groups, per_tensor, torch_
 from .amp import AmpScaling, Finding
 from .base_optimizer import BaseOptimizer
 from .estimate_state import TENSORS
+from .exchange import rest
 from .local_step import Entries, Window, measure, sweep
 from .members import Look
 from .option_sets import Lots
@@ -150,10 +152,10 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
 
     def _bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's. In place: schedulers and frameworks may hold the very dicts."""
-        groups, views, hidden = self._all_groups, self._views(), self._unsaved()
+        groups, views, hidden, has_modes = self._all_groups, self._views(), self._unsaved(), modes.has_modes(self)
         for group, of_group in zip(groups, views, strict=True):
             group.update(of_group, method=self._method.name, format=FORMAT)
-            if self._method.has_modes:
+            if has_modes:
                 group["mode"] = self._mode
             for name in {"d", *hidden} - {*of_group}:
                 group.pop(name, None)
@@ -319,6 +321,7 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
             window.sums += sweep(
                 self, *self._split(shown, lots), phases=window.phases, skip=window.overflow, squares=squares
             )
+            self._rest(shown, lots, came=True, skip=window.overflow)
         elif found is not None:
             found.spread(torch.tensor(True, device="cpu"))
 
@@ -327,6 +330,18 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         rms = self.step_size._rms
         split = self._split(self._all(), self._option_lots())
         put_back(self, *split, came=came, squares=None if rms is None else rms.local)
+
+    def _rest(self, entries: Entries, lots: Lots, *, came: bool, skip: Tensor | None) -> None:
+        """Let the shown buffers of what the step does not move follow it: see `rest`."""
+        if type(self._method).rest is not Evaluates.rest and modes.has_modes(self):
+            step_size = self.step_size
+            moves = step_size._moving(step_size._some_move())
+            moving = {name for name, moves in zip(step_size._scalars.names, moves, strict=True) if moves}
+            rest(self, *self._split(entries, lots), moving=moving, came=came, skip=skip)
+
+    def _rest_out(self, overflow: Tensor | None) -> None:
+        """The step has ended without this optimizer. overflow: did a scaler find one in it?"""
+        self._rest(self._all(), self._option_lots(), came=False, skip=overflow)
 
     def _measure(self, phases: Sequence[str]) -> Tensor:
         """The weighted sums of phases before the weights move: float64 [n_estimates, width]."""

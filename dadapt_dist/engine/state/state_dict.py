@@ -19,6 +19,7 @@ from ...sharding.registry import resolve
 from ...sharding.shard import LocalShard
 from ..estimate_state import TENSORS, estimates_of
 from ..members import Saves
+from ..modes import has_modes
 from . import foreign_entries, param_state, replaced_groups
 from .buffers import needed_by, note_loaded
 from .validation import (
@@ -98,7 +99,7 @@ def load(optimizer: Saves, state_dict: Dict) -> None:
         p: _restored(optimizer, p, buffers, group, place[0])
         for (p, buffers, group), place in zip(pairs, places, strict=True)
     }
-    mode = loaded_mode(groups) if optimizer._method.has_modes else optimizer._mode
+    mode = loaded_mode(groups) if has_modes(optimizer) else optimizer._mode
     others = foreign_entries.of_nobody(saved, {index for group in groups for index in group["params"]})
     merged = [_merged(optimizer, live, group) for live, group in zip(optimizer._all_groups, groups, strict=True)]
     fresh: Any = type(optimizer.state)(dict)
