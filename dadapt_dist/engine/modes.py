@@ -13,10 +13,10 @@ from ..sharding.registry import resolve
 from ..sharding.shard import LocalShard
 from .exchange import check_dtypes, exchange
 from .local_step import coefficients
-from .members import HasModes, Saves
+from .members import HasModes
 from .state import replaced_groups
 from .state.buffers import is_unmoved
-from .state.validation import EVAL, TRAIN
+from .state.validation import EVAL, TRAIN, has_modes
 
 Group = dict[str, Any]
 
@@ -64,14 +64,6 @@ class TwoModes:
             RuntimeError, ValueError: as `eval`.
         """
         switch(self, TRAIN if mode else EVAL)
-
-
-def has_modes(optimizer: HasModes | Saves) -> bool:
-    """Whether its parameters hold other values in evaluation than in training."""
-    method = optimizer._method
-    if method.has_modes:
-        return True
-    return any(method.shown(options) is not None for options in (optimizer.defaults, *optimizer._all_groups))
 
 
 def refuse_step(optimizer: object) -> None:

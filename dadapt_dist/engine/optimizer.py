@@ -32,7 +32,7 @@ from .option_sets import Lots
 from .readings import Readings
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
-from .state.validation import FORMAT, TRAIN
+from .state.validation import FORMAT, TRAIN, has_modes
 from .step_plan import PlanCache
 from .step_size import StepSize
 from .trials import put_back
@@ -152,10 +152,10 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
 
     def _bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's. In place: schedulers and frameworks may hold the very dicts."""
-        groups, views, hidden, has_modes = self._all_groups, self._views(), self._unsaved(), modes.has_modes(self)
+        groups, views, hidden, moded = self._all_groups, self._views(), self._unsaved(), has_modes(self)
         for group, of_group in zip(groups, views, strict=True):
             group.update(of_group, method=self._method.name, format=FORMAT)
-            if has_modes:
+            if moded:
                 group["mode"] = self._mode
             for name in {"d", *hidden} - {*of_group}:
                 group.pop(name, None)
@@ -333,7 +333,7 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
 
     def _rest(self, entries: Entries, lots: Lots, *, came: bool, skip: Tensor | None) -> None:
         """Let the shown buffers of what the step does not move follow it: see `rest`."""
-        if type(self._method).rest is not Evaluates.rest and modes.has_modes(self):
+        if type(self._method).rest is not Evaluates.rest and has_modes(self):
             step_size = self.step_size
             moves = step_size._moving(step_size._some_move())
             moving = {name for name, moves in zip(step_size._scalars.names, moves, strict=True) if moves}

@@ -68,7 +68,8 @@ def page(text: str) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{PAGE} lacks the lines {BEGIN!r} and {END!r}")
-    return before + begin + "\n\n" + "\n\n".join([table(), *(_section(method, variant) for method, variant in _classes())]) + "\n\n" + end + after
+    sections = "\n\n".join([table(), *(_section(method, variant) for method, variant in _classes())])
+    return before + begin + "\n\n" + sections + "\n\n" + end + after
 
 
 def table(methods: Iterable[type[Method]] | None = None) -> str:

@@ -16,7 +16,9 @@ from dadapt_dist.methods import METHODS, Method
 
 ALL: dict[str, type[dd.LearningRateFree]] = optimizers.classes()
 CLASSES = {name: cls for name, cls in ALL.items() if "d0" in METHODS[name].options.checks() and METHODS[name].after}
-VARIANTS = {variant.name: getattr(optimizers, variant.name) for method in METHODS.values() for variant in method.variants}
+VARIANTS = {
+    variant.name: getattr(optimizers, variant.name) for method in METHODS.values() for variant in method.variants
+}
 COMPILED = [name for name, method in METHODS.items() if method.signature is not None]
 WITH_D = [name for name, method in METHODS.items() if "d" in method().scalars(method.options.defaults())]
 WITH_BEFORE = [name for name, method in METHODS.items() if method.before is not None]

@@ -292,7 +292,9 @@ def is_evaluated_at_the_average_and_trains_on_with_every_bit(row: Row) -> None:
     problem = Problem()
     for groups in (None, [{"indices": [0, 2], "lr": 0.5}, {"indices": [1], "lr": 0.0}, {"indices": [3]}]):
         for before in ("exact", "lagged"):
-            first = {name: 0.1 for name in ("d0", "reps_rel") if row.knows(name)}  # with which the weights go far in 20 steps
+            first = {
+                name: 0.1 for name in ("d0", "reps_rel") if row.knows(name)
+            }  # with which the weights go far in 20 steps
             options: dict[str, Any] = {**row.options, **first, "average": 3.0}
             xs, made = grouped(problem.starts, groups)
             optimizer = row.build(made, **options, before=before)

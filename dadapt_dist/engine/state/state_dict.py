@@ -19,7 +19,6 @@ from ...sharding.registry import resolve
 from ...sharding.shard import LocalShard
 from ..estimate_state import TENSORS, estimates_of
 from ..members import Saves
-from ..modes import has_modes
 from . import foreign_entries, param_state, replaced_groups
 from .buffers import needed_by, note_loaded
 from .validation import (
@@ -30,6 +29,7 @@ from .validation import (
     check_format,
     check_kind,
     check_order,
+    has_modes,
     loaded_mode,
     numbers_of,
     parts_of,
