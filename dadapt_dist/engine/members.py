@@ -370,12 +370,20 @@ class HasModes(HasGroups, MovesTensors, Protocol):
     _mode: str
     _mapped: frozenset[int]
 
+    @property
+    def _has_modes(self) -> bool:
+        """Whether parameters hold other values in evaluation than in training."""
+
 
 class Saves(HasGroups, HasState, Protocol):
     """An optimizer to those who save and load it."""
 
     _mode: str
     _mapped: frozenset[int]
+
+    @property
+    def _has_modes(self) -> bool:
+        """Whether parameters hold other values in evaluation than in training."""
 
     @property
     def _optimizer_load_state_dict_pre_hooks(self) -> Mapping[int, Callable[..., Any]]:

@@ -16,7 +16,7 @@ from .local_step import coefficients
 from .members import HasModes
 from .state import replaced_groups
 from .state.buffers import is_unmoved
-from .state.validation import EVAL, TRAIN, has_modes
+from .state.validation import EVAL, TRAIN
 
 Group = dict[str, Any]
 
@@ -83,7 +83,7 @@ def switch(optimizer: HasModes, mode: str) -> None:
         RuntimeError: in the middle of a step.
         ValueError: the parameters cannot be written now, or not their low-precision copies; nothing has changed.
     """
-    if optimizer._mode == mode or not has_modes(optimizer):
+    if optimizer._mode == mode or not optimizer._has_modes:
         return
     optimizer.step_size._settle()
     replaced_groups.adopt(optimizer)

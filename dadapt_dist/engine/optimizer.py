@@ -32,7 +32,7 @@ from .option_sets import Lots
 from .readings import Readings
 from .state import buffers, param_state, replaced_groups
 from .state import state_dict as saved_state
-from .state.validation import FORMAT, TRAIN, has_modes
+from .state.validation import FORMAT, TRAIN
 from .step_plan import PlanCache
 from .step_size import StepSize
 from .trials import put_back
@@ -152,7 +152,7 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
 
     def _bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's. In place: schedulers and frameworks may hold the very dicts."""
-        groups, views, hidden, moded = self._all_groups, self._views(), self._unsaved(), has_modes(self)
+        groups, views, hidden, moded = self._all_groups, self._views(), self._unsaved(), self._has_modes
         for group, of_group in zip(groups, views, strict=True):
             group.update(of_group, method=self._method.name, format=FORMAT)
             if moded:
@@ -166,6 +166,14 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         self._traced = (
             [] if self._base or any(map(is_dtensor, params)) else params
         )  # their steps stay outside a compiled graph
+
+    @property
+    def _has_modes(self) -> bool:
+        """Whether parameters hold other values in evaluation than in training."""
+        method = self._method
+        if method.has_modes or type(method).shown is Evaluates.shown:
+            return method.has_modes
+        return any(method.shown(options) is not None for options in (self.defaults, *self._all_groups))
 
     def _views(self) -> list[dict[str, Tensor]]:
         """What each group holds of its estimate."""
@@ -333,10 +341,9 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
 
     def _rest(self, entries: Entries, lots: Lots, *, came: bool, skip: Tensor | None) -> None:
         """Let the shown buffers of what the step does not move follow it: see `rest`."""
-        if type(self._method).rest is not Evaluates.rest and has_modes(self):
-            step_size = self.step_size
-            moves = step_size._moving(step_size._some_move())
-            moving = {name for name, moves in zip(step_size._scalars.names, moves, strict=True) if moves}
+        if type(self._method).rest is not Evaluates.rest and self._has_modes:
+            moves = self.step_size._moving(self.step_size._some_move())
+            moving = {name for name, some in zip(self.step_size._scalars.names, moves, strict=True) if some}
             rest(self, *self._split(entries, lots), moving=moving, came=came, skip=skip)
 
     def _rest_out(self, overflow: Tensor | None) -> None:

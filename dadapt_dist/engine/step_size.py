@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..comm.communicator import ShardLayout
 from ..methods.base import PHASES, Scalars
+from ..methods.evaluation import Evaluates
 from ..options.checks import Before, NonFinite, Separate, Setting, Sync, check_count, check_names, one_of
 from ..sharding.shard_index import ShardIndex
 from . import placing, settings
@@ -321,7 +322,8 @@ class StepSize(Estimates):
         table, frozen, sumless = self._scalars, self.frozen, self._scalars.is_sumless
         if not self._trials.over:
             self._trials.put_back(table.method, table.values, [*self._roster.groups()], self._roster, window)
-        rest_others(self._roster, window)
+        if type(table.method).rest is not Evaluates.rest:
+            rest_others(self._roster, window)
         self._count.add(window.moves, window.overflows)
         self._still = 0 if window.moves else self._still + 1
         if self._calls == separate_estimates.LOOK_AT:

@@ -13,7 +13,6 @@ from ...methods import Buffer, Method
 from ...options.checks import listed
 from ...options.fields import NOTHING, numbers
 from ..estimate_state import TENSORS, estimates_of
-from ..members import HasGroups
 from ..shared_options import differs
 
 Dict = dict[str, Any]
@@ -186,14 +185,6 @@ def _plain(value: Any) -> Any:  # Any: numpy's numbers are real ones by registra
         except RuntimeError:  # a tensor without data
             return None
     return None if isinstance(value, bool) or not isinstance(value, Real) else value
-
-
-def has_modes(optimizer: HasGroups) -> bool:
-    """Whether its parameters hold other values in evaluation than in training."""
-    method = optimizer._method
-    if method.has_modes:
-        return True
-    return any(method.shown(options) is not None for options in (optimizer.defaults, *optimizer._all_groups))
 
 
 def loaded_mode(groups: Iterable[Mapping[str, Any]]) -> str:
