@@ -351,6 +351,12 @@ class HasGroups(Protocol):
     _bound_groups: list[dict[str, Any]]
     defaults: dict[str, Any]
     _method: Method
+    _mode: str
+    _mapped: frozenset[int]
+
+    @property
+    def _has_modes(self) -> bool:
+        """Whether parameters hold other values in evaluation than in training."""
 
     @property
     def step_size(self) -> TakesScalars:
@@ -367,23 +373,9 @@ class HasGroups(Protocol):
 class HasModes(HasGroups, MovesTensors, Protocol):
     """An optimizer to those who switch its parameters between training and evaluation."""
 
-    _mode: str
-    _mapped: frozenset[int]
-
-    @property
-    def _has_modes(self) -> bool:
-        """Whether parameters hold other values in evaluation than in training."""
-
 
 class Saves(HasGroups, HasState, Protocol):
     """An optimizer to those who save and load it."""
-
-    _mode: str
-    _mapped: frozenset[int]
-
-    @property
-    def _has_modes(self) -> bool:
-        """Whether parameters hold other values in evaluation than in training."""
 
     @property
     def _optimizer_load_state_dict_pre_hooks(self) -> Mapping[int, Callable[..., Any]]:

@@ -83,10 +83,12 @@ def switch(optimizer: HasModes, mode: str) -> None:
         RuntimeError: in the middle of a step.
         ValueError: the parameters cannot be written now, or not their low-precision copies; nothing has changed.
     """
-    if optimizer._mode == mode or not optimizer._has_modes:
+    if not optimizer._has_modes:
+        return
+    replaced_groups.adopt(optimizer)  # which may be of a checkpoint in the other mode
+    if optimizer._mode == mode:
         return
     optimizer.step_size._settle()
-    replaced_groups.adopt(optimizer)
     optimizer._brought_by.check_masters()
     entries = [*_mapped(optimizer)]
     places = resolve([p for _, p in entries])
