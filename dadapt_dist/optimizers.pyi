@@ -608,8 +608,8 @@ class DoG(LearningRateFree):
         average x̄ = x̄ + (1 + average)/(t + average)·(x - x̄),  t = 1, 2, ... the steps in which something moved
 
     Both norms are those of the very step: one blocking reduce a step, or, with before="lagged", those of
-    the step before, hidden. The step never decays by itself, so the last weights stay noisy: the paper calls an
-    average crucial. With average=8.0 it is kept as a buffer, and eval() puts it into the model; or decay lr to 0.
+    the step before, hidden. The steps fall only as 1/√t, so the last weights are noisy: the paper calls an average
+    crucial. With average=8.0 it is kept as a buffer, and eval() puts it into the model; or let lr decay to 0.
 
     γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
     all elements of all ranks. The update uses the d of before the step.
@@ -624,7 +624,7 @@ class DoG(LearningRateFree):
         weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
         layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
         maximize: ascend instead of descend. True or False; default False.
-        average: γ of the average of the weights that eval() shows: 8.0 is the papers'. One more buffer;
+        average: γ of the average of the weights that eval() shows: 8.0 in DoG's paper. One more buffer;
             None keeps none. None or a number >= 0; default None.
         state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
             float32, or the parameter's where that is more precise. Default None.
@@ -717,7 +717,7 @@ class LDoG(LearningRateFree):
         weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
         layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
         maximize: ascend instead of descend. True or False; default False.
-        average: γ of the average of the weights that eval() shows: 8.0 is the papers'. One more buffer;
+        average: γ of the average of the weights that eval() shows: 8.0 in DoG's paper. One more buffer;
             None keeps none. None or a number >= 0; default None.
         state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
             float32, or the parameter's where that is more precise. Default None.
@@ -761,7 +761,7 @@ class LDoG(LearningRateFree):
         3
 
     References:
-        Ivgi, Hinder and Carmon, DoG is SGD's Best Friend, arXiv 2302.12022, section 4.1.
+        Ivgi, Hinder and Carmon, DoG is SGD's Best Friend, arXiv 2302.12022, L-DoG.
     """
 
     def __init__(
@@ -810,7 +810,7 @@ class DoWG(LearningRateFree):
         weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
         layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
         maximize: ascend instead of descend. True or False; default False.
-        average: γ of the average of the weights that eval() shows: 8.0 is the papers'. One more buffer;
+        average: γ of the average of the weights that eval() shows: 8.0 in DoG's paper. One more buffer;
             None keeps none. None or a number >= 0; default None.
         state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
             float32, or the parameter's where that is more precise. Default None.

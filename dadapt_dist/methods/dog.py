@@ -50,8 +50,8 @@ class DoGMethod(DistanceMethod):
         """,
         notes="""
             Both norms are those of the very step: one blocking reduce a step, or, with before="lagged", those of
-            the step before, hidden. The step never decays by itself, so the last weights stay noisy: the paper calls an
-            average crucial. With average=8.0 it is kept as a buffer, and eval() puts it into the model; or decay lr to 0.
+            the step before, hidden. The steps fall only as 1/√t, so the last weights are noisy: the paper calls an average
+            crucial. With average=8.0 it is kept as a buffer, and eval() puts it into the model; or let lr decay to 0.
         """,
     )
     variants = (
@@ -61,7 +61,7 @@ class DoGMethod(DistanceMethod):
             documentation=Documentation(
                 summary="DoG with a distance and a sum of gradients for each tensor: a step size of its own.",
                 when="as DoG, where layers differ in scale, such as transformers; needs tensors that are not packed",
-                reference=f"{REFERENCE}, section 4.1",
+                reference=f"{REFERENCE}, L-DoG",
                 equations="""
                     DoG for each tensor of the model, as if it had an optimizer to itself
                 """,

@@ -24,8 +24,8 @@ AVERAGE: Any = option(
     optional,
     lambda value: value is None or is_nonnegative(value),
     "None or a number >= 0",
-    "8.0 is the papers', and None keeps no average",
-    "γ of the average of the weights that eval() shows: 8.0 is the papers'. One more buffer; None keeps none",
+    "8.0 is that of DoG's paper, and None keeps no average",
+    "γ of the average of the weights that eval() shows: 8.0 in DoG's paper. One more buffer; None keeps none",
     later=True,
 )
 

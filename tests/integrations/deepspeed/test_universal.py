@@ -131,7 +131,7 @@ def test_an_average_that_was_saved_in_evaluation_goes_on_bit_for_bit(
 ) -> None:
     options = {"average": 8.0, "reps_rel": 0.05}
     case = Case(stage=stage, method="dog", options=options, precision="bf16+fp32", steps=STEPS)
-    assert all(pool2.run(evaluating, case, str(tmp_path)))
+    assert all(pool2.run(evaluating, case, str(tmp_path), timeout=200))
 
 
 @pytest.mark.timeout(240)
