@@ -221,6 +221,24 @@ def test_a_checkpoint_in_either_mode_goes_on_bit_for_bit(dtype: torch.dtype, mod
         assert all(map(torch.equal, bits(one, ps), bits(other, qs)))
 
 
+def test_weights_of_another_dtype_take_the_average_of_a_checkpoint_in_theirs() -> None:
+    ps, qs = start(), start(torch.float32)
+    one, other = dd.DoG(ps, **KEPT), dd.DoG(qs, **KEPT)
+    for step in range(3):
+        take(one, ps, step)
+    other.load_state_dict(one.state_dict())
+    assert {other.state[q]["average"].dtype for q in qs} == {torch.float32}
+    with torch.no_grad():
+        for p, q in zip(ps, qs, strict=True):
+            q.copy_(p)
+    before = flat(qs)
+    one.eval()
+    other.eval()
+    assert torch.equal(flat(qs), flat(ps).float())
+    other.train()
+    assert torch.equal(flat(qs), before)
+
+
 def test_an_average_is_kept_from_the_first_step_to_the_last() -> None:
     ps = start()
     optimizer = dd.DoG([{"params": [p]} for p in ps], **KEPT)
