@@ -1,4 +1,4 @@
-"""The public optimizer classes, one a method. Changing the import from prodigyopt or dadaptation is enough.
+"""The public optimizer classes, one a method or variant of it. Changing the import from prodigyopt or dadaptation is enough.
 
 Each class is made, when it is first asked for, from what the method's file says. optimizers.pyi shows their signatures to
 type checkers and editors; `make format` writes it.
@@ -9,7 +9,7 @@ from typing import Any
 from . import methods
 from .engine.optimizer import LearningRateFree
 from .engine.optimizer_class import make_class
-from .methods.registry import METHODS, by_class_name, class_name
+from .methods.registry import METHODS, by_class_name, class_name, class_names, variant_of
 
 
 def of_method(name: str) -> type[LearningRateFree]:
@@ -40,11 +40,11 @@ def __getattr__(name: str) -> Any:
     method = by_class_name(name)
     if method is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return globals().setdefault(name, make_class(method))
+    return globals().setdefault(name, make_class(method, variant_of(method, name)))
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *map(class_name, METHODS.values())})
+    return sorted({*globals(), *class_names()})
 
 
-__all__ = [*map(class_name, METHODS.values())]
+__all__ = [*class_names()]

@@ -605,9 +605,11 @@ class DoG(LearningRateFree):
         start   d = reps_rel·(1 + ‖x0‖)
         before  d = max(d, ‖x - x0‖);  G = G + ‖g‖²
         update  x = x - r·lr·d/√(G + eps)·g
+        average x̄ = x̄ + (1 + average)/(t + average)·(x - x̄),  t = 1, 2, ... the steps in which something moved
 
     Both norms are those of the very step: one blocking reduce a step, or, with before="lagged", those of
-    the step before, hidden. It is at its best with an average of the weights.
+    the step before, hidden. The steps fall only as 1/√t, so the last weights are noisy: the paper calls an average
+    crucial. With average=8.0 it is kept as a buffer, and eval() puts it into the model; or let lr decay to 0.
 
     γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
     all elements of all ranks. The update uses the d of before the step.
@@ -622,6 +624,8 @@ class DoG(LearningRateFree):
         weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
         layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
         maximize: ascend instead of descend. True or False; default False.
+        average: γ of the average of the weights that eval() shows: 8.0 in DoG's paper. One more buffer;
+            None keeps none. None or a number >= 0; default None.
         state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
             float32, or the parameter's where that is more precise. Default None.
         statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
@@ -677,6 +681,193 @@ class DoG(LearningRateFree):
         *,
         layer_scale: float = 1.0,
         maximize: bool = False,
+        average: float | None = None,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class LDoG(LearningRateFree):
+    """DoG with a distance and a sum of gradients for each tensor: a step size of its own.
+
+        DoG for each tensor of the model, as if it had an optimizer to itself
+
+    The class is DoG(estimates="per_tensor"), and its checkpoints are those of DoG so built. What packs tensors
+    into flat ones (FSDP1 without use_orig_params, ZeRO) and pipelines raise. An average has one t for all
+    tensors.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
+            A number >= 0; default 1.0.
+        reps_rel: first distance, relative to 1 + ‖x0‖; 1e-4 for networks with BatchNorm. A number > 0;
+            default 1e-06.
+        eps: added to G under the root, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        average: γ of the average of the weights that eval() shows: 8.0 in DoG's paper. One more buffer;
+            None keeps none. None or a number >= 0; default None.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default 'per_tensor'.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
+            copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.LDoG(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Ivgi, Hinder and Carmon, DoG is SGD's Best Friend, arXiv 2302.12022, L-DoG.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        reps_rel: float = 1e-6,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        average: float | None = None,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        estimates: Sequence[str] | Literal["per_tensor"] | None = "per_tensor",
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class DoWG(LearningRateFree):
+    """SGD whose step size is distance over gradients that are weighted by it.
+
+        before  d = max(d, ‖x - x0‖);  v = v + d²·‖g‖²
+        update  x = x - r·lr·d²/(√v + eps)·g
+        average as of DoG
+
+    Early gradients, which come with a small d, weigh less than in DoG, so the steps are longer: faster where
+    DoG is too careful, and too long where gradients are noisy. Both norms are those of the very step, as of DoG.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
+            A number >= 0; default 1.0.
+        d0: first distance; the released eps is its square, and eps. A number > 0; default 0.01.
+        eps: added to √v in the denominator, for numerical stability. A number > 0; default 0.0001.
+        weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        average: γ of the average of the weights that eval() shows: 8.0 in DoG's paper. One more buffer;
+            None keeps none. None or a number >= 0; default None.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
+            copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.DoWG(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Khaled, Mishchenko and Jin, DoWG Unleashed, arXiv 2305.16284, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        d0: float = 0.01,
+        eps: float = 0.0001,
+        weight_decay: float = 0.0,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        average: float | None = None,
         state_dtype: torch.dtype | None = None,
         statistics_dtype: torch.dtype | None = None,
         backend: Literal["auto", "c", "triton", "eager"] = "auto",
@@ -852,5 +1043,7 @@ __all__ = [
     "DAdaptLion",
     "DAdaptSGD",
     "DoG",
+    "DoWG",
+    "LDoG",
     "Prodigy",
 ]

@@ -373,15 +373,17 @@ class ScalarTable:
         """Move what follows from a step whatever its sums, in the estimates that move, unless it overflowed (see `count`)."""
         if type(self.method).advance is Method.advance and UPDATES not in self.values:
             return
-        new, rows = self.method.advance(self.values, self._rule_constants()), moving()
+        new = self.method.advance(self.values, self._rule_constants())
+        if not new and type(self.method).held is Method.held:
+            return
+        rows = moving()
         moves = None if overflow is None else ~overflow.to(self.device)
         if not all(rows):
             there = torch.stack([torch.full((), row, device=self.device) for row in rows])  # no copy, which would wait
             moves = there if moves is None else moves & there
         if moves is not None:
             new = {name: torch.where(moves, value, self.values[name]) for name, value in new.items()}
-        written = self._copy(new)
-        self.seal(written if overflow is None else written | self._hold(overflow.to(self.device)))
+        self.seal(self._copy(new) | ({} if overflow is None else self._hold(overflow.to(self.device))))
 
     def begin(self, rms: Tensor) -> None:
         """Move what follows from the root mean square of the model, as `Method.begin`."""

@@ -75,6 +75,9 @@ class Member(Protocol):
     def _put_back(self, *, came: bool) -> None:
         """Put back what a step has not, where it puts back."""
 
+    def _rest_out(self, overflow: Tensor | None) -> None:
+        """Let buffers follow a step in which the optimizer has no part."""
+
     def _rehearse(self, phases: Sequence[str], squares: Tensor | None = None) -> Tensor:
         """Sums that the coming step would have, with nothing moved: [n_estimates, width(phases)]. squares: see `sweep`."""
 
@@ -348,6 +351,12 @@ class HasGroups(Protocol):
     _bound_groups: list[dict[str, Any]]
     defaults: dict[str, Any]
     _method: Method
+    _mode: str
+    _mapped: frozenset[int]
+
+    @property
+    def _has_modes(self) -> bool:
+        """Whether parameters hold other values in evaluation than in training."""
 
     @property
     def step_size(self) -> TakesScalars:
@@ -364,15 +373,9 @@ class HasGroups(Protocol):
 class HasModes(HasGroups, MovesTensors, Protocol):
     """An optimizer to those who switch its parameters between training and evaluation."""
 
-    _mode: str
-    _mapped: frozenset[int]
-
 
 class Saves(HasGroups, HasState, Protocol):
     """An optimizer to those who save and load it."""
-
-    _mode: str
-    _mapped: frozenset[int]
 
     @property
     def _optimizer_load_state_dict_pre_hooks(self) -> Mapping[int, Callable[..., Any]]:

@@ -11,6 +11,7 @@ from ..kernels import TensorTask
 from ..sharding import registry
 from ..sharding.registry import resolve
 from ..sharding.shard import LocalShard
+from .exchange import check_dtypes, exchange
 from .local_step import coefficients
 from .members import HasModes
 from .state import replaced_groups
@@ -30,15 +31,16 @@ class TwoModes:
     _mapped: frozenset[int] = frozenset()
 
     def eval(self: HasModes) -> None:
-        """Let the parameters be those that are evaluated and saved, for a method that trains others (Schedule-Free).
+        """Let the parameters be those that are evaluated and saved, for a method that trains others (DoG with `average`).
 
         Nothing for every other method, and when they are so already. Call it on all ranks between the same two steps: a rank
         that is left in the other mode refuses its next step, and the others wait for it in theirs. Waits for the reduce under
         way; no collective but where a framework gathers low-precision copies. The mode is saved.
 
-        Frozen parameters, and those that have taken no step yet, stay. Maps are computed in float64 and rounded once: there and
-        back again changes a parameter of a narrower dtype by one unit in the last place of the larger of its two values at most,
-        and no further however often it is repeated.
+        An average of the weights takes turns with them: `train` gives every bit back, of both. Parameters that have taken no
+        step yet stay. Methods with maps in the place of a buffer (Schedule-Free) leave frozen parameters as they are, too; there
+        and back again changes a parameter of a narrower dtype than float64 by one unit in the last place of the larger of its
+        two values at most, and no further however often it is repeated.
 
         Raises:
             RuntimeError: in the middle of a step.
@@ -50,8 +52,7 @@ class TwoModes:
             >>> optimizer.eval()  # evaluate, save
             >>> optimizer.train()
         """
-        if self._method.has_modes:
-            switch(self, EVAL)
+        switch(self, EVAL)
 
     def train(self: HasModes, mode: bool = True) -> None:
         """Let the parameters be those that train, as they are at the start: undoes `eval`, on all ranks, before the next step.
@@ -62,8 +63,7 @@ class TwoModes:
         Raises:
             RuntimeError, ValueError: as `eval`.
         """
-        if self._method.has_modes:
-            switch(self, TRAIN if mode else EVAL)
+        switch(self, TRAIN if mode else EVAL)
 
 
 def refuse_step(optimizer: object) -> None:
@@ -77,25 +77,30 @@ def refuse_step(optimizer: object) -> None:
 
 @torch.no_grad()
 def switch(optimizer: HasModes, mode: str) -> None:
-    """Map every parameter that has taken a step into this mode; nothing where it is in it. Waits for the reduce under way.
-
-    Maps are computed in float64, block by block, and rounded once.
+    """Turn every parameter that has taken a step to this mode; nothing where it is in it. Waits for the reduce under way.
 
     Raises:
         RuntimeError: in the middle of a step.
         ValueError: the parameters cannot be written now, or not their low-precision copies; nothing has changed.
     """
-    if not optimizer._method.has_modes or optimizer._mode == mode:
+    if not optimizer._has_modes:
+        return
+    replaced_groups.adopt(optimizer)  # which may be of a checkpoint in the other mode
+    if optimizer._mode == mode:
         return
     optimizer.step_size._settle()
-    replaced_groups.adopt(optimizer)
     optimizer._brought_by.check_masters()
     entries = [*_mapped(optimizer)]
     places = resolve([p for _, p in entries])
     _check_in_memory(entries, places)
+    check_dtypes(optimizer, entries)
     for (group, p), parts in zip(entries, places, strict=True):
+        shown = optimizer._method.shown(group)
         for part in parts:
-            _map(optimizer, group, p, part, mode)
+            if shown is not None:
+                exchange(optimizer, p, part, shown, back=mode == TRAIN)
+            elif optimizer._method.has_modes:
+                _map(optimizer, group, p, part, mode)
     optimizer._mapped = frozenset(id(p) for _, p in entries) if mode == EVAL else frozenset()
     optimizer._mode = mode
     for group in optimizer._all_groups:
@@ -105,13 +110,16 @@ def switch(optimizer: HasModes, mode: str) -> None:
 
 
 def _mapped(optimizer: HasModes) -> Iterator[tuple[Group, Tensor]]:
-    """The parameters that the coming map concerns: on the way back, those that were mapped, also if frozen since."""
+    """The parameters that the coming switch concerns: on the way back, those that were mapped, also if frozen since.
+
+    One that takes turns with a buffer does so also where it was frozen before: it is not at its average yet.
+    """
     for group, p in optimizer._all_params():
         state = optimizer.state.get(p, {})
         names = [name for name, spec in optimizer._buffers(group).items() if not spec.transient]
         if all(name in state for name in names) and not is_unmoved(optimizer, p):
             back = optimizer._mode == EVAL and optimizer._mapped
-            if id(p) in optimizer._mapped if back else p.requires_grad:
+            if id(p) in optimizer._mapped if back else p.requires_grad or optimizer._method.shown(group) is not None:
                 yield group, p
 
 
@@ -125,6 +133,7 @@ def _check_in_memory(entries: list[tuple[Group, Tensor]], places: list[list[Loca
 
 
 def _map(optimizer: HasModes, group: Group, p: Tensor, place: LocalShard, mode: str) -> None:
+    """Computed in float64, block by block, and rounded once."""
     x, state = place.part(p.detach()), optimizer.state[p]
     specs = optimizer._buffers(group)
     buf = {name: place.part(state[name]) for name in specs if not specs[name].transient}

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from ..kernels import KERNELS, Backend, check_available
 from ..methods import METHODS, Buffer
 from ..methods.base import Dtypes
+from ..methods.evaluation import Evaluates
 from ..options.checks import check_choice, check_options
 from ..sharding import registry
 from ..sharding.dtensor import is_dtensor
@@ -24,6 +25,7 @@ from . import amp, amp_alone, log_every, modes, param_groups, per_tensor, torch_
 from .amp import AmpScaling, Finding
 from .base_optimizer import BaseOptimizer
 from .estimate_state import TENSORS
+from .exchange import rest
 from .local_step import Entries, Window, measure, sweep
 from .members import Look
 from .option_sets import Lots
@@ -151,10 +153,10 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
 
     def _bind_groups(self) -> None:
         """Let the groups' scalars be views of the step size's. In place: schedulers and frameworks may hold the very dicts."""
-        groups, views, hidden = self._all_groups, self._views(), self._unsaved()
+        groups, views, hidden, moded = self._all_groups, self._views(), self._unsaved(), self._has_modes
         for group, of_group in zip(groups, views, strict=True):
             group.update(of_group, method=self._method.name, format=FORMAT)
-            if self._method.has_modes:
+            if moded:
                 group["mode"] = self._mode
             for name in {"d", *hidden} - {*of_group}:
                 group.pop(name, None)
@@ -165,6 +167,14 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         self._traced = (
             [] if self._base or any(map(is_dtensor, params)) else params
         )  # their steps stay outside a compiled graph
+
+    @property
+    def _has_modes(self) -> bool:
+        """Whether parameters hold other values in evaluation than in training."""
+        method = self._method
+        if method.has_modes or type(method).shown is Evaluates.shown:
+            return method.has_modes
+        return any(method.shown(options) is not None for options in (self.defaults, *self._all_groups))
 
     def _views(self) -> list[dict[str, Tensor]]:
         """What each group holds of its estimate."""
@@ -320,6 +330,7 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
             window.sums += sweep(
                 self, *self._split(shown, lots), phases=window.phases, skip=window.overflow, squares=squares
             )
+            self._rest(shown, lots, came=True, skip=window.overflow)
         elif found is not None:
             found.spread(torch.tensor(True, device="cpu"))
 
@@ -328,6 +339,17 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         rms = self.step_size._rms
         split = self._split(self._all(), self._option_lots())
         put_back(self, *split, came=came, squares=None if rms is None else rms.local)
+
+    def _rest(self, entries: Entries, lots: Lots, *, came: bool, skip: Tensor | None) -> None:
+        """Let the shown buffers of what the step does not move follow it: see `rest`."""
+        if type(self._method).rest is not Evaluates.rest and self._has_modes:
+            moves = self.step_size._moving(self.step_size._some_move())
+            moving = {name for name, some in zip(self.step_size._scalars.names, moves, strict=True) if some}
+            rest(self, *self._split(entries, lots), moving=moving, came=came, skip=skip)
+
+    def _rest_out(self, overflow: Tensor | None) -> None:
+        """The step has ended without this optimizer. overflow: did a scaler find one in it?"""
+        self._rest(self._all(), self._option_lots(), came=False, skip=overflow)
 
     def _measure(self, phases: Sequence[str]) -> Tensor:
         """The weighted sums of phases before the weights move: float64 [n_estimates, width]."""

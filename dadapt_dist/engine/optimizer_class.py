@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..kernels import Backend
 from ..methods import Method
-from ..methods.base import Dtypes
+from ..methods.base import Dtypes, Variant
 from ..methods.registry import class_name
 from ..options.checks import Before, NonFinite, Separate, Sync, check_keywords
 from .named_step_sizes import named
@@ -85,9 +85,9 @@ _STEP_SIZE_OPTIONS = tuple(
 )
 
 
-def make_class(method: type[Method]) -> type[LearningRateFree]:
-    """Return the optimizer class of a method, as it stands in `dadapt_dist.optimizers`."""
-    name, signature = class_name(method), signature_of(method)
+def make_class(method: type[Method], variant: Variant | None = None) -> type[LearningRateFree]:
+    """Return the optimizer class of a method, or of a variant of it, as it stands in `dadapt_dist.optimizers`."""
+    name, signature = class_name(method) if variant is None else variant.name, signature_of(method, variant)
 
     def __init__(self: LearningRateFree, *args: Any, **kwargs: Any) -> None:
         _build(self, method, signature, args, kwargs)
@@ -96,36 +96,41 @@ def make_class(method: type[Method]) -> type[LearningRateFree]:
     __init__.__signature__ = signature.replace(parameters=[own, *signature.parameters.values()])  # type: ignore[attr-defined]
     __init__.__qualname__, __init__.__module__ = f"{name}.__init__", MODULE
     return type(name, (LearningRateFree,), {
-        "__init__": __init__, "__doc__": docstring_of(method), "__module__": MODULE, "__qualname__": name,
+        "__init__": __init__, "__doc__": docstring_of(method, variant), "__module__": MODULE, "__qualname__": name,
     })  # fmt: skip
 
 
-def signature_of(method: type[Method]) -> inspect.Signature:
+def signature_of(method: type[Method], variant: Variant | None = None) -> inspect.Signature:
     """The signature of a method's constructor: params, its own options in order, then keywords that all methods take."""
     parameters = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Any)]
-    parameters += [_parameter(option) for option in (*method.options.of_constructor(), *fields(Common))]
+    parameters += [_parameter(option, variant) for option in (*method.options.of_constructor(), *fields(Common))]
     return inspect.Signature(parameters, return_annotation=None)
 
 
-def _parameter(option: Field[Any]) -> inspect.Parameter:
+def _parameter(option: Field[Any], variant: Variant | None) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY if option.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Parameter(option.name, kind, default=option.default, annotation=option.type)
+    return inspect.Parameter(option.name, kind, default=_default(option, variant), annotation=option.type)
 
 
-def docstring_of(method: type[Method]) -> str:
-    """The docstring of a method's class: one line, equations, Args, Raises, Example, References."""
-    return "\n".join(_docstring_lines(method)).rstrip() + "\n"
+def _default(option: Field[Any], variant: Variant | None) -> Any:
+    return variant.estimates if variant is not None and option.name == "estimates" else option.default
 
 
-def _docstring_lines(method: type[Method]) -> Iterator[str]:
-    words, name = method.documentation, class_name(method)
+def docstring_of(method: type[Method], variant: Variant | None = None) -> str:
+    """The docstring of a method's class, or of a variant's: one line, equations, Args, Raises, Example, References."""
+    return "\n".join(_docstring_lines(method, variant)).rstrip() + "\n"
+
+
+def _docstring_lines(method: type[Method], variant: Variant | None) -> Iterator[str]:
+    words = method.documentation if variant is None else variant.documentation
+    name = class_name(method) if variant is None else variant.name
     yield from (words.summary, "")
     yield from (f"    {line}".rstrip() for line in paragraph(words.equations))
     yield from ("", *([*paragraph(words.notes), ""] if words.notes else []))
     yield from (NOTATION, "", "Args:")
     yield from _argument("params", "tensors, (name, tensor) pairs, or dicts of parameter groups")
     for option in (*method.options.of_constructor(), *fields(Common)):
-        yield from _argument(option.name, _text_of(option))
+        yield from _argument(option.name, _text_of(option, variant))
     yield from ("", "Raises:")
     yield from _argument("ValueError", "an option is out of its range; nothing is built")
     yield from _argument("TypeError", "a keyword is unknown; the message names the nearest")
@@ -151,10 +156,10 @@ def paragraph(text: str) -> list[str]:
     return textwrap.dedent(text).strip("\n").rstrip().splitlines()
 
 
-def _text_of(option: Field[Any]) -> str:
+def _text_of(option: Field[Any], variant: Variant | None) -> str:
     check = option.metadata.get("check")
     if check is None:
-        return f"{option.metadata['doc']}. Default {option.default!r}"
+        return f"{option.metadata['doc']}. Default {_default(option, variant)!r}"
     return f"{check.doc}. {check.allowed[0].upper()}{check.allowed[1:]}; default {option.default!r}"
 
 
@@ -186,14 +191,14 @@ def _build(
         given["params"],
         method=method.name,
         options={name: given[name] for name in method.options.checks() if name in given},
-        step_size=_step_size(given, where),
+        step_size=_step_size(given, where, signature.parameters["estimates"].default),
         dtypes=Dtypes(*(dtype_named(given[name]) for name in ("state_dtype", "statistics_dtype"))),
         backend=given["backend"],
     )
 
 
-def _step_size(given: dict[str, Any], where: str) -> StepSize:
-    """The StepSize that the optimizer shares, or one of its own."""
+def _step_size(given: dict[str, Any], where: str, estimates: Any) -> StepSize:
+    """The StepSize that the optimizer shares, or one of its own. estimates: what the class has by default."""
     shared, usual = given["step_size"], {option.name: option.default for option in fields(Common)}
     own = {name: given[name] for name in _STEP_SIZE_OPTIONS if not _is(given[name], usual[name])}
     if isinstance(shared, str):
@@ -205,6 +210,13 @@ def _step_size(given: dict[str, Any], where: str) -> StepSize:
             f"{where}: step_size={shared!r} is no StepSize. Pass StepSize(...) or a name, or leave it out: the optimizer then "
             "makes its own."
         )
+    if estimates is not None and own.get("estimates") is estimates:
+        del own["estimates"]
+        if not shared._per_tensor:
+            raise ValueError(
+                f"{where} has an estimate for each tensor, and the StepSize that it is given has not: make that one with "
+                f"StepSize({estimates!r})."
+            )
     if own:
         raise ValueError(f"{where}: the StepSize holds {', '.join(own)}; pass them to StepSize(...) instead")
     return shared

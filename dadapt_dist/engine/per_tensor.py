@@ -65,7 +65,7 @@ def check_tensors(members: Sequence[Any]) -> None:
             raise PlacementError(
                 'estimates="per_tensor" needs each tensor of the model in the optimizer, and a framework has packed them into '
                 "flat ones, whose parts have one d together. Use FSDP2, DDP or FSDP1 with use_orig_params=True, which keep them "
-                "apart, or leave estimates out: one d for all."
+                "apart, or take one d for all, with estimates=None."
             )
         for group, params in zip(member._all_groups, shown, strict=True):
             _check_number(group, params)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..comm.communicator import ShardLayout
 from ..methods.base import PHASES, Scalars
+from ..methods.evaluation import Evaluates
 from ..options.checks import Before, NonFinite, Separate, Setting, Sync, check_count, check_names, one_of
 from ..sharding.shard_index import ShardIndex
 from . import placing, settings
@@ -25,6 +26,7 @@ from .diagnostics import separate_estimates
 from .diagnostics.run_diagnostics import RunDiagnostics
 from .estimate_state import estimates_of
 from .estimates import Estimates, StepCount
+from .exchange import rest_others
 from .local_step import Window
 from .members import Member, Roster
 from .option_sets import STAYS
@@ -320,14 +322,16 @@ class StepSize(Estimates):
         table, frozen, sumless = self._scalars, self.frozen, self._scalars.is_sumless
         if not self._trials.over:
             self._trials.put_back(table.method, table.values, [*self._roster.groups()], self._roster, window)
+        if type(table.method).rest is not Evaluates.rest:
+            rest_others(self._roster, window)
         self._count.add(window.moves, window.overflows)
         self._still = 0 if window.moves else self._still + 1
         if self._calls == separate_estimates.LOOK_AT:
             separate_estimates.look(self)
         if (frozen or sumless) and not window.skipped:
-            table.count(self._moving(window), window.overflows)
+            table.count(self._moving(window.moves), window.overflows)
         if not window.skipped:
-            table.advance(partial(self._moving, window), window.overflows)
+            table.advance(partial(self._moving, window.moves), window.overflows)
         if window.launches:
             self._launched = window
             if window.reduced is None:
@@ -366,11 +370,11 @@ class StepSize(Estimates):
             return None
         return self._overflows.agree(found, self._reduce, self._scalars.device)
 
-    def _moving(self, window: Window) -> list[bool]:
+    def _moving(self, some: bool) -> list[bool]:
         """Return for each estimate whether a group of it has an lr above 0; estimates without a group here follow the step."""
         names = self._scalars.names
-        if len(names) == 1 or not window.moves:
-            return [window.moves] * len(names)
+        if len(names) == 1 or not some:
+            return [some] * len(names)
         pairs = [
             pair for member in self._roster for pair in zip(member._all_groups, member._option_lots().of, strict=True)
         ]

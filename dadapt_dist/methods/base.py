@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..options.fields import MethodOptions
+from .evaluation import Evaluates
 
 Options = Mapping[str, Any]  # the options of one parameter group: plain numbers
 Scalars = dict[str, Tensor]  # float64; of one estimate, or of all with a first dimension [n_estimates] inside a fold
@@ -29,6 +30,8 @@ class Buffer:
     `init`: the fill value, or "param" for a copy of the parameter. `statistic`: it serves the estimate of d alone, so
     `freeze_after` releases it. `sliced`: `slice_p` keeps every p-th entry of it only. `squares`: a mean or sum of squares.
     `transient`: the caller fills it anew in every step and it is not saved; float32, or the parameter's dtype where wider.
+    `exchanged`: in evaluation it takes turns with the parameter (`Method.shown`), so it has the parameter's dtype, but for
+    float32 beside bfloat16, whatever the other buffers have.
     """
 
     init: float | Literal["param"] = 0.0
@@ -36,6 +39,7 @@ class Buffer:
     sliced: bool = False
     squares: bool = False
     transient: bool = False
+    exchanged: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Dtypes:
 
     def of(self, p: Tensor, buffer: Buffer) -> torch.dtype:
         """The dtype of a new buffer."""
+        if buffer.exchanged:
+            return torch.promote_types(p.dtype, torch.float32)
         if self.statistics is not None and buffer.statistic:
             return p.dtype if buffer.init == "param" else self.statistics
         return self.state or torch.promote_types(p.dtype, torch.float32)
@@ -58,7 +64,7 @@ class Dtypes:
         """The dtype of a buffer from a checkpoint: no narrower than it was saved, but for an s that is asked to be."""
         dtype = self.of(p, buffer)
         asked = self.statistics is not None and buffer.statistic and buffer.init != "param"
-        return dtype if asked else torch.promote_types(saved, dtype)
+        return dtype if asked or buffer.exchanged else torch.promote_types(saved, dtype)
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,15 @@ class Documentation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A further public class of a method: the same mathematics, options and checkpoints, another default of `estimates`."""
+
+    name: str
+    documentation: Documentation
+    estimates: Literal["per_tensor"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class KernelSignature:
     """The arguments of a method's compiled kernels (cpu_c_step.c, triton_kernel.py), in order.
 
@@ -148,7 +163,7 @@ class KernelSignature:
     sliced: bool = False
 
 
-class Method(ABC):
+class Method(Evaluates, ABC):
     """One learning-rate-free method: tensors and scalars, no ranks, no frameworks.
 
     A method is a rule for single elements and three optional phases of additive sums. In each phase a function returns the
@@ -170,6 +185,8 @@ class Method(ABC):
     """The options of a parameter group: a frozen dataclass, in the order of the public constructor."""
     documentation: ClassVar[Documentation]
     """What docstrings and docs say of the method."""
+    variants: ClassVar[tuple[Variant, ...]] = ()
+    """Its other public classes."""
     signature: ClassVar[KernelSignature | None] = None
     """The arguments of the compiled kernels; None: the method runs as plain torch operations."""
 
@@ -352,20 +369,6 @@ class Method(ABC):
         rms: float64 [n_tensors], the root mean square of each whole tensor of the model before the step.
         """
         return torch.ones_like(rms)
-
-    # ---------------------------------------------------------------- evaluation
-
-    def to_eval(self, x: Tensor, buf: Buffers, c: Coefficients) -> None:  # noqa: B027 - few methods have it
-        """Turn the parameter that trains into the one that is evaluated and saved, in place and elementwise.
-
-        Args:
-            x: the parameter, float64.
-            buf: its buffers, float64, without those that are sliced; they stay as they are.
-            c: the `coefficients` of the coming step. Only those that follow from options are the same at both maps.
-        """
-
-    def to_train(self, x: Tensor, buf: Buffers, c: Coefficients) -> None:  # noqa: B027 - few methods have it
-        """Undo `to_eval`, in place."""
 
     # ---------------------------------------------------------------- sums
 

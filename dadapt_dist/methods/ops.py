@@ -85,6 +85,11 @@ def add_ratio_(t: Tensor, a: Tensor, b: Tensor, c: Tensor | float) -> Tensor:
     return t.add_((a * c).div_(b)) if isinstance(c, Tensor) else t.addcdiv_(a, b, value=c)
 
 
+def approach_(t: Tensor, a: Tensor, c: Tensor | float) -> Tensor:
+    """t + c·(a - t), in place."""
+    return t.add_((a - t) * c) if isinstance(c, Tensor) else t.lerp_(a, c)
+
+
 def bias_correction(options: Options, k: Tensor) -> Tensor | float:
     """sqrt(1 - b2^(k+1)) / (1 - b1^(k+1)), Adam's correction; 1.0 when the group has it off. k: 0-dim float64."""
     if not options.get("use_bias_correction", False):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from ..options.fields import MethodOptions
-from .base import Documentation, Method
+from .base import Documentation, Method, Variant
 from .fold_checks import check_folds
 
 METHODS: dict[str, type[Method]] = {}
@@ -71,7 +71,17 @@ def class_name(method: type[Method]) -> str:
 
 def class_names() -> tuple[str, ...]:
     """Names of the public optimizer classes, which are the types in a DeepSpeed config."""
-    return tuple(map(class_name, METHODS.values()))
+    return tuple(name for method in METHODS.values() for name in names_of(method))
+
+
+def names_of(method: type[Method]) -> tuple[str, ...]:
+    """Names of a method's public classes, that of the method itself first."""
+    return class_name(method), *(variant.name for variant in method.variants)
+
+
+def variant_of(method: type[Method], name: str) -> Variant | None:
+    """The variant of a method whose class has this name; None for the method itself."""
+    return next((variant for variant in method.variants if variant.name == name), None)
 
 
 def tensors_of(name: str) -> int:
@@ -92,8 +102,8 @@ def flag_name(method: type[Method]) -> str:
 
 
 def by_class_name(name: str) -> type[Method] | None:
-    """The method whose public class has this name; None where there is none."""
-    return next((method for method in METHODS.values() if class_name(method) == name), None)
+    """The method of the public class that has this name; None where there is none."""
+    return next((method for method in METHODS.values() if name in names_of(method)), None)
 
 
 def _check(method: Any) -> None:
@@ -119,9 +129,10 @@ def _check(method: Any) -> None:
         raise TypeError(f"{method.__name__} must be called <name of the public class>{_SUFFIX}")
     for other in METHODS.values():
         same = (other.__module__, other.__qualname__) == (method.__module__, method.__qualname__)
-        if not same and (other.name == method.name or class_name(other) == class_name(method)):
+        if not same and (other.name == method.name or not {*names_of(other)}.isdisjoint(names_of(method))):
             raise ValueError(
-                f"{method.__name__}: {other.__name__} already has the name {method.name!r} or {class_name(method)}. Take another."
+                f"{method.__name__}: {other.__name__} already has the name {method.name!r} or {' or '.join(names_of(method))}. "
+                "Take another."
             )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from ..engine.optimizer_class import docstring_of, paragraph, signature_of
 from ..methods import METHODS, Method
-from ..methods.registry import class_name
+from ..methods.base import Documentation, Variant
+from ..methods.registry import class_name, class_names
 from ..options.fields import MethodOptions
 
 ROOT = Path(__file__).parents[2]
@@ -46,9 +47,19 @@ def main() -> None:
 
 def stub() -> str:
     """The text of optimizers.pyi."""
-    names = sorted(map(class_name, METHODS.values()))
-    listed = "".join(f'    "{name}",\n' for name in names)
-    return _HEAD + "".join(map(_stub_of, METHODS.values())) + f"\n__all__ = [\n{listed}]\n"
+    listed = "".join(f'    "{name}",\n' for name in sorted(class_names()))
+    stubs = "".join(_stub_of(method, variant) for method, variant in _classes())
+    return _HEAD + stubs + f"\n__all__ = [\n{listed}]\n"
+
+
+def _classes() -> list[tuple[type[Method], Variant | None]]:
+    """Every public class: its method, and which variant of it, where it is one."""
+    return [(method, variant) for method in METHODS.values() for variant in (None, *method.variants)]
+
+
+def _words(method: type[Method], variant: Variant | None) -> tuple[str, Documentation]:
+    """Name and documentation of a public class."""
+    return (class_name(method), method.documentation) if variant is None else (variant.name, variant.documentation)
 
 
 def page(text: str) -> str:
@@ -57,25 +68,26 @@ def page(text: str) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{PAGE} lacks the lines {BEGIN!r} and {END!r}")
-    return before + begin + "\n\n" + "\n\n".join([table(), *map(_section, METHODS.values())]) + "\n\n" + end + after
+    sections = "\n\n".join([table(), *(_section(method, variant) for method, variant in _classes())])
+    return before + begin + "\n\n" + sections + "\n\n" + end + after
 
 
 def table(methods: Iterable[type[Method]] | None = None) -> str:
     """A row a method: its class, when to use it, its source. None: all methods."""
     rows = ["| class | when to use it | source |", "|---|---|---|"]
-    for method in METHODS.values() if methods is None else methods:
-        name, words = class_name(method), method.documentation
+    classes = _classes() if methods is None else [(method, None) for method in methods]
+    for name, words in (_words(method, variant) for method, variant in classes):
         links = ", ".join(map(_linked, _ARXIV.findall(words.reference))) or words.reference
         rows.append(f"| [`{name}`](#{name.lower()}) | {words.when} | {links} |")
     return "\n".join(rows)
 
 
-def _section(method: type[Method]) -> str:
-    words = method.documentation
+def _section(method: type[Method], variant: Variant | None) -> str:
+    name, words = _words(method, variant)
     source = words.reference[0].upper() + words.reference[1:]
     common = {f.name for f in fields(MethodOptions)}
     own = [f for f in method.options.of_constructor() if f.name not in common and "check" in f.metadata]
-    parts = [f"### {class_name(method)}", _filled(f"{words.summary} {source}.")]
+    parts = [f"### {name}", _filled(f"{words.summary} {source}.")]
     parts.append("\n".join(f"    {line}".rstrip() for line in paragraph(words.equations)))
     parts += ["\n".join(paragraph(words.notes))] if words.notes else []
     parts.append(_filled(f"Defaults: `{', '.join(f'{f.name}={_repr(f.default)}' for f in own)}`."))
@@ -96,13 +108,13 @@ def _repr(value: Any) -> str:
     return re.sub(r"e-0(\d)", r"e-\1", repr(value))
 
 
-def _stub_of(method: type[Method]) -> str:
-    lines = [f"\nclass {class_name(method)}(LearningRateFree):"]
-    documented = f'"""{docstring_of(method)}"""'
+def _stub_of(method: type[Method], variant: Variant | None) -> str:
+    lines = [f"\nclass {_words(method, variant)[0]}(LearningRateFree):"]
+    documented = f'"""{docstring_of(method, variant)}"""'
     lines += [f"    {line}".rstrip() for line in documented.splitlines()]
     lines += ["", "    def __init__(", "        self,"]
     keyword_only = False
-    for parameter in signature_of(method).parameters.values():
+    for parameter in signature_of(method, variant).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
             keyword_only = True
             lines.append("        *,")

@@ -26,7 +26,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "prodigy": {"d_coef": 2.0, "use_bias_correction": True},
     "dadapt_sgd": {"d0": 1e-2, "momentum": 0.9},  # so large that a wrong first step shows
     "dadapt_adagrad": {"momentum": 0.5},
-    "dog": {"reps_rel": 1e-2},
+    "dog": {"reps_rel": 1e-2},  # of d ‖x - x0‖, which float32 weights give to 1e-6 only where it is no smaller
+    "dowg": {"d0": 0.1},
 }
 OPTIONS: dict[str, dict[str, Any]] = {name: {**first_d(name, 1e-3), **SPECIAL.get(name, {})} for name in ALL}
 # bf16+fp32: micro-steps are added up in float32, which at stage 1 is DeepSpeed's BF16_Optimizer.

@@ -20,7 +20,7 @@ from dadapt_dist import optimizers
 from dadapt_dist.methods import METHODS
 
 from .oracles import ORACLES, Oracle
-from .oracles.released import Problem, flat, grouped
+from .oracles.released import Problem, flat, grouped, with_gaps
 
 
 @dataclass(frozen=True)
@@ -282,6 +282,35 @@ def takes_no_write_of_a_step_for_one_of_its_user(row: Row) -> None:
         (one, of_one), (other, of_other) = runs
         assert torch.equal(one, other), setting
         assert of_one == of_other, setting
+
+
+@check
+def is_evaluated_at_the_average_and_trains_on_with_every_bit(row: Row) -> None:
+    """Where it can keep one: with lrs of its own, lr 0 and tensors without a gradient, beside the oracle's average."""
+    if not row.knows("average"):
+        return
+    problem = Problem()
+    for groups in (None, [{"indices": [0, 2], "lr": 0.5}, {"indices": [1], "lr": 0.0}, {"indices": [3]}]):
+        for before in ("exact", "lagged"):
+            first = {
+                name: 0.1 for name in ("d0", "reps_rel") if row.knows(name)
+            }  # with which the weights go far in 20 steps
+            options: dict[str, Any] = {**row.options, **first, "average": 3.0}
+            xs, made = grouped(problem.starts, groups)
+            optimizer = row.build(made, **options, before=before)
+            oracle = row.oracle(problem.starts, groups, lagged=before == "lagged", **options)
+            optimizer.eval()
+            assert torch.equal(flat(xs), flat(problem.starts))
+            optimizer.train()
+            gradients = with_gaps(problem.gradients)
+            for step in steps(optimizer, xs, gradients, 20):
+                oracle.step(gradients(step, oracle.params))
+                kept = [t.clone() for t in (*xs, *(t for x in xs for t in optimizer.state[x].values()))]
+                optimizer.eval()
+                torch.testing.assert_close(flat(xs), flat(oracle.averages), rtol=1e-9, atol=1e-12)
+                optimizer.train()
+                assert all(map(torch.equal, kept, (*xs, *(t for x in xs for t in optimizer.state[x].values()))))
+            assert not torch.allclose(flat(oracle.averages), flat(oracle.params), rtol=1e-3)
 
 
 def step_with(optimizer: dd.LearningRateFree, name: str, value: Any) -> None:

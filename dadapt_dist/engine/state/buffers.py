@@ -104,6 +104,7 @@ def _create(optimizer: HasState, p: Tensor, group: dict[str, Any], place: LocalS
     if why := unwritable(place.local(p)):
         raise ValueError(f"{param_state.described(p, optimizer.param_groups)} {why}.")
     specs = {name: spec for name, spec in optimizer._buffers(group).items() if not spec.transient}
+    param_state.check_exchanged(p, specs, optimizer.param_groups)
     missing = _missing(optimizer, p, group)
     if len(missing) < len(specs):
         there = [name for name in specs if name not in missing]

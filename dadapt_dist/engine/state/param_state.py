@@ -125,6 +125,15 @@ def dtype_named(value: Any) -> Any:
     return found if isinstance(found, torch.dtype) else value
 
 
+def check_exchanged(p: Tensor, buffers: Mapping[str, Buffer], groups: Groups) -> None:
+    """Raise ValueError for a parameter whose bits would not come back from evaluation."""
+    if p.dtype is torch.float16 and any(buffer.exchanged for buffer in buffers.values()):
+        raise ValueError(
+            f"{described(p, groups)} has dtype float16, of which no average can be kept that takes turns with it bit for bit. "
+            "Train it in float32 or bfloat16 (autocast and a GradScaler leave weights in float32), or leave average out."
+        )
+
+
 def check_dtypes(dtypes: Dtypes) -> None:
     """Raise ValueError for dtypes that no buffer may have."""
     if dtypes.state not in (None, torch.float64, torch.float32, torch.bfloat16):

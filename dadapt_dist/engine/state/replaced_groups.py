@@ -11,7 +11,7 @@ from typing import Any
 from ...options.checks import check_options
 from ..estimate_state import TENSORS, estimates_of
 from ..members import HasGroups, TakesScalars
-from .validation import check_fixed, check_format, check_order, scalars_of
+from .validation import check_fixed, check_format, check_order, loaded_mode, scalars_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ def adopt(optimizer: HasGroups) -> None:
     if not new:
         return
     found = [_checked(optimizer, group, index) for index, group in new]
+    mode = _mode_of(optimizer, [group for _, group in new], is_whole=len(new) == len(groups))
     live = {name for group in groups if id(group) in ours for name in estimates_of(group)}
     given: dict[str, dict[str, Any]] = {}
     for _, of_group in found:
@@ -36,10 +37,25 @@ def adopt(optimizer: HasGroups) -> None:
                 _check_agree(given.setdefault(estimate, scalars), scalars, estimate)
     for (index, _), (options, _) in zip(new, found, strict=True):
         groups[index] = options
+    if mode != optimizer._mode:
+        optimizer._mode, optimizer._mapped = mode, frozenset()
     optimizer._bind_groups()
     of_estimate = {estimate: options for options, scalars in found for estimate in scalars}
     for estimate, scalars in given.items():
         _take(optimizer.step_size, estimate, _whole(optimizer, estimate, scalars, of_estimate[estimate]))
+
+
+def _mode_of(optimizer: HasGroups, new: list[dict[str, Any]], is_whole: bool) -> str:
+    """The mode of the parameters: that which new groups say, where all are new. ValueError where they contradict ours."""
+    said = [group for group in new if "mode" in group]
+    if not optimizer._has_modes or not said or (mode := loaded_mode(said)) == optimizer._mode:
+        return optimizer._mode
+    if not is_whole:
+        raise ValueError(
+            f"a new parameter group is in the mode {mode!r}, and the others are in {optimizer._mode!r}: parameters are in one or "
+            f"the other. Call optimizer.{mode}() before the group is put in."
+        )
+    return mode
 
 
 def _checked(optimizer: HasGroups, group: Any, index: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -98,7 +98,7 @@ def load(optimizer: Saves, state_dict: Dict) -> None:
         p: _restored(optimizer, p, buffers, group, place[0])
         for (p, buffers, group), place in zip(pairs, places, strict=True)
     }
-    mode = loaded_mode(groups) if optimizer._method.has_modes else optimizer._mode
+    mode = loaded_mode(groups) if optimizer._has_modes else optimizer._mode
     others = foreign_entries.of_nobody(saved, {index for group in groups for index in group["params"]})
     merged = [_merged(optimizer, live, group) for live, group in zip(optimizer._all_groups, groups, strict=True)]
     fresh: Any = type(optimizer.state)(dict)

@@ -21,10 +21,10 @@ FORMAT = 1
 
 WHERE_FROM = "pass what optimizer.state_dict() returned."
 GO_BACK = "Go back to an earlier checkpoint."
-COUNTS = ("k", "held", "steps", "started", "updates")
+COUNTS = ("k", "held", "steps", "started", "updates", "averaged")
 DISTANCES = ("d", "d_max")
 NORMS = ("g0_norm", "gsq_weighted", "given_d")
-SQUARES = ("g_sq_sum",)  # never squared again
+SQUARES = ("g_sq_sum", "weighted_sum")  # never squared again
 NONE: Mapping[str, int] = {}
 LARGEST_COUNT = 2**53  # counts are kept in float64
 LARGEST_DISTANCE = torch.finfo(torch.float32).max

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...engine.state.buffers import needed_by, note_loaded
-from ...engine.state.validation import check_elements, check_format, check_kind, check_order, numbers_of
+from ...engine.state.validation import check_elements, check_format, check_kind, check_order, loaded_mode, numbers_of
 from ...engine.step_plan import PlanCache
 from ...options.checks import check_options, listed
 from ...sharding.registry import resolve
@@ -85,10 +85,14 @@ def complete(optimizer: "LearningRateFree", saved: Iterable[Mapping[str, Any]]) 
     whole = [{**assumed(group, {**usual, **group}), **group} for group in saved]
     estimates = {group["estimate"]: {**group, **numbers_of(group, names, WHERE, lengths)} for group in whole}
     _check_buffers(optimizer)
+    if optimizer._has_modes:
+        optimizer._mode, optimizer._mapped = loaded_mode(whole), frozenset()
     for estimate, group in estimates.items():
         optimizer.step_size._load(estimate, group)
     for group in optimizer._all_groups:
         group.pop(MARK, None)
+        if optimizer._has_modes:
+            group["mode"] = optimizer._mode
     for group, p in optimizer._all_params():
         state = optimizer.state[p]
         specs, dtypes = optimizer._method.buffers(group), optimizer._dtypes

@@ -15,6 +15,7 @@ import dadapt_dist as dd
 from dadapt_dist import optimizers
 from dadapt_dist.integrations.deepspeed import registration
 from dadapt_dist.methods.registry import class_names
+from tests.helpers.classes import VARIANTS
 from tests.helpers.pool import WorkerPool
 
 NAMES = [cls.__name__ for cls in optimizers.classes().values()]
@@ -42,8 +43,8 @@ def torch_optim(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 def test_every_public_optimizer_is_registered() -> None:
     public = {name for name in dd.__all__ if isinstance(getattr(dd, name), type)}
     optimizers = {n for n in public if issubclass(getattr(dd, n), dd.LearningRateFree)} - {"LearningRateFree"}
-    assert set(class_names()) == optimizers == set(NAMES)
-    assert all(getattr(torch.optim, name) is getattr(dd, name) for name in NAMES)
+    assert set(class_names()) == optimizers == {*NAMES, *VARIANTS}
+    assert all(getattr(torch.optim, name) is getattr(dd, name) for name in class_names())
 
 
 def test_registering_again_changes_and_says_nothing(library_log: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dadapt_dist import LearningRateFree
 from dadapt_dist.integrations.known_issues import DEFECTS
-from tests.helpers.deepspeed_runs import DECAYS, STEPS, SUB_GROUP, Case, Odd, Trainer, batch, loss_of
+from tests.helpers.deepspeed_runs import DECAYS, STEPS, SUB_GROUP, Case, Odd, Trainer, batch, indices, loss_of
+from tests.helpers.oracles.dog import DoGOracle
 from tests.helpers.pool import WorkerPool
 from tests.helpers.toy_methods import ScheduleFreeReference, toys_registered
 
@@ -100,6 +101,62 @@ def test_low_precision_weights_follow_the_mode(case: Case, pool2: WorkerPool) ->
                 continue
             for t, value in zip(found[name], values, strict=True):
                 assert float((t - value).abs().max()) < bound, (found["wrapper"], name)
+
+
+AVERAGED: dict[str, Any] = {"average": 8.0, "reps_rel": 0.3, "before": "lagged"}
+AVERAGES = [
+    Case(stage=0, method="dog", options=AVERAGED, precision="bf16"),
+    Case(stage=1, method="dog", options=AVERAGED, precision="bf16+fp32"),
+    Case(stage=2, method="dog", options=AVERAGED, precision="bf16", groups=3, lrs=(1.0, 1.0, 0.0, 1.0, 1.0, 1.0)),
+    Case(stage=2, method="dog", options=AVERAGED, precision="fp16", offload="optimizer"),
+    Case(stage=3, method="dog", options=AVERAGED, sub_group=SUB_GROUP),
+    Case(stage=3, method="dog", options=AVERAGED, precision="bf16", offload="parameters"),
+]
+
+
+def average(case: Case) -> dict[str, Any]:
+    """On every rank: weights in both modes after the last step, and whether evaluation changed a bit of training."""
+    with Trainer(case) as trainer:
+        same = []
+        for step in range(STEPS):
+            trainer.step(step)
+            tensors = [t for p, state in trainer.base.state.items() for t in (p.detach(), *state.values())]
+            before = [t.clone() for t in (*tensors, *trainer.weights())]
+            trainer.base.eval()
+            seen = trainer.weights()
+            trainer.base.train()
+            same.append(all(map(torch.equal, before, (*tensors, *trainer.weights()))))
+        return {"same": same, "weights": trainer.weights(), "evaluated": seen}
+
+
+def averaged(case: Case) -> tuple[list[Tensor], list[Tensor]]:
+    """(weights, averages) of one process."""
+    model = Odd().double()
+    params = [*model.parameters()]
+    groups = [
+        {"indices": ids, "weight_decay": w} for ids, w in zip(indices(case.groups), DECAYS[case.groups], strict=True)
+    ]
+    oracle = DoGOracle(params, groups, lagged=True, average=8.0, reps_rel=0.3)
+    for step in range(STEPS):
+        with torch.no_grad():
+            for p, value in zip(params, oracle.params, strict=True):
+                p.copy_(value)
+        model.zero_grad()
+        x, y = batch(step)
+        loss_of(model(x.double()), y.double()).backward()
+        oracle.set_lr(case.lrs[step] if case.lrs else 1.0)
+        oracle.step([p.grad for p in params])
+    return oracle.params, oracle.averages
+
+
+@pytest.mark.parametrize("case", AVERAGES, ids=str)
+def test_averages_of_masters_are_shown_and_leave_every_bit_as_it_was(case: Case, pool2: WorkerPool) -> None:
+    (trained, evaluated), bound = averaged(case), 2e-6 if case.precision == "fp32" else 2e-2
+    assert max(float((a - b).abs().max()) for a, b in zip(trained, evaluated, strict=True)) > 2 * bound
+    for found in pool2.run(average, case):
+        assert found["same"] == [True] * STEPS
+        for name, values in (("weights", trained), ("evaluated", evaluated)):
+            assert max(float((t - v).abs().max()) for t, v in zip(found[name], values, strict=True)) < bound, name
 
 
 def stepping(stage: int) -> str:

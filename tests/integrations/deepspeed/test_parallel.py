@@ -24,7 +24,10 @@ STEPS, BATCH, WIDTH, OUT = 8, 8, 7, 3
 
 def options(method: str) -> dict[str, Any]:
     """With so large an eps that gradients of another scale give another d."""
-    return {**first_d(method, 1e-2), "weight_decay": 0.01, "eps": 1e-3}
+    d = (
+        0.1 if method == "dowg" else 1e-2
+    )  # DoG's grows with ‖x0‖; smaller, float32 weights do not give ‖x - x0‖ to 1e-6
+    return {**first_d(method, d), "weight_decay": 0.01, "eps": 1e-3}
 
 
 OPTIONS = options("prodigy")

@@ -105,6 +105,35 @@ def test_a_run_goes_on_with_another_number_of_ranks_as_if_it_had_had_it_from_the
         assert expected.d[-1] > expected.d[0] or case.method not in WITH_D, case
 
 
+def evaluating(case: Case, folder: str) -> bool:
+    """On every rank: whether a run that is saved in evaluation mode, converted and loaded goes on with the same bits."""
+    with Trainer(case) as trainer:
+        for step in range(BEFORE):
+            trainer.step(step)
+        trainer.base.eval()
+        trainer.engine.save_checkpoint(folder)
+        if dist.get_rank() == 0:
+            universal_load.convert(folder, f"{folder}/universal")
+        dist.barrier()
+        trainer.base.train()
+        whole = go_on(trainer)
+    with Trainer(replace(case, config=UNIVERSAL)) as trainer:
+        universal_load.load(trainer.engine, folder)
+        trainer.base.train()
+        resumed = go_on(trainer)
+        same = [torch.equal(a, b) for name in TENSORS for a, b in zip(whole[name], resumed[name], strict=True)]
+    return all(same) and whole["d"] == resumed["d"]
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_an_average_that_was_saved_in_evaluation_goes_on_bit_for_bit(
+    stage: int, pool2: WorkerPool, tmp_path: Path
+) -> None:
+    options = {"average": 8.0, "reps_rel": 0.05}
+    case = Case(stage=stage, method="dog", options=options, precision="bf16+fp32", steps=STEPS)
+    assert all(pool2.run(evaluating, case, str(tmp_path), timeout=200))
+
+
 @pytest.mark.timeout(240)
 def test_the_same_number_of_ranks_goes_on_bit_for_bit(pool2: WorkerPool, tmp_path: Path) -> None:
     """Also by engine.load_checkpoint alone, at stages 1 and 2."""

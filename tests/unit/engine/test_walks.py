@@ -34,7 +34,9 @@ def test_a_construction_enters_few_files(method: str, monkeypatch: pytest.Monkey
     params = [torch.nn.Parameter(torch.ones(4, 4)) for _ in range(4)]
     for _ in range(2):  # what is looked up once for a class counts too, where nothing was built before
         files, _, _ = walk(lambda: ALL[method](params))
-        assert len(files) <= MOST, "\n".join(files)
+        of_methods = [file for file in files if file.startswith("methods/")]  # base.py, its own, and perhaps a family's
+        assert len(files) - len(of_methods) <= MOST - 2, "\n".join(files)
+        assert len(of_methods) <= 3, "\n".join(files)
 
 
 def _quiet(steps: int) -> tuple[list[torch.nn.Parameter], Any]:

@@ -27,7 +27,7 @@ def table_of(key: str, estimates: int = 1) -> ScalarTable:
     table = ScalarTable(METHODS[key]())
     for index in range(estimates):
         table.add(f"e{index}", DEFAULTS[key])
-    for name, value in {"g0_norm": 2.0, "g_sq_sum": 2.0, "started": 1.0}.items():
+    for name, value in {"g0_norm": 2.0, "g_sq_sum": 2.0, "weighted_sum": 2.0, "started": 1.0}.items():
         if name in table.values:
             table.values[name].fill_(value)
     return table
