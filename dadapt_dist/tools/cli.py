@@ -168,6 +168,28 @@ def plot(
     raise typer.Exit(_or_2(work))
 
 
+@app.command("refine-schedule")
+def refine_schedule(
+    log: Annotated[Path, typer.Argument(help="The metrics.jsonl of a finished run, with grad_norm_l1 or grad_norm.")],
+    norm: Annotated[
+        str, typer.Option(help="l1, for Adam, Prodigy and others like them; l2, for methods like SGD.")
+    ] = "l1",
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of the run to come; unless given, as many as in the log.")
+    ] = None,
+    smooth: Annotated[float, typer.Option(help="Width of the running median, as a part of the run.")] = 0.1,
+    out: Annotated[Path, typer.Option(help="The schedule; its picture stands beside it.")] = Path("schedule.json"),
+) -> None:
+    """Make a schedule of the gradient norms of a finished run, for dadapt_dist.schedules.from_file."""
+
+    def work() -> int:
+        from .refine_schedule import refine_file
+
+        return refine_file(log, norm, steps, smooth, out, console)
+
+    raise typer.Exit(_or_2(work))
+
+
 @app.command()
 def universal(
     checkpoint: Annotated[Path, typer.Argument(help="The folder given to save_checkpoint, or one tag's.")],

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...files.bounded_read import read_json_object
+from ...files.whole_write import write_whole
 from .train import Run
 
 # Raised when a task, a grid or the training changes: results of two versions are not comparable.
@@ -66,13 +67,6 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
         self.records[record["task"], record["variant"], record["seed"]] = record
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is never seen half written."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def _compare(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
