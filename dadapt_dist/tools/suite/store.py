@@ -26,17 +26,19 @@ def settings(length: str) -> dict[str, Any]:
 class Store:
     """Records of a folder by (task, variant, seed).
 
-    Raises ValueError where the folder is another suite's, of other settings, or no folder of the suite at all.
+    wanted: what all of its runs share. command: whose folder it is: <command>.json holds what is shared.
+
+    Raises ValueError where the folder is another command's, of other settings, or no folder of the command at all.
     """
 
-    def __init__(self, folder: Path, wanted: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, wanted: dict[str, Any], command: str = "suite") -> None:
         self.folder, self.records = folder, dict[Key, dict[str, Any]]()
         self._lines = folder / "runs.jsonl"
-        head = folder / "suite.json"
+        head = folder / f"{command}.json"
         if head.exists():
             _compare(folder, read_json_object(head), wanted)
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"--out {folder} exists and is no folder of the suite: give a new one")
+            raise ValueError(f"--out {folder} exists and is no folder of the {command}: give a new one")
         else:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(head, json.dumps(wanted, indent=2) + "\n")
