@@ -79,12 +79,12 @@ def level(axis: Any, label: str, losses: Sequence[float] | None, color: int) -> 
     return [mean] if math.isfinite(mean) else []
 
 
-def frame(axis: Any, title: str, means: Sequence[float], over: str) -> None:
-    """Title, scales and labels. The y axis ends at HIGHEST times the lowest mean, where that is above 0."""
+def frame(axis: Any, title: str, means: Sequence[float], over: str, highest: float = HIGHEST) -> None:
+    """Title, scales and labels. The y axis ends at `highest` times the lowest mean, where that is above 0."""
     axis.set(title=title, xscale="log", xlabel=over, ylabel="loss")
     if means:
         lowest, top = min(means), max(means)
-        top = min(top, HIGHEST * lowest) if lowest > 0 else top
+        top = min(top, highest * lowest) if lowest > 0 else top
         room = (top - lowest) or abs(lowest) or 1.0
         axis.set_ylim(lowest - 0.1 * room, top + (0.0 if top > lowest else room))
     axis.grid(alpha=0.3)

@@ -20,7 +20,12 @@ Key = tuple[str, str, int]
 
 def settings(length: str) -> dict[str, Any]:
     """What all runs of a folder share. length: "usual", "100 steps" or "0.5 of usual"."""
-    return {"suite": VERSION, "length": length, "python": platform.python_version(), "torch": torch.__version__}
+    return {"suite": VERSION, "length": length, **versions()}
+
+
+def versions() -> dict[str, str]:
+    """Those of what a run's losses depend on."""
+    return {"python": platform.python_version(), "torch": torch.__version__}
 
 
 class Store:

@@ -73,7 +73,8 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
 
 def _trained(problem: Problem, optimizer: Optimizer, scheduler: LRScheduler | None, steps: int) -> list[float]:
     """Train; the losses of the steps, the last of which is not finite where training ended there."""
-    takes_loss = "loss" in inspect.signature(optimizer.step).parameters
+    step_of: Any = optimizer.step
+    takes_loss = "loss" in inspect.signature(step_of).parameters
     losses: list[float] = []
     problem.model.train()
     _call(optimizer, "train")
@@ -84,7 +85,7 @@ def _trained(problem: Problem, optimizer: Optimizer, scheduler: LRScheduler | No
         if not math.isfinite(losses[-1]):
             break
         loss.backward()
-        optimizer.step(loss=loss.detach()) if takes_loss else optimizer.step()  # type: ignore[call-arg]
+        step_of(loss=loss.detach()) if takes_loss else step_of()
         if scheduler is not None:
             scheduler.step()
     return losses

@@ -28,9 +28,14 @@ def imported(path: str, flag: str, takes: str) -> Callable[..., Any]:
     except Exception as error:
         raise ValueError(f"{flag} {path} cannot be imported ({said(error)}): give module:function") from error
     if not callable(found):
-        raise ValueError(f"{flag} {path} is {found!r}; it must be a function of {takes}")
+        raise ValueError(f"{flag} {path} is {shown(found)}; it must be a function of {takes}")
     made: Callable[..., Any] = found
     return made
+
+
+def shown(value: Any) -> str:
+    """A value in one short line."""
+    return f"{' '.join(repr(value).split()):.60}"
 
 
 def said(error: BaseException) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .task import Problem, Task
-from .users import imported
+from .users import imported, shown
 
 JUDGED_ON = 100  # batches of training at most, where no others are given
 TAKES = "(seed), that returns (model, batches, loss) or (model, batches, loss, judged_on)"
@@ -32,11 +32,11 @@ class UsersTask(Task):
     def __init__(self, path: str) -> None:
         self._function = imported(path, "task", TAKES)
         self.name = self.about = path  # type: ignore[misc]
-        self.judged = "its own judgement"  # type: ignore[misc]
 
     def begin(self, seed: int) -> Problem:
         torch.manual_seed(seed)
         model, batches, loss, judged_on = self._made(seed)
+        self.judged = _judged(judged_on)  # type: ignore[misc]
         draw = _Draw(self.name, batches, seed)
         if callable(judged_on):
             evaluate = judged_on
@@ -47,10 +47,10 @@ class UsersTask(Task):
     def check(self) -> None:
         with torch.random.fork_rng(devices=[]):
             problem = self.begin(0)
-            found = problem.loss(problem.model, problem.batch(1))
+            found: Any = problem.loss(problem.model, problem.batch(1))
             if not isinstance(found, Tensor) or found.numel() != 1 or not found.requires_grad:
                 raise ValueError(
-                    f"the loss of {self.name} is {found!r:.60}; it must be a scalar tensor with a gradient"
+                    f"the loss of {self.name} is {shown(found)}; it must be a scalar tensor with a gradient"
                 )
             problem.model.eval()
             with torch.no_grad():
@@ -68,8 +68,14 @@ class UsersTask(Task):
             ("judged_on", judged_on, _can_judge(judged_on), "batches, or a function of the model"),
         ):
             if not right:
-                raise ValueError(f"{self.name}: {what} is {value!r:.60}; it must be {kind}")
+                raise ValueError(f"{self.name}: {what} is {shown(value)}; it must be {kind}")
         return model, batches, loss, judged_on
+
+
+def _judged(judged_on: Any) -> str:
+    if judged_on is None:
+        return "training loss"
+    return "its own function" if callable(judged_on) else "held-out loss"
 
 
 def _can_judge(value: Any) -> bool:
@@ -80,7 +86,8 @@ class _Draw:
     """The batches of a run, one after the other, whatever else draws random numbers."""
 
     def __init__(self, name: str, batches: Iterable[Any], seed: int) -> None:
-        self._name, self._batches, self._left = name, batches, iter(())  # type: Any
+        self._name, self._batches = name, batches
+        self._left: Iterator[Any] = iter(())
         self._state = torch.Generator().manual_seed(seed).get_state()
 
     def __call__(self, step: int) -> Any:
@@ -94,7 +101,7 @@ class _Draw:
         for _ in range(2):
             for batch in self._left:
                 return batch
-            self._left: Iterator[Any] = iter(self._batches)
+            self._left = iter(self._batches)
         raise ValueError(
             f"the batches of {self._name} ended before step {step} and cannot be begun again: return a list or a DataLoader"
         )
