@@ -29,7 +29,8 @@ class Window:
     """One open step of all optimizers that share a StepSize.
 
     sums: what this rank has added up so far, float64 [n_estimates, width(phases)]. phases: whose sums these are. reduced: the
-    global sums, when they were needed inside the step; squares: the global Σx² of each tensor then, where it is kept.
+    global sums, when they were needed inside the step; squares, norms: the global Σx² of each tensor, and the sums of the norms
+    of the gradients then, where they are kept.
     skipped: nothing moves in this step. moves: some group has lr > 0. launches: its end starts a reduce. measured: the global
     sums of before it, where it has no others. arrived, missing: keys of the pieces that have come and are still to come: ids of
     optimizers, or of tensors of one whose steps come in pieces.
@@ -41,6 +42,7 @@ class Window:
     phases: tuple[str, ...] = ("after",)
     reduced: Tensor | None = None
     squares: Tensor | None = None
+    norms: Tensor | None = None
     skipped: bool = False
     moves: bool = False
     launches: bool = True
@@ -89,6 +91,7 @@ def sweep(
     plan = _plan(optimizer, entries, lots)
     rms = None if optimizer.step_size._rms is None else optimizer.step_size._rms.now()
     try:
+        _add_norms(optimizer, plan)
         if phases != ("after",):
             _measure(optimizer, entries, lots, plan, phases, total)
         if optimizer._base is not None and not dry:
@@ -177,6 +180,13 @@ def _before_of(optimizer: MovesTensors, task: TensorTask, c: dict[str, Any]) -> 
             method.before.check_terms(len(terms), f"{type(method).__name__}.measure_before")
         rows.append(torch.stack([*terms, (~fit).sum(dtype=torch.float64)]))
     return rows[0] if len(rows) == 1 else torch.stack(rows).sum(0)
+
+
+def _add_norms(optimizer: MovesTensors, plan: StepPlan) -> None:
+    """Add up the gradients of a plan, before anything moves, where their norms are asked for."""
+    norms = optimizer.step_size._norms
+    if norms is not None:
+        norms.add(task for lot in plan.lots for task in lot.tasks)
 
 
 def _note_moved(optimizer: MovesTensors, new: list[Tensor], skip: Tensor | None) -> None:
