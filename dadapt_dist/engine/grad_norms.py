@@ -46,18 +46,3 @@ class GradNorms:
             return {}
         first, second = self._total.tolist()
         return dict(zip(NAMES, (first, math.sqrt(second) if second >= 0 else math.nan), strict=True))
-
-
-def packed(sums: Tensor, squares: Tensor | None, norms: GradNorms | None) -> Tensor:
-    """The sums of a step, and behind them what rides with them: the squares of each tensor, and the norms."""
-    riders = [rider for rider in (squares, None if norms is None else norms.local) if rider is not None]
-    return torch.cat([sums.flatten(), *(rider.to(sums.device) for rider in riders)]) if riders else sums
-
-
-def unpacked(sums: Tensor, shape: torch.Size, norms: GradNorms | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The sums, of this shape, the squares, and the norms; None for those that did not ride with them."""
-    if sums.numel() == shape.numel():
-        return sums.view(shape), None, None
-    flat, end = sums.flatten(), sums.numel() - (0 if norms is None else len(NAMES))
-    squares = flat[shape.numel() : end]
-    return flat[: shape.numel()].view(shape), squares if len(squares) else None, None if norms is None else flat[end:]

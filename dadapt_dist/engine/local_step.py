@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import kernels
 from ..kernels import TensorTask
 from . import loss_channel
+from .grad_norms import GradNorms
 from .members import MovesTensors
 from .option_sets import STAYS, Lots
 from .per_tensor import TensorLots
@@ -61,6 +62,21 @@ class Window:
     def usable(self, sums: Tensor) -> Tensor:
         """The sums; 0, as of a step without gradients, when a piece overflowed."""
         return sums if self.overflows is None else torch.where(self.overflows, 0.0, sums)
+
+
+def packed(sums: Tensor, squares: Tensor | None, norms: GradNorms | None) -> Tensor:
+    """The sums of a step, and behind them what rides with them in its reduce: the squares of each tensor, and the norms."""
+    found = [rider.to(sums.device) for rider in (squares, norms and norms.local) if rider is not None]
+    return torch.cat([sums.flatten(), *found]) if found else sums
+
+
+def unpacked(sums: Tensor, shape: torch.Size, norms: GradNorms | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The sums, of this shape, the squares, and the norms; None for those that did not ride with them."""
+    if sums.numel() == shape.numel():
+        return sums.view(shape), None, None
+    flat, end = sums.flatten(), sums.numel() - (0 if norms is None else norms.local.numel())
+    squares = flat[shape.numel() : end]
+    return flat[: shape.numel()].view(shape), squares if len(squares) else None, None if norms is None else flat[end:]
 
 
 def sweep(

@@ -25,8 +25,8 @@ from .diagnostics import separate_estimates
 from .diagnostics.run_diagnostics import RunDiagnostics
 from .estimate_state import estimates_of
 from .estimates import Estimates, StepCount
-from .grad_norms import GradNorms, packed, unpacked
-from .local_step import Window
+from .grad_norms import GradNorms
+from .local_step import Window, packed, unpacked
 from .members import Member, Roster
 from .option_sets import STAYS
 from .skipped_steps import Overflows, check_scales, decide, refuse
