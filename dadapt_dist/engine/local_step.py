@@ -66,7 +66,7 @@ class Window:
 
 def packed(sums: Tensor, squares: Tensor | None, norms: GradNorms | None) -> Tensor:
     """The sums of a step, and behind them what rides with them in its reduce: the squares of each tensor, and the norms."""
-    found = [rider.to(sums.device) for rider in (squares, norms and norms.local) if rider is not None]
+    found = [rider.to(sums.device) for rider in (squares, None if norms is None else norms.local) if rider is not None]
     return torch.cat([sums.flatten(), *found]) if found else sums
 
 
