@@ -39,6 +39,10 @@ def make(seed):
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1)), batches, loss, [(X[40:], Y[40:])]
 
 
+def shuffled(seed):
+    return nn.Linear(4, 1), torch.utils.data.DataLoader(list(zip(X, Y)), 10, shuffle=True), loss
+
+
 def accuracy(seed):
     return nn.Linear(4, 1), [(X, Y)], loss, lambda model: float(loss(model, (X, Y))) - 100
 
@@ -240,7 +244,7 @@ def test_runs_of_one_seed_begin_alike_and_see_the_same_batches_whatever_the_opti
         "--seeds",
         "2",
     )
-    code, _, text = compare(tmp_path / "out", *still, task="users_tasks:normalised", small=False)
+    code, _, text = compare(tmp_path / "out", *still, task="users_tasks:shuffled", small=False)
     assert code == 0, text
     by = {(r["variant"], r["seed"]): r["curve"] for r in records(tmp_path / "out")}
     assert by["users_tasks:draws", 0] == by["sgd:lr=0.0", 0] != by["sgd:lr=0.0", 1]
@@ -286,6 +290,16 @@ def test_what_diverges_is_said_and_is_never_the_best(tmp_path: Path) -> None:
     rows = figures(tmp_path / "out")
     assert (rows["sgd"]["lr"], rows["sgd"]["at_edge"]) == (0.01, True)
     assert rows["sgd:lr=1e30"]["loss"] is None
+
+
+def test_what_is_better_than_all_that_are_tuned_is_compared_with_the_best_of_them(tmp_path: Path) -> None:
+    given = ("--tuned", "adamw", "--rates", "1e-9,1e-8", "--method", "sgd:lr=0.1", "--steps", 6, "--seeds", 2)
+    code, table, text = compare(tmp_path / "out", *given, small=False)
+    assert code == 0, text
+    assert "the best of the tuned is adamw, best of 2: lr 1e-0" in table
+    row = figures(tmp_path / "out")["sgd:lr=0.1"]
+    assert row["excess"] < 0
+    assert row["difference"]["lower"] == 2
 
 
 def test_a_judgement_of_any_sign_is_compared_by_differences(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_any_norms_give_what_the_sums_say(norm: Norm) -> None:
 
 def test_the_median_repeats_the_start_and_reflects_the_end() -> None:
     norms = {step: float(value) for step, value in enumerate([9, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3], 1)}
-    assert refine(norms, "l1", smooth=0.25).norms == [9, 2, 2, 3, 4, 5, 6, 7, 7, 2, 2, 3]
+    assert refine(norms, "l1", smooth=0.4).norms == [9, 3, 3, 3, 4, 5, 6, 6, 6, 3, 3, 2]
 
 
 def test_norms_that_fall_at_the_start_give_a_warmup_and_rising_ones_a_rapid_end() -> None:
