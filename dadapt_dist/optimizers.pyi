@@ -49,14 +49,16 @@ class COCOB(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -96,6 +98,7 @@ class COCOB(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -144,14 +147,16 @@ class DAdaptAdaGrad(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -193,6 +198,7 @@ class DAdaptAdaGrad(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -246,14 +252,16 @@ class DAdaptAdam(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -299,6 +307,7 @@ class DAdaptAdam(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -350,14 +359,16 @@ class DAdaptAdan(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -400,6 +411,7 @@ class DAdaptAdan(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -445,14 +457,16 @@ class DAdaptLion(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -493,6 +507,7 @@ class DAdaptLion(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -544,14 +559,16 @@ class DAdaptSGD(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -593,6 +610,7 @@ class DAdaptSGD(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -642,14 +660,16 @@ class DoG(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -875,6 +895,7 @@ class DoWG(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -968,14 +989,16 @@ class Prodigy(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -1031,6 +1054,7 @@ class Prodigy(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,

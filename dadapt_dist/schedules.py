@@ -7,12 +7,20 @@ k = total_steps, after the last step. Past total_steps the multiplier stays ther
 """
 
 import math
+import os
+from bisect import bisect_left
+from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["cosine_with_warmup", "linear_decay_with_warmup", "warmup_stable_decay"]
+from .files.bounded_read import read_json_object
+
+__all__ = ["cosine_with_warmup", "from_file", "linear_decay_with_warmup", "warmup_stable_decay"]
 
 
 def linear_decay_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) -> LambdaLR:
@@ -100,6 +108,70 @@ def warmup_stable_decay(optimizer: Optimizer, total_steps: int, warmup: float = 
             "their sum must not exceed 1; make one of them smaller"
         )
     return LambdaLR(optimizer, partial(_stable, total=total, warm=warm, cool=cool))
+
+
+def from_file(optimizer: Optimizer, path: str | os.PathLike[str], total_steps: int) -> LambdaLR:
+    """The schedule of a file, such as `dadapt-dist refine-schedule` makes of the gradient norms of an earlier run.
+
+    m(k) is interpolated between the file's knots at the fraction k/total_steps of the run. A checkpoint does not hold the knots:
+    a run that is resumed needs the file.
+
+    Args:
+        optimizer: The optimizer whose `lr` is multiplied.
+        path: A JSON object with "total_steps", "fractions" (ascending from 0 to 1) and "multipliers" (in [0, 1], as many).
+        total_steps: Optimizer steps of the whole run: those that the file was made for.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no schedule, or one for another number of steps.
+
+    Example:
+        >>> import torch, dadapt_dist
+        >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
+        >>> scheduler = from_file(optimizer, "schedule.json", total_steps=1000)  # doctest: +SKIP
+
+    Source: A. Defazio et al., When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement, arXiv 2310.07831.
+    """
+    total, content = _total(total_steps), read_json_object(Path(path))
+    at, values = _knots(path, content)
+    if content["total_steps"] != total:
+        raise ValueError(
+            f"{path} is a schedule for {content['total_steps']} steps, and total_steps={total}: give the run that length, or "
+            f"make the schedule anew with `dadapt-dist refine-schedule ... --steps {total}`"
+        )
+    return LambdaLR(optimizer, partial(_interpolated, total=total, at=at, values=values))
+
+
+def _interpolated(k: int, *, total: int, at: Sequence[float], values: Sequence[float]) -> float:
+    x = min(1.0, k / total)
+    i = max(1, bisect_left(at, x))  # at[i - 1] < x <= at[i], but for x = 0
+    share = (x - at[i - 1]) / (at[i] - at[i - 1])
+    return (1 - share) * values[i - 1] + share * values[i]
+
+
+def _knots(path: str | os.PathLike[str], content: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """Fractions and multipliers of a schedule file. Raises ValueError, naming the file, for what cannot be one."""
+    wrong = next((what for what, right in _checks(content) if not right), None)
+    if wrong is not None:
+        raise ValueError(f"{path} is no schedule: {wrong}. `dadapt-dist refine-schedule` makes one of a run's metrics")
+    return [float(x) for x in content["fractions"]], [float(m) for m in content["multipliers"]]
+
+
+def _checks(content: dict[str, Any]) -> list[tuple[str, bool]]:
+    at, values, total = (content.get(name) for name in ("fractions", "multipliers", "total_steps"))
+    lists = [part if isinstance(part, list) and all(map(_is_number, part)) else [] for part in (at, values)]
+    at, values = lists
+    ascending = len(at) > 1 and at[0] == 0 and at[-1] == 1 and all(a < b for a, b in pairwise(at))
+    return [
+        ('"total_steps" must be an integer >= 1', type(total) is int and total >= 1),
+        ('"fractions" must be numbers that ascend from 0 to 1', ascending),
+        ('"multipliers" must be as many numbers', len(values) == len(at)),
+        ('"multipliers" must be in [0, 1]', all(0 <= m <= 1 for m in values)),
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _cosine(k: int, *, total: int, warm: int, final: float) -> float:

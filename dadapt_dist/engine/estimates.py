@@ -17,6 +17,7 @@ from ..methods.base import Method, Options
 from ..options.fields import NOTHING, number
 from . import param_groups
 from .estimate_state import ScalarTable, estimates_of
+from .grad_norms import GradNorms
 from .members import Roster
 from .option_sets import Lots
 from .param_groups import Key
@@ -97,6 +98,7 @@ class Estimates(ABC):
     _window: Any  # the open step
     _explicit: bool  # is it bracketed by `window`?
     _released: bool  # were the buffers dropped that serve the estimate alone?
+    _norms: GradNorms | None = None  # of the gradients, where they are asked for
     _rms: TensorRms | None = None  # of the tensors of the model, where the method's step depends on it
 
     @abstractmethod
@@ -295,6 +297,11 @@ class Estimates(ABC):
     def held_steps(self) -> int:
         """Steps in which some estimate was held because a gradient was not finite."""
         return int(self._current().values["held"].max())
+
+    def _last_norms(self) -> dict[str, float]:
+        """The norms of the gradients of the last step, by name; {} where nobody asked. Waits for the reduce under way."""
+        self._current()
+        return {} if self._norms is None else self._norms.last()
 
     def _value(self, estimate: str, name: str) -> Any:
         """One scalar of one estimate as a python number, a vector as a tuple of them."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import kernels
 from ..kernels import TensorTask
 from . import loss_channel
+from .grad_norms import GradNorms
 from .members import MovesTensors
 from .option_sets import STAYS, Lots
 from .per_tensor import TensorLots
@@ -29,7 +30,8 @@ class Window:
     """One open step of all optimizers that share a StepSize.
 
     sums: what this rank has added up so far, float64 [n_estimates, width(phases)]. phases: whose sums these are. reduced: the
-    global sums, when they were needed inside the step; squares: the global Σx² of each tensor then, where it is kept.
+    global sums, when they were needed inside the step; squares, norms: the global Σx² of each tensor, and the sums of the norms
+    of the gradients then, where they are kept.
     skipped: nothing moves in this step. moves: some group has lr > 0. launches: its end starts a reduce. measured: the global
     sums of before it, where it has no others. arrived, missing: keys of the pieces that have come and are still to come: ids of
     optimizers, or of tensors of one whose steps come in pieces.
@@ -41,6 +43,7 @@ class Window:
     phases: tuple[str, ...] = ("after",)
     reduced: Tensor | None = None
     squares: Tensor | None = None
+    norms: Tensor | None = None
     skipped: bool = False
     moves: bool = False
     launches: bool = True
@@ -59,6 +62,21 @@ class Window:
     def usable(self, sums: Tensor) -> Tensor:
         """The sums; 0, as of a step without gradients, when a piece overflowed."""
         return sums if self.overflows is None else torch.where(self.overflows, 0.0, sums)
+
+
+def packed(sums: Tensor, squares: Tensor | None, norms: GradNorms | None) -> Tensor:
+    """The sums of a step, and behind them what rides with them in its reduce: the squares of each tensor, and the norms."""
+    found = [rider.to(sums.device) for rider in (squares, None if norms is None else norms.local) if rider is not None]
+    return torch.cat([sums.flatten(), *found]) if found else sums
+
+
+def unpacked(sums: Tensor, shape: torch.Size, norms: GradNorms | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The sums, of this shape, the squares, and the norms; None for those that did not ride with them."""
+    if sums.numel() == shape.numel():
+        return sums.view(shape), None, None
+    flat, end = sums.flatten(), sums.numel() - (0 if norms is None else norms.local.numel())
+    squares = flat[shape.numel() : end]
+    return flat[: shape.numel()].view(shape), squares if len(squares) else None, None if norms is None else flat[end:]
 
 
 def sweep(
@@ -89,6 +107,7 @@ def sweep(
     plan = _plan(optimizer, entries, lots)
     rms = None if optimizer.step_size._rms is None else optimizer.step_size._rms.now()
     try:
+        _add_norms(optimizer, plan)
         if phases != ("after",):
             _measure(optimizer, entries, lots, plan, phases, total)
         if optimizer._base is not None and not dry:
@@ -177,6 +196,13 @@ def _before_of(optimizer: MovesTensors, task: TensorTask, c: dict[str, Any]) -> 
             method.before.check_terms(len(terms), f"{type(method).__name__}.measure_before")
         rows.append(torch.stack([*terms, (~fit).sum(dtype=torch.float64)]))
     return rows[0] if len(rows) == 1 else torch.stack(rows).sum(0)
+
+
+def _add_norms(optimizer: MovesTensors, plan: StepPlan) -> None:
+    """Add up the gradients of a plan, before anything moves, where their norms are asked for."""
+    norms = optimizer.step_size._norms
+    if norms is not None:
+        norms.add(task for lot in plan.lots for task in lot.tasks)
 
 
 def _note_moved(optimizer: MovesTensors, new: list[Tensor], skip: Tensor | None) -> None:

@@ -23,6 +23,7 @@ from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
 from ..sharding.rank_claims import Claims
 from ..sharding.shard_index import Listed, ShardIndex
 from .estimate_state import ScalarTable
+from .grad_norms import GradNorms
 from .option_sets import Lots
 from .rank_agreement import Agreement
 from .step_plan import PlanCache, StepPlan
@@ -202,6 +203,7 @@ class HasScalars(Protocol):
     """A StepSize to those who read its scalars, and where the parameters live."""
 
     freeze_after: int | None
+    _norms: GradNorms | None  # of the gradients, where they are asked for
     _rms: TensorRms | None  # of each tensor of the model, where the method's step depends on it
 
     @property

@@ -12,6 +12,7 @@ from ..options.checks import Before, NonFinite
 from ..sharding.rank_claims import Claims
 from ..sharding.shard_index import ShardIndex, home_device
 from .diagnostics.run_diagnostics import RunDiagnostics
+from .grad_norms import GradNorms
 from .members import Watched
 from .per_tensor import check_tensors
 from .settings import SHARED
@@ -32,6 +33,7 @@ class Placeable(Watched, Protocol):
     nonfinite: NonFinite | None
     before: Before
     _per_tensor: bool
+    _norms: GradNorms | None
     _rms: TensorRms | None
 
     @property
@@ -66,7 +68,7 @@ def place(step_size: Placeable) -> None:
     shared = [getattr(step_size, name) for name in SHARED]
     agreement.begin_settings(shared)
     claims = Claims(
-        (*table.configuration(), *shared, shards.tells_apart),
+        (*table.configuration(), *shared, shards.tells_apart, step_size._norms is not None),
         table.fingerprint(),
         dict(zip(agreement.options, agreement.digests(roster.groups()), strict=True)),
     )

@@ -21,6 +21,9 @@ class Estimating(Protocol):
     def set_d(self, value: float, estimate: str | None = None) -> None:
         """Set d by hand."""
 
+    def _last_norms(self) -> dict[str, float]:
+        """The norms of the gradients of the last step."""
+
     def _current(self) -> ScalarTable:
         """The scalars, after the reduce under way."""
 
@@ -80,6 +83,15 @@ class Readings:
         if any(rate is None for of_group in rates for rate in of_group):
             return None
         return [sum(float(rate or 0.0) for rate in of_group) / max(len(of_group), 1) for of_group in rates]
+
+    @property
+    def grad_norms(self) -> dict[str, float]:
+        """{"grad_norm_l1": ‖g‖₁, "grad_norm": ‖g‖₂} of the last step, over all tensors that moved on all ranks of the group.
+
+        Of the gradients as step() found them: averaged, unscaled, clipped where their user has done so. NaN after a step with
+        a gradient that was not finite; {} before the first step, and without grad_norms=True. Waits for the reduce under way.
+        """
+        return self.step_size._last_norms()
 
     def set_d(self, value: float, estimate: str | None = None) -> None:
         """Set d by hand; it stays there until a larger one is found. Do so on all ranks, between the same two steps.

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..comm.communicator import ShardLayout
 from ..methods.base import PHASES, Scalars
 from ..methods.evaluation import Evaluates
-from ..options.checks import Before, NonFinite, Separate, Setting, Sync, check_count, check_names, one_of
+from ..options.checks import Before, NonFinite, Separate, Setting, Sync, check_count, check_flag, check_names, one_of
 from ..sharding.shard_index import ShardIndex
 from . import placing, settings
 from .amp import Finding
@@ -27,7 +27,8 @@ from .diagnostics.run_diagnostics import RunDiagnostics
 from .estimate_state import estimates_of
 from .estimates import Estimates, StepCount
 from .exchange import rest_others
-from .local_step import Window
+from .grad_norms import GradNorms
+from .local_step import Window, packed, unpacked
 from .members import Member, Roster
 from .option_sets import STAYS
 from .skipped_steps import Overflows, check_scales, decide, refuse
@@ -56,6 +57,7 @@ class StepSize(Estimates):
             one step). "exact" takes them by a blocking reduce in the step; "lagged" uses those of the step before, which ride
             in its one hidden reduce, and the first step only measures. Where a framework brings a step in pieces (ZeRO) they
             are always lagged.
+        grad_norms: Whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for logs. A method without sums then has one.
 
     `sync`, `nonfinite`, `freeze_after` and `before` are attributes, too, which may be set between two steps, on all ranks alike.
 
@@ -87,6 +89,7 @@ class StepSize(Estimates):
         nonfinite: NonFinite | None = None,
         freeze_after: int | None = None,
         before: Before = "exact",
+        grad_norms: bool = False,
     ) -> None:
         self._table = None
         self.sync, self.nonfinite, self.freeze_after, self.before = sync, nonfinite, freeze_after, before
@@ -97,6 +100,7 @@ class StepSize(Estimates):
         self._roster = Roster(self._layout)
         self._per_tensor = isinstance(estimates, str) and estimates == "per_tensor"
         self._declared = None if self._per_tensor else check_names("estimates", estimates)
+        self._norms = GradNorms() if check_flag("grad_norms", grad_norms) else None
         self._window: Window | None = None
         self._explicit = self._released = False
         self._done: set[str] = set()
@@ -200,6 +204,8 @@ class StepSize(Estimates):
         window = Window(self._scalars.no_sums(phases), phases, missing=self._expected())
         window.launches = bool(lagged and first) or (self._scalars.method.after is not None and not self.frozen)
         window.launches |= self._rms is not None
+        if self._norms is not None:
+            self._norms.begin(self._scalars.device)
         window.leave_out(self._agreed(found))
         before = self._measure(window, () if lagged else first)
         if self.nonfinite in ("skip", "raise"):
@@ -282,7 +288,10 @@ class StepSize(Estimates):
         self._mark()
         squares = None if self._rms is None else self._rms.local.clone()
         sums = torch.stack([member._rehearse(window.phases, squares) for member in self._roster]).sum(0)
-        reduced, window.squares = _unpacked(self._reduce.now(_packed(sums, squares)), sums.shape)
+        reduced = self._reduce.now(packed(sums, squares, self._norms))
+        reduced, window.squares, window.norms = unpacked(reduced, sums.shape, self._norms)
+        if self._norms is not None and window.norms is not None:
+            self._norms.take(window.norms)
         decide(window, reduced, self._reduce)
 
     def _put_back(self, before: Scalars) -> None:
@@ -332,17 +341,19 @@ class StepSize(Estimates):
             table.count(self._moving(window.moves), window.overflows)
         if not window.skipped:
             table.advance(partial(self._moving, window.moves), window.overflows)
-        if window.launches:
+        if window.launches or (self._norms is not None and window.norms is None):
             self._launched = window
-            if window.reduced is None:
+            if window.reduced is None or not window.launches:
                 self._mark()
                 squares = None if self._rms is None else self._rms.local
-                self._reduce.launch(_packed(window.usable(window.sums), squares), tag=self._tag(window.moves))
+                self._reduce.launch(
+                    packed(window.usable(window.sums), squares, self._norms), tag=self._tag(window.moves)
+                )
             else:
                 self._reduce.put(window.reduced)
             if self.sync == "step" or self._reduce.ranks == 1:
                 self._finish()
-        elif sumless:  # nobody knows of the other ranks' gradients
+        if not window.launches and sumless:  # nobody knows of the other ranks' gradients
             sums = window.usable(window.sums) if window.reduced is None else window.reduced
             self._fold(sums, window)
 
@@ -388,11 +399,14 @@ class StepSize(Estimates):
         self._collect()
         window, self._launched = self._launched, None
         if sums is not None and window is not None:
-            sums, squares = _unpacked(sums.to(self._scalars.device), window.sums.shape)
+            sums, squares, norms = unpacked(sums.to(self._scalars.device), window.sums.shape, self._norms)
             squares = squares if window.reduced is None or window.skipped else window.squares
             if self._rms is not None and squares is not None:
                 self._rms.take(squares)
-            self._fold(sums, window)
+            if self._norms is not None and norms is not None:
+                self._norms.take(norms * torch.nan if window.skipped else norms, window.overflows)
+            if window.launches:
+                self._fold(sums, window)
 
     def _fold(self, sums: Tensor, window: Window) -> None:
         """Move the scalars by the global sums of a step."""
@@ -409,7 +423,7 @@ class StepSize(Estimates):
         """How many numbers the largest reduce of a step has as its sums."""
         table = self._scalars
         # Of sums that are lagged, as they may become at any time.
-        return len(table.names) * table.width(PHASES) + self._shards.n_tensors
+        return len(table.names) * table.width(PHASES) + self._shards.n_tensors + 2 * (self._norms is not None)
 
     def _collect(self) -> None:
         """Keep for the next step what somebody has written into views of the scalars, and take it out of them."""
@@ -426,18 +440,6 @@ class StepSize(Estimates):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._roster = Roster(self._layout)
-
-
-def _packed(sums: Tensor, squares: Tensor | None) -> Tensor:
-    """The sums, and behind them the squares of each tensor, where there are any."""
-    return sums if squares is None else torch.cat([sums.flatten(), squares.to(sums.device)])
-
-
-def _unpacked(sums: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor | None]:
-    """The sums, of this shape, and the squares that come behind them, or None."""
-    if sums.numel() == shape.numel():
-        return sums.view(shape), None
-    return sums[: shape.numel()].view(shape), sums[shape.numel() :]
 
 
 def _pieces_now(member: Member) -> set[int]:

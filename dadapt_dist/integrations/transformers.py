@@ -67,7 +67,8 @@ class DAdaptCallback(TrainerCallback):
             return
         if given.get("optimizer") is None:  # a user's own record, before training
             return
-        values = logged(given["optimizer"])
+        # The Trainer's own grad_norm is of before it clipped.
+        values = {name: v for name, v in logged(given["optimizer"]).items() if name != "grad_norm" or name not in logs}
         logs.update(values)
         if state.log_history:  # a copy of the logs, made before
             state.log_history[-1].update(values)

@@ -26,6 +26,11 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Example:
         >>> [line["d"] for line in read_jsonl("run.jsonl")]  # doctest: +SKIP
     """
+    return [record for _, record in read_numbered(path)]
+
+
+def read_numbered(path: str | os.PathLike[str]) -> list[tuple[int, dict[str, Any]]]:
+    """The records of a JSONL file with the numbers of their lines, from 1; raises as `read_jsonl`."""
     lines = read_bytes(path, MOST_BYTES).split(b"\n")
     records = []
     for number, line in enumerate(lines, start=1):
@@ -37,7 +42,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             entry = None
         if not isinstance(entry, dict):
             raise ValueError(f"{path}, line {number}: {line[:40]!r} is no JSON object; repair or delete the line")
-        records.append(entry)
+        records.append((number, entry))
     return records
 
 

@@ -1,12 +1,13 @@
-"""Plot loss and d from a JSONL log."""
+"""Plot loss and d from a JSONL log, and a schedule that was made of one."""
 
 import os
 from pathlib import Path
 from typing import Any
 
 from .jsonl import read_jsonl
+from .refine import Refined
 
-__all__ = ["plot_run"]
+__all__ = ["plot_run", "plot_schedule"]
 LABELS = {"effective_lr": "d·lr", "adamw_lr": "equivalent AdamW learning rate"}
 
 
@@ -39,6 +40,32 @@ def plot_run(log: str | os.PathLike[str], picture: str | os.PathLike[str], *, ti
         axes[1].set(ylabel="d", yscale="log")
         axes[1].legend()
     axes[-1].set_xlabel("step")
+    figure.savefig(picture, dpi=120)
+    return Path(picture)
+
+
+def plot_schedule(refined: Refined, picture: str | os.PathLike[str], *, norm: str) -> Path:
+    """Plot a schedule beside linear decay, and the smoothed gradient norms that it comes from; return the picture's path.
+
+    Args:
+        refined: The schedule.
+        picture: Where to write; the suffix chooses the format (.png, .pdf, .svg).
+        norm: What the axis of the norms is called.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: The suffix is of no format.
+    """
+    figure = _figure_class()(figsize=(8, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.plot(refined.fractions, refined.multipliers, label="refined", linewidth=1.6)
+    above.plot([0, 1], [1, 0], label="linear decay", linestyle="--", linewidth=1.2)
+    above.set(ylabel="multiplier of lr", title=refined.linear_because and f"linear decay: {refined.linear_because}")
+    above.legend()
+    below.plot([i / len(refined.norms) for i in range(len(refined.norms))], refined.norms, linewidth=1.2)
+    below.set(xlabel="part of the run", ylabel=norm, yscale="log")
+    for axis in (above, below):
+        axis.grid(alpha=0.3)
     figure.savefig(picture, dpi=120)
     return Path(picture)
 

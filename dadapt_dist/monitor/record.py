@@ -39,7 +39,8 @@ def log_values(optimizer: Any) -> dict[str, float]:
 
     With several estimates the keys are "d/<estimate>", with several groups "effective_lr/0", "effective_lr/1" and so on.
     "adamw_lr" is the learning rate at which AdamW would take the coming step, for methods that are like it (Prodigy). It
-    waits for the pending reduce but starts no collective, so a single rank may call it.
+    waits for the pending reduce but starts no collective, so a single rank may call it. An optimizer with grad_norms=True has
+    "grad_norm" and "grad_norm_l1" beside them: ‖g‖₂ and ‖g‖₁ of the last step.
 
     Args:
         optimizer: As for `base_optimizer`.
@@ -60,7 +61,8 @@ def record(optimizer: Optimizer) -> dict[str, float]:
     """Return `lr`, and for a learning-rate-free optimizer also `d`, `effective_lr` and `adamw_lr`, as floats under flat keys.
 
     With one group and one estimate the keys are "lr", "d", "effective_lr" and "adamw_lr"; with more, "lr/0", "d/<estimate>",
-    "effective_lr/0" and so on. Methods that are unlike AdamW have no "adamw_lr". For other optimizers (AdamW) `effective_lr`
+    "effective_lr/0" and so on. Methods that are unlike AdamW have no "adamw_lr". With grad_norms=True there are "grad_norm" and
+    "grad_norm_l1" of the step before. For other optimizers (AdamW) `effective_lr`
     is `lr`, and there is no `d`. It waits for the pending reduce but starts no collective; on a slow network call it every
     few steps.
 
@@ -81,6 +83,7 @@ def record(optimizer: Optimizer) -> dict[str, float]:
     elif d is not None:
         numbers["d"] = float(d)
     numbers |= _spread("effective_lr", [float(v) for v in getattr(optimizer, "effective_lr", lrs)])
+    numbers |= getattr(optimizer, "grad_norms", {})
     like_adamw = getattr(optimizer, "adamw_lr", None)
     return numbers if like_adamw is None else numbers | _spread("adamw_lr", like_adamw)
 

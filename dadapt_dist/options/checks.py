@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .fields import LR, NOTHING, Check, MethodOptions, integer, plain, rate, text
+from .fields import LR, NOTHING, Check, MethodOptions, flag, integer, plain, rate, text
 
 Sync = Literal["next_step", "step"]
 Before = Literal["exact", "lagged"]
@@ -79,6 +79,14 @@ def check_count(name: str, value: Any) -> int | None:
     if steps is not None and (steps is NOTHING or steps < 1):
         raise ValueError(f"{name}={value!r} must be an integer >= 1, or None to estimate d to the end")
     return steps
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False; ValueError for anything else."""
+    found = flag(value)
+    if found is NOTHING:
+        raise ValueError(f"{name}={value!r} must be True or False")
+    return found
 
 
 class Setting:

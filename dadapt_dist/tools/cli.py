@@ -153,6 +153,46 @@ def suite(
 
 
 @app.command()
+def compare(
+    task: Annotated[
+        str, typer.Argument(help="module:function that makes model, batches and loss, or a task of the suite.")
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME[:option=value,...], untuned; may be given again. Unless given, prodigy:recipe=auto."),
+    ] = None,
+    tuned: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME[:option=value,...], at every rate; may be given again. Unless given, adamw; or none."),
+    ] = None,
+    rates: Annotated[
+        str | None, typer.Option(help="Learning rates: a list, or LOWEST..HIGHESTxCOUNT. Unless given, 1e-4..1x9.")
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="warmup (linear decay after 5 % of it), linear, cosine, constant, or a .json file."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps of each run; a task of the suite has its own.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each row, with seeds 0, 1, ...; unless given, 3.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes; unless given, one for each core.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for results; a second start goes on.")] = Path("compare-out"),
+) -> None:
+    """Compare optimizers on your own task, untuned and with tuned learning rates, and count the runs that each takes."""
+
+    def work() -> int:
+        from .compare.command import Request, run_compare
+
+        options = _given(
+            methods=method, tuned=tuned, rates=rates, schedule=schedule, steps=steps, seeds=seeds, jobs=jobs
+        )
+        return run_compare(Request(task, out, **options), console, errors)
+
+    raise typer.Exit(_or_2(work))
+
+
+@app.command()
 def plot(
     log: Annotated[Path, typer.Argument(help="A JSONL log with step, loss and d, as the demo writes it.")],
     out: Annotated[Path | None, typer.Option(help="The picture; its ending chooses the format.")] = None,
@@ -164,6 +204,28 @@ def plot(
         picture = plot_run(log, out or log.with_suffix(".png"))
         console.print(f"plot: {picture}")
         return 0
+
+    raise typer.Exit(_or_2(work))
+
+
+@app.command("refine-schedule")
+def refine_schedule(
+    log: Annotated[Path, typer.Argument(help="The metrics.jsonl of a finished run, with grad_norm_l1 or grad_norm.")],
+    norm: Annotated[
+        str, typer.Option(help="l1, for Adam, Prodigy and others like them; l2, for methods like SGD.")
+    ] = "l1",
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of the run to come; unless given, as many as in the log.")
+    ] = None,
+    smooth: Annotated[float, typer.Option(help="Width of the running median, as a part of the run.")] = 0.1,
+    out: Annotated[Path, typer.Option(help="The schedule; its picture stands beside it.")] = Path("schedule.json"),
+) -> None:
+    """Make a schedule of the gradient norms of a finished run, for dadapt_dist.schedules.from_file."""
+
+    def work() -> int:
+        from .refine_schedule import refine_file
+
+        return refine_file(log, norm, steps, smooth, out, console)
 
     raise typer.Exit(_or_2(work))
 

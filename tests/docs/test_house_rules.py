@@ -34,6 +34,7 @@ FRONT_ENDS = (
     "dadapt_dist/tools/demo/",
     "dadapt_dist/tools/bench/",
     "dadapt_dist/tools/suite/",
+    "dadapt_dist/tools/compare/",
     "dadapt_dist/tools/doctor/cli.py",
     "dadapt_dist/integrations/",  # each is imported by its framework's users
     "dadapt_dist/kernels/triton_kernel.py",  # imported by gpu.py, when it is asked for

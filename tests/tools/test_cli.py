@@ -31,6 +31,7 @@ def child(program: str) -> str:
         (["run", "--help"], "SCRIPT_OR_MODULE"),
         (["demo", "--help"], "dadapt"),
         (["doctor", "--help"], "configs"),
+        (["compare", "--help"], "untuned"),
         (["bench", "step", "--help"], "prodigy"),
     ],
 )

@@ -38,8 +38,10 @@ def has_recipe(method: str) -> bool:
 
 
 def options(method: str, lr: float | None, steps: int) -> dict[str, Any]:
-    """Keywords for the optimizer: an lr of 1.0 and, where there is one, the recipe that needs nothing else."""
-    return {"lr": lr or 1.0} | ({"recipe": "auto", "total_steps": steps} if has_recipe(method) else {})
+    """Keywords for the optimizer: an lr of 1.0, where there is one the recipe that needs nothing else, and norms in the log."""
+    return {"lr": lr or 1.0, "grad_norms": True} | (
+        {"recipe": "auto", "total_steps": steps} if has_recipe(method) else {}
+    )
 
 
 def schedule(optimizer: Optimizer, method: str, steps: int) -> LRScheduler:

@@ -1,8 +1,11 @@
 """The list of tasks, and the two halves into which it is split."""
 
+import functools
+
 from . import deep, language
 from .logistic import LOGISTIC
 from .task import Task
+from .users_task import UsersTask
 
 # The order decides the halves: the first, third, ... of each kind are for choosing, the others for reporting.
 DEEP: list[Task] = [
@@ -44,3 +47,16 @@ def select(words: str) -> list[Task]:
             raise ValueError(f"--tasks {word!r} is unknown; known are {', '.join([*groups, *TASKS])}")
         wanted |= set(groups.get(word, [word]))
     return [task for name, task in TASKS.items() if name in wanted]
+
+
+@functools.cache
+def task_of(name: str) -> Task:
+    """The task of this name, or the one that the user's "module:function" makes.
+
+    Raises ValueError for an unknown name, naming those that are known, and for a function that cannot be imported.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    if ":" not in name:
+        raise ValueError(f"task {name!r} is unknown: give module:function, or one of {', '.join(TASKS)}")
+    return UsersTask(name)

@@ -1,7 +1,6 @@
 """The command `dadapt-dist suite`: check what is asked, do what is missing, write the report."""
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,11 @@ from rich.console import Console
 from ...files.bounded_read import read_json_object
 from . import catalogue, store, variants
 from .pool import run_all
+from .rates import parse_rates
 from .report import report
 from .task import Task
 from .train import Run
+from .users import look_here
 
 LONGEST = 100_000
 SEEDS = 3
@@ -44,8 +45,7 @@ def run_suite(request: Request, console: Console) -> int:
     _check(request)
     if request.only_report and not (request.out / "suite.json").exists():
         raise ValueError(f"--out {request.out} is no folder of the suite: give one that a start of it has made")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # where a user's module:function is
+    look_here()
     runs = _runs(request)
     _try_optimizers(runs)
     shared = _settings(request)
@@ -102,23 +102,12 @@ def _steps(task: Task, request: Request) -> int:
     return request.steps or max(1, round(task.steps * (request.length or 1.0)))
 
 
-def _given_rates(request: Request) -> list[float] | None:
-    if request.rates is None:
-        return None
-    try:
-        found = sorted({float(rate) for rate in request.rates.split(",")})
-    except ValueError as error:
-        raise ValueError(
-            f"--rates {request.rates} must be numbers separated by commas, for instance 1e-3,2e-3"
-        ) from error
-    if not all(0 < rate < float("inf") for rate in found):
-        raise ValueError(f"--rates {request.rates} must be positive")
-    return found
-
-
 def _runs(request: Request) -> list[Run]:
     """Every run that is asked for: task by task, AdamW first, seeds innermost."""
-    chosen, given = variants.select(request.variants, request.optimizers), _given_rates(request)
+    chosen, given = (
+        variants.select(request.variants, request.optimizers),
+        None if request.rates is None else parse_rates(request.rates, "--rates"),
+    )
     baselines = ["adamw", *dict.fromkeys(variant.baseline for variant in chosen if variant.baseline != "adamw")]
     runs = []
     for task in catalogue.select(request.tasks):

@@ -1,4 +1,4 @@
-"""U-curves: the loss of AdamW over its learning rate, a level line for each untuned variant."""
+"""U-curves: the loss of tuned optimizers over their learning rate, a level line for each untuned one."""
 
 import math
 import statistics
@@ -17,10 +17,7 @@ _SHOWN = ("auto", "recipe", "released-linear", "cap0.2-d1e-6", "cap0.2-d1e-4", "
 
 def draw(picture: Path, tasks: Sequence[str], losses: Losses, seeds: Sequence[int]) -> Path:
     """One plot for each task; the y axis ends at twice the best loss, above which AdamW's curve leaves the picture."""
-    try:
-        from matplotlib.figure import Figure  # without pyplot there is no window and no global state
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install dadapt-dist[suite]") from error
+    Figure = figure_class()
     rows = -(-len(tasks) // COLUMNS)
     figure = Figure(figsize=(4 * COLUMNS, 3 * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
@@ -34,6 +31,15 @@ def draw(picture: Path, tasks: Sequence[str], losses: Losses, seeds: Sequence[in
     return picture
 
 
+def figure_class() -> Any:
+    """matplotlib's Figure: without pyplot there is no window and no global state. ImportError says what to install."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install dadapt-dist[suite]") from error
+    return Figure
+
+
 def _lines(losses: Losses) -> list[str]:
     """Variants to be drawn: those of `_SHOWN`, then others in the order of the table."""
     found = {variant for _, variant in losses if rate_of(variant) is None}
@@ -43,23 +49,42 @@ def _lines(losses: Losses) -> list[str]:
 
 def _plot(axis: Any, task: str, lines: Sequence[str], losses: Losses, seeds: Sequence[int]) -> None:
     rows = grid_rows(losses, task, "adamw", seeds)
-    heights = [_curve(axis, schedule, rows) for schedule in SCHEDULES]
-    levels = [complete(losses, task, name, seeds) for name in lines]
-    means = [statistics.fmean(level) if level else math.nan for level in levels]
-    for i, (name, mean) in enumerate(zip(lines, means, strict=True)):
-        axis.axhline(mean, color=f"C{i + 2}", linestyle="--", linewidth=1.2, label=name)
-    known = [mean for mean in (*means, *(height for curve in heights for height in curve)) if not math.isnan(mean)]
-    lowest = min(known)
-    top = min(max(known), HIGHEST * lowest)
-    axis.set(title=task, xscale="log", xlabel="AdamW's learning rate", ylabel="loss")
-    axis.set_ylim(lowest - 0.1 * (top - lowest), top)
-    axis.grid(alpha=0.3)
+    means = []
+    for schedule in SCHEDULES:
+        points = {rate(name): values for name, values in rows.items() if name.endswith(f" {schedule}")}
+        means += curve(axis, f"AdamW, {schedule}", points)
+    for i, name in enumerate(lines):
+        means += level(axis, name, complete(losses, task, name, seeds), i + 2)
+    frame(axis, task, means, "AdamW's learning rate")
 
 
-def _curve(axis: Any, schedule: str, rows: Mapping[str, list[float]]) -> list[float]:
-    """Draw the mean over the seeds, and a band from the least to the largest; returns the means."""
-    points = sorted((rate(name), values) for name, values in rows.items() if name.endswith(f" {schedule}"))
-    rates, means = [at for at, _ in points], [statistics.fmean(values) for _, values in points]
-    axis.plot(rates, means, marker="o", markersize=3, label=f"AdamW, {schedule}")
-    axis.fill_between(rates, [min(values) for _, values in points], [max(values) for _, values in points], alpha=0.2)
+def curve(axis: Any, label: str, points: Mapping[float, Sequence[float]]) -> list[float]:
+    """Draw the mean over the seeds by learning rate, and a band from the least to the largest; returns the means.
+
+    A rate at which a run diverged, with a loss that is not finite, is left out.
+    """
+    kept = {at: values for at, values in sorted(points.items()) if all(map(math.isfinite, values))}
+    means = [statistics.fmean(values) for values in kept.values()]
+    axis.plot([*kept], means, marker="o", markersize=3, label=label)
+    axis.fill_between([*kept], [*map(min, kept.values())], [*map(max, kept.values())], alpha=0.2)
     return means
+
+
+def level(axis: Any, label: str, losses: Sequence[float] | None, color: int) -> list[float]:
+    """Draw a level line at the mean of losses, if they are there and finite; returns it, in a list."""
+    mean = statistics.fmean(losses) if losses else math.nan
+    axis.axhline(
+        mean if math.isfinite(mean) else math.nan, color=f"C{color}", linestyle="--", linewidth=1.2, label=label
+    )
+    return [mean] if math.isfinite(mean) else []
+
+
+def frame(axis: Any, title: str, means: Sequence[float], over: str, highest: float = HIGHEST) -> None:
+    """Title, scales and labels. The y axis ends at `highest` times the lowest mean, where that is above 0."""
+    axis.set(title=title, xscale="log", xlabel=over, ylabel="loss")
+    if means:
+        lowest, top = min(means), max(means)
+        top = min(top, highest * lowest) if lowest > 0 else top
+        room = (top - lowest) or abs(lowest) or 1.0
+        axis.set_ylim(lowest - 0.1 * room, top + (0.0 if top > lowest else room))
+    axis.grid(alpha=0.3)

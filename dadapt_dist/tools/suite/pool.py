@@ -18,8 +18,9 @@ try:
 except ImportError as error:
     raise ImportError("the suite needs rich: pip install dadapt-dist[suite]") from error
 
-from .catalogue import TASKS
+from .catalogue import task_of
 from .train import Run, train
+from .users import said
 
 Record = dict[str, Any]
 LOG = "dadapt_dist"
@@ -41,9 +42,9 @@ def run_all(runs: list[Run], jobs: int, folder: Path, keep: Callable[[Record], N
 def _prepare(tasks: Iterable[str], folder: Path) -> None:
     """Read the data of all tasks, so that what is missing is found before an hour of runs, and make the bases."""
     for name in tasks:
-        TASKS[name].batch(0, 1)
+        task_of(name).check()
     for name in tasks:
-        TASKS[name].prepare(folder)  # here once: processes would make the same base at the same time
+        task_of(name).prepare(folder)  # here once: processes would make the same base at the same time
 
 
 def _one_by_one(runs: list[Run], folder: Path) -> Iterator[Record]:
@@ -85,8 +86,10 @@ def _quiet() -> None:
 def _named(run: Run, folder: Path) -> Record:
     try:
         return train(run, folder)
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{run.variant.name} cannot run {run.task}: {error}") from error
+    except (
+        Exception
+    ) as error:  # a user's code may raise anything; said here, since no traceback comes from another process
+        raise ValueError(f"{run.variant.name} cannot run {run.task}: {said(error)}") from error
 
 
 @contextmanager
@@ -100,7 +103,8 @@ def _progress(total: int, console: Console) -> Iterator[Callable[[Record], None]
         def advance(record: Record) -> None:
             nonlocal done
             done += 1
-            text = f"{record['task']}  {record['variant']}  seed {record['seed']}  loss {record['loss']:.4g}"
+            loss = "diverged" if record["loss"] is None else f"loss {record['loss']:.4g}"
+            text = f"{record['task']}  {record['variant']}  seed {record['seed']}  {loss}"
             bar.update(shown, completed=done, description=text)
             if not console.is_terminal and (done == total or done % max(1, total // 20) == 0):
                 console.print(f"{done}/{total}  {text}", markup=False)

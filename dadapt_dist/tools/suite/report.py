@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...files.whole_write import write_whole
 from .catalogue import DEEP, HALVES, TASKS
 from .logistic import LOGISTIC
 from .pictures import draw
 from .statistics import Best, Losses, Row, best, compare, hindsight, usual_rate
-from .store import write_whole
-from .train import LARGEST_LOSS
+from .task import LARGEST_LOSS
 from .variants import BASELINES, VARIANTS, rate_of
 
 HOW = f"""\

@@ -59,13 +59,37 @@ def grid_rows(losses: Losses, task: str, baseline: str, seeds: Sequence[int]) ->
 def best(losses: Losses, task: str, baseline: str, seeds: Sequence[int]) -> Best | None:
     """The row of AdamW with the lowest mean over the seeds; None where no row has them all."""
     rows = grid_rows(losses, task, baseline, seeds)
-    if not rows:
-        return None
+    return lowest(rows, {row: rate(row) for row in rows}) if rows else None
+
+
+def lowest(rows: Mapping[str, Sequence[float]], rates: Mapping[str, float]) -> Best:
+    """The row with the lowest mean of its losses, one of each seed. rates: the learning rate of each row; {}: no grid."""
     name = min(rows, key=lambda row: statistics.fmean(rows[row]))
-    measured = sorted({rate(row) for row in rows})
-    deviation = statistics.stdev(rows[name]) if len(seeds) > 1 else 0.0
-    edge = rate(name) in (measured[0], measured[-1])
-    return Best(name, statistics.fmean(rows[name]), deviation, edge)
+    measured = sorted({*rates.values()})
+    edge = len(measured) > 1 and rates[name] in (measured[0], measured[-1])
+    mean = statistics.fmean(rows[name])
+    deviation = statistics.stdev(rows[name]) if len(rows[name]) > 1 and math.isfinite(mean) else 0.0
+    return Best(name, mean, deviation, edge)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Losses against others of the same seeds. mean: of the differences; error: its standard error; lower: in how many seeds."""
+
+    mean: float
+    error: float
+    lower: int
+    seeds: int
+
+
+def paired(losses: Sequence[float], others: Sequence[float]) -> Paired | None:
+    """Differences of finite losses, seed by seed; None where one is not finite."""
+    if not all(map(math.isfinite, (*losses, *others))):
+        return None
+    differences = [loss - other for loss, other in zip(losses, others, strict=True)]
+    n = len(differences)
+    error = statistics.stdev(differences) / math.sqrt(n) if n > 1 else math.nan
+    return Paired(statistics.fmean(differences), error, sum(d < 0 for d in differences), n)
 
 
 def compare(losses: Losses, name: str, variant: str, bests: Mapping[str, Best], seeds: Sequence[int]) -> Row:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...files.bounded_read import read_json_object
+from ...files.whole_write import write_whole
 from .train import Run
 
 # Raised when a task, a grid or the training changes: results of two versions are not comparable.
@@ -19,23 +20,30 @@ Key = tuple[str, str, int]
 
 def settings(length: str) -> dict[str, Any]:
     """What all runs of a folder share. length: "usual", "100 steps" or "0.5 of usual"."""
-    return {"suite": VERSION, "length": length, "python": platform.python_version(), "torch": torch.__version__}
+    return {"suite": VERSION, "length": length, **versions()}
+
+
+def versions() -> dict[str, str]:
+    """Those of what a run's losses depend on."""
+    return {"python": platform.python_version(), "torch": torch.__version__}
 
 
 class Store:
     """Records of a folder by (task, variant, seed).
 
-    Raises ValueError where the folder is another suite's, of other settings, or no folder of the suite at all.
+    wanted: what all of its runs share. command: whose folder it is: <command>.json holds what is shared.
+
+    Raises ValueError where the folder is another command's, of other settings, or no folder of the command at all.
     """
 
-    def __init__(self, folder: Path, wanted: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, wanted: dict[str, Any], command: str = "suite") -> None:
         self.folder, self.records = folder, dict[Key, dict[str, Any]]()
         self._lines = folder / "runs.jsonl"
-        head = folder / "suite.json"
+        head = folder / f"{command}.json"
         if head.exists():
             _compare(folder, read_json_object(head), wanted)
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"--out {folder} exists and is no folder of the suite: give a new one")
+            raise ValueError(f"--out {folder} exists and is no folder of the {command}: give a new one")
         else:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(head, json.dumps(wanted, indent=2) + "\n")
@@ -66,13 +74,6 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
         self.records[record["task"], record["variant"], record["seed"]] = record
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is never seen half written."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def _compare(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

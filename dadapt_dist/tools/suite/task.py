@@ -1,9 +1,10 @@
 """What a task of the suite is: a model, batches, a loss and a judgement, each a pure function of its arguments."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,30 @@ from .data import Examples, generator
 POINTS = 9  # learning rates of AdamW's grid
 # On every task besides: the single best rate is chosen among those that all tasks have.
 ON_ALL = tuple(1e-3 * 2**i for i in range(6))
+# A run of the suite whose loss is not finite, or larger, counts with this loss.
+LARGEST_LOSS = 99.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A task as one run meets it.
+
+    model: new. batch: of step 1, 2, ..., to be asked for in this order, once each. loss: mean loss of a batch, a scalar.
+    evaluate: the loss by which the trained model is judged; lower is better.
+    """
+
+    model: nn.Module
+    batch: Callable[[int], Any]
+    loss: Callable[[nn.Module, Any], Tensor]
+    evaluate: Callable[[nn.Module], float]
 
 
 class Task:
     """A model to be trained on real data; subclasses say `build`, `draw`, `loss` and `evaluate`.
 
     name: as on the command line. steps: usual length of a run. size: examples of a batch. rates_from: the lowest of
-    AdamW's nine learning rates at the usual length, each twice the one before.
+    AdamW's nine learning rates at the usual length, each twice the one before. largest: the loss with which a run counts that
+    diverged, or whose loss is larger.
     """
 
     name: ClassVar[str]
@@ -29,9 +47,18 @@ class Task:
     steps: ClassVar[int]
     size: ClassVar[int] = 32
     rates_from: ClassVar[float] = 2.5e-4
+    largest: ClassVar[float] = LARGEST_LOSS
 
     def prepare(self, folder: Path) -> None:
         """Make, or read from `folder`, what training starts from. Most tasks start from nothing."""
+
+    def begin(self, seed: int) -> Problem:
+        """What a run with this seed trains. It may seed torch's generator."""
+        return Problem(self.model(seed), lambda step: self.batch(seed, step), self.loss, self.evaluate)
+
+    def check(self) -> None:
+        """Raise for what no run could do, such as data that are missing."""
+        self.batch(0, 1)
 
     def model(self, seed: int) -> nn.Module:
         """A new model, float32; what is trained has requires_grad."""

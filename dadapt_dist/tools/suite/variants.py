@@ -1,6 +1,5 @@
 """Optimizers that the suite compares: untuned ones by name, and AdamW at every learning rate of a grid."""
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +10,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ... import optimizers
-from ...schedules import linear_decay_with_warmup
+from ...schedules import cosine_with_warmup, from_file, linear_decay_with_warmup
 from .task import Task, rates
+from .users import imported
 
 # AdamW's learning rate is multiplied by both; the better of them counts.
 SCHEDULES = {"warmup": 0.05, "linear": 0.0}
@@ -23,10 +23,11 @@ BASELINES = {"adamw": 0.0, "adamw-wd0.1": 0.1}  # weight decay
 class Variant:
     """How a run is optimized.
 
-    optimizer: "AdamW", a class of `dadapt_dist.optimizers`, or a user's "module:function", called with the parameters and
-    the number of steps, that returns an optimizer or a pair (optimizer, scheduler). schedule: "constant"; "linear", from 1 at
-    the first step to 0 after the last; "warmup", the same after 5 % of rising; "own", where the optimizer is told
-    total_steps. baseline: the AdamW that it is compared with.
+    optimizer: "AdamW", "torch.optim." and one of its classes, a class of `dadapt_dist.optimizers`, or a user's
+    "module:function", called with the parameters, the number of steps and the options, that returns an optimizer or a pair
+    (optimizer, scheduler). schedule: "constant"; "linear", from 1 at the first step to 0 after the last; "warmup", the same
+    after 5 % of rising; "cosine", half a cosine to 0 after 5 % of rising; "own", where the optimizer is told total_steps;
+    or the path of a schedule file. baseline: the AdamW that it is compared with.
     """
 
     name: str
@@ -38,12 +39,13 @@ class Variant:
     def make(self, params: Iterable[nn.Parameter], steps: int) -> tuple[Optimizer, LRScheduler | None]:
         """An optimizer and its schedule for a run of `steps`."""
         if ":" in self.optimizer:
-            made = users_function(self.optimizer)(list(params), steps)
-            return made if isinstance(made, tuple) else (made, None)
+            made = users_function(self.optimizer)(list(params), steps, **self.options)
+            if isinstance(made, tuple):
+                return made
+            return made, scheduled(made, self.schedule, steps)
         own = {"total_steps": steps} if self.schedule == "own" else {}
         optimizer = _class(self.optimizer)(list(params), **self.options, **own)
-        warmup = SCHEDULES.get(self.schedule)
-        return optimizer, None if warmup is None else linear_decay_with_warmup(optimizer, steps, warmup)
+        return optimizer, scheduled(optimizer, self.schedule, steps)
 
     def described(self) -> str:
         """All that the runs of this name depend on, to compare with a later start."""
@@ -51,24 +53,25 @@ class Variant:
         return f"{self.optimizer}({options}), {self.schedule}"
 
 
+def scheduled(optimizer: Optimizer, schedule: str, steps: int) -> LRScheduler | None:
+    """The scheduler that the name of a schedule, or its file, stands for; None where lr stays as it is."""
+    if schedule in ("constant", "own"):
+        return None
+    if schedule in SCHEDULES:
+        return linear_decay_with_warmup(optimizer, steps, SCHEDULES[schedule])
+    return cosine_with_warmup(optimizer, steps) if schedule == "cosine" else from_file(optimizer, schedule, steps)
+
+
 def _class(name: str) -> Callable[..., Optimizer]:
-    if name == "AdamW":
-        return torch.optim.AdamW
-    found: Callable[..., Optimizer] = getattr(optimizers, name)
+    name = "torch.optim.AdamW" if name == "AdamW" else name
+    of_torch = name.removeprefix("torch.optim.")
+    found: Callable[..., Optimizer] = getattr(optimizers, name) if of_torch == name else getattr(torch.optim, of_torch)
     return found
 
 
 def users_function(path: str) -> Callable[..., Any]:
     """The function that "module:function" names; ValueError where there is none."""
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--optimizer {path} cannot be imported ({error}): give module:function") from error
-    if not callable(found):
-        raise ValueError(f"--optimizer {path} is {found!r}; it must be a function of (parameters, total_steps)")
-    made: Callable[..., Any] = found
-    return made
+    return imported(path, "--optimizer", "(parameters, total_steps)")
 
 
 _EXACT, _SAME = {"exact_bias_correction": True}, {"same_weights": True}

@@ -9,8 +9,8 @@ import dadapt_dist as dd
 from tests.helpers.classes import ALL
 
 OPTIMIZER = {
-    "adamw_lr", "amp_scaling", "d", "effective_lr", "eval", "join_device", "join_hook", "join_process_group", "loss",
-    "set_d", "step_size",
+    "adamw_lr", "amp_scaling", "d", "effective_lr", "eval", "grad_norms", "join_device", "join_hook", "join_process_group",
+    "loss", "set_d", "step_size",
     "train",
 }  # fmt: skip
 STEP_SIZE = {"before", "d", "freeze_after", "frozen", "held_steps", "nonfinite", "set_d", "steps", "sync", "window"}

@@ -1,0 +1,1 @@
+"""Compare untuned optimizers with tuned ones on one task, and count the runs that each takes."""
