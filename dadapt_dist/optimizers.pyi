@@ -709,6 +709,7 @@ class DoG(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -755,14 +756,16 @@ class LDoG(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default 'per_tensor'.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -802,6 +805,7 @@ class LDoG(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
         estimates: Sequence[str] | Literal["per_tensor"] | None = "per_tensor",
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -848,14 +852,16 @@ class DoWG(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
