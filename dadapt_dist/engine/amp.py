@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from ..options.checks import check_choice
 from ..sharding import registry
 from ..sharding.live_objects import Finder, is_heap_frozen, living, warn_if_hidden
 
@@ -24,6 +25,41 @@ AmpScaling = Literal["internal", "external"]
 TOLD = ("grad_scale", "found_inf")
 _finders: "weakref.WeakKeyDictionary[Optimizer, Finder]" = weakref.WeakKeyDictionary()
 _strangers: dict[int, "weakref.ref[Any]"] = {}  # what scalers handle beside our optimizers, by its id
+
+
+class Scaled:
+    """The part of a `LearningRateFree` that scalers and trainers ask."""
+
+    _amp_scaling: AmpScaling | None = None
+    _asked_by_unknown = False  # who unscales, since the last step, and told "internal"?
+    _wrapper: "weakref.ref[Any] | None" = None  # what a scaler was seen to handle in the place of this object
+
+    @property
+    def amp_scaling(self) -> AmpScaling | None:
+        """Who unscales gradients under a GradScaler, and leaves overflowed steps out. Set it on all ranks alike.
+
+        "internal": this optimizer, in step(), on all ranks together. "external": the scaler or trainer, before step(); it has
+        to see to it that no rank leaves a step out alone. None: as is found out from what the scaler handles.
+
+        Raises:
+            ValueError: On assignment of another value; nothing changes.
+
+        Example:
+            >>> import torch, dadapt_dist
+            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
+            >>> optimizer.amp_scaling = "internal"
+        """
+        return self._amp_scaling
+
+    @amp_scaling.setter
+    def amp_scaling(self, value: AmpScaling | None) -> None:
+        check_choice("amp_scaling", value, (None, "internal", "external"))
+        self._amp_scaling = value
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a GradScaler leaves unscaling, and what an overflow does, to this optimizer."""
+        return is_internal(self)
 
 
 def is_internal(optimizer: Any) -> bool:

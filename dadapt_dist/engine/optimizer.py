@@ -1,7 +1,6 @@
 """The torch optimizer made of a method, a layout and a step size: one pass over the parameters a step."""
 
 import sys
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
@@ -22,7 +21,7 @@ from ..sharding import registry
 from ..sharding.dtensor import is_dtensor
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
 from . import amp, amp_alone, log_every, modes, param_groups, per_tensor, torch_compile
-from .amp import AmpScaling, Finding
+from .amp import Finding
 from .base_optimizer import BaseOptimizer
 from .estimate_state import TENSORS
 from .exchange import rest
@@ -38,8 +37,11 @@ from .step_size import StepSize
 from .trials import put_back
 from .uneven_inputs import MayJoin
 
+COPIED = ("_method", "step_size", "_dtypes", "_backend", "_unmoved", "_mode", "_bound", "_amp_scaling", "_asked_for")
+"""What a copy takes over beside what torch's optimizers do."""
 
-class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
+
+class LearningRateFree(Readings, amp.Scaled, Optimizer, MayJoin, modes.TwoModes):
     """A learning-rate-free optimizer. Use its subclasses (`Prodigy`, `DAdaptAdam`, ...), which name their options.
 
     params: tensors, (name, tensor) pairs or group dicts, as for every torch optimizer. method: a name in METHODS.
@@ -50,10 +52,6 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
 
     Nothing about a parameter is kept from the construction: frameworks wrap, shard and swap parameters afterwards.
     """
-
-    _amp_scaling: AmpScaling | None = None
-    _asked_by_unknown = False  # who unscales, since the last step, and told "internal"?
-    _wrapper: "weakref.ref[Any] | None" = None  # what a scaler was seen to handle in the place of this object
 
     def __init__(
         self,
@@ -363,33 +361,6 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         """The groups as they are, or, with an estimate for each tensor, each tensor as a group of its own."""
         return per_tensor.split(entries, lots) if self.step_size._per_tensor else (entries, lots)
 
-    @property
-    def amp_scaling(self) -> AmpScaling | None:
-        """Who unscales gradients under a GradScaler, and leaves overflowed steps out. Set it on all ranks alike.
-
-        "internal": this optimizer, in step(), on all ranks together. "external": the scaler or trainer, before step(); it has
-        to see to it that no rank leaves a step out alone. None: as is found out from what the scaler handles.
-
-        Raises:
-            ValueError: On assignment of another value; nothing changes.
-
-        Example:
-            >>> import torch, dadapt_dist
-            >>> optimizer = dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters())
-            >>> optimizer.amp_scaling = "internal"
-        """
-        return self._amp_scaling
-
-    @amp_scaling.setter
-    def amp_scaling(self, value: AmpScaling | None) -> None:
-        check_choice("amp_scaling", value, (None, "internal", "external"))
-        self._amp_scaling = value
-
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """Whether a GradScaler leaves unscaling, and what an overflow does, to this optimizer."""
-        return amp.is_internal(self)
-
     # ---------------------------------------------------------------- buffers
 
     def _all(self) -> list[tuple[dict[str, Any], Sequence[Tensor]]]:
@@ -439,18 +410,7 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
     def __getstate__(self) -> dict[str, Any]:
         self.step_size._finish()
         self.step_size._adopt_between_steps()
-        own = (
-            "_method",
-            "step_size",
-            "_dtypes",
-            "_backend",
-            "_unmoved",
-            "_mode",
-            "_bound",
-            "_amp_scaling",
-            "_asked_for",
-        )
-        return super().__getstate__() | {name: getattr(self, name) for name in own}
+        return super().__getstate__() | {name: getattr(self, name) for name in COPIED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         adopted = "step_size" not in state  # by somebody who puts a checkpoint together by himself
