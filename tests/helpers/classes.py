@@ -1,7 +1,7 @@
 """The optimizer classes that the tests run over: all that the registry of methods has.
 
 A list of methods is one of these, so that a new method appears in it by itself: ALL, or those of them with something that a
-test is about. CLASSES: those whose d starts at the option d0, the D-Adaptation family with released packages.
+test is about. CLASSES: those with released packages whose checkpoints can be converted.
 """
 
 from collections import defaultdict
@@ -11,10 +11,11 @@ import torch
 
 import dadapt_dist as dd
 from dadapt_dist import optimizers
+from dadapt_dist.checkpoint.from_released import RELEASED
 from dadapt_dist.methods import METHODS, Method
 
 ALL: dict[str, type[dd.LearningRateFree]] = optimizers.classes()
-CLASSES = {name: cls for name, cls in ALL.items() if "d0" in METHODS[name].options.checks()}
+CLASSES = {name: ALL[name] for name in RELEASED}
 COMPILED = [name for name, method in METHODS.items() if method.signature is not None]
 WITH_D = [name for name, method in METHODS.items() if "d" in method().scalars(method.options.defaults())]
 WITH_BEFORE = [name for name, method in METHODS.items() if method.before is not None]
