@@ -46,10 +46,10 @@ class DualAveragingMethod(Method):
         when="convex problems, teaching and checks of the theory; slow for networks, which Prodigy trains",
         reference="Defazio and Mishchenko, Learning-Rate-Free Learning by D-Adaptation, arXiv 2301.07733, Algorithm 1",
         equations="""
-            before  w = d·lr with d of before the step;  G = G + Σ r·g²;  γ = 1/√G, in the first step also before it
-                    num = num + Σ w·g·(x0 - x);  S = Σ r·(s + w·g)²
-                    II:  d_hat = num/√S
-                    I:   q = q + Σ r·γ·w²·g² with γ of before the step;  d_hat = (S/√G - q)/(2·√S)
+            before  w = d·lr with d of before the step;  γ' = γ, in the first step 1/‖g‖
+                    num = num + Σ r·γ'·w·g·s;  q = q + Σ r·γ'·w²·g²
+                    G = G + Σ r·g²;  γ = 1/√G;  S = Σ r·(s + w·g)²
+                    II:  d_hat = num/√S;  I:  d_hat = (γ·S - q)/(2·√S)
                     d = max(d, min(d_hat, d·growth_rate))
             update  s = s + w·g;  x = x0 - r·γ·s
             average:  x_avg = Σ d·x/Σ d over the x at which gradients were taken
@@ -95,15 +95,15 @@ class DualAveragingMethod(Method):
         # γ_0, which multiplies 0 in every iterate, is γ_1: known here in a lagged run, and by the fold alone in an exact one.
         made = torch.where(last > 0, last, torch.where(known, gamma, 1.0))
         return {
-            "weight": torch.where(known, w, 0.0), "gamma": gamma * r, "r": r, "penalty": made * w.square() * r,
+            "weight": torch.where(known, w, 0.0), "gamma": gamma * r, "r": r,
+            "inner": made * w * r, "penalty": made * w.square() * r,
             "part": weight / (scalars["weight_sum"] + weight), "last_gamma": last * r,
         }  # fmt: skip
 
     def measure_before(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         square = total(g.square())
         s = add_(buf["s"].clone(), g, c["weight"])
-        inner = total((buf["x0"] - x).mul_(g)) * c["weight"]
-        return inner, square * c["r"], total(s.square_()) * c["r"], square * c["penalty"]
+        return total(g * buf["s"]) * c["inner"], square * c["r"], total(s.square_()) * c["r"], square * c["penalty"]
 
     def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         before, s_sq, norm = scalars["g_sq_sum"], sums["s_sq"], torch.sqrt(sums["s_sq"])

@@ -20,6 +20,7 @@ COMPILED = [name for name, method in METHODS.items() if method.signature is not 
 WITH_D = [name for name, method in METHODS.items() if "d" in method().scalars(method.options.defaults())]
 WITH_BEFORE = [name for name, method in METHODS.items() if method.before is not None]
 ALWAYS_BEFORE = [name for name in WITH_BEFORE if METHODS[name].wants_before is Method.wants_before]
+BY_DISTANCE = ("adagrad_pp", "adam_pp", "dog")  # whose d is a way that the weights have gone, and cannot be set below it
 WITHOUT_SUMS = [name for name, m in METHODS.items() if m.start is m.before is m.after is None]
 _buffers, _numbers = defaultdict[str, Any](lambda: torch.ones(1)), defaultdict[str, Any](lambda: 1.0)
 SQUARES_NOTHING = [n for n, m in METHODS.items() if m().squared(torch.ones(1), _buffers, _buffers, _numbers) == ()]

@@ -44,7 +44,7 @@ class DualAveragingOracle(Oracle):
         return True
 
     def measured(self, estimate: Estimate, items: list[tuple[Group, int, Tensor]]) -> dict[str, float]:
-        found = {"inner": 0.0, "g_sq": 0.0, "wg_sq": 0.0, "s_sq": 0.0}
+        found = {"g_s": 0.0, "g_sq": 0.0, "wg_sq": 0.0, "s_sq": 0.0}
         moves = not self.lagged or estimate["G"] > 0
         for group, i, g in items:
             x, state, r = self.params[i], self.states[i], group["layer_scale"]
@@ -52,7 +52,7 @@ class DualAveragingOracle(Oracle):
             found["g_sq"] += r * (g**2).sum().item()
             found["wg_sq"] += r * w**2 * (g**2).sum().item()
             if moves:
-                found["inner"] += w * (g * (state["x0"] - x)).sum().item()
+                found["g_s"] += r * w * (g * state["s"]).sum().item()
                 found["s_sq"] += r * ((state["s"] + w * g) ** 2).sum().item()
         gamma = estimate["made_with"] or (1 / math.sqrt(estimate["G"]) if estimate["G"] else None)
         found["gamma"] = gamma or (1 / math.sqrt(found["g_sq"]) if found["g_sq"] else 0.0)
@@ -60,7 +60,7 @@ class DualAveragingOracle(Oracle):
 
     def learn(self, estimate: Estimate, found: dict[str, float]) -> None:
         estimate["G"] += found["g_sq"]
-        estimate["num"] += found["inner"]
+        estimate["num"] += found["gamma"] * found["g_s"]
         estimate["q"] += found["gamma"] * found["wg_sq"]
         estimate["k"] += 1
         norm = math.sqrt(found["s_sq"])

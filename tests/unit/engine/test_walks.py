@@ -8,6 +8,7 @@ import torch
 
 from dadapt_dist.engine.diagnostics.advice import STILL
 from dadapt_dist.kernels import cpu_c
+from dadapt_dist.methods import METHODS
 from dadapt_dist.sharding import registry
 from docs.measure_walks import walk
 from tests.helpers.classes import ALL, COMPILED
@@ -26,6 +27,12 @@ def test_a_steady_step_enters_few_files(method: str) -> None:
     assert len(files) <= MOST, "\n".join(files)
 
 
+def _shared_files(method: str) -> int:
+    """How many files a method's class has beside its own and that of all methods."""
+    modules = {base.__module__ for base in METHODS[method].__mro__}
+    return sum(module.startswith("dadapt_dist.methods.") for module in modules) - 2
+
+
 @pytest.mark.parametrize("method", ALL)
 def test_a_construction_enters_few_files(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What only a step needs is made by the first; a framework that is not imported is asked nothing."""
@@ -34,7 +41,7 @@ def test_a_construction_enters_few_files(method: str, monkeypatch: pytest.Monkey
     params = [torch.nn.Parameter(torch.ones(4, 4)) for _ in range(4)]
     for _ in range(2):  # what is looked up once for a class counts too, where nothing was built before
         files, _, _ = walk(lambda: ALL[method](params))
-        assert len(files) <= MOST, "\n".join(files)
+        assert len(files) <= MOST + _shared_files(method), "\n".join(files)
 
 
 def _quiet(steps: int) -> tuple[list[torch.nn.Parameter], Any]:
