@@ -31,6 +31,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "dadapt_sgd": {"momentum": 0.9, "weight_decay": 0.01},
     "dadapt_adagrad": {"momentum": 0.5},
     "dadapt_adan": {},
+    "dual_averaging": {"average": True, "weight_decay": 0.01},
 }
 
 
