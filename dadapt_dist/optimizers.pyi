@@ -994,10 +994,10 @@ class DoG(LearningRateFree):
 class DualAveraging(LearningRateFree):
     """Dual averaging with D-Adaptation: its d is proven to stay below the distance to the solution.
 
-        before  w = d·lr with d of before the step;  G = G + Σ r·g²;  γ = 1/√G, in the first step also before it
-                num = num + Σ w·g·(x0 - x);  S = Σ r·(s + w·g)²
-                II:  d_hat = num/√S
-                I:   q = q + Σ r·γ·w²·g² with γ of before the step;  d_hat = (S/√G - q)/(2·√S)
+        before  w = d·lr with d of before the step;  γ' = γ, in the first step 1/‖g‖
+                num = num + Σ r·γ'·w·g·s;  q = q + Σ r·γ'·w²·g²
+                G = G + Σ r·g²;  γ = 1/√G;  S = Σ r·(s + w·g)²
+                II:  d_hat = num/√S;  I:  d_hat = (γ·S - q)/(2·√S)
                 d = max(d, min(d_hat, d·growth_rate))
         update  s = s + w·g;  x = x0 - r·γ·s
         average:  x_avg = Σ d·x/Σ d over the x at which gradients were taken
@@ -1352,9 +1352,10 @@ class Prodigy(LearningRateFree):
     ) -> None: ...
 
 __all__ = [
+    "COCOB",
+    "KT",
     "AdaGradPP",
     "AdamPP",
-    "COCOB",
     "CoordinateKT",
     "DAdaptAdaGrad",
     "DAdaptAdam",
@@ -1363,6 +1364,5 @@ __all__ = [
     "DAdaptSGD",
     "DoG",
     "DualAveraging",
-    "KT",
     "Prodigy",
 ]

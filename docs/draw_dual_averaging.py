@@ -71,7 +71,7 @@ def draw(path: Path) -> None:
         for name, (best, gradient) in problems().items():
             shares = run(best, gradient, lower_bound=bound)
             lagged = run(best, gradient, lower_bound=bound, before="lagged")
-            (line,) = axes.plot(shares, label=name)
+            (line,) = axes.plot(shares, label=name, linewidth=4 if len(best) == 1 else 1.5)  # another hides it
             axes.plot(lagged, color=line.get_color(), linestyle=":", linewidth=1)
             print(f"Option {bound:2}  {name:22}  d/D {shares[-1]:.3f}, lagged {lagged[-1]:.3f}")
         axes.axhline(1, color="black", linewidth=1)

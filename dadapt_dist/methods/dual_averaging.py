@@ -1,4 +1,4 @@
-"""Dual averaging with D-Adaptation, the method whose d the theory bounds (Defazio & Mishchenko, arXiv 2301.07733, Algorithm 1)."""
+"""Dual averaging with D-Adaptation, whose d the theory bounds (Defazio & Mishchenko, arXiv 2301.07733, Algorithm 1)."""
 
 import math
 from collections.abc import Mapping
@@ -164,8 +164,9 @@ class DualAveragingMethod(Method):
 
     @staticmethod
     def _to_average(buf: Buffers, c: Coefficients) -> Tensor:
-        """The way from the last iterate to the average: the maps undo each other, also of a tensor that was left out of a step."""
-        return buf["average"] - buf["x0"] + buf["s"] * c["last_gamma"]
+        """From the last iterate to the average: the maps undo each other, also of a tensor that was left out of a step."""
+        last = buf["x0"] - buf["s"] * c["last_gamma"]
+        return buf["average"] - last
 
 
 def _gamma(g_sq_sum: Tensor) -> Tensor:

@@ -48,9 +48,10 @@ class KTMethod(Method):
 
             One blocking reduce a step, or, with before="lagged", a hidden one: L, W and t are then those of the step before.
 
-            Use it where the solution lies in one direction from the start, for instance for linear models. One large gradient sets
-            L for good and slows all that follows, so clip gradients with outliers; noisy networks do better with COCOB, which bets
-            for each weight, and best with Prodigy. No schedule is needed: averages of x are what the theory is about.
+            Use it where the solution lies in one direction from the start, for instance for linear models. One large
+            gradient sets L for good and slows all that follows, so clip gradients with outliers. Do not use it for networks with
+            noisy gradients, where COCOB, which bets for each weight, does better, and Prodigy best. The theory is about the
+            average of x.
         """,
     )
 

@@ -20,7 +20,12 @@ COMPILED = [name for name, method in METHODS.items() if method.signature is not 
 WITH_D = [name for name, method in METHODS.items() if "d" in method().scalars(method.options.defaults())]
 WITH_BEFORE = [name for name, method in METHODS.items() if method.before is not None]
 ALWAYS_BEFORE = [name for name in WITH_BEFORE if METHODS[name].wants_before is Method.wants_before]
-BY_DISTANCE = ("adagrad_pp", "adam_pp", "dog")  # whose d is a way that the weights have gone, and cannot be set below it
+SLOW = ("dadapt_adagrad", "dual_averaging")  # d does not grow within the first steps
+BY_DISTANCE = (
+    "adagrad_pp",
+    "adam_pp",
+    "dog",
+)  # whose d is a way that the weights have gone, and cannot be set below it
 WITHOUT_SUMS = [name for name, m in METHODS.items() if m.start is m.before is m.after is None]
 _buffers, _numbers = defaultdict[str, Any](lambda: torch.ones(1)), defaultdict[str, Any](lambda: 1.0)
 SQUARES_NOTHING = [n for n, m in METHODS.items() if m().squared(torch.ones(1), _buffers, _buffers, _numbers) == ()]
@@ -52,6 +57,11 @@ def first_d(name: str, d: float) -> dict[str, Any]:
     """The option with which d starts at d, or near it: DoG's is a share of 1 + ‖x0‖. None for a method without d."""
     known = METHODS[method_of(name)].options.checks()
     return {option: d for option in ("d0", "reps_rel") if option in known}
+
+
+def estimate_of(optimizer: dd.LearningRateFree) -> float:
+    """d, or what KT, which has none, goes by."""
+    return float(optimizer.step_size._value("default", "d" if "d" in optimizer.param_groups[0] else "wealth"))
 
 
 def parts(name: str, d: float = 1e-3) -> dict[str, Any]:

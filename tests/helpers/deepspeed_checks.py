@@ -52,7 +52,8 @@ def check(case: Case, runs: list[Run]) -> None:
         assert first.calls == [pieces(case, first.wrapper) if i in taken else 0 for i in range(case.steps)], name
     if case.method in WITH_D:
         first_d = case.optimizer_options.get("d0", expected.d[0])
-        assert expected.d[-1] > 1.2 * first_d, f"{name}: d never moved, the comparison would be empty"
+        grown = 1.02 if case.method == "dual_averaging" else 1.2  # in a few steps
+        assert expected.d[-1] > grown * first_d, f"{name}: d never moved, the comparison would be empty"
 
 
 def collectives_of(case: Case, n: int, *, first: bool) -> int:

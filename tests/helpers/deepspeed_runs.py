@@ -27,6 +27,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "dadapt_sgd": {"d0": 1e-2, "momentum": 0.9},  # so large that a wrong first step shows
     "dadapt_adagrad": {"momentum": 0.5},
     "dog": {"reps_rel": 1e-2},
+    "adagrad_pp": {"d0": 1e-2},
+    "adam_pp": {"d0": 1e-2},
+    "kt": {"first_wealth": 0.3},
 }
 OPTIONS: dict[str, dict[str, Any]] = {name: {**first_d(name, 1e-3), **SPECIAL.get(name, {})} for name in ALL}
 # bf16+fp32: micro-steps are added up in float32, which at stage 1 is DeepSpeed's BF16_Optimizer.

@@ -44,7 +44,9 @@ def test_each_tensor_follows_an_oracle_of_its_own(method: str, setting: dict[str
             oracle.step([g])
         assert list(optimizer.d) == NAMES
         expected = [oracle.d for oracle in oracles]
-        assert [*optimizer.d.values()] == pytest.approx(expected, rel=ALLOWED["adam_pp"] if method == "adam_pp" else 1e-10)
+        assert [*optimizer.d.values()] == pytest.approx(
+            expected, rel=ALLOWED["adam_pp"] if method == "adam_pp" else 1e-10
+        )
     for p, oracle in zip(model.parameters(), oracles, strict=True):
         assert (p.detach() - oracle.params[0]).norm() <= ALLOWED.get(method, 1e-10) * oracle.params[0].norm()
     assert len({*optimizer.d.values()}) > 5, "the tensors have one d: the comparison would be empty"

@@ -45,7 +45,8 @@ def test_d_is_the_root_mean_square_distance() -> None:
     for step in range(20):
         x.grad = x.detach() - torch.linspace(1, 2, 6, dtype=torch.float64)
         optimizer.step()
-        assert optimizer.d == pytest.approx(float(x.detach().square().mean().sqrt()), rel=1e-7 if step == 0 else 1e-12)  # d0 at first
+        far = float(x.detach().square().mean().sqrt())
+        assert optimizer.d == pytest.approx(max(0.1, far), rel=1e-12), step
 
 
 def test_frozen_it_keeps_the_step_and_drops_the_start() -> None:
