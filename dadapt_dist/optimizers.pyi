@@ -1114,9 +1114,10 @@ class KT(LearningRateFree):
 
     One blocking reduce a step, or, with before="lagged", a hidden one: L, W and t are then those of the step before.
 
-    Use it where the solution lies in one direction from the start, for instance for linear models. One large gradient sets
-    L for good and slows all that follows, so clip gradients with outliers; noisy networks do better with COCOB, which bets
-    for each weight, and best with Prodigy. No schedule is needed: averages of x are what the theory is about.
+    Use it where the solution lies in one direction from the start, for instance for linear models. One large
+    gradient sets L for good and slows all that follows, so clip gradients with outliers. Do not use it for networks with
+    noisy gradients, where COCOB, which bets for each weight, does better, and Prodigy best. The theory is about the
+    average of x.
 
     γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
     all elements of all ranks. The update uses the d of before the step.

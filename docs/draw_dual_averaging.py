@@ -7,6 +7,7 @@ Needs matplotlib: pip install dadapt-dist[demo].
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def draw(path: Path) -> None:
             lagged = run(best, gradient, lower_bound=bound, before="lagged")
             (line,) = axes.plot(shares, label=name, linewidth=4 if len(best) == 1 else 1.5)  # another hides it
             axes.plot(lagged, color=line.get_color(), linestyle=":", linewidth=1)
-            print(f"Option {bound:2}  {name:22}  d/D {shares[-1]:.3f}, lagged {lagged[-1]:.3f}")
+            sys.stdout.write(f"Option {bound:2}  {name:22}  d/D {shares[-1]:.3f}, lagged {lagged[-1]:.3f}\n")
         axes.axhline(1, color="black", linewidth=1)
         axes.axhline(SHARE, color="black", linewidth=1, linestyle="--")
         axes.set(title=f'lower_bound="{bound}"', xlabel="step", yscale="log", ylim=(D0 / 2, 3))

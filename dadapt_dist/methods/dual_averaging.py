@@ -165,7 +165,7 @@ class DualAveragingMethod(Method):
     @staticmethod
     def _to_average(buf: Buffers, c: Coefficients) -> Tensor:
         """From the last iterate to the average: the maps undo each other, also of a tensor that was left out of a step."""
-        last = buf["x0"] - buf["s"] * c["last_gamma"]
+        last: Tensor = buf["x0"] - buf["s"] * c["last_gamma"]
         return buf["average"] - last
 
 
