@@ -13,6 +13,218 @@ def of_method(name: str) -> type[LearningRateFree]: ...
 def classes() -> dict[str, type[LearningRateFree]]: ...
 def register(method: type[Method]) -> type[LearningRateFree]: ...
 
+class AdaGradPP(LearningRateFree):
+    """AdaGrad whose step size is the distance gone so far, AdaGrad++.
+
+        start   p = Σ 1
+        update  v = v + g²;  x = x - r·d·lr·g/(√v + eps)
+        sums    dist_sq = Σ (x - x0)² with x of after the step
+        rule    d = max(d, √(dist_sq/p))
+
+    d is a distance for each element, a root mean square, so it has the size of Adagrad's learning rate. p is the number
+    of elements that train, of all ranks, as the run begins. Like all methods that go by the distance, it does best
+    from a start that is not the solution already, such as a model that was trained for the same task: d can only
+    grow. AdaGrad's step shrinks as 1/√k by itself: leave lr constant. For networks its authors found it
+    behind Adam and Adam++, so prefer Prodigy there.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
+            A number >= 0; default 1.0.
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
+        d0: first step length, until the weights have gone farther than that. A number > 0; default
+            1e-06.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.AdaGradPP(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Tao, Yuan, Zhou, Cao and Gu, Towards Simple and Provable Parameter-Free Adaptive Gradient
+        Methods, arXiv 2412.19444, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        d0: float = 1e-6,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class AdamPP(LearningRateFree):
+    """Experimental: Adam whose step size is the distance gone so far, Adam++.
+
+        start   p = Σ 1
+        update  b = b1·beta1_decay^k;  m = b·m + (1-b)·g
+                max:  v = b2·v + (1-b2)·g²;  V = max(V, v);  u = m/(√(k+1)·√V + eps)
+                sum:  V = V + g²;  u = m/(√V + eps)
+                x = x·(1 - wd·d·lr) - r·d·lr·u
+        sums    dist_sq = Σ (x - x0)² with x of after the step
+        rule    d = max(d, √(dist_sq/p))
+
+    **Experimental.** It overshot in our trials on small noisy data sets: d, which never falls, followed weights that had
+    gone too far, and the loss ended at 1.7 to 3 where other methods reached a fraction of it. Watch d and the held-out
+    loss, and try normalizer="sum" or a smaller lr where they jump. Use Prodigy for work that matters.
+
+    k counts the steps before this one, for all parameters alike. The step shrinks as 1/√k by itself. p is the number of
+    elements that train, of all ranks, as the run begins. Its proofs are for convex losses and a beta1_decay below 1.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
+            A number >= 0; default 1.0.
+        betas: averaging constants of the gradient and of its square. 2 numbers in [0, 1); default (0.9,
+            0.999).
+        beta1_decay: factor of betas[0] from step to step; the proofs want one below 1. A number > 0 and
+            <= 1; default 1.0.
+        normalizer: what divides the step: 'max' is √(k+1) times the largest root of the mean square so
+            far, 'sum' AdaGrad's root. 'max' or 'sum'; default 'max'.
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decoupled decay: a step shrinks x by weight_decay·d·lr. A number >= 0; default
+            0.0.
+        d0: first step length, until the weights have gone farther than that. A number > 0; default
+            1e-06.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.AdamPP(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Tao, Yuan, Zhou, Cao and Gu, Towards Simple and Provable Parameter-Free Adaptive Gradient
+        Methods, arXiv 2412.19444, Algorithm 2.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        beta1_decay: float = 1.0,
+        normalizer: str = "max",
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        d0: float = 1e-6,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
 class COCOB(LearningRateFree):
     """Coin betting: every weight bets on the sign of its gradient.
 
@@ -86,6 +298,104 @@ class COCOB(LearningRateFree):
         params: Any,
         lr: float = 1.0,
         alpha: float = 100.0,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class CoordinateKT(LearningRateFree):
+    """Coin betting with a wealth for every weight.
+
+        update  L = max(L, |g|);  u = g/L;  W = max(W + u·(x0 - x), W/(t+1));  t = t + 1 where g != 0
+                C = C - u;  z = x0 + r·C·W/t;  x = x + lr·(z - x)
+
+    W starts at `first_wealth`, t at 1, L at eps. Each weight has its own bet, so there are no sums: `optimizer.d` is NaN.
+    A weight without a gradient does not use up a round, which suits rare features.
+
+    Use it for convex models, and where COCOB is too timid in its first 100 steps: KT bets all that the outcomes so far
+    allow, and doubles its wealth within a few steps of one sign. For the same reason it overshoots on networks, whose
+    gradients turn late; prefer COCOB or Prodigy there.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: part of each step that is taken; 1.0 is the method, a schedule may shape it. A number >= 0;
+            default 1.0.
+        first_wealth: wealth of each weight before its first bet, in units of x times its largest
+            gradient. A number > 0; default 0.0001.
+        eps: first value of the largest gradient L. A number > 0; default 1e-08.
+        weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.CoordinateKT(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Orabona and Pál, Coin Betting and Parameter-Free Online Learning, arXiv 1602.04128, Algorithm 1,
+        for each coordinate.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        first_wealth: float = 0.0001,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
@@ -908,6 +1218,219 @@ class DoWG(LearningRateFree):
         step_size: StepSize | str | None = None,
     ) -> None: ...
 
+class DualAveraging(LearningRateFree):
+    """Dual averaging with D-Adaptation: its d is proven to stay below the distance to the solution.
+
+        before  w = d·lr with d of before the step;  γ' = γ, in the first step 1/‖g‖
+                num = num + Σ r·γ'·w·g·s;  q = q + Σ r·γ'·w²·g²
+                G = G + Σ r·g²;  γ = 1/√G;  S = Σ r·(s + w·g)²
+                II:  d_hat = num/√S;  I:  d_hat = (γ·S - q)/(2·√S)
+                d = max(d, min(d_hat, d·growth_rate))
+        update  s = s + w·g;  x = x0 - r·γ·s
+        average:  x_avg = Σ d·x/Σ d over the x at which gradients were taken
+
+    For a convex loss, full gradients and one lr for all groups d <= D = ‖x0 - x*‖ in every step, with either
+    bound, whatever lr does from step to step, exact and lagged; r != 1 measures D by ‖·/√r‖. II is never below I of the
+    same run: both can be had from its scalars. Where x converges to x*, d ends at D/(1+√3) = 0.366·D or more.
+    [dual-averaging.md](dual-averaging.md) shows it.
+
+    One blocking reduce a step. With before="lagged" it is hidden: γ has the gradients up to the step before, w the d that
+    was known one step earlier still, and the first step only measures.
+
+    Use it where the bound matters: convex losses, a check of data or of a distance, lectures. It is slow where d
+    has to grow far, since early gradients keep their small weights, and far behind Prodigy for networks.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d in the weight of a gradient; 1.0 is the method, a schedule may shape it. A
+            number >= 0; default 1.0.
+        lower_bound: which lower bound on D gives d: Option I of the paper, from norms, or Option II,
+            from inner products. 'I' or 'II'; default 'II'.
+        average: keep the average Σ d·x/Σ d, which `optimizer.eval()` shows: one buffer more. True or
+            False; default False.
+        weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
+        d0: first d; it only has to be smaller than the d to be found. A number > 0; default 1e-06.
+        growth_rate: bound on the growth of d per step; inf sets none. A number >= 1, or inf; default
+            inf.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.DualAveraging(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Defazio and Mishchenko, Learning-Rate-Free Learning by D-Adaptation, arXiv 2301.07733, Algorithm
+        1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        lower_bound: str = "II",
+        average: bool = False,
+        weight_decay: float = 0.0,
+        d0: float = 1e-6,
+        growth_rate: float = float("inf"),
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class KT(LearningRateFree):
+    """Coin betting with one wealth for the whole model.
+
+        before  L = max(L, ‖g‖), ‖g‖² = Σ r·g²;  W = max(W + Σ g·(x0 - x)/L, W/(t+1));  t = t + 1
+        update  C = C - g/L;  z = x0 + r·C·W/t;  x = x + lr·(z - x)
+
+    W starts at `first_wealth`, t at 1. There is no d: `optimizer.d` is NaN, and the group's "wealth" is what to watch.
+    The paper assumes ‖g‖ <= 1; dividing by the running maximum L sees to that, and makes steps independent of the
+    scale of the loss. No bet can lose more than all of W but W/t, so that the second term of the maximum is idle
+    except in lagged runs, with lr below 1, and after held steps, where a bet may be larger than W.
+
+    One blocking reduce a step, or, with before="lagged", a hidden one: L, W and t are then those of the step before.
+
+    Use it where the solution lies in one direction from the start, for instance for linear models. One large
+    gradient sets L for good and slows all that follows, so clip gradients with outliers. Do not use it for networks with
+    noisy gradients, where COCOB, which bets for each weight, does better, and Prodigy best. The theory is about the
+    average of x.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: part of each step that is taken; 1.0 is the method, a schedule may shape it. A number >= 0;
+            default 1.0.
+        first_wealth: wealth before the first bet, in units of x times the largest ‖g‖. A number > 0;
+            default 0.0001.
+        weight_decay: decay, added to the gradient as weight_decay·x. A number >= 0; default 0.0.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.KT(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Orabona and Pál, Coin Betting and Parameter-Free Online Learning, arXiv 1602.04128, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        first_wealth: float = 0.0001,
+        weight_decay: float = 0.0,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
 class Prodigy(LearningRateFree):
     """Adam whose step size is found, not tuned.
 
@@ -1069,6 +1592,10 @@ class Prodigy(LearningRateFree):
 
 __all__ = [
     "COCOB",
+    "KT",
+    "AdaGradPP",
+    "AdamPP",
+    "CoordinateKT",
     "DAdaptAdaGrad",
     "DAdaptAdam",
     "DAdaptAdan",
@@ -1076,6 +1603,7 @@ __all__ = [
     "DAdaptSGD",
     "DoG",
     "DoWG",
+    "DualAveraging",
     "LDoG",
     "Prodigy",
 ]

@@ -157,10 +157,9 @@ def _measure(
         for group, params in entries:
             for p in (p for p in params if p.requires_grad):
                 for place, weight in optimizer.step_size._shards.parts(p):
-                    terms = torch.stack(optimizer._method.measure_start(place.part(p).detach().to(torch.float64)))
-                    total[table.row(group["estimate"]), : at - 1] += (terms * weight).to(
-                        table.device, non_blocking=True
-                    )
+                    for x in place.unpadded(p.detach()):
+                        terms = torch.stack(optimizer._method.measure_start(x.to(torch.float64))) * weight
+                        total[table.row(group["estimate"]), : at - 1] += terms.to(table.device, non_blocking=True)
     if "before" in phases:
         at += 2 * loss_channel.phase_has_loss(optimizer._method, "before")
         for lot in plan.lots:

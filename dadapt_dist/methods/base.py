@@ -373,7 +373,10 @@ class Method(Evaluates, ABC):
     # ---------------------------------------------------------------- sums
 
     def measure_start(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The terms of the `start` sums of one tensor: 0-dim float64, from x in float64. Reads only."""
+        """The terms of the `start` sums of one tensor: 0-dim float64, from x in float64. Reads only.
+
+        x has no padding, so that its elements can be counted.
+        """
         raise NotImplementedError(f"{self.name} has no sums at the start")
 
     def measure_before(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:

@@ -57,6 +57,11 @@ class LocalShard:
         """The plain local elements, of a parameter or buffer, that this placement speaks of."""
         return self.local(t) if self.flat_slice is None else self.local(t)[self.flat_slice]
 
+    def unpadded(self, t: Tensor) -> list[Tensor]:
+        """Those elements, one by one of the parameters in them: without what a framework has padded them with."""
+        part = self.part(t)
+        return [part[start:stop] for _, start, stop in self.packed] if self.packed else [part]
+
     def part_gradient(self, p: Tensor) -> Tensor | None:
         """The gradient of those elements; None where there is none."""
         gradient = self.gradient(p)

@@ -24,7 +24,8 @@ def test_every_method_under_every_layout_follows_one_process(layout: str, method
         assert result["params"].keys() == params.keys()
         for name, expected in params.items():
             assert (result["params"][name] - expected).norm() <= 1e-10 * expected.norm(), name
-    assert method_of(method) not in WITH_D or ds[-1] > 2 * ds[0], "d never moved: the comparison would be empty"
+    grown = 1.5 if method == "dual_averaging" else 2.0  # whose first gradients keep their small weights
+    assert method_of(method) not in WITH_D or ds[-1] > grown * ds[0], "d never moved: the comparison would be empty"
 
 
 # float32 gradients carry 1e-7 of rounding, bfloat16 ones 4e-3; d is a ratio of sums over all of them. Seen: 2.5e-6 and 4.1e-4.

@@ -12,7 +12,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
 from dadapt_dist.methods import METHODS
-from tests.helpers.classes import ALL, WITH_BEFORE, WITH_D, WITHOUT_SUMS, parts
+from tests.helpers.classes import ALL, WITH_BEFORE, WITH_D, WITHOUT_SUMS, estimate_of, parts
 from tests.helpers.collectives import reduces, reduces_of
 from tests.helpers.layout_runs import WAYS
 from tests.helpers.layouts import Job, ranks, shard2
@@ -75,7 +75,7 @@ def freeze(method: str, before: Any) -> dict[str, Any]:
         with CommDebugMode() as communication:
             optimizer.step()
         collectives.append(reduces(communication.get_comm_counts()))
-        ds.append((optimizer.d, optimizer.effective_lr[0]))
+        ds.append((estimate_of(optimizer), optimizer.effective_lr[0]))
     return {"d": ds, "collectives": collectives, "k": optimizer.step_size._value("default", "k")}
 
 

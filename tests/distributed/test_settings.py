@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tests.helpers.classes import WITH_BEFORE, first_d, make
+from tests.helpers.classes import WITH_BEFORE, estimate_of, first_d, make
 from tests.helpers.placed import tensor
 from tests.helpers.said import Messages
 
@@ -37,7 +37,7 @@ def trained(
             if step == spoilt and rank == ranks - 1:
                 p.grad[-1] = math.nan
             optimizer.step()
-            ds.append(float(optimizer.d))
+            ds.append(estimate_of(optimizer))
     finally:
         logging.getLogger("dadapt_dist").removeHandler(messages)
     return ds, p.detach(), messages.texts
@@ -63,7 +63,7 @@ def test_a_setting_changed_on_all_ranks_gives_the_run_of_one_process(name: str, 
     torch.testing.assert_close(torch.cat([run[1] for run in runs]), whole, rtol=1e-10, atol=1e-12)
     assert name not in STAYS or ds[STAYS[name]] == ds[STAYS[name] - 1]
     assert not [text for run in runs for text in run[2] if "ranks" in text and "held on all ranks" not in text]
-    assert ds[-1] > ds[0]
+    assert ds[-1] > ds[0] or method == "kt"  # which may lose
 
 
 @pytest.mark.parametrize("method", ["prodigy", "dog"])

@@ -1,8 +1,8 @@
 """The optimizer classes that the tests run over: all that the registry of methods has.
 
 A list of methods is one of these, so that a new method appears in it by itself: ALL, or those of them with something that a
-test is about. CLASSES: those whose d starts at the option d0 and follows from `after` sums, the D-Adaptation family with released
-packages. VARIANTS: further public classes, which are a method with other defaults, by name.
+test is about. CLASSES: those with released packages whose checkpoints can be converted. VARIANTS: further public classes,
+which are a method with other defaults, by name.
 """
 
 from collections import defaultdict
@@ -12,10 +12,11 @@ import torch
 
 import dadapt_dist as dd
 from dadapt_dist import optimizers
+from dadapt_dist.checkpoint.from_released import RELEASED
 from dadapt_dist.methods import METHODS, Method
 
 ALL: dict[str, type[dd.LearningRateFree]] = optimizers.classes()
-CLASSES = {name: cls for name, cls in ALL.items() if "d0" in METHODS[name].options.checks() and METHODS[name].after}
+CLASSES = {name: ALL[name] for name in RELEASED}
 VARIANTS = {
     variant.name: getattr(optimizers, variant.name) for method in METHODS.values() for variant in method.variants
 }
@@ -23,6 +24,13 @@ COMPILED = [name for name, method in METHODS.items() if method.signature is not 
 WITH_D = [name for name, method in METHODS.items() if "d" in method().scalars(method.options.defaults())]
 WITH_BEFORE = [name for name, method in METHODS.items() if method.before is not None]
 ALWAYS_BEFORE = [name for name in WITH_BEFORE if METHODS[name].wants_before is Method.wants_before]
+SLOW = ("dadapt_adagrad", "dual_averaging")  # d does not grow within the first steps
+BY_DISTANCE = (
+    "adagrad_pp",
+    "adam_pp",
+    "dog",
+    "dowg",
+)  # whose d is a way that the weights have gone, and cannot be set below it
 WITHOUT_SUMS = [name for name, m in METHODS.items() if m.start is m.before is m.after is None]
 _buffers, _numbers = defaultdict[str, Any](lambda: torch.ones(1)), defaultdict[str, Any](lambda: 1.0)
 SQUARES_NOTHING = [n for n, m in METHODS.items() if m().squared(torch.ones(1), _buffers, _buffers, _numbers) == ()]
@@ -33,6 +41,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "dadapt_sgd": {"momentum": 0.9, "weight_decay": 0.01},
     "dadapt_adagrad": {"momentum": 0.5},
     "dadapt_adan": {},
+    "dual_averaging": {"average": True, "weight_decay": 0.01},
 }
 
 
@@ -53,6 +62,11 @@ def first_d(name: str, d: float) -> dict[str, Any]:
     """The option with which d starts at d, or near it: DoG's is a share of 1 + ‖x0‖. None for a method without d."""
     known = METHODS[method_of(name)].options.checks()
     return {option: d for option in ("d0", "reps_rel") if option in known}
+
+
+def estimate_of(optimizer: dd.LearningRateFree) -> float:
+    """d, or what KT, which has none, goes by."""
+    return float(optimizer.step_size._value("default", "d" if "d" in optimizer.param_groups[0] else "wealth"))
 
 
 def parts(name: str, d: float = 1e-3) -> dict[str, Any]:

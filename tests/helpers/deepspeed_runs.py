@@ -28,6 +28,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "dadapt_adagrad": {"momentum": 0.5},
     "dog": {"reps_rel": 1e-2},  # of d ‖x - x0‖, which float32 weights give to 1e-6 only where it is no smaller
     "dowg": {"d0": 0.1},
+    "adagrad_pp": {"d0": 1e-2},
+    "adam_pp": {"d0": 1e-2, "eps": 1e-3},
+    "kt": {"first_wealth": 0.3},
 }
 OPTIONS: dict[str, dict[str, Any]] = {name: {**first_d(name, 1e-3), **SPECIAL.get(name, {})} for name in ALL}
 # bf16+fp32: micro-steps are added up in float32, which at stage 1 is DeepSpeed's BF16_Optimizer.
@@ -316,7 +319,7 @@ def train(case: Case) -> Run:
             run.calls.append(trainer.calls)
             run.skipped.append(engine.skipped_steps > skipped)
             run.d.append(base.d)
-            run.k.append(int(base._all_groups[0]["k"]))
+            run.k.append(int(base.step_size._value(base._all_groups[0]["estimate"], "k")))
             run.steps.append(base.step_size.steps)
             before, masters = masters, trainer.masters() if masters else []
             run.moved.append(any(not torch.equal(a, b) for a, b in zip(before, masters, strict=True)))

@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 import dadapt_dist as dd
 from dadapt_dist import schedules
 from dadapt_dist.engine.diagnostics import advice_texts
-from tests.helpers.classes import ALL, WITH_D, make
+from tests.helpers.classes import ALL, BY_DISTANCE, WITH_D, make
 from tests.helpers.layouts import LAYOUTS
 from tests.helpers.pool import WorkerPool
 
@@ -329,8 +329,15 @@ def test_one_rank_speaks(pool2: WorkerPool) -> None:
 
 
 SET = {"first": (0, 1e3), "larger": (60, 3.0), "smaller": (60, 0.25)}
-# DoG's and DoWG's d is a distance that the weights have gone, and cannot be set below it.
-SETS = [(m, *SET[how]) for m in WITH_D for how in SET if (m, how) not in (("dog", "smaller"), ("dowg", "smaller"))]
+SETS = [(m, *SET[how]) for m in WITH_D for how in SET if m not in BY_DISTANCE or how != "smaller"]
+# What grows in the very next step: D-Adapt AdaGrad by 18 % a step, before it was set and after; dual averaging, which is far
+# from its goal; AdaGrad++ by rounding, and Adam++ by √10, the first step of an Adam without bias correction.
+GROWING = {
+    ("dadapt_adagrad", 0.25): 0.2,
+    ("dual_averaging", 0.25): 0.2,
+    ("adagrad_pp", 1e3): 1e-4,
+    ("adam_pp", 1e3): 2.2,
+}
 
 
 @pytest.mark.parametrize(("method", "step", "factor"), SETS)
@@ -347,8 +354,7 @@ def test_a_d_that_is_set_stays_and_training_goes_on_from_it(method: str, step: i
             optimizer.param_groups[1]["d"] = wanted
             assert optimizer.d == float(optimizer.param_groups[0]["d"]) == wanted
         optimizer.step()
-    growing = (method, factor) == ("dadapt_adagrad", 0.25)  # by 18 % a step, before it was set and after
-    assert optimizer.d == pytest.approx(wanted, rel=0.2 if growing else 1e-6)
+    assert optimizer.d == pytest.approx(wanted, rel=GROWING.get((method, factor), 1e-6))
     assert wanted != before
     other = ALL[method]([{"params": [w]} for w in weights])
     other.load_state_dict(optimizer.state_dict())
@@ -409,4 +415,4 @@ def test_a_d_that_is_set_stays_on_all_ranks(method: str, pool2: WorkerPool) -> N
     first, second = pool2.run(ds_set_by_hand, method)
     assert first == second
     assert first[4] < 0.5 <= first[5]
-    assert first[5] == pytest.approx(0.5, rel=0.2)
+    assert first[5] == pytest.approx(0.5, rel=0.6 if method == "adam_pp" else 0.2)  # it overshoots

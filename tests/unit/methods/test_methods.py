@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.classes import ALL, WITH_D, first_d
+from tests.helpers.classes import ALL, BY_DISTANCE, WITH_D, first_d
 from tests.helpers.oracles.cases import CASES, HALF_AT_LR_ZERO, WARMUP_COSINE, WARMUP_FROM_ZERO, with_eps
 from tests.helpers.oracles.released import Problem, assert_same, with_gaps
 from tests.helpers.runs import run_oracle, run_ours, run_released
@@ -37,7 +37,7 @@ BEYOND_RELEASED: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
 
 def first(key: str) -> tuple[dict[str, Any], float]:
     """(options of a run of 200 steps, the d that it is to outgrow ten times)."""
-    d0 = {"dadapt_adagrad": 1e-3, "dog": 1e-3}.get(key, 1e-6)
+    d0 = {"dadapt_adagrad": 1e-3, "dual_averaging": 0.05}.get(key, 1e-3 if key in BY_DISTANCE else 1e-6)
     return first_d(key, d0), d0 if key in WITH_D else 0.0
 
 

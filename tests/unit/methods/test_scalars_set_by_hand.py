@@ -147,8 +147,8 @@ def test_scalars_that_were_deleted_from_a_group_are_back_after_the_next_step(nam
     if "d" in optimizer.param_groups[0]:
         del optimizer.param_groups[0]["d"]
         assert optimizer.d == twin.d  # also where d is read before the next step
-        optimizer.set_d(0.5)
-        assert optimizer.param_groups[0]["d"] == 0.5
+        optimizer.set_d(2.5)
+        assert optimizer.param_groups[0]["d"] == 2.5
 
 
 def test_copies_of_groups_of_which_one_has_another_d_disagree() -> None:
