@@ -284,6 +284,14 @@ class Method(ABC):
         """
         raise NotImplementedError
 
+    def narrow_weights(self, options: Options) -> str | None:
+        """Why a group with these options cannot train weights narrower than float32, and the cure; None: it can."""
+        return None
+
+    def measures_update(self, options: Options) -> bool:
+        """Whether `measure_before` of a group with these options asks for the coming update of a direction (`tried`)."""
+        return False
+
     def coupled_decay(self, options: Options) -> float:
         """The weight decay that enters the gradient (g + wd·x) for a group; 0 where decay is decoupled."""
         return 0.0
