@@ -144,6 +144,8 @@ def _measure(
                     )
     if "before" in phases:
         at += 2 * loss_channel.phase_has_loss(optimizer._method, "before")
+        if optimizer._base is not None and any(optimizer._method.measures_update(group) for group, _ in entries):
+            optimizer._base.rehearse(optimizer, plan)
         for lot in plan.lots:
             group = entries[lot.group][0]
             row, device = table.row(group["estimate"]), None

@@ -201,7 +201,6 @@ class Method(ABC):
     """The coefficient that `tensor_factors` multiply."""
     has_modes: ClassVar[bool] = False
     """Whether the parameters hold other values in evaluation than in training: the class defines `to_eval` and `to_train`."""
-
     wants_loss: ClassVar[bool] = False
     """Does some phase's fold get the loss of the step? Set from `before` and `after`."""
 
@@ -315,9 +314,9 @@ class Method(ABC):
         raise NotImplementedError(f"{self.name} takes no sparse gradients")
 
     def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
-        """What of a step with g is squared, elementwise: an element whose square overflows is left out of the step.
+        """What of a step with g is squared, elementwise, beside buffers and x: such an element is left out if it overflows.
 
-        before, after: the buffers of before and after `update`. Buffers and x themselves are looked at anyway.
+        before, after: the buffers of before and after `update`.
         """
         return (g,)
 

@@ -48,7 +48,7 @@ def method_of(name: str) -> str:
 def first_d(name: str, d: float) -> dict[str, Any]:
     """The option with which d starts at d, or near it: DoG's is a share of 1 + ‖x0‖. None for a method without d."""
     known = METHODS[method_of(name)].options.checks()
-    return {option: d for option in ("d0", "reps_rel") if option in known}
+    return {option: d for option in ("d0", "reps_rel", "s_init") if option in known}
 
 
 def parts(name: str, d: float = 1e-3) -> dict[str, Any]:

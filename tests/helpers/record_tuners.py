@@ -90,7 +90,7 @@ def exact_erfi(x: float) -> float:
 def main(which: str) -> None:
     known = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.exists() else {}
     new = {"optax": of_optax, "torch": of_torch}[which]()
-    lines = [f'  {json.dumps(name)}: {json.dumps(run)}' for name, run in sorted({**known, **new}.items())]
+    lines = [f"  {json.dumps(name)}: {json.dumps(run)}" for name, run in sorted({**known, **new}.items())]
     RECORDED.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 

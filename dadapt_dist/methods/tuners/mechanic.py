@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -74,7 +73,7 @@ class MechanicRule(ScaledSum):
     options = MechanicOptions
     before = Sums(("g_delta", "x_delta", "g_sq", "x_sq"), needs="g_sq")
     proportional = ("scale_unit", "bets", "rewards")
-    fixed_options: ClassVar[tuple[str, ...]] = ("delta", "variant")
+    fixed_options = ("delta", "variant")
 
     def scale_unit(self, options: Options) -> float:
         return float(options["s_init"] or S_INITS[options["variant"]])

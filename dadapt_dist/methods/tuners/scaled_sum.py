@@ -91,7 +91,7 @@ class ScaledSum(DirectedMethod):
     their fold. What is learned is a number for each estimate, the same on all ranks.
     """
 
-    fixed_options = ("delta",)
+    fixed_options: ClassVar[tuple[str, ...]] = ("delta",)
     proportional: ClassVar[tuple[str, ...]] = ("scale_unit",)
     """The scalars that S is proportional to."""
 
@@ -118,7 +118,7 @@ class ScaledSum(DirectedMethod):
         return {"s_eps": float(options["s_eps"]), "s_max": float(options["s_max"])}
 
     def advance(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
-        return super().advance(scalars, constants) | {"d_before": scalars["d"]}
+        return super().advance(scalars, constants) | {"d_before": scalars["d"].clone()}
 
     def moved(
         self, d: float, scalars: Mapping[str, float], sums: Mapping[str, float] | None, constants: Mapping[str, float]
