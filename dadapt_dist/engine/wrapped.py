@@ -136,7 +136,7 @@ class _MechanicMethod(_AroundBase, MechanicRule):
         summary="Any torch optimizer, whose learning rate Mechanic learns.",
         when="optimizers that have no fused form here, such as NAdam, or one of your own",
         reference="Cutkosky, Defazio and Mehta, Mechanic: A Learning Rate Tuner, arXiv 2306.00144, Algorithm 1",
-        equations=of_mechanic.EQUATIONS.format(of="lr·u what the base takes off"),
+        equations=of_mechanic.EQUATIONS.format(of="lr·u is what the base takes off"),
     )
 
 
@@ -149,7 +149,7 @@ class _TRACMethod(_AroundBase, TRACRule):
         summary="Any torch optimizer, whose learning rate TRAC learns.",
         when="any optimizer, for training that goes on while the task changes",
         reference="Muppidi, Zhang and Yang, Fast TRAC, arXiv 2405.16642, Algorithm 1",
-        equations=of_trac.EQUATIONS.format(of="lr·u what the base takes off"),
+        equations=of_trac.EQUATIONS.format(of="lr·u is what the base takes off"),
     )
 
 

@@ -18,7 +18,7 @@ class MechanicSGDMethod(MechanicRule):
         summary="SGD, with or without momentum, whose learning rate Mechanic learns.",
         when="what SGD trains well, with momentum and a schedule",
         reference=_REFERENCE,
-        equations=EQUATIONS.format(of="u of torch's SGD with lr 1"),
+        equations=EQUATIONS.format(of="u of torch's SGD with lr 1, momentum and weight decay in it"),
         notes=NOTES.format(cost=_COST),
     )
 
@@ -32,7 +32,7 @@ class MechanicAdamMethod(MechanicRule):
         summary="AdamW whose learning rate Mechanic learns.",
         when="what AdamW trains, with a learning rate that may also fall",
         reference=_REFERENCE,
-        equations=EQUATIONS.format(of="u of torch's AdamW with lr 1"),
+        equations=EQUATIONS.format(of="u of torch's AdamW with lr 1, weight decay in it"),
         notes="The rule is that of [`MechanicSGD`](#mechanicsgd).",
     )
 
@@ -46,6 +46,6 @@ class MechanicLionMethod(MechanicRule):
         summary="Lion whose learning rate Mechanic learns.",
         when="what Lion trains, with a learning rate that may also fall",
         reference=_REFERENCE,
-        equations=EQUATIONS.format(of="u = sign(b1·m + (1-b1)·g) + wd·x, m = b2·m + (1-b2)·g afterwards"),
+        equations=EQUATIONS.format(of="lr·r·u") + "        u = sign(b1·m + (1-b1)·g) + wd·x;  m = b2·m + (1-b2)·g",
         notes="The rule is that of [`MechanicSGD`](#mechanicsgd).",
     )

@@ -15,6 +15,6 @@ class TRACAdamMethod(TRACRule):
         summary="AdamW whose learning rate TRAC learns, and takes back where it leads astray.",
         when="training that goes on while the task changes",
         reference="Muppidi, Zhang and Yang, Fast TRAC, arXiv 2405.16642, Algorithm 1",
-        equations=EQUATIONS.format(of="u of torch's AdamW with lr 1"),
+        equations=EQUATIONS.format(of="u of torch's AdamW with lr 1, weight decay in it"),
         notes=NOTES,
     )

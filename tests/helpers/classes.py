@@ -13,6 +13,8 @@ import dadapt_dist as dd
 from dadapt_dist import optimizers
 from dadapt_dist.methods import METHODS, Method
 
+from .oracles import ORACLES
+
 ALL: dict[str, type[dd.LearningRateFree]] = optimizers.classes()
 CLASSES = {name: cls for name, cls in ALL.items() if "d0" in METHODS[name].options.checks()}
 COMPILED = [name for name, method in METHODS.items() if method.signature is not None]
@@ -21,6 +23,7 @@ WITH_BEFORE = [name for name, method in METHODS.items() if method.before is not 
 ALWAYS_BEFORE = [name for name in WITH_BEFORE if METHODS[name].wants_before is Method.wants_before]
 WITHOUT_SUMS = [name for name, m in METHODS.items() if m.start is m.before is m.after is None]
 _buffers, _numbers = defaultdict[str, Any](lambda: torch.ones(1)), defaultdict[str, Any](lambda: 1.0)
+D_MAY_FALL = [name for name in METHODS if ORACLES[name].d_may_fall]
 SQUARES_NOTHING = [n for n, m in METHODS.items() if m().squared(torch.ones(1), _buffers, _buffers, _numbers) == ()]
 
 # What lets more of a method take part than its defaults; the others train with weight decay where they have it.

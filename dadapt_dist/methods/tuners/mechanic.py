@@ -18,23 +18,26 @@ S_INITS = {OPTAX: 1e-6, AUTHORS: 1e-8}
 FIRST_PRODUCTS = {OPTAX: 0.0, AUTHORS: 1e-6}
 
 EQUATIONS = """
-before  h = Σ Δ·(g + s_decay·S·(‖g‖/(‖x‖ + s_eps))·x);  for six β_i = 1 - 10^-i, with s_i and m_i of before the step
-        r_i = β_i·r_i + s_i·min(max(h, -m_i), m_i);  m_i = max(β_i·m_i, |h| + s_eps);  v_i = β_i²·v_i + h²
-        s_i = (s_init·m_i/6 + max(r_i, 0))/(√v_i + s_eps);  S = min(Σ s_i, s_max), and the s_i with it;  d = S
-update  Δ = Δ·S'/(S' + s_eps) + lr·r·u with S' of before the step, {of};  x = x0 - S·Δ
+before  h = Σ Δ·(g + s_decay·S·(‖g‖/(‖x‖ + s_eps))·x)
+        for six β_i = 1 - 10^-i:  r_i = β_i·r_i + s_i·min(max(h, -m_i), m_i), with s_i and m_i of before the step
+        m_i = max(β_i·m_i, |h| + s_eps);  v_i = β_i²·v_i + h²
+        s_i = (s_init·m_i/6 + max(r_i, 0))/(√v_i + s_eps);  S = min(Σ s_i, s_max);  d = S
+update  Δ = Δ·S'/(S' + s_eps) + lr·r·u, S' of before the step;  x = x0 - S·Δ
+        {of}
 """
 NOTES = """
 Two forms are released, and `variant` says which: "optax" is optax 0.2.8, "authors" is mechanic-pytorch 0.0.1, where
-r_i = max(β_i·r_i + s_i·h, 0), m_i = max(β_i·m_i, |h|) from 1e-6, and the decay of h sees x - lr·r·u in the place
-of x{cost}. The default of `s_init` is 1e-6 in the first and 1e-8 in the second.
+r_i = max(β_i·r_i + s_i·h, 0), m_i = max(β_i·m_i, |h|) from 1e-6, and the decay of h sees x - lr·r·u in the
+place of x{cost}. The default of `s_init` is 1e-6 in the first and 1e-8 in the second.
 
 `delta` says how Δ is known. "stored" keeps it in a buffer (float32 where weights are narrower), with the factor
-S'/(S' + s_eps) that both packages have where they recompute it as (x0 - x)/(S' + s_eps). "recomputed" does that, without
-the buffer: it needs weights in float32 or wider, and a gradient of every tensor in every step. "summed" leaves the factor
-out, as the paper does, and mechanic-pytorch with store_delta=True.
+S'/(S' + s_eps) that both packages have where they recompute it as (x0 - x)/(S' + s_eps). "recomputed" does that,
+without the buffer: it needs weights in float32 or wider, and a gradient of every tensor in every step. "summed"
+leaves the factor out, as the paper does, and mechanic-pytorch with store_delta=True.
 
-S is what `optimizer.d` shows. It may fall, and `freeze_after` and `s_max` bound what it does. The four sums are those of
-the very step: one blocking reduce a step, or, with before="lagged", those of the step before, hidden.
+S is what `optimizer.d` shows. It may fall. `s_max` bounds it, and `freeze_after` stops it; the buffers stay then, since
+the weights are x0 - S·Δ to the end. The four sums are those of the very step: one blocking reduce a step, or, with
+before="lagged", those of the step before, hidden.
 """
 
 

@@ -15,6 +15,8 @@ from ..ops import add_
 
 BETTORS = 6
 """How many bets with different memories are added up to S."""
+LEAST = 1e-300
+"""The S that stands for 0: checkpoints and logs take a d for a number above 0."""
 STORED, RECOMPUTED, SUMMED = "stored", "recomputed", "summed"
 """How Δ is known: kept with the numbers of the second, worked out from x, or kept as the plain sum."""
 S_INIT_CURE = "use the default, {usual}: S grows from there by itself"
@@ -126,7 +128,7 @@ class ScaledSum(DirectedMethod):
         """All that S is proportional to, so that it goes on from d."""
         if d > constants["s_max"]:
             raise ValueError(f"d={d!r} is above s_max={constants['s_max']!r}, the largest S. Raise s_max, or lower d.")
-        if not scalars["d"] > 0:
+        if scalars["d"] <= LEAST:
             raise ValueError(
                 f"d={d!r} cannot be set while S of {self.name} is 0, for it then bets on nothing, and the weights are where they "
                 "began. Set it when S is above 0, or build the optimizer anew with s_init."

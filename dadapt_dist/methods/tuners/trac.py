@@ -10,23 +10,24 @@ from torch import Tensor
 from ...options.fields import MethodOptions
 from ..base import Buffers, Coefficients, Initial, Options, Scalars, Sums
 from ..ops import dot, total
-from .scaled_sum import BETTORS, DELTA, LR_OF_UPDATE, S_EPS, S_INIT, S_MAX, ScaledSum, betas_of
+from .scaled_sum import BETTORS, DELTA, LEAST, LR_OF_UPDATE, S_EPS, S_INIT, S_MAX, ScaledSum, betas_of
 
 FIRST_SUM = 1e-8  # so much in favour of the updates before anything is known
 ERFI_OF_ROOT_HALF = 0.9534382692512609  # erfi(1/√2)
 TERMS, FAR, FAR_TERMS = 160, 6.0, 30
 
 EQUATIONS = """
-before  h = Σ g·Δ;  for six β_i = 1 - 10^-i
-        v_i = β_i²·v_i + h²;  σ_i = β_i·σ_i + h, from 1e-8
-        S = Σ s_init·erfi(σ_i/(√(2·v_i) + s_eps))/erfi(1/√2);  S = min(max(S, 0), s_max);  d = S
-update  Δ = Δ·S'/(S' + s_eps) + lr·r·u with S' of before the step, {of};  x = x0 - S·Δ
+before  h = Σ g·Δ;  for six β_i = 1 - 10^-i:  v_i = β_i²·v_i + h²;  σ_i = β_i·σ_i + h, from 1e-8
+        S = Σ s_init·erfi(σ_i/(√(2·v_i) + s_eps))/erfi(1/√2);  d = S = min(max(S, 0), s_max)
+update  Δ = Δ·S'/(S' + s_eps) + lr·r·u, S' of before the step;  x = x0 - S·Δ
+        {of}
 """
 NOTES = """
-For training that goes on while the task changes, as in lifelong reinforcement learning: where the updates lead astray, S
-falls, down to 0, and the weights return towards x0. S is what `optimizer.d` shows; `delta`, `freeze_after` and `s_max` are
-as of Mechanic, and trac-optimizer 0.0.2 recomputes Δ. The sums are those of the very step: one blocking reduce a
-step, or, with before="lagged", those of the step before, hidden.
+For training that goes on while the task changes, as in lifelong reinforcement learning: where the updates lead astray,
+S falls, down to 0 (`optimizer.d` shows 1e-300 then), and the weights return towards x0. `delta`, `freeze_after` and
+`s_max` are as of Mechanic; trac-optimizer 0.0.2 has what is "recomputed" here, and an erfi that is 1 % too small near 0,
+where this one is exact. The sums are those of the very step: one blocking reduce a step, or, with before="lagged",
+those of the step before, hidden.
 """
 
 
@@ -67,7 +68,7 @@ class TRACRule(ScaledSum):
         sigmas = beta * scalars["sigmas"] + h
         new = {"sigmas": sigmas, "variances": variances}
         whole = self.whole(scalars | new, constants)
-        return {"d": torch.minimum(whole.clamp(min=0), constants["s_max"]), **new}
+        return {"d": torch.minimum(whole.clamp(min=LEAST), constants["s_max"]), **new}
 
     def whole(self, scalars: Scalars, constants: Mapping[str, Tensor]) -> Tensor:
         ratio = scalars["sigmas"] / (math.sqrt(2) * torch.sqrt(scalars["variances"]) + constants["s_eps"].unsqueeze(1))

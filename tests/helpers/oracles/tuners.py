@@ -14,7 +14,7 @@ Item = tuple[Group, int, Tensor]
 
 
 class _Tuner(Oracle):
-    """x = x0 - S·Δ, Δ the sum of the updates u of a direction; S from what went before.
+    """x = x0 - S·Δ, Δ the sum of the updates u of a direction; S from what went before, 1e-300 in the place of 0.
 
     lagged=True: each step uses the S that the gradients of the step before gave.
     """
@@ -75,7 +75,7 @@ class _Tuner(Oracle):
             new = {name: deepcopy(value) for name, value in estimate.items() if name not in ("first", "next")}
             new["first"] = estimate["first"]
             self.learn(new, items)
-            new["S"] = max(0.0, min(sum(self.bets(new)), new["first"]["s_max"]))
+            new["S"] = max(1e-300, min(sum(self.bets(new)), new["first"]["s_max"]))
             estimate["k"] += 1
             changed = {name: new[name] for name in new if name not in ("first", "k", "t", "was")}
             estimate.update({"next": changed} if self.lagged else changed)
@@ -156,7 +156,9 @@ class _TRAC(_Tuner):
 
     def bets(self, estimate: Estimate) -> list[float]:
         first = estimate["first"]
-        ratios = [a / (math.sqrt(2 * v) + first["s_eps"]) for a, v in zip(estimate["sigma"], estimate["v"], strict=True)]
+        ratios = [
+            a / (math.sqrt(2 * v) + first["s_eps"]) for a, v in zip(estimate["sigma"], estimate["v"], strict=True)
+        ]
         return [first["s_init"] * erfi(ratio) / erfi(math.sqrt(0.5)) for ratio in ratios]
 
     def learn(self, estimate: Estimate, items: list[Item]) -> None:

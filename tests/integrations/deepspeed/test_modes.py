@@ -104,7 +104,7 @@ def test_low_precision_weights_follow_the_mode(case: Case, pool2: WorkerPool) ->
 
 def stepping(stage: int) -> str:
     """On every rank: the error of the first step of a method over a torch optimizer."""
-    with toys_registered(), Trainer(Case(stage=stage, method="mechanic_torch")) as trainer:
+    with toys_registered(), Trainer(Case(stage=stage, method="toy_mechanic_torch")) as trainer:
         try:
             trainer.step(0)
         except ValueError as error:

@@ -351,7 +351,7 @@ def test_lr_may_be_a_tensor(method: str) -> None:
     assert torch.equal(flat(tensor.weights), flat(number.weights))
     w = nn.Parameter(torch.ones(2))
     unknown = ("dadapt_sgd", "dog")  # the norms of the gradients that divide it
-    expected = math.nan if method not in WITH_D else 0.0 if method in unknown else 0.5e-6
+    expected = math.nan if method not in WITH_D else 0.0 if method in unknown else 0.5 * float(ALL[method]([w]).d)  # type: ignore[arg-type]
     assert ALL[method]([w], lr=torch.tensor(0.5)).effective_lr == pytest.approx([expected], rel=0, abs=0, nan_ok=True)
 
 

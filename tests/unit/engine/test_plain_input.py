@@ -27,7 +27,9 @@ METHODS = list(ALL)
 TWO_BETAS = [name for name in ALL if len(registered[name].options.defaults().get("betas", ())) == 2]
 PLAIN = (float, int, bool, str, type(None))
 # Tensors in a group, numbers when saved.
-SCALARS = {"k", "held", "started", "steps"}.union(*(m().scalars(m.options.defaults()) for m in registered.values()))
+SCALARS = {"k", "held", "started", "steps", "updates"}.union(
+    *(m().scalars(m.options.defaults()) for m in registered.values())
+)
 
 
 class Listed(Sequence[Any]):

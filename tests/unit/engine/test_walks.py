@@ -8,6 +8,7 @@ import torch
 
 from dadapt_dist.engine.diagnostics.advice import STILL
 from dadapt_dist.kernels import cpu_c
+from dadapt_dist.methods import METHODS, DirectedMethod
 from dadapt_dist.sharding import registry
 from docs.measure_walks import walk
 from tests.helpers.classes import ALL, COMPILED
@@ -34,7 +35,10 @@ def test_a_construction_enters_few_files(method: str, monkeypatch: pytest.Monkey
     params = [torch.nn.Parameter(torch.ones(4, 4)) for _ in range(4)]
     for _ in range(2):  # what is looked up once for a class counts too, where nothing was built before
         files, _, _ = walk(lambda: ALL[method](params))
-        assert len(files) <= MOST, "\n".join(files)
+        rule = issubclass(
+            METHODS[method], DirectedMethod
+        )  # Mechanic's and TRAC's: its file, and that of what both share
+        assert len(files) <= MOST + rule, "\n".join(files)
 
 
 def _quiet(steps: int) -> tuple[list[torch.nn.Parameter], Any]:
