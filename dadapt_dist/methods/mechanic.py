@@ -33,7 +33,7 @@ class MechanicAdamMethod(MechanicRule):
         when="what AdamW trains, with a learning rate that may also fall",
         reference=_REFERENCE,
         equations=EQUATIONS.format(of="u of torch's AdamW with lr 1, weight decay in it"),
-        notes="The rule is that of [`MechanicSGD`](#mechanicsgd).",
+        notes="The rule, `variant` and `delta` are those of `MechanicSGD`.",
     )
 
 
@@ -46,6 +46,6 @@ class MechanicLionMethod(MechanicRule):
         summary="Lion whose learning rate Mechanic learns.",
         when="what Lion trains, with a learning rate that may also fall",
         reference=_REFERENCE,
-        equations=EQUATIONS.format(of="lr·r·u") + "        u = sign(b1·m + (1-b1)·g) + wd·x;  m = b2·m + (1-b2)·g",
-        notes="The rule is that of [`MechanicSGD`](#mechanicsgd).",
+        equations=EQUATIONS.format(of="u = sign(b1·m + (1-b1)·g) + wd·x;  m = b2·m + (1-b2)·g"),
+        notes="The rule, `variant` and `delta` are those of `MechanicSGD`.",
     )

@@ -50,8 +50,12 @@ def method_of(name: str) -> str:
 
 def first_d(name: str, d: float) -> dict[str, Any]:
     """The option with which d starts at d, or near it: DoG's is a share of 1 + ‖x0‖. None for a method without d."""
-    known = METHODS[method_of(name)].options.checks()
-    return {option: d for option in ("d0", "reps_rel", "s_init") if option in known}
+    method = METHODS[method_of(name)]
+    given = {option: d for option in ("d0", "reps_rel") if option in method.options.checks()}
+    if "s_init" in method.options.checks():  # which the first S is proportional to
+        of_one: Any = method().scalars(method.options.defaults() | {"s_init": 1.0})["d"]
+        given["s_init"] = d / of_one
+    return given
 
 
 def parts(name: str, d: float = 1e-3) -> dict[str, Any]:
