@@ -16,7 +16,7 @@ from .optimizer import LearningRateFree
 
 logger = logging.getLogger(__name__)
 SHAPE, CUT, STEPS = (4, 6), 2, 2  # of the tensors of a trial, the row where they are cut, and how many steps it takes
-_said: set[str] = set()
+_said: set[tuple[str, str]] = set()
 _KEPT = "It is as it was, and can be used."
 
 
@@ -38,8 +38,8 @@ def check_base(base: Any, name: str, ours: set[str]) -> str:
     _check_attributes(base, kind, name)
     _check_groups(base, kind, name, ours)
     whole = _try(base, kind, name)
-    if re.search("lars|lamb", kind, re.IGNORECASE) and kind not in _said:
-        _said.add(kind)
+    if re.search("lars|lamb", kind, re.IGNORECASE) and (kind, "norms") not in _said:
+        _said.add((kind, "norms"))
         logger.warning(
             "%s: %s divides by the norm of each tensor's update, which %s scales: its paper advises against such a base. Use the "
             "optimizer that it is made of (SGD, Adam).",
@@ -146,10 +146,33 @@ def _stepped(base: Optimizer, group: dict[str, Any], first: Tensor, rows: slice)
     assert direction.factory is not None, "it makes copies"
     copy = direction.factory([{"params": [x], **options}])
     copy.state[x] = _state_like(base.state.get(first, {}), first, x)
+    before = _counts(copy)
     for step in range(STEPS):
         x.grad = torch.cos(start * (3.0 + step))[rows].clone()
         copy.step()
+    _check_kept(copy, x, before)
     return x
+
+
+def _counts(optimizer: Optimizer) -> dict[str, float]:
+    """The numbers among its attributes."""
+    return {key: value for key, value in vars(optimizer).items() if type(value) in (int, float)}
+
+
+def _check_kept(copy: Optimizer, x: Tensor, before: dict[str, float]) -> None:
+    """Raise TypeError for state of no parameter, which nobody would save; warn once of a count among the attributes."""
+    strange = [key for key in copy.state if key is not x]
+    if strange:
+        raise TypeError(f"it keeps state under {strange[0]!r}, which belongs to no parameter")
+    kind, counts = type(copy).__name__, [key for key, value in _counts(copy).items() if before.get(key) != value]
+    if counts and (kind, counts[0]) not in _said:
+        _said.add((kind, counts[0]))
+        logger.warning(
+            "%s counts in its attribute %s, which no checkpoint holds: a run that goes on from one counts from the start. Let it "
+            "count in its groups or in the state of its parameters.",
+            kind,
+            counts[0],
+        )
 
 
 def _state_like(entries: dict[str, Any], p: Tensor, x: Tensor) -> dict[str, Any]:

@@ -29,6 +29,10 @@ class Wrapped(LearningRateFree):
     _fills: dict[str, Any] | None = None  # defaults of the base's options, for new groups
     _original: "Optimizer | None" = None  # the base as the user made it; None in a copy
 
+    def __init__(self, base_optimizer: Any, *options: Any, **keywords: Any) -> None:
+        """Each class has its own, with its options by name."""
+        raise TypeError(f"{type(self).__name__} is no optimizer: use Mechanic or TRAC.")
+
     def _wrap(self, base: Any, given: dict[str, Any]) -> None:
         name = type(self).__name__
         options = self._read(given)
@@ -68,6 +72,8 @@ class Wrapped(LearningRateFree):
 
     def _bind_groups(self) -> None:
         super()._bind_groups()
+        for group in self.param_groups:  # a checkpoint may be of a version of the base that had fewer options
+            group.update((key, value) for key, value in (self._fills or {}).items() if key not in group)
         if self._original is not None:
             self._original.param_groups = self.param_groups
 

@@ -340,8 +340,7 @@ class Method(ABC):
     def begin(self, rms: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         """The scalars that follow from the root mean square of all elements of the model, where `needs_rms`: pure arithmetic.
 
-        Called whenever the tensors are measured: before the first step, and before the first after a checkpoint was loaded.
-        rms: 0-dim float64. Elementwise over estimates.
+        Called before the first step, and before the first after a checkpoint was loaded. rms: 0-dim float64. Elementwise.
         """
         return {}
 

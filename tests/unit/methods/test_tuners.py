@@ -321,11 +321,18 @@ class Around(torch.optim.SGD):
         self.inner = torch.optim.SGD(params, **how)
 
 
+class Global(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        super().step()
+        self.state["all"] = {"n": 1}  # type: ignore[index]
+
+
 def with_d(params: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD([{"params": params, "d": 1e-6, "k": 0}], lr=1.0)
 
 
 REFUSED: list[tuple[Callable[[Any], Any], str]] = [
+    (lambda ps: Global(ps), r"Global: .*it keeps state under 'all', which belongs to no parameter"),
     (
         lambda ps: torch.optim.LBFGS(ps),
         "LBFGS: it calls the model in its step, by a closure. Give a base that goes by the gra",
@@ -401,6 +408,36 @@ def test_a_matrix_base_serves_in_one_process_and_one_of_norms_is_warned_of(caplo
     assert [record.message for record in caplog.records if "LAMB divides by the norm" in record.message] == [
         caplog.records[-1].message
     ]
+
+
+def test_a_count_among_the_attributes_of_a_base_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    class Numbered(torch.optim.SGD):
+        number = 0
+
+        def __init__(self, params: Any) -> None:
+            super().__init__(params)
+            self.number = 0
+
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            super().step()
+            self.number += 1
+
+    with caplog.at_level(logging.WARNING):
+        base = Numbered([weight()])
+        dd.Mechanic(base)
+    assert [record.message for record in caplog.records if "Numbered counts in its attribute number" in record.message]
+    assert base.number == 0
+
+
+def test_options_that_a_checkpoint_lacks_are_those_that_the_base_was_made_with() -> None:
+    p = weight()
+    optimizer = dd.Mechanic(adamw(p, amsgrad=True))
+    take(optimizer, p, range(2))
+    kept = optimizer.state_dict()
+    del kept["param_groups"][0]["amsgrad"]
+    optimizer.load_state_dict(kept)
+    take(optimizer, p, [2])
+    assert optimizer.param_groups[0]["amsgrad"] is True
 
 
 def test_a_trial_leaves_random_numbers_and_hooks_alone() -> None:
