@@ -1197,9 +1197,9 @@ class TRACAdam(LearningRateFree):
 
     For training that goes on while the task changes, as in lifelong reinforcement learning: where the updates lead astray,
     S falls, down to 0 (`optimizer.d` shows 1e-300 then), and the weights return towards x0. `delta`, `freeze_after` and
-    `s_max` are as of Mechanic; trac-optimizer 0.0.2 has what is "recomputed" here, and an erfi that is 1 % too small near 0,
-    where this one is exact. The sums are those of the very step: one blocking reduce a step, or, with before="lagged",
-    those of the step before, hidden.
+    `s_max` are as of Mechanic. trac-optimizer 0.0.2 has what is "recomputed" here, and an erfi that is 1 % too small
+    near 0, where this one is exact. The sums are those of the very step: one blocking reduce a step, or, with
+    before="lagged", those of the step before, hidden.
 
     γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
     all elements of all ranks. The update uses the d of before the step.

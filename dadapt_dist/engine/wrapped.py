@@ -102,13 +102,13 @@ def _refusal(name: str, what: str) -> Callable[..., Any]:
 _INTRODUCTION = """\
 {summary}
 
-The weights are x0 - S·Δ, where Δ is the sum of what the base's steps take off, and S is learned. Give the base lr=1.0 at
-the peak of its schedule; its options, and its decay and momentum, stay its own, in the same groups, which this optimizer
-and the base share. A scheduler may be made of either. Call step(), state_dict() and load_state_dict() of this one.
+The weights are x0 - S·Δ, where Δ is the sum of what the base's steps take off, and S is learned. Give the base
+lr=1.0 at the peak of its schedule; its options, decay and momentum stay its own, in groups which this optimizer and
+the base share. A scheduler may be made of either. Call step(), state_dict() and load_state_dict() of this one.
 S is what `d` shows, and `effective_lr` is S·lr.
 
-The base steps on copies of the weights. Optimizers that cannot, or that go by whole tensors while these are sharded, are
-refused. Under ZeRO use {name}Adam, {name}SGD or the like, which need less memory everywhere."""
+The base steps on copies of the weights. Optimizers that cannot, or that go by whole tensors while these are
+sharded, are refused. Under ZeRO use {name}Adam, {name}SGD or the like, which need less memory everywhere."""
 _EXAMPLE = """\
 >>> import torch, dadapt_dist
 >>> model = torch.nn.Linear(4, 1)

@@ -25,9 +25,9 @@ update  Δ = Δ·S'/(S' + s_eps) + lr·r·u, S' of before the step;  x = x0 - S�
 NOTES = """
 For training that goes on while the task changes, as in lifelong reinforcement learning: where the updates lead astray,
 S falls, down to 0 (`optimizer.d` shows 1e-300 then), and the weights return towards x0. `delta`, `freeze_after` and
-`s_max` are as of Mechanic; trac-optimizer 0.0.2 has what is "recomputed" here, and an erfi that is 1 % too small near 0,
-where this one is exact. The sums are those of the very step: one blocking reduce a step, or, with before="lagged",
-those of the step before, hidden.
+`s_max` are as of Mechanic. trac-optimizer 0.0.2 has what is "recomputed" here, and an erfi that is 1 % too small
+near 0, where this one is exact. The sums are those of the very step: one blocking reduce a step, or, with
+before="lagged", those of the step before, hidden.
 """
 
 
@@ -84,7 +84,7 @@ def erfi(x: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> round(float(erfi(torch.tensor(0.5, dtype=torch.float64))), 12)
-        0.61495209469
+        0.614952094697
     """
     size = x.abs()
     near, far = size.clamp(max=FAR).unsqueeze(-1), size.clamp(min=FAR).unsqueeze(-1)

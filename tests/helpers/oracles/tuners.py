@@ -173,6 +173,8 @@ def erfi(x: float) -> float:
     term, total = x, 0.0
     for n in range(2000):
         total += term / (2 * n + 1)
+        if abs(term) < 1e-20 * abs(total):
+            break
         term *= x * x / (n + 1)
     return 2 / math.sqrt(math.pi) * total
 
