@@ -8,9 +8,12 @@ from .integrations.builtin import register_builtin
 from .monitor.record import base_optimizer, log_values
 from .optimizers import *  # noqa: F403 - the classes of all methods
 from .sharding.registry import attach
+from .wrappers import TRAC, Mechanic
 
 __all__ = [
+    "TRAC",
     "LearningRateFree",
+    "Mechanic",
     "NonFiniteError",
     "PlacementError",
     "StepSize",

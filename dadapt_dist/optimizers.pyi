@@ -1431,6 +1431,358 @@ class KT(LearningRateFree):
         step_size: StepSize | str | None = None,
     ) -> None: ...
 
+class MechanicSGD(LearningRateFree):
+    """SGD, with or without momentum, whose learning rate Mechanic learns.
+
+        before  h = Σ Δ·(g + s_decay·S·(‖g‖/(‖x‖ + s_eps))·x)
+                for six β_i = 1 - 10^-i:  r_i = β_i·r_i + s_i·min(max(h, -m_i), m_i), with s_i and m_i of before the step
+                m_i = max(β_i·m_i, |h| + s_eps);  v_i = β_i²·v_i + h²
+                s_i = (s_init·m_i/6 + max(r_i, 0))/(√v_i + s_eps);  S = min(Σ s_i, s_max);  d = S
+        update  Δ = Δ·S'/(S' + s_eps) + lr·r·u, S' of before the step;  x = x0 - S·Δ
+                u of torch's SGD with lr 1, momentum and weight decay in it
+
+    Two forms are released, and `variant` says which: "optax" is optax 0.2.8, "authors" is mechanic-pytorch 0.0.1, where
+    r_i = max(β_i·r_i + s_i·h, 0), m_i = max(β_i·m_i, |h|) from 1e-6, and the decay of h sees x - lr·r·u in the
+    place of x: the update is then computed twice. The default of `s_init` is 1e-6 in the first and 1e-8 in the second.
+
+    `delta` says how Δ is known. "stored" keeps it in a buffer (float32 where weights are narrower), with the factor
+    S'/(S' + s_eps) that both packages have where they recompute it as (x0 - x)/(S' + s_eps). "recomputed" does that,
+    without the buffer: it needs weights in float32 or wider, and a gradient of every tensor in every step. "summed"
+    leaves the factor out, as the paper does, and mechanic-pytorch with store_delta=True.
+
+    S is what `optimizer.d` shows. It may fall. `s_max` bounds it, and `freeze_after` stops it; the buffers stay then, since
+    the weights are x0 - S·Δ to the end. The four sums are those of the very step: one blocking reduce a step, or, with
+    before="lagged", those of the step before, hidden.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies the direction's update. Leave its peak at 1.0 and let a schedule shape it. A
+            number >= 0; default 1.0.
+        variant: which released form: 'optax' is optax.contrib.mechanize, 'authors' is mechanic-pytorch.
+            'optax' or 'authors'; default 'optax'.
+        s_init: first S; it only has to be smaller than the S to be found. A number > 0, or None for
+            that of the variant; default None.
+        s_decay: decay that the rule of S sees beside the gradient; no weight is decayed by it. A number
+            >= 0; default 0.01.
+        s_max: largest S. A number > 0, or inf; default inf.
+        delta: how Δ is known: 'stored' in a buffer with the numbers of 'recomputed', which is (x0 -
+            x)/(S + s_eps), one buffer less, for weights in float32 or wider; 'summed' in a buffer as
+            the plain sum of the updates. 'stored', 'recomputed' or 'summed'; default 'stored'.
+        s_eps: added to denominators of the rule of S, for numerical stability. A number > 0; default
+            1e-08.
+        weight_decay: decay of the parameters: weight_decay·x is added to the update that the method
+            scales. A number >= 0; default 0.0.
+        momentum: heavy-ball momentum: m = momentum·m + g; 0 keeps no buffer. A number in [0, 1);
+            default 0.0.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.MechanicSGD(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Cutkosky, Defazio and Mehta, Mechanic: A Learning Rate Tuner, arXiv 2306.00144, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        variant: str = "optax",
+        s_init: float | None = None,
+        s_decay: float = 0.01,
+        s_max: float = float("inf"),
+        delta: str = "stored",
+        s_eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class MechanicAdam(LearningRateFree):
+    """AdamW whose learning rate Mechanic learns.
+
+        before  h = Σ Δ·(g + s_decay·S·(‖g‖/(‖x‖ + s_eps))·x)
+                for six β_i = 1 - 10^-i:  r_i = β_i·r_i + s_i·min(max(h, -m_i), m_i), with s_i and m_i of before the step
+                m_i = max(β_i·m_i, |h| + s_eps);  v_i = β_i²·v_i + h²
+                s_i = (s_init·m_i/6 + max(r_i, 0))/(√v_i + s_eps);  S = min(Σ s_i, s_max);  d = S
+        update  Δ = Δ·S'/(S' + s_eps) + lr·r·u, S' of before the step;  x = x0 - S·Δ
+                u of torch's AdamW with lr 1, weight decay in it
+
+    The rule, `variant` and `delta` are those of `MechanicSGD`.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies the direction's update. Leave its peak at 1.0 and let a schedule shape it. A
+            number >= 0; default 1.0.
+        variant: which released form: 'optax' is optax.contrib.mechanize, 'authors' is mechanic-pytorch.
+            'optax' or 'authors'; default 'optax'.
+        s_init: first S; it only has to be smaller than the S to be found. A number > 0, or None for
+            that of the variant; default None.
+        s_decay: decay that the rule of S sees beside the gradient; no weight is decayed by it. A number
+            >= 0; default 0.01.
+        s_max: largest S. A number > 0, or inf; default inf.
+        delta: how Δ is known: 'stored' in a buffer with the numbers of 'recomputed', which is (x0 -
+            x)/(S + s_eps), one buffer less, for weights in float32 or wider; 'summed' in a buffer as
+            the plain sum of the updates. 'stored', 'recomputed' or 'summed'; default 'stored'.
+        s_eps: added to denominators of the rule of S, for numerical stability. A number > 0; default
+            1e-08.
+        weight_decay: decay of the parameters: weight_decay·x is added to the update that the method
+            scales. A number >= 0; default 0.0.
+        betas: averaging constants of the gradient and of its square. 2 numbers in [0, 1); default (0.9,
+            0.999).
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.MechanicAdam(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Cutkosky, Defazio and Mehta, Mechanic: A Learning Rate Tuner, arXiv 2306.00144, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        variant: str = "optax",
+        s_init: float | None = None,
+        s_decay: float = 0.01,
+        s_max: float = float("inf"),
+        delta: str = "stored",
+        s_eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class MechanicLion(LearningRateFree):
+    """Lion whose learning rate Mechanic learns.
+
+        before  h = Σ Δ·(g + s_decay·S·(‖g‖/(‖x‖ + s_eps))·x)
+                for six β_i = 1 - 10^-i:  r_i = β_i·r_i + s_i·min(max(h, -m_i), m_i), with s_i and m_i of before the step
+                m_i = max(β_i·m_i, |h| + s_eps);  v_i = β_i²·v_i + h²
+                s_i = (s_init·m_i/6 + max(r_i, 0))/(√v_i + s_eps);  S = min(Σ s_i, s_max);  d = S
+        update  Δ = Δ·S'/(S' + s_eps) + lr·r·u, S' of before the step;  x = x0 - S·Δ
+                u = sign(b1·m + (1-b1)·g) + wd·x;  m = b2·m + (1-b2)·g
+
+    The rule, `variant` and `delta` are those of `MechanicSGD`.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies the direction's update. Leave its peak at 1.0 and let a schedule shape it. A
+            number >= 0; default 1.0.
+        variant: which released form: 'optax' is optax.contrib.mechanize, 'authors' is mechanic-pytorch.
+            'optax' or 'authors'; default 'optax'.
+        s_init: first S; it only has to be smaller than the S to be found. A number > 0, or None for
+            that of the variant; default None.
+        s_decay: decay that the rule of S sees beside the gradient; no weight is decayed by it. A number
+            >= 0; default 0.01.
+        s_max: largest S. A number > 0, or inf; default inf.
+        delta: how Δ is known: 'stored' in a buffer with the numbers of 'recomputed', which is (x0 -
+            x)/(S + s_eps), one buffer less, for weights in float32 or wider; 'summed' in a buffer as
+            the plain sum of the updates. 'stored', 'recomputed' or 'summed'; default 'stored'.
+        s_eps: added to denominators of the rule of S, for numerical stability. A number > 0; default
+            1e-08.
+        weight_decay: decay of the parameters: weight_decay·x is added to the update that the method
+            scales. A number >= 0; default 0.0.
+        betas: averaging constants of the update and of the momentum. 2 numbers in [0, 1); default (0.9,
+            0.99).
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.MechanicLion(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Cutkosky, Defazio and Mehta, Mechanic: A Learning Rate Tuner, arXiv 2306.00144, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        variant: str = "optax",
+        s_init: float | None = None,
+        s_decay: float = 0.01,
+        s_max: float = float("inf"),
+        delta: str = "stored",
+        s_eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.99),
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
 class Prodigy(LearningRateFree):
     """Adam whose step size is found, not tuned.
 
@@ -1590,6 +1942,116 @@ class Prodigy(LearningRateFree):
         step_size: StepSize | str | None = None,
     ) -> None: ...
 
+class TRACAdam(LearningRateFree):
+    """AdamW whose learning rate TRAC learns, and takes back where it leads astray.
+
+        before  h = Σ g·Δ;  for six β_i = 1 - 10^-i:  v_i = β_i²·v_i + h²;  σ_i = β_i·σ_i + h, from 1e-8
+                S = Σ s_init·erfi(σ_i/(√(2·v_i) + s_eps))/erfi(1/√2);  d = S = min(max(S, 0), s_max)
+        update  Δ = Δ·S'/(S' + s_eps) + lr·r·u, S' of before the step;  x = x0 - S·Δ
+                u of torch's AdamW with lr 1, weight decay in it
+
+    For training that goes on while the task changes, as in lifelong reinforcement learning: where the updates lead astray,
+    S falls, down to 0 (`optimizer.d` shows 1e-300 then), and the weights return towards x0. `delta`, `freeze_after` and
+    `s_max` are as of Mechanic. trac-optimizer 0.0.2 has what is "recomputed" here, and an erfi that is 1 % too small
+    near 0, where this one is exact. The sums are those of the very step: one blocking reduce a step, or, with
+    before="lagged", those of the step before, hidden.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies the direction's update. Leave its peak at 1.0 and let a schedule shape it. A
+            number >= 0; default 1.0.
+        s_init: first S; it only has to be smaller than the S to be found. A number > 0; default 1e-08.
+        s_max: largest S. A number > 0, or inf; default inf.
+        delta: how Δ is known: 'stored' in a buffer with the numbers of 'recomputed', which is (x0 -
+            x)/(S + s_eps), one buffer less, for weights in float32 or wider; 'summed' in a buffer as
+            the plain sum of the updates. 'stored', 'recomputed' or 'summed'; default 'stored'.
+        s_eps: added to denominators of the rule of S, for numerical stability. A number > 0; default
+            1e-08.
+        weight_decay: decay of the parameters: weight_decay·x is added to the update that the method
+            scales. A number >= 0; default 0.0.
+        betas: averaging constants of the gradient and of its square. 2 numbers in [0, 1); default (0.9,
+            0.999).
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
+            process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.TRACAdam(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Muppidi, Zhang and Yang, Fast TRAC, arXiv 2405.16642, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        s_init: float = 1e-8,
+        s_max: float = float("inf"),
+        delta: str = "stored",
+        s_eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
 __all__ = [
     "COCOB",
     "KT",
@@ -1605,5 +2067,9 @@ __all__ = [
     "DoWG",
     "DualAveraging",
     "LDoG",
+    "MechanicAdam",
+    "MechanicLion",
+    "MechanicSGD",
     "Prodigy",
+    "TRACAdam",
 ]

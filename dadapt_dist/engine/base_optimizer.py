@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..kernels import TensorTask
 from ..kernels.overflow_guard import usable_gradient
 from ..methods import DirectedMethod, Method
-from ..methods.directions.torch_optimizer import UPDATE
+from ..methods.directions.torch_optimizer import UPDATE, OfOptimizer, TorchDirection
+from ..methods.registry import OF_ENGINE
 from ..sharding.shard import LocalShard
 from .members import MovesTensors
+from .state.param_state import described
 from .step_plan import StepPlan
 
 PREFIX = "direction."
@@ -54,6 +57,7 @@ class BaseOptimizer:
                 "the framework around it flattens them and brings a step in pieces. Use a method whose direction is "
                 "elementwise (Adam, Lion, SGD), or shard with FSDP2."
             )
+        _check_cut(optimizer)
         if not self.is_prepared(optimizer):
             known = self._of
             groups = [[p for p in group["params"] if p.requires_grad] for group in optimizer._all_groups]
@@ -79,30 +83,62 @@ class BaseOptimizer:
         """
         if skip is not None and bool(skip):
             return
+        followed = self._follow(optimizer)
+        tasks = _tasks(plan)
+        for _, p in tasks:
+            self._set(self._of[p], self._fresh.pop(self._of[p], None))
+        self._take(optimizer, tasks)
+        for _, p in tasks:
+            self._keep(optimizer.state[p], self._of[p])
+        followed.give_back()
+        if isinstance(direction := _direction_of(optimizer), OfOptimizer):
+            direction.begun = []
+
+    def rehearse(self, optimizer: MovesTensors, plan: StepPlan) -> None:
+        """Leave in each u what the base would take off, with its state and options as they were: it steps on copies of them."""
+        followed = self._follow(optimizer)
+        tasks = _tasks(plan)
+        us = [self._of[p] for _, p in tasks]
+        assert self._base is not None, "prepare() was called when the buffers were made"
+        kept = [self._base.state.get(u, {}) for u in us]
+        try:
+            for u, entries in zip(us, kept, strict=True):
+                self._set(u, _copied(self._fresh.get(u, entries)))
+            self._take(optimizer, tasks)
+        finally:
+            for u, entries in zip(us, kept, strict=True):
+                self._set(u, entries)
+            followed.undo()
+
+    def _take(self, optimizer: MovesTensors, tasks: list[tuple[TensorTask, Tensor]]) -> None:
+        """One step of the base, from the weights and gradients as they are; each u is then what it took off."""
         assert self._base is not None, "prepare() was called when the buffers were made"
         shards = optimizer.step_size._shards
-        tasks = [(task, task.param) for lot in plan.lots for task in lot.tasks if task.param is not None]
         try:
             for task, p in tasks:
-                u = self._of[p]
-                self._set(u, self._fresh.pop(u, None))
                 task.buf[UPDATE].copy_(task.x)
-                u.grad = _like(u, usable_gradient(task, u.dtype), shards.placement(p))
+                self._of[p].grad = _like(self._of[p], usable_gradient(task, self._of[p].dtype), shards.placement(p))
             self._base.step()
             for task, _ in tasks:
                 task.buf[UPDATE].neg_().add_(task.x)
         finally:
             for _, p in tasks:
                 self._of[p].grad = None
-        for _, p in tasks:
-            self._keep(optimizer.state[p], self._of[p])
+
+    def _follow(self, optimizer: MovesTensors) -> "_Followed":
+        """Let the base's groups have the options of ours, where it follows them."""
+        assert self._base is not None, "prepare() was called when the buffers were made"
+        follows = _direction_of(optimizer).follows_groups
+        pairs = [*zip(optimizer._all_groups, self._base.param_groups, strict=True)] if follows else []
+        return _Followed(pairs, _names_of_ours(optimizer))
 
     # ---------------------------------------------------------------- making the base
 
     def _make(self, optimizer: MovesTensors, groups: list[list[Tensor]]) -> None:
         """Make the base anew; its options stay what they are now, its state is that which ours holds."""
         before, base = self._base, _built(optimizer, [[self._of[p] for p in params] for params in groups])
-        for old, new in zip(() if before is None else before.param_groups, base.param_groups, strict=False):
+        follows = _direction_of(optimizer).follows_groups
+        for old, new in zip(() if before is None or follows else before.param_groups, base.param_groups, strict=False):
             new.update((name, value) for name, value in old.items() if name not in ("params", "param_names"))
         fresh, self._base, self._fresh = self._fresh, base, {}
         first = (
@@ -111,7 +147,7 @@ class BaseOptimizer:
         for p, u in self._of.items():
             own = {name[len(PREFIX) :]: t for name, t in _entries(optimizer, p).items() if name.startswith(PREFIX)}
             if not own or first or u in fresh:
-                self._fresh[u] = dict(base.state.get(u, {}))
+                self._fresh[u] = dict(base.state.get(u, {})) or _begins(optimizer, p, u)
             else:
                 self._set(u, _placed(own, u, base))
 
@@ -170,7 +206,10 @@ def _built(optimizer: MovesTensors, groups: list[list[Tensor]]) -> Optimizer:
     method = optimizer._method
     assert isinstance(method, DirectedMethod), "no other runs a base"
     assert method.direction.factory is not None, "no other runs a base"
-    made = method.direction.factory([{"params": us} for us in groups])
+    ours = _names_of_ours(optimizer)
+    follows = isinstance(method.direction, TorchDirection) and method.direction.follows_groups
+    options = [_options_of(group, ours) if follows else {} for group in optimizer._all_groups]
+    made = method.direction.factory([{"params": us, **of} for us, of in zip(groups, options, strict=True)])
     name = method.name
     if not isinstance(made, Optimizer):
         raise TypeError(
@@ -188,6 +227,78 @@ def _built(optimizer: MovesTensors, groups: list[list[Tensor]]) -> Optimizer:
             f"{len(made.param_groups)}: pass the groups on as they are."
         )
     return made
+
+
+def _check_cut(optimizer: MovesTensors) -> None:
+    """Raise ValueError where tensors are cut or flattened, and the base looks at whole ones."""
+    direction, shards = _direction_of(optimizer), optimizer.step_size._shards
+    whole = direction.looks_at_whole
+    if not whole:
+        return
+    for group in optimizer._all_groups:
+        for p in (p for p in group["params"] if p.requires_grad):
+            place = shards.placement(p)
+            if place.num_shards > 1 or place.flat_slice is not None or place.packed:
+                raise ValueError(
+                    f"{optimizer._method.name} cannot learn the learning rate of {whole} while "
+                    f"{described(p, optimizer._all_groups)} is sharded or flattened: the update of a part is not the part of the "
+                    "update. Nothing has moved. Train with DDP, or give it a base that goes by single elements (SGD, Adam, Lion)."
+                )
+
+
+class _Followed:
+    """The options of groups of ours, in those of the base, and what its step makes of them."""
+
+    def __init__(self, pairs: list[tuple[Entries, Entries]], ours: set[str]) -> None:
+        self._pairs = [(group, own, _options_of(group, ours)) for group, own in pairs]
+        for _, own, options in self._pairs:
+            own.update(options)
+
+    def give_back(self) -> None:
+        """Let ours have what the base has written into its groups, such as a count of its steps."""
+        for group, own, options in self._pairs:
+            group.update({n: v for n, v in own.items() if n not in _FOR_COPIES and v is not options.get(n)})
+
+    def undo(self) -> None:
+        """Forget what the base has written there."""
+        for _, own, options in self._pairs:
+            params = own["params"]
+            own.clear()
+            own.update(options, params=params, maximize=False)
+
+
+_FOR_COPIES = {"params", "param_names", "maximize"}
+"""What the base's groups have of their own: it sees gradients with the sign that the method gives them."""
+
+
+def _options_of(group: Entries, ours: set[str]) -> Entries:
+    return {name: value for name, value in group.items() if name not in ours} | {"maximize": False}
+
+
+def _names_of_ours(optimizer: MovesTensors) -> set[str]:
+    """What stands in our groups and is none of the base's options."""
+    options = {*optimizer._method.options.checks()} - {"lr"}
+    return options | {*optimizer.step_size._scalars.values} | {*OF_ENGINE} | _FOR_COPIES
+
+
+def _direction_of(optimizer: MovesTensors) -> TorchDirection:
+    method = optimizer._method
+    assert isinstance(method, DirectedMethod), "no other runs a base"
+    assert isinstance(method.direction, TorchDirection), "no other runs a base"
+    return method.direction
+
+
+def _begins(optimizer: MovesTensors, p: Tensor, u: Tensor) -> Entries:
+    """The state with which the base begins for a parameter, where it is the copy of one that had some."""
+    direction = _direction_of(optimizer)
+    if not isinstance(direction, OfOptimizer):
+        return {}
+    places = (place for place, q in enumerate(q for group in optimizer._all_groups for q in group["params"]) if q is p)
+    return direction.begins(next(places), u)
+
+
+def _tasks(plan: StepPlan) -> list[tuple[TensorTask, Tensor]]:
+    return [(task, task.param) for lot in plan.lots for task in lot.tasks if task.param is not None]
 
 
 def _made(p: Tensor) -> Tensor:

@@ -154,14 +154,11 @@ def _measure(
     if "start" in phases:
         at = len(table.names_of("start"))
         total[:, at - 1] = float(lots.moves)  # taken; weights may come after a step in which every lr is 0
-        for group, params in entries:
-            for p in (p for p in params if p.requires_grad):
-                for place, weight in optimizer.step_size._shards.parts(p):
-                    for x in place.unpadded(p.detach()):
-                        terms = torch.stack(optimizer._method.measure_start(x.to(torch.float64))) * weight
-                        total[table.row(group["estimate"]), : at - 1] += terms.to(table.device, non_blocking=True)
+        _measure_start(optimizer, entries, total[:, : at - 1])
     if "before" in phases:
         at += 2 * loss_channel.phase_has_loss(optimizer._method, "before")
+        if optimizer._base is not None and any(optimizer._method.measures_update(group) for group, _ in entries):
+            optimizer._base.rehearse(optimizer, plan)
         for lot in plan.lots:
             group = entries[lot.group][0]
             row, device = table.row(group["estimate"]), None
@@ -173,6 +170,17 @@ def _measure(
                 total[row, at : at + len(terms) - 1] += terms[:-1] * task.weight
                 bad[row] += terms[-1] * task.weight
     return bad
+
+
+def _measure_start(optimizer: MovesTensors, entries: Entries, total: Tensor) -> None:
+    """Add the sums of the start to the total, [n_estimates, n_sums]."""
+    table = optimizer.step_size._scalars
+    for group, params in entries:
+        for p in (p for p in params if p.requires_grad):
+            for place, weight in optimizer.step_size._shards.parts(p):
+                for x in place.unpadded(p.detach()):
+                    terms = torch.stack(optimizer._method.measure_start(x.to(torch.float64))) * weight
+                    total[table.row(group["estimate"])] += terms.to(table.device, non_blocking=True)
 
 
 def _before_of(optimizer: MovesTensors, task: TensorTask, c: dict[str, Any]) -> Tensor:

@@ -295,6 +295,9 @@ class Base(Protocol):
     def step(self, optimizer: Any, plan: StepPlan, skip: Tensor | None) -> None:
         """Take its step over the parameters of a plan."""
 
+    def rehearse(self, optimizer: Any, plan: StepPlan) -> None:
+        """Leave in the buffers what its step would take off, with nothing else changed."""
+
 
 class HasState(Protocol):
     """An optimizer to those who make and keep the buffers of its parameters."""

@@ -13,7 +13,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from ..kernels import KERNELS, Backend, check_available
-from ..methods import METHODS, Buffer
+from ..methods import METHODS, Buffer, Method
 from ..methods.base import Dtypes
 from ..methods.evaluation import Evaluates
 from ..options.checks import check_choice, check_options
@@ -44,7 +44,8 @@ COPIED = ("_method", "step_size", "_dtypes", "_backend", "_unmoved", "_mode", "_
 class LearningRateFree(Readings, amp.Scaled, Optimizer, MayJoin, modes.TwoModes):
     """A learning-rate-free optimizer. Use its subclasses (`Prodigy`, `DAdaptAdam`, ...), which name their options.
 
-    params: tensors, (name, tensor) pairs or group dicts, as for every torch optimizer. method: a name in METHODS.
+    params: tensors, (name, tensor) pairs or group dicts, as for every torch optimizer. method: a name in METHODS, or one
+    that is not there.
     options: the defaults of the groups. step_size: the estimate of D, possibly shared with other optimizers.
     dtypes: those of the buffers.
     backend: "auto" takes the fastest kernel for each tensor; "c", "triton" and "eager" that one, and the plain loop for
@@ -57,7 +58,7 @@ class LearningRateFree(Readings, amp.Scaled, Optimizer, MayJoin, modes.TwoModes)
         self,
         params: Any,
         *,
-        method: str,
+        method: str | Method,
         options: dict[str, Any],
         step_size: StepSize,
         dtypes: Dtypes = Dtypes(),  # noqa: B008 - immutable
@@ -67,7 +68,7 @@ class LearningRateFree(Readings, amp.Scaled, Optimizer, MayJoin, modes.TwoModes)
             if adapter.module in sys.modules:
                 adapter.on_construction(type(self))
         param_state.check_dtypes(dtypes)
-        self._method = METHODS[method]()
+        self._method = METHODS[method]() if isinstance(method, str) else method
         options = self._method.options.defaults() | options
         options = check_options(options, self._method.options.checks(), type(self).__name__, type(self))
         self._asked_for = options  # as they are given, for groups to come
@@ -134,6 +135,7 @@ class LearningRateFree(Readings, amp.Scaled, Optimizer, MayJoin, modes.TwoModes)
         self._method.options.leave_out(self.param_groups[-1])
         try:
             param_state.check_params(self.param_groups[-1]["params"], self._dtypes.state)
+            param_state.check_narrow(self.param_groups[-1]["params"], self._method, self.param_groups[-1])
             if self._bound:
                 self._name_tensors(len(self.param_groups) - 1)
                 self.step_size._settle()

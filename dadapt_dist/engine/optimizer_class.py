@@ -1,9 +1,10 @@
 """Make the public optimizer class of a method from its options and its documentation."""
 
 import inspect
+import itertools
 import logging
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -107,8 +108,13 @@ def make_class(method: type[Method], variant: Variant | None = None) -> type[Lea
 
 def signature_of(method: type[Method], variant: Variant | None = None) -> inspect.Signature:
     """The signature of a method's constructor: params, its own options in order, then keywords that all methods take."""
-    parameters = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Any)]
-    parameters += [_parameter(option, variant) for option in (*method.options.of_constructor(), *fields(Common))]
+    return signature_with("params", method.options.of_constructor(), variant)
+
+
+def signature_with(first: str, options: Iterable[Field[Any]], variant: Variant | None = None) -> inspect.Signature:
+    """The signature of a constructor: what it takes first, options, then keywords that all optimizers take."""
+    parameters = [inspect.Parameter(first, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Any)]
+    parameters += [_parameter(option, variant) for option in (*options, *fields(Common))]
     return inspect.Signature(parameters, return_annotation=None)
 
 
@@ -134,13 +140,18 @@ def _docstring_lines(method: type[Method], variant: Variant | None) -> Iterator[
     yield from ("", *([*paragraph(words.notes), ""] if words.notes else []))
     yield from (NOTATION, "", "Args:")
     yield from _argument("params", "tensors, (name, tensor) pairs, or dicts of parameter groups")
-    for option in (*method.options.of_constructor(), *fields(Common)):
-        yield from _argument(option.name, _text_of(option, variant))
+    yield from arguments_documented(method.options.of_constructor(), variant)
     yield from ("", "Raises:")
     yield from _argument("ValueError", "an option is out of its range; nothing is built")
     yield from _argument("TypeError", "a keyword is unknown; the message names the nearest")
     yield from ("", "Example:", *(f"    {line}" for line in _EXAMPLE.format(name=name).splitlines()), "", "References:")
     yield from textwrap.wrap(f"{words.reference}.", 100, initial_indent="    ", subsequent_indent="    ")
+
+
+def arguments_documented(options: Iterable[Field[Any]], variant: Variant | None = None) -> Iterator[str]:
+    """The lines of Args for these options and the keywords that all optimizers take."""
+    for option in (*options, *fields(Common)):
+        yield from _argument(option.name, _text_of(option, variant))
 
 
 _EXAMPLE = """\
@@ -180,23 +191,42 @@ def _build(
     kwargs: dict[str, Any],
 ) -> None:
     """Call LearningRateFree's constructor with options and StepSize sorted out."""
-    where, known = type(optimizer).__name__, signature.parameters.keys()
-    check_keywords(kwargs.keys() - known, known - {"params"}, where)
+    given = read_arguments(signature, args, kwargs, type(optimizer).__name__)
+    if given.get("fsdp_in_use", False) and "fsdp_in_use" not in _said:
+        _said.add("fsdp_in_use")
+        logger.info("fsdp_in_use is accepted and not needed: sharding is read from the parameters")
+    construct(optimizer, given["params"], method.name, method, given, signature.parameters["estimates"].default)
+
+
+def read_arguments(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any], where: str
+) -> dict[str, Any]:
+    """The arguments of a constructor by name, with the defaults of those that were left out. TypeError for unknown ones."""
+    known = signature.parameters.keys()
+    check_keywords(kwargs.keys() - known, known - {*itertools.islice(known, 1)}, where)
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(f"{where}: {error}") from None
     bound.apply_defaults()
-    given = bound.arguments
-    if given.get("fsdp_in_use", False) and "fsdp_in_use" not in _said:
-        _said.add("fsdp_in_use")
-        logger.info("fsdp_in_use is accepted and not needed: sharding is read from the parameters")
+    return bound.arguments
+
+
+def construct(
+    optimizer: LearningRateFree,
+    params: Any,
+    method: str | Method,
+    cls: type[Method],
+    given: dict[str, Any],
+    usual_estimates: Any = None,
+) -> None:
+    """Call LearningRateFree's constructor. given: arguments by name, options of the method and keywords of all methods."""
     LearningRateFree.__init__(
         optimizer,
-        given["params"],
-        method=method.name,
-        options={name: given[name] for name in method.options.checks() if name in given},
-        step_size=_step_size(given, where, signature.parameters["estimates"].default),
+        params,
+        method=method,
+        options={name: given[name] for name in cls.options.checks() if name in given},
+        step_size=_step_size(given, type(optimizer).__name__, usual_estimates),
         dtypes=Dtypes(*(dtype_named(given[name]) for name in ("state_dtype", "statistics_dtype"))),
         backend=given["backend"],
     )

@@ -218,7 +218,6 @@ class Method(Evaluates, ABC):
     """The coefficient that `tensor_factors` multiply."""
     has_modes: ClassVar[bool] = False
     """Whether the parameters hold other values in evaluation than in training: the class defines `to_eval` and `to_train`."""
-
     wants_loss: ClassVar[bool] = False
     """Does some phase's fold get the loss of the step? Set from `before` and `after`."""
 
@@ -301,6 +300,14 @@ class Method(Evaluates, ABC):
         """
         raise NotImplementedError
 
+    def narrow_weights(self, options: Options) -> str | None:
+        """Why a group with these options cannot train weights narrower than float32, and the cure; None: it can."""
+        return None
+
+    def measures_update(self, options: Options) -> bool:
+        """Whether `measure_before` of a group with these options asks for the coming update of a direction (`tried`)."""
+        return False
+
     def coupled_decay(self, options: Options) -> float:
         """The weight decay that enters the gradient (g + wd·x) for a group; 0 where decay is decoupled."""
         return 0.0
@@ -324,9 +331,9 @@ class Method(Evaluates, ABC):
         raise NotImplementedError(f"{self.name} takes no sparse gradients")
 
     def squared(self, g: Tensor, before: Buffers, after: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
-        """What of a step with g is squared, elementwise: an element whose square overflows is left out of the step.
+        """What of a step with g is squared, elementwise, beside buffers and x: such an element is left out if it overflows.
 
-        before, after: the buffers of before and after `update`. Buffers and x themselves are looked at anyway.
+        before, after: the buffers of before and after `update`.
         """
         return (g,)
 
@@ -350,8 +357,7 @@ class Method(Evaluates, ABC):
     def begin(self, rms: Tensor, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         """The scalars that follow from the root mean square of all elements of the model, where `needs_rms`: pure arithmetic.
 
-        Called whenever the tensors are measured: before the first step, and before the first after a checkpoint was loaded.
-        rms: 0-dim float64. Elementwise over estimates.
+        Called before the first step, and before the first after a checkpoint was loaded. rms: 0-dim float64. Elementwise.
         """
         return {}
 

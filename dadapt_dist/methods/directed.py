@@ -76,6 +76,13 @@ class DirectedMethod(Method):
         u: the direction's update, shaped like x. It may be g or a buffer itself: neither it nor g may be written.
         """
 
+    def tried(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> Tensor:
+        """The u of the coming step, which writes nothing: for `measure_before`, where `measures_update` says so.
+
+        The arguments are those of `measure_before`.
+        """
+        return self.direction.update(x, g, {name: t.clone() for name, t in buf.items()}, _of_direction(c))
+
     # ---------------------------------------------------------------- what the caller sees
 
     def buffers(self, options: Options) -> dict[str, Buffer]:

@@ -16,7 +16,7 @@ from .fold_checks import check_folds
 METHODS: dict[str, type[Method]] = {}
 """Every method by its name, in alphabetical order; registered ones follow."""
 _SUFFIX = "Method"
-_OF_ENGINE = (
+OF_ENGINE = (
     "k",
     "held",
     "started",
@@ -140,7 +140,7 @@ def _check_scalars(method: type[Method]) -> None:
     """Raise TypeError for scalars that cannot stand in a parameter group, TypeError or ValueError for their initial values."""
     options = method.options.defaults()
     scalars = method().scalars(options)
-    taken = scalars.keys() & {*options, *_OF_ENGINE}
+    taken = scalars.keys() & {*options, *OF_ENGINE}
     if taken:
         raise TypeError(
             f"{method.__name__}: the scalar {min(taken)!r} has the name of an option, or one of the engine's. Rename it."

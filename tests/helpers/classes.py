@@ -15,6 +15,8 @@ from dadapt_dist import optimizers
 from dadapt_dist.checkpoint.from_released import RELEASED
 from dadapt_dist.methods import METHODS, Method
 
+from .oracles import ORACLES
+
 ALL: dict[str, type[dd.LearningRateFree]] = optimizers.classes()
 CLASSES = {name: ALL[name] for name in RELEASED}
 VARIANTS = {
@@ -33,6 +35,7 @@ BY_DISTANCE = (
 )  # whose d is a way that the weights have gone, and cannot be set below it
 WITHOUT_SUMS = [name for name, m in METHODS.items() if m.start is m.before is m.after is None]
 _buffers, _numbers = defaultdict[str, Any](lambda: torch.ones(1)), defaultdict[str, Any](lambda: 1.0)
+D_MAY_FALL = [name for name in METHODS if ORACLES[name].d_may_fall]
 SQUARES_NOTHING = [n for n, m in METHODS.items() if m().squared(torch.ones(1), _buffers, _buffers, _numbers) == ()]
 
 # What lets more of a method take part than its defaults; the others train with weight decay where they have it.
@@ -60,8 +63,12 @@ def method_of(name: str) -> str:
 
 def first_d(name: str, d: float) -> dict[str, Any]:
     """The option with which d starts at d, or near it: DoG's is a share of 1 + ‖x0‖. None for a method without d."""
-    known = METHODS[method_of(name)].options.checks()
-    return {option: d for option in ("d0", "reps_rel") if option in known}
+    method = METHODS[method_of(name)]
+    given = {option: d for option in ("d0", "reps_rel") if option in method.options.checks()}
+    if "s_init" in method.options.checks():  # which the first S is proportional to
+        of_one: Any = method().scalars(method.options.defaults() | {"s_init": 1.0})["d"]
+        given["s_init"] = d / of_one
+    return given
 
 
 def estimate_of(optimizer: dd.LearningRateFree) -> float:

@@ -96,7 +96,7 @@ def against_the_oracle(row: Row, groups: list[dict[str, Any]] | None = None, **o
             assert found == pytest.approx(expected, rel=1e-10), step
             ds.append(found)
         torch.testing.assert_close(flat(xs), flat(oracle.params), rtol=1e-9, atol=1e-12)
-    assert ds == sorted(ds)
+    assert row.oracle.d_may_fall or ds == sorted(ds)
 
 
 @check

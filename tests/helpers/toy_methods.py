@@ -86,17 +86,17 @@ class Mechanic(DirectedMethod):
         return ()
 
 
-class MechanicAdamMethod(Mechanic):
+class ToyMechanicAdamMethod(Mechanic):
     """Mechanic over Adam."""
 
-    name = "mechanic_adam"
+    name = "toy_mechanic_adam"
     direction = Adam()
 
 
-class MechanicTorchMethod(Mechanic):
+class ToyMechanicTorchMethod(Mechanic):
     """Mechanic over torch's AdamW."""
 
-    name = "mechanic_torch"
+    name = "toy_mechanic_torch"
     direction = TorchDirection(lambda groups: torch.optim.AdamW(groups, lr=1.0, weight_decay=DECAY))
 
 
@@ -205,7 +205,8 @@ class DoWGLionMethod(DirectedMethod):
 
 
 TOYS = {
-    method.name: method for method in (MechanicAdamMethod, MechanicTorchMethod, ScheduleFreeSGDMethod, DoWGLionMethod)
+    method.name: method
+    for method in (ToyMechanicAdamMethod, ToyMechanicTorchMethod, ScheduleFreeSGDMethod, DoWGLionMethod)
 }
 
 
@@ -306,14 +307,14 @@ class DoWGLionReference(Reference):
 
 
 REFERENCES: dict[str, type[Reference]] = {
-    "mechanic_adam": MechanicReference,
-    "mechanic_torch": MechanicReference,
+    "toy_mechanic_adam": MechanicReference,
+    "toy_mechanic_torch": MechanicReference,
     "schedule_free_sgd": ScheduleFreeReference,
     "dowg_lion": DoWGLionReference,
 }
 OPTIONS: dict[str, dict[str, Any]] = {
-    "mechanic_adam": {"weight_decay": DECAY},
-    "mechanic_torch": {},
+    "toy_mechanic_adam": {"weight_decay": DECAY},
+    "toy_mechanic_torch": {},
     "schedule_free_sgd": {},
     "dowg_lion": {},
 }

@@ -96,6 +96,7 @@ def create_shown(optimizer: HasState) -> None:
 
 def _create(optimizer: HasState, p: Tensor, group: dict[str, Any], place: LocalShard) -> None:
     param_state.check_params([p], optimizer._dtypes.state, optimizer.param_groups)  # it may have been frozen until now
+    param_state.check_narrow([p], optimizer._method, group, optimizer.param_groups)
     if optimizer.step_size.steps > 0 and optimizer._brought_by.replaces_parameters:
         raise ValueError(
             f"this optimizer had taken {optimizer.step_size.steps} steps before the framework put its own tensors in the place "

@@ -38,6 +38,14 @@ def check_params(params: Iterable[Tensor], dtype: torch.dtype | None, groups: Gr
             )
 
 
+def check_narrow(params: Iterable[Tensor], method: Method, options: Mapping[str, Any], groups: Groups = ()) -> None:
+    """Raise ValueError for parameters of a group that are narrower than the method can train with its options."""
+    narrow = [p for p in params if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
+    why = method.narrow_weights(options) if narrow else None
+    if why is not None:
+        raise ValueError(f"{described(narrow[0], groups)} has dtype {narrow[0].dtype}, and {why}.")
+
+
 def check_gradient(
     p: Tensor, gradient: Tensor, local: Tensor, method: Method, options: Mapping[str, Any], groups: Groups
 ) -> None:

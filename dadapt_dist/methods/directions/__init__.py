@@ -4,6 +4,6 @@ from .adam import Adam
 from .base import Direction
 from .lion import Lion
 from .sgd import SGD
-from .torch_optimizer import TorchDirection
+from .torch_optimizer import OfOptimizer, TorchDirection
 
-__all__ = ["SGD", "Adam", "Direction", "Lion", "TorchDirection"]
+__all__ = ["SGD", "Adam", "Direction", "Lion", "OfOptimizer", "TorchDirection"]

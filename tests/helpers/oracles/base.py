@@ -39,6 +39,8 @@ class Oracle:
     }
     denominator: ClassVar[str] = "s_l1"  # the sum that must not be zero for the rule to apply
     has_d: ClassVar[bool] = True
+    d_may_fall: ClassVar[bool] = False
+    key: ClassVar[str | None] = None  # the method's name, where the file has another
 
     def __init__(
         self,

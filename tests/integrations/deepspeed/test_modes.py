@@ -161,7 +161,7 @@ def test_averages_of_masters_are_shown_and_leave_every_bit_as_it_was(case: Case,
 
 def stepping(stage: int) -> str:
     """On every rank: the error of the first step of a method over a torch optimizer."""
-    with toys_registered(), Trainer(Case(stage=stage, method="mechanic_torch")) as trainer:
+    with toys_registered(), Trainer(Case(stage=stage, method="toy_mechanic_torch")) as trainer:
         try:
             trainer.step(0)
         except ValueError as error:

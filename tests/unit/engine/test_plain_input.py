@@ -90,7 +90,7 @@ ONES = [1, np.int64(1), np.uint8(1), np.array(1), torch.tensor(1), torch.ones(1,
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("half", HALVES, ids=lambda value: f"{type(value).__name__}{getattr(value, 'shape', '')}")
 def test_numbers_of_any_class_train_save_and_load(method: str, half: Any) -> None:
-    options = {"lr": half, "weight_decay": half, "layer_scale": half, **first_d(method, half)}
+    options = {"lr": half, "weight_decay": half, "layer_scale": half, **dict.fromkeys(first_d(method, 0.5), half)}
     plain = dict.fromkeys(options, 0.5)
     found, wanted = (ALL[method](weights(), **given) for given in (options, plain))
     assert train(found) == train(wanted)

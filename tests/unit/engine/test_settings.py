@@ -12,7 +12,7 @@ import dadapt_dist as dd
 from dadapt_dist.comm.communicator import ShardLayout
 from tests.helpers.classes import ALL, WITHOUT_SUMS
 from tests.helpers.registered import registrations_undone
-from tests.helpers.toy_methods import MechanicTorchMethod
+from tests.helpers.toy_methods import ToyMechanicTorchMethod
 
 WRONG: list[tuple[str, Any]] = [
     ("nonfinite", "x"), ("nonfinite", 1), ("sync", "x"), ("sync", None), ("before", "x"), ("before", None),
@@ -86,7 +86,7 @@ def test_a_frozen_estimate_cannot_be_told_to_go_on() -> None:
 
 def test_a_method_over_a_torch_optimizer_refuses_nonfinite_also_later(monkeypatch: pytest.MonkeyPatch) -> None:
     with registrations_undone():
-        after = type("SummingMethod", (MechanicTorchMethod,), {"name": "summing", "__doc__": "A variant."})
+        after = type("SummingMethod", (ToyMechanicTorchMethod,), {"name": "summing", "__doc__": "A variant."})
         optimizer = dd.optimizers.register(after)([torch.nn.Parameter(torch.ones(2))])
         optimizer.step_size.nonfinite = "skip"  # its sums come before the update
         optimizer.step_size.nonfinite = None

@@ -31,9 +31,9 @@ from tests.helpers.toy_methods import (
     OPTIONS,
     REFERENCES,
     TOYS,
-    MechanicAdamMethod,
-    MechanicTorchMethod,
     ScheduleFreeSGDMethod,
+    ToyMechanicAdamMethod,
+    ToyMechanicTorchMethod,
     toys_registered,
 )
 
@@ -82,19 +82,24 @@ def build(toys: dict[str, Class], name: str, params: Any, **options: Any) -> dd.
 
 
 def test_options_of_the_direction_stand_in_the_public_signature(toys: dict[str, Class]) -> None:
-    parameters = list(inspect.signature(toys["mechanic_adam"]).parameters)
+    parameters = list(inspect.signature(toys["toy_mechanic_adam"]).parameters)
     assert parameters[:6] == ["params", "lr", "s_init", "weight_decay", "betas", "eps"]
-    assert "eps: added to the root" in (toys["mechanic_adam"].__doc__ or "")
-    assert list(inspect.signature(toys["mechanic_torch"]).parameters)[:4] == ["params", "lr", "s_init", "layer_scale"]
+    assert "eps: added to the root" in (toys["toy_mechanic_adam"].__doc__ or "")
+    assert list(inspect.signature(toys["toy_mechanic_torch"]).parameters)[:4] == [
+        "params",
+        "lr",
+        "s_init",
+        "layer_scale",
+    ]
     assert toys["dowg_lion"](start()).defaults["betas"] == (0.9, 0.99)
-    with pytest.raises(ValueError, match=r"MechanicAdam: betas=\(1, 1\) is out of range"):
-        toys["mechanic_adam"](start(), betas=(1, 1))
+    with pytest.raises(ValueError, match=r"ToyMechanicAdam: betas=\(1, 1\) is out of range"):
+        toys["toy_mechanic_adam"](start(), betas=(1, 1))
     with pytest.raises(ValueError, match="MechanicOptions: eps=-1"):
-        MechanicAdamMethod.options(eps=-1)  # type: ignore[call-arg]
+        ToyMechanicAdamMethod.options(eps=-1)  # type: ignore[call-arg]
 
 
 def test_a_method_with_no_direction_yet_is_not_registered() -> None:
-    assert not any(issubclass(method, DirectedMethod) for method in METHODS.values())
+    assert all(hasattr(method, "direction") for method in METHODS.values() if issubclass(method, DirectedMethod))
 
 
 class Bare(DirectedMethod):
@@ -245,7 +250,7 @@ def test_a_frozen_estimate_keeps_its_rate_and_the_direction_goes_on(name: str, t
         give(ps, g)
         optimizer.step()
         torch.testing.assert_close(flat(ps), reference.x, rtol=1e-10, atol=1e-12)
-    assert ("x0" in optimizer.state[ps[0]]) is name.startswith("mechanic")
+    assert ("x0" in optimizer.state[ps[0]]) is name.startswith("toy_mechanic")
 
 
 @pytest.mark.parametrize("skip", ["skip", "raise"])
@@ -309,7 +314,7 @@ def test_an_overflow_under_a_grad_scaler_leaves_no_trace(name: str, toys: dict[s
     assert torch.equal(*runs)
 
 
-@pytest.mark.parametrize("name", ["mechanic_adam", "mechanic_torch"])
+@pytest.mark.parametrize("name", ["toy_mechanic_adam", "toy_mechanic_torch"])
 def test_buffers_in_bfloat16_are_rounded_stochastically(name: str, toys: dict[str, Class]) -> None:
     ps = start(torch.bfloat16)
     reference, optimizer = REFERENCES[name](flat(ps)), build(toys, name, ps, state_dtype=torch.bfloat16)
@@ -350,7 +355,7 @@ def over(request: Any) -> Iterator[Class]:
     """Mechanic over one of BASES."""
     with registrations_undone():
         body = {"name": "mechanic_over", "direction": TorchDirection(BASES[request.param])}
-        yield optimizers.register(type("MechanicOverMethod", (MechanicTorchMethod,), body))
+        yield optimizers.register(type("MechanicOverMethod", (ToyMechanicTorchMethod,), body))
 
 
 def saved(optimizer: dd.LearningRateFree) -> dict[str, Any]:
@@ -420,7 +425,7 @@ def test_what_checkpoint_tools_make_before_the_first_step_is_no_step(over: Class
 def test_the_bases_state_lies_in_ours_and_a_parameter_may_come_later(toys: dict[str, Class]) -> None:
     ps = start()
     ps[1].requires_grad_(False)
-    optimizer = toys["mechanic_torch"](ps[:2])
+    optimizer = toys["toy_mechanic_torch"](ps[:2])
     for step in range(3):
         give([ps[0]], slope(flat([ps[0]]), step))
         optimizer.step()
@@ -445,7 +450,7 @@ def test_weights_and_gradients_of_the_model_are_not_touched_by_the_base(toys: di
 
     with registrations_undone():
         body = {"name": "mechanic_looking", "direction": TorchDirection(lambda groups: Looking(groups, lr=1.0))}
-        cls = optimizers.register(type("MechanicLookingMethod", (MechanicTorchMethod,), body))
+        cls = optimizers.register(type("MechanicLookingMethod", (ToyMechanicTorchMethod,), body))
         ps = start()
         optimizer = cls(ps)
         take(optimizer, ps, 0)
@@ -471,7 +476,7 @@ REFUSED: list[tuple[Any, str]] = [
 def test_a_base_that_cannot_serve_is_refused_before_anything_moves(factory: Any, why: str) -> None:
     with registrations_undone():
         body = {"name": "mechanic_wrong", "direction": TorchDirection(factory)}
-        cls = optimizers.register(type("MechanicWrongMethod", (MechanicTorchMethod,), body))
+        cls = optimizers.register(type("MechanicWrongMethod", (ToyMechanicTorchMethod,), body))
         ps = start()
         optimizer = cls([{"params": ps[:2]}, {"params": ps[2:]}])
         before = flat(ps)
@@ -481,7 +486,7 @@ def test_a_base_that_cannot_serve_is_refused_before_anything_moves(factory: Any,
 
 
 def test_sums_of_a_torch_optimizers_update_cannot_be_had_before_its_step() -> None:
-    class WithAfterMethod(MechanicTorchMethod):
+    class WithAfterMethod(ToyMechanicTorchMethod):
         name = "with_after"
         after = Sums(("size",))
 
@@ -496,7 +501,7 @@ def test_sums_of_a_torch_optimizers_update_cannot_be_had_before_its_step() -> No
 
 def test_a_compiled_step_runs_outside_the_graph(toys: dict[str, Class]) -> None:
     ps, qs = start(), start()
-    one, other = toys["mechanic_torch"](ps), toys["mechanic_torch"](qs)
+    one, other = toys["toy_mechanic_torch"](ps), toys["toy_mechanic_torch"](qs)
     compiled = torch.compile(other.step, backend="eager")
     for step in range(3):
         take(one, ps, step)

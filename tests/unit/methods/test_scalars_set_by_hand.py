@@ -139,7 +139,7 @@ def test_scalars_that_were_deleted_from_a_group_are_back_after_the_next_step(nam
         step(p, optimizer)
         step(q, twin)
         views = {key: value for key, value in group.items() if isinstance(value, torch.Tensor)}
-        assert views == {key: twin.param_groups[0][key] for key in views}
+        assert all(torch.equal(value, twin.param_groups[0][key]) for key, value in views.items())
         assert {"steps", "k"} <= views.keys()
         assert ("d" in views) == ("d" in twin.param_groups[0])
         assert not optimizer._lots.replaced or number % 2
