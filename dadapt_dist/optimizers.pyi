@@ -1814,8 +1814,8 @@ class Prodigy(LearningRateFree):
         params: tensors, (name, tensor) pairs, or dicts of parameter groups.
         lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
             A number >= 0; default 1.0.
-        betas: averaging constants of the gradient and of its square; betas[0] = 0 keeps no momentum. 2
-            numbers in [0, 1); default (0.9, 0.999).
+        betas: averaging constants of the gradient and of its square; betas[0] = 0 keeps no momentum.
+            With recipe='auto' this default is (0.8, 0.999). 2 numbers in [0, 1); default (0.9, 0.999).
         beta3: averaging constant of the estimate; None: sqrt(betas[1]). None or a number in [0, 1);
             default None.
         eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
@@ -1838,9 +1838,10 @@ class Prodigy(LearningRateFree):
         layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
         maximize: ascend instead of descend. True or False; default False.
         recipe: 'auto' is the setting to train with untouched: exact_bias_correction, same_weights,
-            rms_cap, and with total_steps length_scaling and probe_d0, the last unless d0 or slice_p is
-            given. What you give beside it holds. In a JSON file say 'automatic': Accelerate and the
-            Trainer fill in what is 'auto'. None or 'auto' or 'automatic'; default None.
+            rms_cap, betas of (0.8, 0.999), and with total_steps length_scaling and probe_d0, the last
+            unless d0 or slice_p is given. What you give beside it holds. In a JSON file say
+            'automatic': Accelerate and the Trainer fill in what is 'auto'. None or 'auto' or
+            'automatic'; default None.
         total_steps: length of the run: the step decays linearly to 0 over it, without a scheduler.
             None: lr and a scheduler alone say. None or an integer >= 1; default None.
         length_scaling: multiply the step by √(500/total_steps) where that is below 1, and the estimate

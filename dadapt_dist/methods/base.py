@@ -379,10 +379,7 @@ class Method(Evaluates, ABC):
     # ---------------------------------------------------------------- sums
 
     def measure_start(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The terms of the `start` sums of one tensor: 0-dim float64, from x in float64. Reads only.
-
-        x has no padding, so that its elements can be counted.
-        """
+        """The terms of the `start` sums of one tensor: 0-dim float64, from x in float64, without padding. Reads only."""
         raise NotImplementedError(f"{self.name} has no sums at the start")
 
     def measure_before(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
@@ -425,10 +422,7 @@ class Method(Evaluates, ABC):
         return scalars["d"] * float(options["lr"]) * float(options.get("layer_scale", 1.0))
 
     def adamw_lr(self, options: Options, scalars: Scalars) -> Tensor | float | None:
-        """The learning rate with which AdamW would take the coming step of a group; None for a method that is unlike it.
-
-        scalars: of the group's estimate, 0-dim. Bounds on the steps of single tensors are not in it.
-        """
+        """AdamW's learning rate for the coming step of a group, without bounds of single tensors; None for a method unlike it."""
         return None
 
     needs_sums_to_lower: ClassVar[bool] = False

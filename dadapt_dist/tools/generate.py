@@ -47,7 +47,7 @@ def main() -> None:
 
 def stub() -> str:
     """The text of optimizers.pyi."""
-    listed = "".join(f'    "{name}",\n' for name in sorted(class_names()))
+    listed = "".join(f'    "{name}",\n' for name in sorted(class_names(), key=lambda name: (not name.isupper(), name)))
     stubs = "".join(_stub_of(method, variant) for method, variant in _classes())
     return _HEAD + stubs + f"\n__all__ = [\n{listed}]\n"
 

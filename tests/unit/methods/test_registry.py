@@ -89,7 +89,7 @@ def test_the_docstring_has_every_section_and_its_example_runs(name: str) -> None
 def test_keywords_of_the_step_size_have_its_defaults_and_reach_it() -> None:
     of_step_size = inspect.signature(dd.StepSize).parameters
     shared = [option for option in fields(Common) if option.name in of_step_size]
-    others = ["process_group", "copies", "estimates"]
+    others = ["process_group", "copies", "estimates", "grad_norms"]
     values = {"freeze_after": 3, "nonfinite": "skip", "sync": "step", "before": "lagged"}
     assert {option.name for option in shared} == {*values, *others} == of_step_size.keys()
     assert all(option.default == of_step_size[option.name].default for option in shared)
