@@ -172,7 +172,7 @@ def test_sync_without_an_emulated_network_says_so(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("step", "--method", "prodgy"), "--method prodgy is not one of cocob, dadapt_adagrad"),
+        (("step", "--method", "prodgy"), "--method prodgy is not one of adagrad_pp, "),
         (("step", "--shape", "big"), "--shape big is neither a number of parameters nor one of tensors, flat, tiny"),
         (("step", "--dtype", "int8"), "--dtype int8 is not one of float32"),
         (("step", "--shape", "10", "--backend", "cuda"), "backend='cuda' is not one of 'auto', 'c', 'triton', 'eager'"),
