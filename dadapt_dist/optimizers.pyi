@@ -694,7 +694,7 @@ class Prodigy(LearningRateFree):
     """Adam whose step size is found, not tuned.
 
         rates   γ = d·lr·c;  c = 1, Adam's bias correction, or lr's own decay with total_steps
-                length_scaling:  c is min(1, √(500/total_steps)) times that
+                length_scaling:  c is min(1, l) times that, l = √(500/total_steps)
         update  w = (d/d0)·γ;  w_s = w, or (d/d0)·d with safeguard_warmup; both with same_weights
                 m = b1·m + (1-b1)·d·g          (betas[0] = 0: no m is kept, d·g takes its place)
                 v = b2·v + (1-b2)·d²·g²
@@ -706,11 +706,12 @@ class Prodigy(LearningRateFree):
                 rms_cap:  min(r·γ, rms_cap·max(10⁻², rms(x))) in the place of r·γ, for each tensor x of the model
         sums    inner = Σ w·g·(x0 - x),  s_l1 = Σ r·|s|
         rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
+                length_scaling:  d_hat is min(2, max(1, l)) times that
                 d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
         probe   q = 10⁻³·R first, R = max(10⁻³, rms of all weights), and 8·q after each of 7 steps, or total_steps/10
                 wd = 0 in these steps, and rms_cap at most 0.2
-                a = d_hat/p', p' = min(p, 0.2·R);  good = min(p', 0.05·R) while a > 0 and a ≥ max a / 4 in every step
-                then d = max(l·max d_hat, good, a quarter of the first q);  q = 0;  l = √(500/total_steps), 1 to 2
+                a = d_hat/p', p' = min(p, 0.2·R);  good: the longest min(p', 0.05·R) with a > 0 and a ≥ max a / 4
+                then d = max(max d_hat, good, a quarter of the first q);  q = 0
                 one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 10 % of total_steps
 
     γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
@@ -720,8 +721,8 @@ class Prodigy(LearningRateFree):
         params: tensors, (name, tensor) pairs, or dicts of parameter groups.
         lr: multiplies d. Leave it at 1.0 and let a schedule shape it; a group with lr 0 does not move.
             A number >= 0; default 1.0.
-        betas: averaging constants of the gradient and of its square; betas[0] = 0 keeps no momentum. 2
-            numbers in [0, 1); default (0.9, 0.999).
+        betas: averaging constants of the gradient and of its square; betas[0] = 0 keeps no momentum.
+            With recipe='auto' this default is (0.8, 0.999). 2 numbers in [0, 1); default (0.9, 0.999).
         beta3: averaging constant of the estimate; None: sqrt(betas[1]). None or a number in [0, 1);
             default None.
         eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
@@ -744,13 +745,15 @@ class Prodigy(LearningRateFree):
         layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
         maximize: ascend instead of descend. True or False; default False.
         recipe: 'auto' is the setting to train with untouched: exact_bias_correction, same_weights,
-            rms_cap, and with total_steps length_scaling and probe_d0, the last unless d0 or slice_p is
-            given. What you give beside it holds. In a JSON file say 'automatic': Accelerate and the
-            Trainer fill in what is 'auto'. None or 'auto' or 'automatic'; default None.
+            rms_cap, betas of (0.8, 0.999), and with total_steps length_scaling and probe_d0, the last
+            unless d0 or slice_p is given. What you give beside it holds. In a JSON file say
+            'automatic': Accelerate and the Trainer fill in what is 'auto'. None or 'auto' or
+            'automatic'; default None.
         total_steps: length of the run: the step decays linearly to 0 over it, without a scheduler.
             None: lr and a scheduler alone say. None or an integer >= 1; default None.
-        length_scaling: with total_steps above 500, multiply the step by √(500/total_steps): the best
-            step falls with the length of a run. None, True or False; default None.
+        length_scaling: multiply the step by √(500/total_steps) where that is below 1, and the estimate
+            of d where it is above 1, at most by 2: the best step falls with the length of a run. None,
+            True or False; default None.
         probe_d0: find a first d in a few trial steps, after which the parameters are put back to where
             they started. None, True or False; default None.
         exact_bias_correction: divide the averages by the sums of their own weights, so that a step is

@@ -43,7 +43,9 @@ class ProdigyOptions(MethodOptions):
 
     lr: float = LR(1.0)
     betas: tuple[float, float] = BETAS(
-        (0.9, 0.999), "averaging constants of the gradient and of its square; betas[0] = 0 keeps no momentum"
+        (0.9, 0.999),
+        "averaging constants of the gradient and of its square; betas[0] = 0 keeps no momentum. With recipe='auto' this "
+        "default is (0.8, 0.999)",
     )
     beta3: float | None = option(
         None,
@@ -84,7 +86,7 @@ class ProdigyOptions(MethodOptions):
     recipe: str | None = choice(
         None,
         {"auto": "auto", "automatic": "auto"},
-        "'auto' is the setting to train with untouched: exact_bias_correction, same_weights, rms_cap, "
+        "'auto' is the setting to train with untouched: exact_bias_correction, same_weights, rms_cap, betas of (0.8, 0.999), "
         "and with total_steps length_scaling and probe_d0, the last unless d0 or slice_p is given. What you give beside it "
         "holds. In a JSON file say 'automatic': Accelerate and the Trainer fill in what is 'auto'",
         later=True,

@@ -6,6 +6,7 @@ from typing import Any
 from .base import Options
 
 CAP = 0.2  # rms_cap
+BETAS = (0.8, 0.999)  # in the place of the default
 SHORTEST = 10  # total_steps of a run with trial steps
 SWITCHES = ("length_scaling", "probe_d0", "exact_bias_correction", "same_weights")
 """The switches that the recipe decides where the user does not: None until then."""
@@ -29,6 +30,7 @@ def completed(defaults: Mapping[str, Any], options: Options, where: str) -> dict
             )
         decided = _decided(given, usual_d0=given["d0"] == defaults["d0"])
         given |= {name: value for name, value in decided.items() if given[name] is None}
+        given["betas"] = BETAS if tuple(given["betas"]) == tuple(defaults["betas"]) else given["betas"]
     else:
         given |= {name: None for name in SWITCHES if given[name] is False}
     _check(given, where)

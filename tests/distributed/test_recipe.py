@@ -50,7 +50,13 @@ def apart(options: list[dict[str, Any]], change: dict[str, Any] | None = None, *
     return outcome(nn.Parameter(tensor(name, 6).clone()), name, options[rank], change)
 
 
-PARTS = {"recipe": None, "exact_bias_correction": True, "same_weights": True, "length_scaling": True}
+PARTS = {
+    "recipe": None,
+    "exact_bias_correction": True,
+    "same_weights": True,
+    "length_scaling": True,
+    "betas": (0.8, 0.999),
+}
 
 
 @pytest.mark.parametrize(

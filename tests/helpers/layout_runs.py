@@ -46,6 +46,7 @@ def of_oracle(options: dict[str, Any]) -> dict[str, Any]:
     if options.pop("recipe", None) in ("auto", "automatic"):
         ends = options.get("total_steps") is not None
         parts = {"exact_bias_correction": True, "same_weights": True, "rms_cap": 0.2, "length_scaling": ends}
+        options = {"betas": (0.8, 0.999)} | options
         options = parts | {"probe_d0": ends and options.get("d0", 1e-6) == 1e-6} | options
     return options
 

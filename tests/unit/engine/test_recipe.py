@@ -232,7 +232,7 @@ def test_d_that_is_set_by_hand_goes_on(set_by: str) -> None:
         before = float(both.optimizer.param_groups[0]["weight_m"])
         our_step(both.optimizer, both.xs, both.problem.gradients(8, both.xs))
         after = float(both.optimizer.param_groups[0]["weight_m"])
-        assert after == pytest.approx(0.9 * before + 0.1 * value, rel=1e-14)
+        assert after == pytest.approx(0.8 * before + 0.2 * value, rel=1e-14)
         assert all(bool(torch.isfinite(x).all()) for x in both.xs)
 
 
@@ -464,7 +464,7 @@ def test_options_that_cannot_be_right(options: dict[str, Any], says: str) -> Non
         {"total_steps": 61},
         {"total_steps": None},
         {"recipe": None, "exact_bias_correction": False},
-        {"betas": (0.8, 0.999)},
+        {"betas": (0.7, 0.999)},
     ],
     ids=str,
 )
@@ -498,6 +498,9 @@ def test_what_is_given_beside_the_recipe_holds() -> None:
     copy.deepcopy(optimizer).load_state_dict(through_a_file(optimizer.state_dict()))
     given = dd.Prodigy(params, recipe="auto", total_steps=2000, probe_d0=True, d0=1e-4)
     assert given.param_groups[0]["probe_d0"]
+    assert given.param_groups[0]["betas"] == (0.8, 0.999)
+    assert dd.Prodigy(params, recipe="auto", betas=(0.95, 0.99)).param_groups[0]["betas"] == (0.95, 0.99)
+    assert dd.Prodigy(params).param_groups[0]["betas"] == (0.9, 0.999)
     plain = dd.Prodigy(params, **off, exact_bias_correction=False, same_weights=False)
     assert not {*off, "exact_bias_correction", "same_weights"} & {*plain.param_groups[0]}
     with pytest.raises(ValueError, match="has probe_d0=False, and the optimizer probe_d0=True"):
