@@ -11,6 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ..kernels import KERNELS, Backend, check_available
@@ -35,6 +36,9 @@ from .step_plan import PlanCache
 from .step_size import StepSize
 from .trials import put_back
 from .uneven_inputs import MayJoin
+
+COPIED = ("_method", "step_size", "_dtypes", "_backend", "_unmoved", "_mode", "_bound", "_amp_scaling", "_asked_for")
+"""What a copy takes over beside what torch's optimizers do."""
 
 
 class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
@@ -162,9 +166,8 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
         self._watched = names, [view for of_group in views for view in of_group.values()]
         self._bound_groups = [*groups]
         params = [p for group in groups for p in group["params"]]
-        self._traced = (
-            [] if self._base or any(map(is_dtensor, params)) else params
-        )  # their steps stay outside a compiled graph
+        sharded = any(type(p) is not Parameter and is_dtensor(p) for p in params)
+        self._traced = [] if self._base or sharded else params  # the steps of others stay outside a compiled graph
 
     def _views(self) -> list[dict[str, Tensor]]:
         """What each group holds of its estimate."""
@@ -417,18 +420,7 @@ class LearningRateFree(Readings, Optimizer, MayJoin, modes.TwoModes):
     def __getstate__(self) -> dict[str, Any]:
         self.step_size._finish()
         self.step_size._adopt_between_steps()
-        own = (
-            "_method",
-            "step_size",
-            "_dtypes",
-            "_backend",
-            "_unmoved",
-            "_mode",
-            "_bound",
-            "_amp_scaling",
-            "_asked_for",
-        )
-        return super().__getstate__() | {name: getattr(self, name) for name in own}
+        return super().__getstate__() | {name: getattr(self, name) for name in COPIED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         adopted = "step_size" not in state  # by somebody who puts a checkpoint together by himself
