@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -96,13 +96,22 @@ class MPILayout(ShardLayout):
 
 
 class MPISum:
-    """A sum over all ranks that is under way. The tensor is not to be touched until `wait` has returned."""
+    """A sum over all ranks that is under way. The tensor is not to be touched until `wait` has returned.
+
+    Nobody may wait for it: an optimizer can be dropped after its last step. MPI writes into its memory all the same, and keeps
+    none of it alive.
+    """
+
+    _under_way: ClassVar[list[tuple[Any, Tensor, Tensor]]] = []  # requests, and their memory, that no thread looks after
 
     def __init__(self, comm: Any, sums: Tensor, progress: "_Progress | None") -> None:
         self._sums, self._sent = sums, sums.clone()
         self._received = torch.empty_like(sums)
         self._request = comm.Iallreduce(self._sent, self._received)
-        self._watched = None if progress is None else progress.watch(self._request)
+        buffers = self._sent, self._received
+        self._watched = None if progress is None else progress.watch(self._request, buffers)
+        if progress is None:
+            MPISum._under_way[:] = [(self._request, *buffers), *(one for one in self._under_way if not one[0].Test())]
 
     def is_completed(self) -> bool:
         return bool(self._request.Test()) if self._watched is None else self._watched.done.is_set()
@@ -119,8 +128,10 @@ class MPISum:
 
 
 class _Watched:
-    def __init__(self, request: Any) -> None:
-        self.request, self.done = request, threading.Event()
+    """A request, kept with its memory until it is done."""
+
+    def __init__(self, request: Any, buffers: tuple[Tensor, ...]) -> None:
+        self.request, self.buffers, self.done = request, buffers, threading.Event()
         self.error: BaseException | None = None
 
 
@@ -149,8 +160,8 @@ class _Progress:
             cls._only = cls()
         return cls._only
 
-    def watch(self, request: Any) -> _Watched:
-        watched = _Watched(request)
+    def watch(self, request: Any, buffers: tuple[Tensor, ...]) -> _Watched:
+        watched = _Watched(request, buffers)
         self._queue.put(watched)
         return watched
 
