@@ -10,6 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ..kernels import KERNELS, Backend, check_available
@@ -164,9 +165,8 @@ class LearningRateFree(Readings, amp.Scaled, Optimizer, MayJoin, modes.TwoModes)
         self._watched = names, [view for of_group in views for view in of_group.values()]
         self._bound_groups = [*groups]
         params = [p for group in groups for p in group["params"]]
-        self._traced = (
-            [] if self._base or any(map(is_dtensor, params)) else params
-        )  # their steps stay outside a compiled graph
+        sharded = any(type(p) is not Parameter and is_dtensor(p) for p in params)
+        self._traced = [] if self._base or sharded else params  # the steps of others stay outside a compiled graph
 
     @property
     def _has_modes(self) -> bool:
