@@ -102,9 +102,8 @@ class MPISum:
     none of it alive.
     """
 
-    _under_way: ClassVar[
-        list[tuple[Any, Tensor, Tensor]]
-    ] = []  # requests, and their memory, that no thread looks after
+    # requests, and their memory, that no thread looks after
+    _under_way: ClassVar[list[tuple[Any, Tensor, Tensor]]] = []
 
     def __init__(self, comm: Any, sums: Tensor, progress: "_Progress | None") -> None:
         self._sums, self._sent = sums, sums.clone()
