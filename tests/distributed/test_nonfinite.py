@@ -55,7 +55,7 @@ def set_element(job: Job, value: float) -> None:
 def bits(optimizer: dd.LearningRateFree) -> Bits:
     """The scalars of all estimates after the pending reduce, but for those that follow from every step that moves something."""
     optimizer.step_size._finish()
-    others = "held", "weight_m", "weight_v"
+    others = "held", "weight_m", "weight_v", "updates"
     return {name: t.clone() for name, t in optimizer.step_size._scalars.values.items() if name not in others}
 
 

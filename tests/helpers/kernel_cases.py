@@ -19,7 +19,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dadapt_adan": {"weight_decay": 0.02},
 }
 """What the kernels of a method branch on; of the others, `parts`."""
-SCALARS = {"d": 0.01, "d_max": 0.01, "numerator": 0.3, "k": 6.0, "g0_norm": 0.3, "gsq_weighted": 0.1, "g_sq_sum": 0.2}
+SCALARS = {
+    "d": 0.01,
+    "d_max": 0.01,
+    "numerator": 0.3,
+    "k": 6.0,
+    "g0_norm": 0.3,
+    "gsq_weighted": 0.1,
+    "g_sq_sum": 0.2,
+    "share": 0.5,
+    "model": 0.5,
+    "weight": 1.0,
+    "updates": 3.0,
+}
 POSITIVE = ("exp_avg_sq", "alphak", "largest", "total", "reward")
 
 
