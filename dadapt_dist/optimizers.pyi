@@ -49,14 +49,17 @@ class COCOB(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, clip_norm, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -96,6 +99,7 @@ class COCOB(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -144,14 +148,17 @@ class DAdaptAdaGrad(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, clip_norm, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -193,6 +200,7 @@ class DAdaptAdaGrad(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -246,14 +254,17 @@ class DAdaptAdam(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, clip_norm, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -299,6 +310,7 @@ class DAdaptAdam(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -350,14 +362,17 @@ class DAdaptAdan(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, clip_norm, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -400,6 +415,7 @@ class DAdaptAdan(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -445,14 +461,17 @@ class DAdaptLion(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, clip_norm, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -493,6 +512,7 @@ class DAdaptLion(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -544,14 +564,17 @@ class DAdaptSGD(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, clip_norm, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -593,6 +616,7 @@ class DAdaptSGD(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -638,14 +662,17 @@ class DoG(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, clip_norm, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -684,6 +711,317 @@ class DoG(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        clip_norm: float | None = None,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class MoMo(LearningRateFree):
+    """SGD with momentum whose step size follows from a model of the loss.
+
+        before  m' = beta·m + (1-beta)·g, in the first step g;  c = r·lr·cap
+                norm = Σ c/(1 + wd·c)·m'²;  drop = Σ wd·c/(1 + wd·c)·m'·x
+                h = beta·model + (1-beta)·f, in the first step f
+                share = min(1, max(0, h - drop - lb)/norm);  model = h - drop - share·norm
+        update  m = m';  x = (x - c·share·m)/(1 + wd·c)
+
+    f is the loss of the step. h is the average of all losses so far, each continued linearly along its gradient to the
+    present weights; that is the paper's f̄ + ⟨d, x⟩ - γ, without a sum for γ. One blocking reduce a step, or,
+    with before="lagged", one that is hidden and whose share counts in the next step. Groups share one model, in which
+    each counts by its c. There is no d: `optimizer.d` is NaN, and `effective_lr` is c·share.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies cap. Leave it at 1.0; a schedule may shape it. A number >= 0; default 1.0.
+        cap: largest step size, where lr is 1. A number > 0; default 1.0.
+        weight_decay: decay, by which a step divides the parameters: 1 + weight_decay·c. A number >= 0;
+            default 0.0.
+        beta: averaging constant of gradient and loss. A number in [0, 1); default 0.9.
+        lb: value below which the mean loss of a step never falls. A finite number; default 0.0.
+        use_bias_correction: averages that begin at 0, corrected; False: at the first loss and gradient.
+            True or False; default False.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, clip_norm, estimates,
+            process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.MoMo(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Schaipp, Ohana, Eickenberg, Defazio and Gower, MoMo, arXiv 2305.07583, Algorithms 1 and 3.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        cap: float = 1.0,
+        weight_decay: float = 0.0,
+        beta: float = 0.9,
+        lb: float = 0.0,
+        use_bias_correction: bool = False,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        clip_norm: float | None = None,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class MoMoAdam(LearningRateFree):
+    """Adam whose step size follows from a model of the loss.
+
+        before  m' = b1·m + (1-b1)·g;  v' = b2·v + (1-b2)·g²;  c = r·lr·cap
+                m̂ = m'/(1-b1^t);  D = √(v'/(1-b2^t)) + eps
+                norm = Σ c/(1 + wd·c)·m̂²/D;  drop = Σ wd·c/(1 + wd·c)·m̂·x
+                w = (1-b1)/(1-b1^k);  h = (1-w)·model + w·f
+                share = min(1, max(0, h - drop - lb)/norm);  model = h - drop - share·norm
+        update  m = m';  v = v';  x = (x - c·share·m̂/D)/(1 + wd·c)
+
+    As [MoMo](#momo), with the averages corrected for their beginning at 0: t counts steps, k those that had a loss.
+    cap is the largest step size: a cap that is too large does less harm than to Adam, one that is too small the same.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies cap. Leave it at 1.0; a schedule may shape it. A number >= 0; default 1.0.
+        cap: largest step size, where lr is 1. A number > 0; default 0.01.
+        betas: averaging constants of gradient and loss, and of squared gradients. 2 numbers in [0, 1);
+            default (0.9, 0.999).
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay, by which a step divides the parameters: 1 + weight_decay·c. A number >= 0;
+            default 0.0.
+        lb: value below which the mean loss of a step never falls. A finite number; default 0.0.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, clip_norm, estimates,
+            process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.MoMoAdam(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Schaipp, Ohana, Eickenberg, Defazio and Gower, MoMo, arXiv 2305.07583, Algorithms 2 and 4.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        cap: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        lb: float = 0.0,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        clip_norm: float | None = None,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class NGN(LearningRateFree):
+    """Adam with momentum whose step size follows from the loss.
+
+        before  v' = b2·v + (1-b2)·g²;  D = √(v'/(1-b2^t)) + eps;  c = r·lr·cap;  G = Σ c·g²/D
+                share = 2(f - lb)/(2(f - lb) + G),  0 where f <= lb
+        update  v = v';  m = b1·m + (1-b1)·c·share·g/D;  x = x·(1 - wd·c·share) - m
+
+    f is the loss of the step, G and share are those of the very step: one blocking reduce a step, or, with
+    before="lagged", those of the step before, hidden. With one c for all groups c·share is the paper's
+    γ = c/(1 + c/(2f)·‖g‖²), measured in D; several groups share one G, in which each counts by its c. With
+    precondition=False, D = 1. There is no d: `optimizer.d` is NaN, and `effective_lr` is c·share. A schedule that
+    decays to 0 matters: without one the method is clearly worse.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies cap. Leave it at 1.0 and let a schedule shape it. A number >= 0; default 1.0.
+        cap: largest step size, the paper's c, where lr is 1. A number > 0; default 1.0.
+        betas: weight of the step before, averaging constant of squared gradients. 2 numbers in [0, 1);
+            default (0.9, 0.999).
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay of the parameters themselves, by weight_decay·c·share a step. A number >= 0;
+            default 0.0.
+        lb: value below which the mean loss of a step never falls. A finite number; default 0.0.
+        precondition: divide by the root of averaged squares, as Adam; False: NGN-M, a buffer less. True
+            or False; default True.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, clip_norm, estimates,
+            process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.NGN(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Orvieto and Xiao, arXiv 2407.04358; NGN-MDv1 and NGN-M of Islamov et al., arXiv 2508.15071.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        cap: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        lb: float = 0.0,
+        precondition: bool = True,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -775,14 +1113,17 @@ class Prodigy(LearningRateFree):
         before: when sums that a method takes before the weights move count: in the step itself, by a
             blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
             Default 'exact'.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, estimates, process_group and
-            copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, clip_norm, estimates,
+            process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -838,6 +1179,7 @@ class Prodigy(LearningRateFree):
         nonfinite: Literal["hold", "skip", "raise"] | None = None,
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -846,11 +1188,14 @@ class Prodigy(LearningRateFree):
 
 __all__ = [
     "COCOB",
+    "NGN",
     "DAdaptAdaGrad",
     "DAdaptAdam",
     "DAdaptAdan",
     "DAdaptLion",
     "DAdaptSGD",
     "DoG",
+    "MoMo",
+    "MoMoAdam",
     "Prodigy",
 ]

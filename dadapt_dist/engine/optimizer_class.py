@@ -63,6 +63,11 @@ class Common:
         "when sums that a method takes before the weights move count: in the step itself, by a blocking reduce "
         "('exact'), or in the next step, hidden ('lagged'). The others take none",
     )
+    clip_norm: float | None = _documented(
+        None,
+        "norm that the gradients of all parameters over all ranks are clipped to, as by torch's clip_grad_norm_; costs a "
+        "blocking reduce of one number a step. None: they are taken as they are",
+    )
     estimates: Separate = _documented(
         None,
         "'per_tensor': a d for each tensor, under its name; or a list of the names that groups choose from. None: one d, or "
@@ -75,7 +80,7 @@ class Common:
     step_size: StepSize | str | None = _documented(
         None,
         "a StepSize shared with other optimizers, or a name: all optimizers of the process that give it share one. "
-        "freeze_after, nonfinite, sync, before, estimates, process_group and copies then belong to it",
+        "freeze_after, nonfinite, sync, before, clip_norm, estimates, process_group and copies then belong to it",
     )
 
 

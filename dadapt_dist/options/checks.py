@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .fields import LR, NOTHING, Check, MethodOptions, integer, plain, rate, text
+from .fields import LR, NOTHING, Check, MethodOptions, integer, is_positive, number, plain, rate, text
 
 Sync = Literal["next_step", "step"]
 Before = Literal["exact", "lagged"]
@@ -79,6 +79,14 @@ def check_count(name: str, value: Any) -> int | None:
     if steps is not None and (steps is NOTHING or steps < 1):
         raise ValueError(f"{name}={value!r} must be an integer >= 1, or None to estimate d to the end")
     return steps
+
+
+def check_norm(name: str, value: Any) -> float | None:
+    """A norm above 0, or None; ValueError for anything else."""
+    found: Any = None if value is None else number(value)
+    if found is not None and (found is NOTHING or not is_positive(found)):
+        raise ValueError(f"{name}={value!r} must be a number > 0, or None, which clips nothing")
+    return None if found is None else float(found)
 
 
 class Setting:
