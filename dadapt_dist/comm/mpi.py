@@ -18,6 +18,7 @@ from .communicator import ShardLayout
 logger = logging.getLogger(__name__)
 
 TICK = 0.001  # seconds between two looks at a reduction under way
+_under_way: "list[MPISum]" = []  # MPI writes into their memory, also where nobody waits for them any more
 
 
 class MPILayout(ShardLayout):
@@ -103,6 +104,7 @@ class MPISum:
         self._received = torch.empty_like(sums)
         self._request = comm.Iallreduce(self._sent, self._received)
         self._watched = None if progress is None else progress.watch(self._request)
+        _under_way[:] = [*(one for one in _under_way if not one.is_completed()), self]
 
     def is_completed(self) -> bool:
         return bool(self._request.Test()) if self._watched is None else self._watched.done.is_set()
