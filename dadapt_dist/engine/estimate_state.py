@@ -46,7 +46,7 @@ class ScalarTable:
         self._views: dict[int | tuple[int, int], Scalars] = {}
         self._own: Scalars = {}  # the values as they were last written here
         self._versions: list[int] = []  # of the values when they were last written here
-        self._losses = loss_channel.LossReport() if method.wants_loss else None
+        self._losses: loss_channel.LossReport | None = None  # of a method that uses the loss, once there were sums
 
     def __getstate__(self) -> dict[str, Any]:
         """A copied view would be a view of nothing."""
@@ -317,7 +317,7 @@ class ScalarTable:
         if last is None or last in columns:
             moved |= self._copy({"held": self.values["held"] + ~clean})
         self.seal(moved)
-        return clean, sums if self._losses is None else loss_channel.without(columns, self.method)
+        return clean, sums if not self.method.wants_loss else loss_channel.without(columns, self.method)
 
     def _hold(self, where: Tensor) -> Scalars:
         """Move what changes in a step that is held, in the estimates where it is: (bool [n_estimates] or 0-dim)."""
@@ -339,8 +339,9 @@ class ScalarTable:
         usable = clean & self._awaits(phase)
         if phase == "start":
             usable = usable & (columns["taken"] > 0)
-        if spec.loss and self._losses is not None:
-            usable = usable & self._losses.take(columns, usable)
+        if spec.loss:
+            self._losses = self._losses or loss_channel.LossReport()
+            usable = usable & self._losses.take(columns, usable, self.method.least_loss, self._rule_constants())
         if spec.needs is not None:
             usable = usable & (columns[spec.needs] > 0)
         safe = {name: torch.where(usable, column, 1.0) for name, column in columns.items()}

@@ -99,6 +99,7 @@ class Estimates(ABC):
     _explicit: bool  # is it bracketed by `window`?
     _released: bool  # were the buffers dropped that serve the estimate alone?
     _norms: GradNorms | None = None  # of the gradients, where they are asked for
+    _clip_scale: Tensor | None = None  # what the gradients of the present step are divided by, where they are clipped
     _rms: TensorRms | None = None  # of the tensors of the model, where the method's step depends on it
 
     @abstractmethod

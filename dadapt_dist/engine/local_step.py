@@ -145,6 +145,33 @@ def measure(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, 
     return total
 
 
+def squares(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots) -> Tensor:
+    """The weighted sum of the squares of all gradients that take part in the coming step: 0-dim float64. Nothing moves.
+
+    Unscaled, without decay, and without the elements that are not finite.
+    """
+    device = optimizer.step_size._scalars.device
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    plan = _plan(optimizer, entries, lots)
+    try:
+        for lot in plan.lots:
+            for task in lot.tasks:
+                found = torch.stack([_squares_of(block) for block in kernels.eager.blocks(task)]).sum()
+                total += (found * task.weight).to(device, non_blocking=True)
+    finally:
+        plan.drop_gradients()
+    return total
+
+
+def _squares_of(task: TensorTask) -> Tensor:
+    g = task.g.coalesce().values() if task.g.is_sparse else task.g
+    norm: Tensor = torch.linalg.vector_norm(g, dtype=torch.float64)
+    if not kernels.eager.readable(g.device) or not bool(torch.isfinite(norm)):
+        norm = torch.linalg.vector_norm(torch.where(torch.isfinite(g), g, 0.0), dtype=torch.float64)
+    norm = norm if task.scale is None else norm / task.scale
+    return norm * norm
+
+
 def _measure(
     optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, plan: StepPlan, phases: Phases, total: Tensor
 ) -> Tensor:
@@ -250,6 +277,9 @@ def _plan(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots) ->
     Raises ValueError or TypeError, with the parameter's name, for one that cannot be used.
     """
     plans, scale = optimizer._plans, getattr(optimizer, "grad_scale", None)  # set by a GradScaler around step()
+    clip = optimizer.step_size._clip_scale
+    if clip is not None:
+        scale = clip if scale is None else scale * clip.to(scale.device, non_blocking=True)
     version = lots.version, optimizer.step_size._shards.placing, optimizer._backend
     key = lots.of, plans.options(version, partial(_options, optimizer, entries))
     moving = [

@@ -96,49 +96,64 @@ def without(sums: dict[str, Tensor], method: Method) -> Tensor:
     return torch.cat([of[:, len(COLUMNS) :] if phase_has_loss(method, phase) else of for phase, of in sums.items()], 1)
 
 
+MISSING = (
+    "no rank gave the loss of a step, which this method needs: its estimate stays where it is. Give it with step(closure), whose "
+    "closure returns it, or step(loss=loss). Where a framework calls step(), set dadapt_dist.base_optimizer(optimizer).loss = "
+    "loss before, in every step."
+)
+BELOW = (
+    "the mean loss of a step was below {name}, the value below which it never falls: such a step moves nothing, or little. Give "
+    "the optimizer a smaller {name}, such as the least value that the loss can have."
+)
+
+
 class LossReport:
-    """Takes the mean loss out of the global sums, and warns, once, when no rank gave one."""
+    """Takes the mean loss out of the global sums, and warns, once, when no rank gave one, or it was smaller than can be."""
 
     def __init__(self) -> None:
-        self._ever: Tensor | None = None  # 0-dim bool: was there a step without one?
-        self._missing = torch.zeros(
-            (), dtype=torch.bool, device="cpu"
-        )  # the same on the host, where it may arrive later
-        self._said = False
+        self._missing, self._below = _Late(), _Late()
 
-    def take(self, columns: Scalars, usable: Tensor) -> Tensor:
+    def take(self, columns: Scalars, usable: Tensor, least: str | None, constants: Scalars) -> Tensor:
         """Put the mean in the place of Σ f and Σ 1 in the sums of a phase; bool [n_estimates], whether there is one.
 
-        Never waits for a device: what is missing there is said in a later step.
+        Never waits for a device: what is wrong there is said in a later step.
 
         Args:
             columns: The global sums, [n_estimates] each; changed.
             usable: bool [n_estimates], whether they are of use.
+            least: The constant that a mean loss never falls below; None where there is none.
+            constants: Those of the estimates, [n_estimates] each.
         """
         count = columns.pop(LOSSES)
         there = count > 0
-        columns[LOSS] = columns[LOSS] / torch.where(there, count, 1.0)
+        loss = columns[LOSS] = columns[LOSS] / torch.where(there, count, 1.0)
         others = [column for name, column in columns.items() if name != LOSS]
         trains = torch.stack(others).any(0) if others else ~there  # not in a step that overflowed, or without gradients
-        self._note((usable & ~there & trains).any())
+        self._missing.note((usable & ~there & trains).any(), MISSING)
+        if least is not None:
+            self._below.note((usable & there & (loss < constants[least])).any(), BELOW.format(name=least))
         return there
 
-    def _note(self, missing: Tensor) -> None:
+
+class _Late:
+    """A warning that is said once, of something that a device may know first: in a later step, so that nobody waits for it."""
+
+    def __init__(self) -> None:
+        self._ever: Tensor | None = None  # 0-dim bool: was it ever so?
+        self._known = torch.zeros((), dtype=torch.bool, device="cpu")  # the same on the host, where it may arrive later
+        self._said = False
+
+    def note(self, found: Tensor, text: str) -> None:
+        """Take note of a step. found: 0-dim bool."""
         if self._said:
             return
-        self._ever = missing if self._ever is None else self._ever.to(missing.device) | missing
-        if (
-            missing.device.type == "cuda" and not self._missing.is_pinned()
-        ):  # only a copy to pinned memory does not wait
-            self._missing = self._missing.pin_memory()
-        self._missing.copy_(self._ever, non_blocking=True)
-        if bool(self._missing):
+        self._ever = found if self._ever is None else self._ever.to(found.device) | found
+        if found.device.type == "cuda" and not self._known.is_pinned():  # only a copy to pinned memory does not wait
+            self._known = self._known.pin_memory()
+        self._known.copy_(self._ever, non_blocking=True)
+        if bool(self._known):
             self._said = True
-            logger.warning(
-                "no rank gave the loss of a step, which this method needs: its estimate stays where it is. Give it with "
-                "step(closure), whose closure returns it, or step(loss=loss). Where a framework calls step(), set "
-                "dadapt_dist.base_optimizer(optimizer).loss = loss before, in every step."
-            )
+            logger.warning(text)
 
 
 def values_at(last: dict[str, float]) -> dict[str, float]:

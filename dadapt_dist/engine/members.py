@@ -73,6 +73,9 @@ class Member(Protocol):
     def _measure(self, phases: Sequence[str]) -> Tensor:
         """Weighted sums of phases before the weights move: [n_estimates, width(phases)]."""
 
+    def _squares(self) -> Tensor:
+        """Weighted sum of the squares of all gradients of the coming step, as they come: 0-dim float64."""
+
     def _put_back(self, *, came: bool) -> None:
         """Put back what a step has not, where it puts back."""
 
@@ -204,6 +207,7 @@ class HasScalars(Protocol):
 
     freeze_after: int | None
     _norms: GradNorms | None  # of the gradients, where they are asked for
+    _clip_scale: Tensor | None  # what the gradients of the present step are divided by, where they are clipped
     _rms: TensorRms | None  # of each tensor of the model, where the method's step depends on it
 
     @property

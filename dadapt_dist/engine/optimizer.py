@@ -26,7 +26,7 @@ from .amp import Finding
 from .base_optimizer import BaseOptimizer
 from .estimate_state import TENSORS
 from .exchange import rest
-from .local_step import Entries, Window, measure, sweep
+from .local_step import Entries, Window, measure, squares, sweep
 from .members import Look
 from .option_sets import Lots
 from .readings import Readings
@@ -354,6 +354,10 @@ class LearningRateFree(Readings, amp.Scaled, Optimizer, MayJoin, modes.TwoModes)
     def _measure(self, phases: Sequence[str]) -> Tensor:
         """The weighted sums of phases before the weights move: float64 [n_estimates, width]."""
         return measure(self, *self._split(self._all(), self._option_lots()), phases)
+
+    def _squares(self) -> Tensor:
+        """The weighted sum of squares of the gradients of the coming step, unscaled: 0-dim float64."""
+        return squares(self, *self._split(self._all(), self._option_lots()))
 
     def _rehearse(self, phases: Sequence[str] = ("after",), squares: Tensor | None = None) -> Tensor:
         """The sums of the coming step, with nothing moved: float64 [n_estimates, width]. squares: as of `sweep`."""

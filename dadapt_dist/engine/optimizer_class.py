@@ -69,6 +69,11 @@ class Common:
         "whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`, `optimizer.grad_norms` and `dadapt-dist "
         "refine-schedule`",
     )
+    clip_norm: float | None = _documented(
+        None,
+        "norm that the gradients of all parameters over all ranks are clipped to, as by torch's clip_grad_norm_; costs a "
+        "blocking reduce of one number a step. None: they are taken as they are",
+    )
     estimates: Separate = _documented(
         None,
         "'per_tensor': a d for each tensor, under its name; or a list of the names that groups choose from. None: one d, or "
@@ -81,7 +86,7 @@ class Common:
     step_size: StepSize | str | None = _documented(
         None,
         "a StepSize shared with other optimizers, or a name: all optimizers of the process that give it share one. "
-        "freeze_after, nonfinite, sync, before, grad_norms, estimates, process_group and copies then belong to it",
+        "freeze_after, nonfinite, sync, before, grad_norms, clip_norm, estimates, process_group and copies then belong to it",
     )
 
 

@@ -11,6 +11,7 @@ from ..comm.async_all_reduce import Reduce
 from ..options.checks import Before, NonFinite
 from ..sharding.rank_claims import Claims
 from ..sharding.shard_index import ShardIndex, home_device
+from . import clipping
 from .diagnostics.run_diagnostics import RunDiagnostics
 from .grad_norms import GradNorms
 from .members import Watched
@@ -32,6 +33,7 @@ class Placeable(Watched, Protocol):
 
     nonfinite: NonFinite | None
     before: Before
+    clip_norm: float | None
     _per_tensor: bool
     _norms: GradNorms | None
     _rms: TensorRms | None
@@ -104,6 +106,7 @@ def measure_rms(step_size: Placeable) -> None:
 def _check(step_size: Placeable) -> None:
     """Raise for what this rank cannot do, which reaches the others."""
     check_pieces(step_size._roster, step_size.nonfinite)
+    clipping.check_whole(step_size._roster, step_size.clip_norm)
     if step_size._per_tensor:
         check_tensors([*step_size._roster])
 

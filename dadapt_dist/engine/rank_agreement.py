@@ -128,7 +128,7 @@ class Agreement:
 
 COPIES = "copies"
 BY_HAND = "d"
-SETTINGS = "nonfinite, freeze_after or before"
+SETTINGS = "nonfinite, freeze_after, before or clip_norm"
 VOLATILE = {list, Tensor}  # values that change without becoming another object
 
 

@@ -5,11 +5,12 @@ from typing import Any, Protocol
 
 from ..methods import Method
 from .base_optimizer import check_nonfinite
+from .clipping import check_whole
 from .members import Roster
 from .step_pieces import check_pieces
 
 logger = logging.getLogger(__name__)
-SHARED = ("nonfinite", "freeze_after", "before")
+SHARED = ("nonfinite", "freeze_after", "before", "clip_norm")
 """Those that all ranks need alike."""
 
 
@@ -30,6 +31,8 @@ def check(step_size: HasSettings, method: Method, name: str, value: Any) -> None
     if name == "nonfinite":
         check_nonfinite(method, value)
         check_pieces(step_size._roster, value)
+    if name == "clip_norm":
+        check_whole(step_size._roster, value)
     if name != "freeze_after" or warn_if_idle(method, value):
         return
     if step_size._released and (value is None or value > step_size._calls):

@@ -18,9 +18,20 @@ from torch import Tensor
 from ..comm.communicator import ShardLayout
 from ..methods.base import PHASES, Scalars
 from ..methods.evaluation import Evaluates
-from ..options.checks import Before, NonFinite, Separate, Setting, Sync, check_count, check_flag, check_names, one_of
+from ..options.checks import (
+    Before,
+    NonFinite,
+    Separate,
+    Setting,
+    Sync,
+    check_count,
+    check_flag,
+    check_names,
+    check_norm,
+    one_of,
+)
 from ..sharding.shard_index import ShardIndex
-from . import placing, settings
+from . import clipping, placing, settings
 from .amp import Finding
 from .diagnostics import separate_estimates
 from .diagnostics.run_diagnostics import RunDiagnostics
@@ -58,8 +69,11 @@ class StepSize(Estimates):
             in its one hidden reduce, and the first step only measures. Where a framework brings a step in pieces (ZeRO) they
             are always lagged.
         grad_norms: Whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for logs. A method without sums then has one.
+        clip_norm: The norm that the gradients of all optimizers together, over all ranks, are clipped to in each step, in
+            which a blocking reduce adds it up. None: they are taken as they are.
 
-    `sync`, `nonfinite`, `freeze_after` and `before` are attributes, too, which may be set between two steps, on all ranks alike.
+    `sync`, `nonfinite`, `freeze_after`, `before` and `clip_norm` are attributes, too, which may be set between two steps, on all
+    ranks alike.
 
     Raises:
         ValueError: An argument is none of its choices, or a count is below 1; also when an attribute is set, and nothing changes.
@@ -78,6 +92,7 @@ class StepSize(Estimates):
     nonfinite: NonFinite | None = cast(NonFinite, Setting(one_of(None, "hold", "skip", "raise")))
     freeze_after: int | None = cast(int, Setting(check_count))
     before: Before = cast(Before, Setting(one_of("exact", "lagged")))
+    clip_norm: float | None = cast(float, Setting(check_norm))
 
     def __init__(
         self,
@@ -90,9 +105,11 @@ class StepSize(Estimates):
         freeze_after: int | None = None,
         before: Before = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
     ) -> None:
         self._table = None
         self.sync, self.nonfinite, self.freeze_after, self.before = sync, nonfinite, freeze_after, before
+        self.clip_norm = clip_norm
         self._layout = (
             ShardLayout() if process_group is None and copies is None else ShardLayout.of(process_group, copies)
         )
@@ -207,6 +224,9 @@ class StepSize(Estimates):
         if self._norms is not None:
             self._norms.begin(self._scalars.device)
         window.leave_out(self._agreed(found))
+        self._clip_scale = None
+        if self.clip_norm is not None:
+            self._clip_scale = clipping.scale_of(self)
         before = self._measure(window, () if lagged else first)
         if self.nonfinite in ("skip", "raise"):
             self._decide(window)

@@ -216,6 +216,8 @@ class Method(Evaluates, ABC):
     """Whether a torch optimizer gives the update: see `directions.TorchDirection`."""
     scaled: ClassVar[str] = "step"
     """The coefficient that `tensor_factors` multiply."""
+    least_loss: ClassVar[str | None] = None
+    """The constant below which no mean loss can be: a step with a smaller one moves nothing, and users are warned of it."""
     has_modes: ClassVar[bool] = False
     """Whether the parameters hold other values in evaluation than in training: the class defines `to_eval` and `to_train`."""
     wants_loss: ClassVar[bool] = False

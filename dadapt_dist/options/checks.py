@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .fields import LR, NOTHING, Check, MethodOptions, flag, integer, plain, rate, text
+from .fields import LR, NOTHING, Check, MethodOptions, flag, integer, is_positive, number, plain, rate, text
 
 Sync = Literal["next_step", "step"]
 Before = Literal["exact", "lagged"]
@@ -87,6 +87,14 @@ def check_flag(name: str, value: Any) -> bool:
     if found is NOTHING:
         raise ValueError(f"{name}={value!r} must be True or False")
     return found
+
+
+def check_norm(name: str, value: Any) -> float | None:
+    """A norm above 0, or None; ValueError for anything else."""
+    found: Any = None if value is None else number(value)
+    if found is not None and (found is NOTHING or not is_positive(found)):
+        raise ValueError(f"{name}={value!r} must be a number > 0, or None, which clips nothing")
+    return None if found is None else float(found)
 
 
 class Setting:

@@ -39,7 +39,8 @@ def check_configuration(rows: list[list[int]]) -> None:
         raise PlacementError(
             f"ranks 0 and {others[0]} were given different methods, estimates or constants (d0, d_coef, growth_rate, beta3, "
             "betas, recipe, total_steps, length_scaling, same_weights, whether any group has a rms_cap, freeze_after, nonfinite, "
-            "before, grad_norms), or one of them cannot run the compiled step (its log says why). One d needs one configuration: "
+            "before, grad_norms, clip_norm), or one of them cannot run the compiled step (its log says why). One d needs one "
+            "configuration: "
             "pass the same options on every rank, with pipeline stages declare all estimates in "
             'StepSize(estimates=...) (estimates="per_tensor" cannot be had there: it needs the same tensors, by name, on every '
             "rank), and install a C compiler everywhere or set DADAPT_DIST_KERNEL=off everywhere."

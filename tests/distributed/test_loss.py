@@ -11,10 +11,12 @@ from torch.distributed.tensor import DTensor, Partial, Replicate
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
+from dadapt_dist import optimizers
 from tests.helpers.collectives import reduces
 from tests.helpers.layouts import LAYOUTS, Job, ranks, shard2
 from tests.helpers.loss_methods import Reference, of_toy
 from tests.helpers.models import Tiny, batch, gradients, loss_of, part
+from tests.helpers.oracles import ORACLES
 from tests.helpers.registered import registrations_undone
 
 STEPS = 8
@@ -188,3 +190,40 @@ def shared() -> list[float]:
 
 def test_optimizers_that_share_a_step_size_share_the_mean_over_all_that_gave_one(pools: Any) -> None:
     assert pools(2).run(shared) == [[3.0] * 3] * 2
+
+
+def train_method(layout: str, method: str, options: dict[str, Any]) -> dict[str, Any]:
+    job: Job = LAYOUTS[layout][1]()
+    optimizer: Any = optimizers.of_method(method)(job.params(), **options)
+    collectives = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss = backward(job, step)
+        with CommDebugMode() as communication:
+            optimizer.step(loss=loss)
+        collectives.append(reduces(communication.get_comm_counts()))
+    return {
+        "params": job.full(),
+        "collectives": collectives[1:],
+        "share": optimizer.step_size._value("default", "share"),
+    }
+
+
+@pytest.mark.parametrize(("method", "options"), [("ngn", {}), ("momo", {"cap": 20.0}), ("momo_adam", {"cap": 1.0})])
+@pytest.mark.parametrize("layout", ["ddp", "fsdp2 x tp"])
+def test_methods_of_the_loss_follow_one_process_that_sees_the_whole_batch(
+    layout: str, method: str, options: dict[str, Any], pools: Any
+) -> None:
+    results, model = pools(LAYOUTS[layout][0]).run(train_method, layout, method, options), Tiny()
+    oracle = ORACLES[method]([*model.parameters()], **options)
+    for step in range(STEPS):
+        found = gradients(model, oracle.params, step)
+        oracle.loss = loss_of(model, *batch(step)).item()
+        oracle.step(found)
+    names = [name for name, _ in model.named_parameters()]
+    for result in results:
+        assert result["share"].hex() == results[0]["share"].hex()
+        assert result["collectives"] == [1] * (STEPS - 1)
+        for name, expected in zip(names, oracle.params, strict=True):
+            assert (result["params"][name] - expected).norm() <= 1e-10 * expected.norm(), name
+    assert results[0]["share"] < 1.0

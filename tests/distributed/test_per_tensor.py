@@ -61,13 +61,13 @@ def test_each_tensor_follows_an_oracle_of_its_own(layout: str, method: str, befo
     results = pools(LAYOUTS[layout][0]).run(train, layout, method, before)
     ds, params = reference(method, before)
     for result in results:
-        assert result["d"] == results[0]["d"], "d differs between ranks"
+        assert method not in WITH_D or result["d"] == results[0]["d"], "d differs between ranks"
         assert result["collectives"] == [reduces_of(method, lagged=before == "lagged")] * (STEPS - 1)
-        for found, expected in zip(result["d"], ds, strict=True):
+        for found, expected in zip(result["d"], ds, strict=True) if method in WITH_D else ():
             assert found == pytest.approx(expected, rel=1e-10)
         for name, expected in params.items():
             assert (result["params"][name] - expected).norm() <= ALLOWED.get(method, 1e-10) * expected.norm(), name
-    assert len({*ds[-1].values()}) > 5, "the tensors have one d: the comparison would be empty"
+    assert method not in WITH_D or len({*ds[-1].values()}) > 5, "the tensors have one d: the comparison would be empty"
 
 
 def attempt(layout: str) -> str:

@@ -6,9 +6,12 @@ which are a method with other defaults, by name.
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._compile import _disable_dynamo
 
 import dadapt_dist as dd
 from dadapt_dist import optimizers
@@ -16,7 +19,41 @@ from dadapt_dist.checkpoint.from_released import RELEASED
 from dadapt_dist.methods import METHODS, Method
 
 from .oracles import ORACLES
+from .oracles.base import LOSS
 
+_usual_loss: list[float | None] = [LOSS]  # the last counts
+
+
+@contextmanager
+def no_usual_loss() -> Iterator[None]:
+    """Let methods that use the loss go without where the test gives them none."""
+    _usual_loss.append(None)
+    try:
+        yield
+    finally:
+        _usual_loss.pop()
+
+
+def give_usual_loss(cls: type[dd.LearningRateFree]) -> None:
+    """Let a class take LOSS for the loss of a step that is given none, as its oracle does.
+
+    What is tested of every method (layouts, checkpoints, bad gradients) is then tested of these too; that losses are brought to
+    them is what test_loss.py tests.
+    """
+    inherited = cls._take_step
+
+    @_disable_dynamo
+    def _take_step(self: Any, loss: Any = None, result: Any = None) -> None:
+        if loss is None and result is None and self._loss is None:
+            loss = _usual_loss[-1]
+        inherited(self, loss, result)
+
+    cls._take_step = _take_step  # type: ignore[method-assign]
+
+
+WITH_LOSS = [name for name, method in METHODS.items() if method.wants_loss]
+for _name in WITH_LOSS:
+    give_usual_loss(optimizers.of_method(_name))
 ALL: dict[str, type[dd.LearningRateFree]] = optimizers.classes()
 CLASSES = {name: ALL[name] for name in RELEASED}
 VARIANTS = {
@@ -33,6 +70,7 @@ BY_DISTANCE = (
     "dog",
     "dowg",
 )  # whose d is a way that the weights have gone, and cannot be set below it
+BEFORE_D = [name for name in ALWAYS_BEFORE if name in WITH_D]  # where a test judges those sums by the d that they give
 WITHOUT_SUMS = [name for name, m in METHODS.items() if m.start is m.before is m.after is None]
 _buffers, _numbers = defaultdict[str, Any](lambda: torch.ones(1)), defaultdict[str, Any](lambda: 1.0)
 D_MAY_FALL = [name for name in METHODS if ORACLES[name].d_may_fall]
@@ -45,6 +83,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "dadapt_adagrad": {"momentum": 0.5},
     "dadapt_adan": {},
     "dual_averaging": {"average": True, "weight_decay": 0.01},
+    "momo": {"weight_decay": 0.01, "cap": 100.0},  # so large that a step takes a share of it
+    "momo_adam": {"weight_decay": 0.01, "cap": 5.0},
 }
 
 

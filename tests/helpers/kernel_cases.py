@@ -20,7 +20,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """What the kernels of a method branch on; of the others, `parts`."""
 SCALARS = {"d": 0.01, "d_max": 0.01, "numerator": 0.3, "k": 6.0, "g0_norm": 0.3, "gsq_weighted": 0.1}
-SCALARS |= {"g_sq_sum": 0.2, "weighted_sum": 0.2}
+SCALARS |= {"g_sq_sum": 0.2, "weighted_sum": 0.2, "share": 0.5, "model": 0.5, "weight": 1.0, "updates": 3.0}
 POSITIVE = ("exp_avg_sq", "max_exp_avg_sq", "sum_sq", "alphak", "largest", "total", "reward", "wealth", "rounds")
 
 

@@ -14,6 +14,8 @@ Group = dict[str, Any]
 State = dict[str, Any]
 Estimate = dict[str, Any]
 
+LOSS = 1.0  # of every step of a test that gives none
+
 
 class Oracle:
     """The slow and obvious form of a method: the judge of the real one.
@@ -26,6 +28,7 @@ class Oracle:
     group of the estimate has lr > 0 (and SGD still takes the norm of its first gradient, if it has none yet).
     lagged: sums that the method needs before the weights move are those of the step before; the first step only measures.
     untrained: indices of parameters that do not train at the start, which no norm of the start takes.
+    loss: an attribute, the mean loss of the coming steps, for methods that use it; None: there is none.
     TypeError for an option or group key that the method lacks; ValueError for an index that is missing or occurs twice.
     """
 
@@ -41,6 +44,7 @@ class Oracle:
     has_d: ClassVar[bool] = True
     d_may_fall: ClassVar[bool] = False
     key: ClassVar[str | None] = None  # the method's name, where the file has another
+    loss: float | None = LOSS
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """A loss that is set on the optimizer before `engine.step()` reaches a method once a step, in however many calls it comes."""
 
+from typing import Any
+
 import pytest
 import torch.distributed as dist
 from torch import Tensor
@@ -20,9 +22,9 @@ def train(case: Case) -> tuple[list[float], list[float], list[float], list[int]]
     counts: list[float] = []
 
     class Counting(loss_channel.LossReport):
-        def take(self, columns: dict[str, Tensor], usable: Tensor) -> Tensor:
+        def take(self, columns: dict[str, Tensor], *rest: Any) -> Tensor:
             counts.append(float(columns["losses"][0]))
-            return super().take(columns, usable)
+            return super().take(columns, *rest)
 
     with registrations_undone():
         deepspeed_runs.ALL["early"], deepspeed_runs.OPTIONS["early"] = of_toy("early"), {}

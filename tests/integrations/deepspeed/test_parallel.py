@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import dadapt_dist as dd
 from dadapt_dist.comm.communicator import ShardLayout
-from tests.helpers.classes import ALL, ALWAYS_BEFORE, first_d
+from tests.helpers.classes import ALL, BEFORE_D, first_d
 from tests.helpers.deepspeed_runs import quiet_deepspeed
 from tests.helpers.oracles import ORACLES
 from tests.helpers.pool import WorkerPool
@@ -185,7 +185,7 @@ def train_pipeline(engine: Any, dp: int) -> Trace:
 
 @pytest.mark.parametrize(
     ("method", "stage", "dp"),
-    [*(("prodigy", stage, dp) for stage in (0, 1) for dp in (1, 2)), *((name, 1, 2) for name in ALWAYS_BEFORE)],
+    [*(("prodigy", stage, dp) for stage in (0, 1) for dp in (1, 2)), *((name, 1, 2) for name in BEFORE_D)],
 )
 def test_a_pipeline_with_a_tied_layer(pools: Callable[[int], WorkerPool], method: str, stage: int, dp: int) -> None:
     """With ZeRO-1 on two ranks a stage, the tied weight is cut elsewhere on each stage."""
@@ -324,7 +324,7 @@ def test_experts_count_once(
     compare(pools(world).run(run_experts, stage, experts, ep, entry), reference(Dense(experts)))
 
 
-@pytest.mark.parametrize("method", ALWAYS_BEFORE)
+@pytest.mark.parametrize("method", BEFORE_D)
 def test_experts_count_once_in_the_sums_before_the_move(pools: Callable[[int], WorkerPool], method: str) -> None:
     """ZeRO brings the groups of experts in pieces of a step: its sums are those of the step before."""
     for stage, entry in ((0, "one group"), (2, "groups")):
@@ -374,7 +374,7 @@ def run_auto(stage: int, hidden: int, method: str) -> Trace:
     ("method", "world", "stage", "hidden"),
     [
         *(("prodigy", *how) for how in [(2, 0, 9), (2, 1, 9), (2, 2, 8), (2, 3, 9), (4, 1, 8), (4, 3, 9)]),
-        *((name, *how) for name in ALWAYS_BEFORE for how in [(2, 1, 9), (4, 3, 9)]),
+        *((name, *how) for name in BEFORE_D for how in [(2, 1, 9), (4, 3, 9)]),
     ],
 )
 def test_autotp(pools: Callable[[int], WorkerPool], method: str, world: int, stage: int, hidden: int) -> None:

@@ -274,3 +274,19 @@ def test_what_autotp_marks_but_does_not_cut_is_whole() -> None:
     assert internals.model_parallel(engine, new) == internals.Slice(1, 0, 6)
     assert internals.model_parallel(engine, slice_) == internals.Slice(2, 1, 12)
     assert internals.model_parallel(engine, uneven) == internals.Slice(2, 1, 15)
+
+
+def clips(stage: int) -> str:
+    """From a JSON entry, as users have it."""
+    import_deepspeed()
+    entry = {"type": "Prodigy", "params": {"clip_norm": 1.0}}
+    model = nn.Linear(3, 2)
+    engine = initialize(stage, {}, model=model, config={"optimizer": entry}, model_parameters=[*model.parameters()])
+    return error_of(lambda: step(engine))
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_clipping_that_zero_does_itself_is_refused(stage: int, pool2: WorkerPool) -> None:
+    for said in pool2.run(clips, stage):
+        assert "clip_norm=1.0" in said
+        assert 'set "gradient_clipping" in the DeepSpeed configuration' in said

@@ -376,7 +376,8 @@ def test_groups_of_one_estimate_that_differ_in_an_option_of_it_are_refused(key: 
     run = Run(key, groups=TWO_GROUPS).steps(0, BEFORE)
     saved = run.optimizer.state_dict()
     held = saved["param_groups"][0]
-    name = next(name for name in METHODS[key].estimate_options if isinstance(held.get(name), float))
-    saved["param_groups"][1][name] /= 2
+    name = next(name for name in METHODS[key].estimate_options if held.get(name) is not None)
+    value = held[name]
+    saved["param_groups"][1][name] = tuple(v / 2 for v in value) if isinstance(value, tuple) else (value + 1) / 2
     with pytest.raises(ValueError, match=f"differ in {name} in the checkpoint"):
         Run(key, groups=TWO_GROUPS).optimizer.load_state_dict(saved)

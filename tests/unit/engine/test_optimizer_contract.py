@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 
 import dadapt_dist as dd
 from dadapt_dist.engine import optimizer_class
-from tests.helpers.classes import ALL, D_MAY_FALL, WITH_D, first_d
+from tests.helpers.classes import ALL, D_MAY_FALL, WITH_D, WITH_LOSS, first_d
 from tests.helpers.layouts import LAYOUTS
 from tests.helpers.method_suite import d_of
 from tests.helpers.models import Tiny, gradients
@@ -350,7 +350,7 @@ def test_lr_may_be_a_tensor(method: str) -> None:
     assert tensor.ours(10) == number.ours(10)
     assert torch.equal(flat(tensor.weights), flat(number.weights))
     w = nn.Parameter(torch.ones(2))
-    unknown = ("dadapt_sgd", "dog", "dowg", "dual_averaging", "kt")  # the norms of the gradients that divide it
+    unknown = ("dadapt_sgd", "dog", "dowg", "dual_averaging", "kt", *WITH_LOSS)  # the norms of the gradients that divide it
     own = 0.5 * float(ALL[method]([w]).d) if method in WITH_D else math.nan  # type: ignore[arg-type]
     expected = 0.0 if method in unknown else own
     assert ALL[method]([w], lr=torch.tensor(0.5)).effective_lr == pytest.approx([expected], rel=0, abs=0, nan_ok=True)

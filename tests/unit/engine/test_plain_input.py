@@ -24,7 +24,11 @@ from tests.helpers.classes import ALL, first_d
 from tests.helpers.pool import WorkerPool
 
 METHODS = list(ALL)
-TWO_BETAS = [name for name in ALL if len(registered[name].options.defaults().get("betas", ())) == 2]
+TWO_BETAS = [
+    name
+    for name, method in registered.items()
+    if len(method.options.defaults().get("betas", ())) == 2 and "betas" not in method.estimate_options
+]  # those that may differ between the groups of one estimate
 PLAIN = (float, int, bool, str, type(None))
 # Tensors in a group, numbers when saved.
 SCALARS = {"k", "held", "started", "steps", "updates"}.union(

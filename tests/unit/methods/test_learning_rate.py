@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import dadapt_dist as dd
+from tests.helpers.classes import WITH_LOSS
 
 # Of a first step with gradient g, by the underlying method at a rate of 1: what x moves by.
 SIGN = "sign"  # Lion
@@ -17,6 +18,9 @@ CASES: dict[str, tuple[Any, dict[str, Any], Any]] = {
     "dadapt_adan": (dd.DAdaptAdan, {"betas": (0.0, 0.0, 0.5), "weight_decay": 0.0}, lambda g: g / (0.5 * g * g).sqrt()),
     "dadapt_lion": (dd.DAdaptLion, {}, lambda g: g.sign()),
     "dog": (dd.DoG, {"reps_rel": 1e-3}, lambda g: g),
+    "ngn": (dd.optimizers.NGN, {"betas": (0.0, 0.5), "eps": 1e-30}, lambda g: g.sign()),
+    "momo": (dd.optimizers.MoMo, {}, lambda g: g),
+    "momo_adam": (dd.optimizers.MoMoAdam, {"betas": (0.9, 0.5), "eps": 1e-30, "cap": 3.0}, lambda g: g.sign()),
 }
 
 
@@ -31,7 +35,7 @@ def test_the_effective_lr_is_that_of_the_step(method: str) -> None:
         layer_scale=2.0,
         **(
             {}
-            if method == "dog"
+            if method in ("dog", *WITH_LOSS)
             else {"d0": 1e-2, "eps": 1e-30}
             if method not in ("dadapt_sgd", "dadapt_lion")
             else {"d0": 1e-2}
