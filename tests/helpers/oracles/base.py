@@ -26,6 +26,7 @@ class Oracle:
     group of the estimate has lr > 0 (and SGD still takes the norm of its first gradient, if it has none yet).
     lagged: sums that the method needs before the weights move are those of the step before; the first step only measures.
     untrained: indices of parameters that do not train at the start, which no norm of the start takes.
+    loss: the mean loss of the coming step, for a method that uses it; forgotten after the step.
     TypeError for an option or group key that the method lacks; ValueError for an index that is missing or occurs twice.
     """
 
@@ -39,6 +40,7 @@ class Oracle:
     }
     denominator: ClassVar[str] = "s_l1"  # the sum that must not be zero for the rule to apply
     has_d: ClassVar[bool] = True
+    loss: float | None = None
 
     def __init__(
         self,
@@ -144,6 +146,7 @@ class Oracle:
                 self.conclude(estimate, all_terms, some_lr, clean and not holds)
                 if some_lr:
                     self.advance(estimate, before)
+        self.loss = None
         if not left_out and any(group["lr"] != 0 for group in self.groups):
             self.steps += 1
 
