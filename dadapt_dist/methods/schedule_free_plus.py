@@ -78,15 +78,6 @@ class ScheduleFreePlusOptions(MethodOptions):
         "largest multiple of the loss in the numerator of Polyak's learning rate",
         of_estimate=True,
     )
-    lower_bound: float = option(
-        0.0,
-        number,
-        math.isfinite,
-        "a finite number",
-        "0 is right for losses that cannot be negative",
-        "the least that the loss can be",
-        of_estimate=True,
-    )
     warmup_steps: int = WARMUP_STEPS()
     average_from: int = option(
         0,
@@ -111,7 +102,7 @@ class ScheduleFreePlusMethod(ScheduleFree):
         when="no learning rate and no schedule, where the loss comes near its least value; one blocking reduce a step",
         reference="Defazio, ScheduleFree+, arXiv 2605.19095; released in the repository of schedule_free",
         equations="""
-            before  f = loss - lower_bound;  n = norm_beta·n + (1-norm_beta)·√(π/2)·‖g‖₁;  n̂ = n/(1-norm_betaᵏ), k = 1 first
+            before  f the loss;  n = norm_beta·n + (1-norm_beta)·√(π/2)·‖g‖₁;  n̂ = n/(1-norm_betaᵏ), k = 1 first
                     rate = max(0, min(f + β·⟨g, z - x⟩, bound·f))/n̂
             rates   α = lr·min(1, k/warmup_steps)·rate;  w = kʳ·(max α)^weight_lr_power;  c = w/Σw, 1 up to average_from
             update  g at y = (1-β)·z + β·x, the β of the step before
@@ -120,9 +111,9 @@ class ScheduleFreePlusMethod(ScheduleFree):
         """,
         notes="""
             In w the exponent of k is the option r; elsewhere r is layer_scale. The bound is not in the paper: without it
-            (bound=inf, which gives the released numbers) steps feed on themselves where the loss cannot come near
-            its lower bound, for a step along -g increases ⟨g, z - x⟩ of the next ones.
-            [Measured](deviations.md#the-bound-of-schedulefree). A loss below lower_bound takes no step. Give the loss as
+            (bound=inf) steps feed on themselves where the loss cannot come near 0, for a step of z increases ⟨g, z - x⟩ of
+            the next ones. [Measured](deviations.md#the-bound-of-schedulefree). The least value of the loss is taken to be 0: give
+            step(loss=loss - least) where it is another, and 0.5 or less for lr where it is not known. Give the loss as
             [methods that use it](#methods-that-use-the-loss) ask for. Training and evaluation need different weights:
             [train() and eval()](#weights-that-are-evaluated).
         """,
@@ -136,7 +127,7 @@ class ScheduleFreePlusMethod(ScheduleFree):
         return {"rate": 0.0, "norm": 0.0} | super().scalars(options)
 
     def constants(self, options: Options) -> dict[str, float]:
-        names = ("sf_beta", "sf_beta_steps", "norm_beta", "bound", "lower_bound", "average_from")
+        names = ("sf_beta", "sf_beta_steps", "norm_beta", "bound", "average_from")
         ratio, steps = (1 - options["sf_beta_max"]) / (1 - options["sf_beta"]), options["sf_beta_steps"]
         narrows = math.log(ratio) / steps if steps > 0 else 0.0
         return super().constants(options) | {name: float(options[name]) for name in names} | {"narrows": narrows}
@@ -174,8 +165,8 @@ class ScheduleFreePlusMethod(ScheduleFree):
     def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         beta = constants["norm_beta"]
         norm = beta * scalars["norm"] + (1 - beta) * math.sqrt(math.pi / 2) * sums["g_l1"]
-        loss = sums["loss"] - constants["lower_bound"]
-        most = torch.where(torch.isinf(constants["bound"]), math.inf, constants["bound"] * loss)  # inf·0 is NaN
+        loss, bound = sums["loss"], constants["bound"]
+        most = torch.where(torch.isinf(bound), math.inf, bound * loss)  # inf·0 is NaN
         gap = torch.minimum(loss + _share(constants, scalars["updates"]) * sums["inner"], most)
         rate = gap.clamp(min=0.0) * (1 - beta ** (scalars["k"] + 1)) / norm
         return {"rate": rate, "norm": norm}

@@ -23,7 +23,6 @@ class ScheduleFreePlusOracle(Oracle):
         "weight_decay": 0.0,
         "norm_beta": 0.0,
         "bound": 1.0,
-        "lower_bound": 0.0,
         "warmup_steps": 0,
         "average_from": 0,
         "r": 0.0,
@@ -56,7 +55,7 @@ class ScheduleFreePlusOracle(Oracle):
             if l1 > 0:
                 p = first["norm_beta"]
                 norm = p * estimate["norm"] + (1 - p) * math.sqrt(math.pi / 2) * l1
-                f = self.loss - first["lower_bound"]
+                f = self.loss
                 top = f + self.beta(estimate) * inner
                 top = top if math.isinf(first["bound"]) else min(top, first["bound"] * f)
                 new = max(0.0, top) / (norm / (1 - p ** (estimate["k"] + 1))), norm
