@@ -10,7 +10,6 @@ import dadapt_dist as dd
 from .classes import ALL, SETTINGS, WITH_BEFORE, method_of, parts
 from .collectives import reduces
 from .layouts import LAYOUTS, Job, fsdp2_mixed_precision, ranks, shard2
-from .losses import made_up_loss
 from .models import Tiny, gradients
 from .oracles import ORACLES
 
@@ -33,7 +32,6 @@ def train(layout: str, method: str, before: Any = "exact") -> dict[str, Any]:
     for step in range(STEPS):
         optimizer.zero_grad()
         job.backward(step)
-        optimizer.loss = made_up_loss(step)
         with CommDebugMode() as communication:
             optimizer.step()
         collectives.append(reduces(communication.get_comm_counts()))
@@ -77,7 +75,6 @@ def reference(
         )
         ds = []
         for step in range(STEPS):
-            oracle.loss = made_up_loss(step)
             grads = gradients(model, oracle.params, step)
             oracle.step([None if name in frozen else g for name, g in zip(names, grads, strict=True)])
             ds.append(oracle.d)

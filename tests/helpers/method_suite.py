@@ -19,7 +19,6 @@ import dadapt_dist as dd
 from dadapt_dist import optimizers
 from dadapt_dist.methods import METHODS
 
-from .losses import made_up_loss
 from .oracles import ORACLES, Oracle
 from .oracles.released import Problem, flat, grouped
 
@@ -71,7 +70,6 @@ def steps(optimizer: dd.LearningRateFree, xs: Sequence[Tensor], gradients: Any, 
     for step in range(number):
         for x, grad in zip(xs, gradients(step, xs), strict=True):
             x.grad = None if grad is None else grad.clone().to(x.dtype)
-        optimizer.loss = made_up_loss(step)  # of no use to a method without one
         optimizer.step()
         yield step
 
@@ -92,7 +90,6 @@ def against_the_oracle(row: Row, groups: list[dict[str, Any]] | None = None, **o
     optimizer, oracle = row.build(made, **options), row.oracle(problem.starts, groups, **options)
     ds = []
     for step in steps(optimizer, xs, problem.gradients):
-        oracle.loss = made_up_loss(step)
         oracle.step(problem.gradients(step, oracle.params))
         if has_d(row):
             found, expected = float(optimizer.param_groups[0]["d"]), oracle.ds[oracle.groups[0]["estimate"]]

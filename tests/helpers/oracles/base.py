@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..losses import made_up_loss
+
 Group = dict[str, Any]
 State = dict[str, Any]
 Estimate = dict[str, Any]
@@ -26,7 +28,7 @@ class Oracle:
     group of the estimate has lr > 0 (and SGD still takes the norm of its first gradient, if it has none yet).
     lagged: sums that the method needs before the weights move are those of the step before; the first step only measures.
     untrained: indices of parameters that do not train at the start, which no norm of the start takes.
-    loss: the mean loss of the coming step, for a method that uses it; forgotten after the step.
+    loss: the mean loss of the coming step, for a method that uses it; forgotten after the step. Without one it is made up.
     TypeError for an option or group key that the method lacks; ValueError for an index that is missing or occurs twice.
     """
 
@@ -124,6 +126,7 @@ class Oracle:
         steps first is among those, which would take what must be known before any parameter moves. holds: the
         ranks are not agreed on something, so that nothing can be learned from this step.
         """
+        self.loss = made_up_loss(self.steps) if self.loss is None else self.loss
         for name, estimate in self.estimates.items():
             groups = [group for group in self.groups if group["estimate"] == name]
             items = []
