@@ -75,7 +75,7 @@ def freeze(method: str, before: Any) -> dict[str, Any]:
         with CommDebugMode() as communication:
             optimizer.step()
         collectives.append(reduces(communication.get_comm_counts()))
-        ds.append((optimizer.d, optimizer.effective_lr[0]))
+        ds.append((optimizer.d if method in WITH_D else 0.0, optimizer.effective_lr[0]))
     return {"d": ds, "collectives": collectives, "k": optimizer.step_size._value("default", "k")}
 
 

@@ -13,6 +13,8 @@ import dadapt_dist as dd
 from dadapt_dist import optimizers
 from dadapt_dist.methods import METHODS, Method
 
+from . import losses  # noqa: F401 - gives one to methods that use it
+
 ALL: dict[str, type[dd.LearningRateFree]] = optimizers.classes()
 CLASSES = {name: cls for name, cls in ALL.items() if "d0" in METHODS[name].options.checks()}
 COMPILED = [name for name, method in METHODS.items() if method.signature is not None]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..losses import made_up_loss
+from ..losses import MADE_UP
 
 Group = dict[str, Any]
 State = dict[str, Any]
@@ -126,7 +126,7 @@ class Oracle:
         steps first is among those, which would take what must be known before any parameter moves. holds: the
         ranks are not agreed on something, so that nothing can be learned from this step.
         """
-        self.loss = made_up_loss(self.steps) if self.loss is None else self.loss
+        self.loss = MADE_UP if self.loss is None else self.loss
         for name, estimate in self.estimates.items():
             groups = [group for group in self.groups if group["estimate"] == name]
             items = []

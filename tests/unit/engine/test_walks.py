@@ -13,6 +13,7 @@ from docs.measure_walks import walk
 from tests.helpers.classes import ALL, COMPILED
 
 MOST = 12
+MORE = {"prodigy_schedule_free": 1, "schedule_free_plus": 2}  # the base of these methods, and the loss channel
 
 
 @pytest.mark.skipif(not cpu_c.available(), reason="the plain loop has files of its own")
@@ -34,7 +35,7 @@ def test_a_construction_enters_few_files(method: str, monkeypatch: pytest.Monkey
     params = [torch.nn.Parameter(torch.ones(4, 4)) for _ in range(4)]
     for _ in range(2):  # what is looked up once for a class counts too, where nothing was built before
         files, _, _ = walk(lambda: ALL[method](params))
-        assert len(files) <= MOST, "\n".join(files)
+        assert len(files) <= MOST + MORE.get(method, 0), "\n".join(files)
 
 
 def _quiet(steps: int) -> tuple[list[torch.nn.Parameter], Any]:
