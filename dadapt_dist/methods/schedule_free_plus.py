@@ -59,7 +59,9 @@ class ScheduleFreePlusOptions(MethodOptions):
         of_estimate=True,
     )
     eps: float = EPS(1e-8)
-    weight_decay: float = WEIGHT_DECAY(0.0, doc="decay of the parameters, by weight_decay·α²·y a step; 20 to 50 are usual")
+    weight_decay: float = WEIGHT_DECAY(
+        0.0, doc="decay of the parameters, by weight_decay·α²·y a step; 20 to 50 are usual"
+    )
     norm_beta: float = option(
         0.0,
         number,
@@ -159,7 +161,11 @@ class ScheduleFreePlusMethod(ScheduleFree):
         return c if c["decay"] is None else c | {"decay": c["decay"] * -c["to_z"]}
 
     def measure_before(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
-        inner = dot_difference(g, buf["z"], buf["average"]) if "average" in buf else c["away"] * dot_difference(g, buf["z"], x)
+        inner = (
+            dot_difference(g, buf["z"], buf["average"])
+            if "average" in buf
+            else c["away"] * dot_difference(g, buf["z"], x)
+        )
         return total_abs(g), inner
 
     def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
@@ -179,5 +185,7 @@ class ScheduleFreePlusMethod(ScheduleFree):
 
 def _share(constants: Mapping[str, Any], updates: Tensor) -> Tensor:
     """β after so many steps."""
-    passed = torch.minimum(updates, torch.as_tensor(constants["sf_beta_steps"], dtype=torch.float64, device=updates.device))
+    passed = torch.minimum(
+        updates, torch.as_tensor(constants["sf_beta_steps"], dtype=torch.float64, device=updates.device)
+    )
     return 1 - (1 - constants["sf_beta"]) * torch.exp(constants["narrows"] * passed)

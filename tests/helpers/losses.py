@@ -12,7 +12,9 @@ from torch._compile import _disable_dynamo
 from dadapt_dist.engine.optimizer import LearningRateFree
 from dadapt_dist.methods import METHODS
 
-OF_PACKAGE = {name for name, method in METHODS.items() if method.wants_loss and method.__module__.startswith("dadapt_dist.")}
+OF_PACKAGE = {
+    name for name, method in METHODS.items() if method.wants_loss and method.__module__.startswith("dadapt_dist.")
+}
 _take_step = LearningRateFree._take_step
 MADE_UP = 0.75
 

@@ -204,9 +204,7 @@ class DoWGLionMethod(DirectedMethod):
         return ()
 
 
-TOYS = {
-    method.name: method for method in (MechanicAdamMethod, MechanicTorchMethod, AveragedSGDMethod, DoWGLionMethod)
-}
+TOYS = {method.name: method for method in (MechanicAdamMethod, MechanicTorchMethod, AveragedSGDMethod, DoWGLionMethod)}
 
 
 @contextmanager

@@ -31,7 +31,9 @@ TWO_BETAS = [  # of which a group may have its own
 ]
 PLAIN = (float, int, bool, str, type(None))
 # Tensors in a group, numbers when saved.
-SCALARS = {"k", "held", "started", "steps", "updates"}.union(*(m().scalars(m.options.defaults()) for m in registered.values()))
+SCALARS = {"k", "held", "started", "steps", "updates"}.union(
+    *(m().scalars(m.options.defaults()) for m in registered.values())
+)
 
 
 class Listed(Sequence[Any]):
