@@ -11,6 +11,7 @@ from torch import Tensor
 from ..methods.base import PHASES, Initial, Method, Options, Scalars, Sums
 from ..options.checks import check_options
 from . import loss_channel
+from .largest_lrs import LargestLrs
 from .plain_values import differ, plain_value
 from .shared_options import check_kept, check_same
 
@@ -41,7 +42,7 @@ class ScalarTable:
         self._constants: list[dict[str, float]] = []
         self._given: dict[str, Options] = {}
         self._constant_tensors: Scalars | None = None
-        self._lrs: dict[str, float] = {}  # of the estimates, where the method follows them
+        self.lrs = LargestLrs()  # where the method follows them
         self._sums: Tensor | None = None  # those of the last step
         self._rows: dict[str, int] = {}
         self._views: dict[int | tuple[int, int], Scalars] = {}
@@ -111,15 +112,6 @@ class ScalarTable:
                 check_options(self._of_estimate(group), self.method.options.checks(), f"estimate {estimate!r}")
                 self._constants[row], self._given[estimate] = constants, self._of_estimate(group)
                 self._constant_tensors = None
-
-    def follow_lr(self, groups: Iterable[Options]) -> None:
-        """Take the largest lr of the groups of each estimate, for a method that follows it."""
-        lrs = dict.fromkeys(self.names, 0.0)
-        for group in groups:
-            lr = float(group["lr"])
-            for estimate in estimates_of(group):
-                lrs[estimate] = max(lrs[estimate], lr)
-        self._lrs = lrs
 
     def load(self, estimate: str, saved: Options) -> None:
         """Set an estimate's scalars, in place, from a saved group."""
@@ -239,7 +231,7 @@ class ScalarTable:
 
     def constants(self, row: int) -> Mapping[str, float]:
         constants = self._constants[row]
-        return constants | {"lr": self._lrs.get(self.names[row], 0.0)} if self.method.follows_lr else constants
+        return constants | self.lrs.of(self.names[row]) if self.method.follows_lr else constants
 
     def all_constants(self) -> list[dict[str, float]]:
         """Of each estimate."""
@@ -261,12 +253,8 @@ class ScalarTable:
                 name: torch.tensor([row[name] for row in rows], dtype=torch.float64, device=self.device)
                 for name in rows[0]
             }
-        return self._constant_tensors | {"lr": self._lr_tensor()} if self.method.follows_lr else self._constant_tensors
-
-    def _lr_tensor(self) -> Tensor:
-        """lr of each estimate: [n_estimates], without a copy, which would wait, for a schedule changes them in every step."""
-        lrs = [self._lrs.get(name, 0.0) for name in self.names]
-        return torch.stack([torch.full((), lr, dtype=torch.float64, device=self.device) for lr in lrs])
+        lrs = self.lrs.tensor(self.names, self.device) if self.method.follows_lr else {}
+        return self._constant_tensors | lrs
 
     def names_of(self, phase: str) -> tuple[str, ...]:
         """Names of the sums of a phase: the method's own, before them those of the loss, and "taken" (above 0) at the start."""

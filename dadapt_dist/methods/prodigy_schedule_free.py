@@ -23,7 +23,7 @@ from ..options.fields import (
 )
 from .base import Buffer, Buffers, Coefficients, Documentation, Initial, Options, Scalars, Sums
 from .ops import add_, dot_difference, total_abs
-from .schedule_free import KEEP_AVERAGE, R, SHARED_BETAS, WARMUP_STEPS, WEIGHT_LR_POWER, ScheduleFree
+from .schedule_free import KEEP_AVERAGE, SHARED_BETAS, WARMUP_STEPS, WEIGHT_LR_POWER, R, ScheduleFree
 from .schedule_free_adamw import decayed, normalization, normalized
 
 

@@ -152,7 +152,8 @@ class ScheduleFree(Method):
         return super().advance(scalars, constants) | moved
 
     def learning_rate(self, options: Options, scalars: Scalars) -> Tensor | float:
-        return self.rate(scalars, float(options["lr"]), max(1, options["warmup_steps"])) * options["layer_scale"]
+        rate = self.rate(scalars, float(options["lr"]), max(1, options["warmup_steps"]))
+        return rate * float(options["layer_scale"])
 
     # ---------------------------------------------------------------- a step
 
@@ -193,4 +194,6 @@ class ScheduleFree(Method):
             add_(x, buf["z"] - x, c["out"])
 
     def to_train(self, x: Tensor, buf: Buffers, c: Coefficients) -> None:
+        if "average" in buf:  # x is it, rounded
+            x.copy_(buf["average"])
         add_(x, buf["z"] - x, c["back"])

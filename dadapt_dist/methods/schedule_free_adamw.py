@@ -9,7 +9,7 @@ from torch import Tensor
 from ..options.fields import EPS, WEIGHT_DECAY, MethodOptions
 from .base import Buffer, Buffers, Coefficients, Documentation, Options, Scalars
 from .ops import add_, add_product_
-from .schedule_free import KEEP_AVERAGE, R, SHARED_BETAS, STEP_LR, WARMUP_STEPS, WEIGHT_LR_POWER, ScheduleFree
+from .schedule_free import KEEP_AVERAGE, SHARED_BETAS, STEP_LR, WARMUP_STEPS, WEIGHT_LR_POWER, R, ScheduleFree
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ..options.fields import (
 )
 from .base import Buffer, Buffers, Coefficients, Documentation, Initial, Options, Scalars, Sums
 from .ops import add_, dot_difference, total_abs
-from .schedule_free import KEEP_AVERAGE, LEAST, R, WARMUP_STEPS, WEIGHT_LR_POWER, ScheduleFree, is_share
+from .schedule_free import KEEP_AVERAGE, LEAST, WARMUP_STEPS, WEIGHT_LR_POWER, R, ScheduleFree, is_share
 from .schedule_free_adamw import decayed, normalization, normalized
 
 SHARE = f"a number in [{LEAST}, 1)"
@@ -188,4 +188,5 @@ def _share(constants: Mapping[str, Any], updates: Tensor) -> Tensor:
     passed = torch.minimum(
         updates, torch.as_tensor(constants["sf_beta_steps"], dtype=torch.float64, device=updates.device)
     )
-    return 1 - (1 - constants["sf_beta"]) * torch.exp(constants["narrows"] * passed)
+    share: Tensor = 1 - (1 - constants["sf_beta"]) * torch.exp(constants["narrows"] * passed)
+    return share

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..options.fields import MOMENTUM, WEIGHT_DECAY, MethodOptions
 from .base import Buffers, Coefficients, Documentation, Options, Scalars
-from .schedule_free import KEEP_AVERAGE, LEAST, R, STEP_LR, WARMUP_STEPS, WEIGHT_LR_POWER, ScheduleFree, is_share
+from .schedule_free import KEEP_AVERAGE, LEAST, STEP_LR, WARMUP_STEPS, WEIGHT_LR_POWER, R, ScheduleFree, is_share
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from tests.helpers.toy_methods import (
     OPTIONS,
     REFERENCES,
     TOYS,
+    AveragedSGDMethod,
     MechanicAdamMethod,
     MechanicTorchMethod,
-    AveragedSGDMethod,
     toys_registered,
 )
 
