@@ -249,12 +249,9 @@ class ScalarTable:
     def _rule_constants(self) -> Scalars:
         if self._constant_tensors is None:
             rows = self._constants
-            self._constant_tensors = {
-                name: torch.tensor([row[name] for row in rows], dtype=torch.float64, device=self.device)
-                for name in rows[0]
-            }
-        lrs = self.lrs.tensor(self.names, self.device) if self.method.follows_lr else {}
-        return self._constant_tensors | lrs
+            named = {name: [row[name] for row in rows] for name in rows[0]}
+            self._constant_tensors = {n: _tensor(tuple(values)).to(self.device) for n, values in named.items()}
+        return self._constant_tensors | (self.lrs.tensor(self.names, self.device) if self.method.follows_lr else {})
 
     def names_of(self, phase: str) -> tuple[str, ...]:
         """Names of the sums of a phase: the method's own, before them those of the loss, and "taken" (above 0) at the start."""

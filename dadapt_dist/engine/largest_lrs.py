@@ -29,6 +29,6 @@ class LargestLrs:
         return {LR: self._found.get(name, 0.0)}
 
     def tensor(self, names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-        """The constant "lr" of these estimates, [n_estimates]: without a copy, which would wait, for it may change in every step."""
+        """The constant "lr" of these estimates, [n_estimates]: no copy, which would wait, for it may change in every step."""
         lrs = (self._found.get(name, 0.0) for name in names)
         return {LR: torch.stack([torch.full((), lr, dtype=torch.float64, device=device) for lr in lrs])}
