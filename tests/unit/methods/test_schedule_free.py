@@ -58,9 +58,10 @@ def test_options_and_averages_are_those_of_the_oracle(method: str, options: dict
     torch.testing.assert_close(flat(xs), flat(oracle.params), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("factors", [(0.5, 1.0), (1.0, 0.5)])
 @pytest.mark.parametrize("method", METHODS[:2])
-def test_a_schedule_enters_the_weights_of_the_average(method: str) -> None:
-    """By the largest lr so far, as in the released package."""
+def test_a_schedule_enters_the_weights_of_the_average(method: str, factors: tuple[float, float]) -> None:
+    """By the largest lr so far, as in the released package; of the groups, by that of the one with the largest."""
     problem = Problem()
     xs, groups = grouped(problem.starts, [{"indices": [0, 2], "lr": 0.0}, {"indices": [1, 3]}])
     optimizer, oracle = (
@@ -68,7 +69,7 @@ def test_a_schedule_enters_the_weights_of_the_average(method: str) -> None:
         ORACLES[method](problem.starts, [{"indices": [0, 2]}, {"indices": [1, 3]}]),
     )
     for step in range(30):
-        for number, factor in enumerate((0.5, 1.0)):
+        for number, factor in enumerate(factors):
             lr = 0.1 * factor * (min(1.0, (step + 1) / 10) if step < 20 else 0.3)
             optimizer.param_groups[number]["lr"] = oracle.groups[number]["lr"] = lr
         oracle.step(problem.gradients(step, oracle.params))
