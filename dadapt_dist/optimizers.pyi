@@ -58,14 +58,17 @@ class AdaGradPP(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -106,6 +109,7 @@ class AdaGradPP(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -168,14 +172,17 @@ class AdamPP(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -219,6 +226,7 @@ class AdamPP(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -263,14 +271,17 @@ class COCOB(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -311,6 +322,7 @@ class COCOB(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -361,14 +373,17 @@ class CoordinateKT(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -409,6 +424,7 @@ class CoordinateKT(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -459,14 +475,17 @@ class DAdaptAdaGrad(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -509,6 +528,7 @@ class DAdaptAdaGrad(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -564,14 +584,17 @@ class DAdaptAdam(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -618,6 +641,7 @@ class DAdaptAdam(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -671,14 +695,17 @@ class DAdaptAdan(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -722,6 +749,7 @@ class DAdaptAdan(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -769,14 +797,17 @@ class DAdaptLion(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -818,6 +849,7 @@ class DAdaptLion(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -871,14 +903,17 @@ class DAdaptSGD(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -921,6 +956,7 @@ class DAdaptSGD(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -972,14 +1008,17 @@ class DoG(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -1020,6 +1059,7 @@ class DoG(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -1068,14 +1108,17 @@ class LDoG(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default 'per_tensor'.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -1116,6 +1159,7 @@ class LDoG(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = "per_tensor",
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -1164,14 +1208,17 @@ class DoWG(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -1212,6 +1259,7 @@ class DoWG(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -1275,14 +1323,17 @@ class DualAveraging(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -1325,6 +1376,7 @@ class DualAveraging(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -1379,14 +1431,17 @@ class KT(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -1425,6 +1480,7 @@ class KT(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -1497,14 +1553,17 @@ class MechanicSGD(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -1549,6 +1608,7 @@ class MechanicSGD(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -1611,14 +1671,17 @@ class MechanicAdam(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -1664,6 +1727,7 @@ class MechanicAdam(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -1725,14 +1789,17 @@ class MechanicLion(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -1777,6 +1844,326 @@ class MechanicLion(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class MoMo(LearningRateFree):
+    """SGD with momentum whose step size follows from a model of the loss.
+
+        before  m' = beta·m + (1-beta)·g, in the first step g;  c = r·lr·cap
+                norm = Σ c/(1 + wd·c)·m'²;  drop = Σ wd·c/(1 + wd·c)·m'·x
+                h = beta·model + (1-beta)·f, in the first step f
+                share = min(1, max(0, h - drop - lb)/norm);  model = h - drop - share·norm
+        update  m = m';  x = (x - c·share·m)/(1 + wd·c)
+
+    f is the loss of the step. h is the average of all losses so far, each continued linearly along its gradient to the
+    present weights; that is the paper's f̄ + ⟨d, x⟩ - γ, without a sum for γ. One blocking reduce a step, or,
+    with before="lagged", one that is hidden and whose share counts in the next step. Groups share one model, in which
+    each counts by its c. There is no d: `optimizer.d` is NaN, and `effective_lr` is c·share.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies cap. Leave it at 1.0; a schedule may shape it. A number >= 0; default 1.0.
+        cap: largest step size, where lr is 1. A number > 0; default 1.0.
+        weight_decay: decay, by which a step divides the parameters: 1 + weight_decay·c. A number >= 0;
+            default 0.0.
+        beta: averaging constant of gradient and loss. A number in [0, 1); default 0.9.
+        lb: value below which the mean loss of a step never falls. A finite number; default 0.0.
+        use_bias_correction: averages that begin at 0, corrected; False: at the first loss and gradient.
+            True or False; default False.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.MoMo(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Schaipp, Ohana, Eickenberg, Defazio and Gower, MoMo, arXiv 2305.07583, Algorithms 1 and 3.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        cap: float = 1.0,
+        weight_decay: float = 0.0,
+        beta: float = 0.9,
+        lb: float = 0.0,
+        use_bias_correction: bool = False,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        clip_norm: float | None = None,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class MoMoAdam(LearningRateFree):
+    """Adam whose step size follows from a model of the loss.
+
+        before  m' = b1·m + (1-b1)·g;  v' = b2·v + (1-b2)·g²;  c = r·lr·cap
+                m̂ = m'/(1-b1^t);  D = √(v'/(1-b2^t)) + eps
+                norm = Σ c/(1 + wd·c)·m̂²/D;  drop = Σ wd·c/(1 + wd·c)·m̂·x
+                w = (1-b1)/(1-b1^k);  h = (1-w)·model + w·f
+                share = min(1, max(0, h - drop - lb)/norm);  model = h - drop - share·norm
+        update  m = m';  v = v';  x = (x - c·share·m̂/D)/(1 + wd·c)
+
+    As [MoMo](#momo), with the averages corrected for their beginning at 0: t counts steps, k those that had a loss.
+    cap is the largest step size: a cap that is too large does less harm than to Adam, one that is too small the same.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies cap. Leave it at 1.0; a schedule may shape it. A number >= 0; default 1.0.
+        cap: largest step size, where lr is 1. A number > 0; default 0.01.
+        betas: averaging constants of gradient and loss, and of squared gradients. 2 numbers in [0, 1);
+            default (0.9, 0.999).
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay, by which a step divides the parameters: 1 + weight_decay·c. A number >= 0;
+            default 0.0.
+        lb: value below which the mean loss of a step never falls. A finite number; default 0.0.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.MoMoAdam(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Schaipp, Ohana, Eickenberg, Defazio and Gower, MoMo, arXiv 2305.07583, Algorithms 2 and 4.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        cap: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        lb: float = 0.0,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        clip_norm: float | None = None,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class NGN(LearningRateFree):
+    """Adam with momentum whose step size follows from the loss.
+
+        before  v' = b2·v + (1-b2)·g²;  D = √(v'/(1-b2^t)) + eps;  c = r·lr·cap;  G = Σ c·g²/D
+                share = 2(f - lb)/(2(f - lb) + G),  0 where f <= lb
+        update  v = v';  m = b1·m + (1-b1)·c·share·g/D;  x = x·(1 - wd·c·share) - m
+
+    f is the loss of the step, G and share are those of the very step: one blocking reduce a step, or, with
+    before="lagged", those of the step before, hidden. With one c for all groups c·share is the paper's
+    γ = c/(1 + c/(2f)·‖g‖²), measured in D; several groups share one G, in which each counts by its c. With
+    precondition=False, D = 1. There is no d: `optimizer.d` is NaN, and `effective_lr` is c·share. A schedule that
+    decays to 0 matters: without one the method is clearly worse.
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies cap. Leave it at 1.0 and let a schedule shape it. A number >= 0; default 1.0.
+        cap: largest step size, the paper's c, where lr is 1. A number > 0; default 1.0.
+        betas: weight of the step before, averaging constant of squared gradients. 2 numbers in [0, 1);
+            default (0.9, 0.999).
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay of the parameters themselves, by weight_decay·c·share a step. A number >= 0;
+            default 0.0.
+        lb: value below which the mean loss of a step never falls. A finite number; default 0.0.
+        precondition: divide by the root of averaged squares, as Adam; False: NGN-M, a buffer less. True
+            or False; default True.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.NGN(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Orvieto and Xiao, arXiv 2407.04358; NGN-MDv1 and NGN-M of Islamov et al., arXiv 2508.15071.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        cap: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        lb: float = 0.0,
+        precondition: bool = True,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -1873,14 +2260,17 @@ class Prodigy(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -1937,6 +2327,489 @@ class Prodigy(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class ProdigyScheduleFree(LearningRateFree):
+    """Schedule-Free AdamW whose learning rate is found, not tuned.
+
+        rates   γ = d·lr·min(1, k/warmup_steps), k = 1 first;  w = kʳ·(max γ)^weight_lr_power;  c = w/Σw;  β = betas[0]
+        update  g at y = (1-β)·z + β·x;  w_s = (d/d0)·γ
+                v = b2·v + (1-b2)·g²;  u = g/(√(v/(1-b2ᵏ)) + eps)
+                s = b3·s + w_s·g               b3 = beta3, or √b2
+                z = z - γ·(r·u + wd·y);  x = (1-c)·x + c·z
+        sums    inner = Σ w_s·g·(x0 - z) with z of before,  s_l1 = Σ r·|s|
+        rule    num = b3·num + inner;  d_hat = d_coef·num/s_l1;  d_max = max(d_max, d_hat)
+                d = max(d, d_hat) if d is still d0;  d = min(d_max, d·growth_rate)
+
+    In w the exponent of k is the option r; elsewhere r is layer_scale. The bound of Prodigy holds along z:
+    Σ w·⟨g, z - x*⟩ ≥ 0 for a convex loss, with the w of the average (Theorem 2 of Schedule-Free), which are
+    those of the estimate as long as lr is 1 and there is no warm-up; z is farther from x0 than y is, and
+    the bound greater. v is that of AdamW, without the factor d² of Prodigy, so that a step is Adam's at d·lr
+    whatever d did. [How others combine the two](deviations.md#prodigy-and-schedule-free). Training and evaluation
+    need different weights: [train() and eval()](#weights-that-are-evaluated).
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies d. Leave it at 1.0, without a scheduler; a group with lr 0 does not move. A
+            number >= 0; default 1.0.
+        betas: part of the average x in y, the point at which gradients are taken, and averaging
+            constant of the squares. 2 numbers, the first in [0.01, 1), the second in [0, 1); default
+            (0.9, 0.999).
+        beta3: averaging constant of the estimate; None: sqrt(betas[1]). None or a number in [0, 1);
+            default None.
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay of the parameters, by weight_decay·γ·y a step. A number >= 0; default 0.0.
+        d0: first d; it only has to be smaller than the d to be found. A number > 0; default 1e-06.
+        d_coef: multiplies the estimate: the knob to turn when d comes out too large or too small. A
+            number > 0; default 1.0.
+        growth_rate: bound on the growth of d per step; inf sets none. A number >= 1, or inf; default
+            inf.
+        warmup_steps: steps over which the learning rate rises from 0; they count less in the average.
+            An integer >= 0; default 0.
+        r: weight of step k in the average is k to this power. A number >= 0; default 0.0.
+        weight_lr_power: and the largest learning rate so far to this power. A number >= 0; default 2.0.
+        slice_p: keep the buffers of the estimate for every slice_p-th element only. An integer >= 1, at
+            most 2**53; default 1.
+        keep_average: keep x as a buffer: for parameters held in bfloat16 or float16, whose rounding
+            would add up in it. True or False; default False.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.ProdigyScheduleFree(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Defazio et al., The Road Less Scheduled, arXiv 2405.15682, Algorithm 1, and Mishchenko and
+        Defazio, Prodigy, arXiv 2306.06101, Algorithm 3.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        beta3: float | None = None,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        d0: float = 1e-6,
+        d_coef: float = 1.0,
+        growth_rate: float = float("inf"),
+        warmup_steps: int = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        slice_p: int = 1,
+        keep_average: bool = False,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        clip_norm: float | None = None,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class ScheduleFreeAdamW(LearningRateFree):
+    """AdamW without a schedule: weights are averaged while they train.
+
+        rates   γ = lr·min(1, k/warmup_steps), k = 1 first;  w = kʳ·(max γ)^weight_lr_power;  c = w/Σw;  β = betas[0]
+        update  g at y = (1-β)·z + β·x
+                v = b2·v + (1-b2)·g²;  u = g/(√(v/(1-b2ᵏ)) + eps)
+                z = z - γ·(r·u + wd·y);  x = (1-c)·x + c·z
+
+    In w the exponent of k is the option r; elsewhere r is layer_scale. The learning rate is not learned, and
+    `optimizer.d` is NaN; ProdigyScheduleFree learns it. Give it a warm-up. Training and evaluation need
+    different weights: [train() and eval()](#weights-that-are-evaluated).
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: learning rate, which is not learned; constant after the warm-up, without a scheduler. A
+            number >= 0; default 0.0025.
+        betas: part of the average x in y, the point at which gradients are taken, and averaging
+            constant of the squares. 2 numbers, the first in [0.01, 1), the second in [0, 1); default
+            (0.9, 0.999).
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay of the parameters, by weight_decay·γ·y a step. A number >= 0; default 0.0.
+        warmup_steps: steps over which the learning rate rises from 0; they count less in the average.
+            An integer >= 0; default 0.
+        r: weight of step k in the average is k to this power. A number >= 0; default 0.0.
+        weight_lr_power: and the largest learning rate so far to this power. A number >= 0; default 2.0.
+        keep_average: keep x as a buffer: for parameters held in bfloat16 or float16, whose rounding
+            would add up in it. True or False; default False.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.ScheduleFreeAdamW(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Defazio et al., The Road Less Scheduled, arXiv 2405.15682, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.0025,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        keep_average: bool = False,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        clip_norm: float | None = None,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class ScheduleFreePlus(LearningRateFree):
+    """Schedule-Free AdamW with Polyak's learning rate, from the loss.
+
+        before  f the loss;  n = norm_beta·n + (1-norm_beta)·√(π/2)·‖g‖₁;  n̂ = n/(1-norm_betaᵏ), k = 1 first
+                rate = max(0, min(f + β·⟨g, z - x⟩, bound·f))/n̂
+        rates   α = lr·min(1, k/warmup_steps)·rate;  w = kʳ·(max α)^weight_lr_power;  c = w/Σw, 1 up to average_from
+        update  g at y = (1-β)·z + β·x, the β of the step before
+                m = b1·m + (1-b1)·g;  v = b2·v + (1-b2)·g²;  u = (m/(1-b1ᵏ))/(√(v/(1-b2ᵏ)) + eps)
+                z = z - α·(r·u + α·wd·y);  x = (1-c)·x + c·z
+
+    In w the exponent of k is the option r; elsewhere r is layer_scale. The bound is not in the paper: without it
+    (bound=inf) steps feed on themselves where the loss cannot come near 0, for a step of z increases ⟨g, z - x⟩ of
+    the next ones. [Measured](deviations.md#the-bound-of-schedulefree). The least value of the loss is taken to be 0: give
+    step(loss=loss - least) where it is another, and 0.5 or less for lr where it is not known. Give the loss as
+    [methods that use it](#methods-that-use-the-loss) ask for. Training and evaluation need different weights:
+    [train() and eval()](#weights-that-are-evaluated).
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: multiplies Polyak's learning rate; a group with lr 0 does not move. A number >= 0; default
+            1.0.
+        betas: averaging constants of the gradient and of its square. 2 numbers in [0, 1); default (0.9,
+            0.95).
+        sf_beta: β, the part of the average x in y, the point at which gradients are taken. A number in
+            [0.01, 1); default 0.9.
+        sf_beta_max: β after sf_beta_steps. A number in [0.01, 1); default 0.965.
+        sf_beta_steps: steps over which 1 - β goes from 1 - sf_beta to 1 - sf_beta_max, evenly in its
+            logarithm. An integer >= 0; default 0.
+        eps: added to the root in the denominator, for numerical stability. A number > 0; default 1e-08.
+        weight_decay: decay of the parameters, by weight_decay·α²·y a step; 20 to 50 are usual. A number
+            >= 0; default 0.0.
+        norm_beta: averaging constant of the norm of the gradient. A number in [0, 1); default 0.0.
+        bound: largest multiple of the loss in the numerator of Polyak's learning rate. A number >= 1,
+            or inf; default 1.0.
+        warmup_steps: steps over which the learning rate rises from 0; they count less in the average.
+            An integer >= 0; default 0.
+        average_from: steps before the average begins; x is z until then. An integer >= 0; default 0.
+        r: weight of step k in the average is k to this power. A number >= 0; default 0.0.
+        weight_lr_power: and the largest learning rate so far to this power. A number >= 0; default 2.0.
+        keep_average: keep x as a buffer: for parameters held in bfloat16 or float16, whose rounding
+            would add up in it. True or False; default False.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.ScheduleFreePlus(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Defazio, ScheduleFree+, arXiv 2605.19095; released in the repository of schedule_free.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.95),
+        sf_beta: float = 0.9,
+        sf_beta_max: float = 0.965,
+        sf_beta_steps: int = 0,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        norm_beta: float = 0.0,
+        bound: float = 1.0,
+        warmup_steps: int = 0,
+        average_from: int = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        keep_average: bool = False,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        clip_norm: float | None = None,
+        estimates: Sequence[str] | Literal["per_tensor"] | None = None,
+        process_group: Any = None,
+        copies: Callable[[Tensor], int | None] | None = None,
+        step_size: StepSize | str | None = None,
+    ) -> None: ...
+
+class ScheduleFreeSGD(LearningRateFree):
+    """SGD without a schedule: weights are averaged while they train.
+
+        rates   γ = lr·min(1, k/warmup_steps), k = 1 first;  w = kʳ·(max γ)^weight_lr_power;  c = w/Σw;  β = momentum
+        update  g at y = (1-β)·z + β·x, with wd·y added to it
+                z = z - r·γ·g;  x = (1-c)·x + c·z
+
+    The exponent of k is the option r; elsewhere r is layer_scale. The learning rate is not learned, and
+    `optimizer.d` is NaN. Training and evaluation need different weights:
+    [train() and eval()](#weights-that-are-evaluated).
+
+    γ = d·lr (with Adam's bias correction where it is on) unless stated, r = layer_scale, wd = weight_decay; Σ runs over
+    all elements of all ranks. The update uses the d of before the step.
+
+    Args:
+        params: tensors, (name, tensor) pairs, or dicts of parameter groups.
+        lr: learning rate, which is not learned; constant after the warm-up, without a scheduler. A
+            number >= 0; default 1.0.
+        momentum: part of the average x in y, the point at which gradients are taken. A number in [0.01,
+            1); default 0.9.
+        weight_decay: decay, added to the gradient as weight_decay·y. A number >= 0; default 0.0.
+        warmup_steps: steps over which the learning rate rises from 0; they count less in the average.
+            An integer >= 0; default 0.
+        r: weight of step k in the average is k to this power. A number >= 0; default 0.0.
+        weight_lr_power: and the largest learning rate so far to this power. A number >= 0; default 2.0.
+        keep_average: keep x as a buffer: for parameters held in bfloat16 or float16, whose rounding
+            would add up in it. True or False; default False.
+        layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
+        maximize: ascend instead of descend. True or False; default False.
+        state_dtype: dtype of the buffers: torch.float32, torch.bfloat16 or torch.float64. None:
+            float32, or the parameter's where that is more precise. Default None.
+        statistics_dtype: dtype of s alone; torch.bfloat16, with stochastic rounding, saves memory and
+            hardly changes d. Default None.
+        backend: kernel that runs the step: 'auto' (the fastest), 'c', 'triton' or 'eager'. Default
+            'auto'.
+        freeze_after: number of steps >= 1 after which d stays, the buffers of the estimate are released
+            and, but for nonfinite='skip' and 'raise', nothing is reduced. Default None.
+        nonfinite: what a NaN or infinite gradient does: 'hold' (its element counts as 0, d stays),
+            'skip' or 'raise'. None: 'hold', but what a GradScaler finds to overflow is skipped. Default
+            None.
+        sync: when a step waits for its reduce: in the 'next_step' (hidden) or in the 'step'. Default
+            'next_step'.
+        before: when sums that a method takes before the weights move count: in the step itself, by a
+            blocking reduce ('exact'), or in the next step, hidden ('lagged'). The others take none.
+            Default 'exact'.
+        grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
+            `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
+        estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
+            choose from. None: one d, or those that the groups name. Default None.
+        process_group: ranks that train together. None: all. Default None.
+        copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
+            Default None.
+        step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
+
+    Raises:
+        ValueError: an option is out of its range; nothing is built.
+        TypeError: a keyword is unknown; the message names the nearest.
+
+    Example:
+        >>> import torch, dadapt_dist.optimizers
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = dadapt_dist.optimizers.ScheduleFreeSGD(model.parameters(), lr=1.0)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(8, 4)).square().mean()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> optimizer.step_size.steps
+        3
+
+    References:
+        Defazio et al., The Road Less Scheduled, arXiv 2405.15682, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        keep_average: bool = False,
+        *,
+        layer_scale: float = 1.0,
+        maximize: bool = False,
+        state_dtype: torch.dtype | None = None,
+        statistics_dtype: torch.dtype | None = None,
+        backend: Literal["auto", "c", "triton", "eager"] = "auto",
+        freeze_after: int | None = None,
+        nonfinite: Literal["hold", "skip", "raise"] | None = None,
+        sync: Literal["next_step", "step"] = "next_step",
+        before: Literal["exact", "lagged"] = "exact",
+        grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -1996,14 +2869,17 @@ class TRACAdam(LearningRateFree):
             Default 'exact'.
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
+        clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
+            as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
         copies: for plain tensors that hold a slice: returns how many ranks hold the same elements.
             Default None.
         step_size: a StepSize shared with other optimizers, or a name: all optimizers of the process
-            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, estimates,
-            process_group and copies then belong to it. Default None.
+            that give it share one. freeze_after, nonfinite, sync, before, grad_norms, clip_norm,
+            estimates, process_group and copies then belong to it. Default None.
 
     Raises:
         ValueError: an option is out of its range; nothing is built.
@@ -2047,6 +2923,7 @@ class TRACAdam(LearningRateFree):
         sync: Literal["next_step", "step"] = "next_step",
         before: Literal["exact", "lagged"] = "exact",
         grad_norms: bool = False,
+        clip_norm: float | None = None,
         estimates: Sequence[str] | Literal["per_tensor"] | None = None,
         process_group: Any = None,
         copies: Callable[[Tensor], int | None] | None = None,
@@ -2056,6 +2933,7 @@ class TRACAdam(LearningRateFree):
 __all__ = [
     "COCOB",
     "KT",
+    "NGN",
     "AdaGradPP",
     "AdamPP",
     "CoordinateKT",
@@ -2071,6 +2949,12 @@ __all__ = [
     "MechanicAdam",
     "MechanicLion",
     "MechanicSGD",
+    "MoMo",
+    "MoMoAdam",
     "Prodigy",
+    "ProdigyScheduleFree",
+    "ScheduleFreeAdamW",
+    "ScheduleFreePlus",
+    "ScheduleFreeSGD",
     "TRACAdam",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..methods.base import PHASES, Initial, Method, Options, Scalars, Sums
 from ..options.checks import check_options
 from . import loss_channel
+from .largest_lrs import LargestLrs
 from .plain_values import differ, plain_value
 from .shared_options import check_kept, check_same
 
@@ -41,6 +42,7 @@ class ScalarTable:
         self._constants: list[dict[str, float]] = []
         self._given: dict[str, Options] = {}
         self._constant_tensors: Scalars | None = None
+        self.lrs = LargestLrs()  # where the method follows them
         self._sums: Tensor | None = None  # those of the last step
         self._rows: dict[str, int] = {}
         self._views: dict[int | tuple[int, int], Scalars] = {}
@@ -228,15 +230,17 @@ class ScalarTable:
             self.seal()
 
     def constants(self, row: int) -> Mapping[str, float]:
-        return self._constants[row]
+        constants = self._constants[row]
+        return constants | self.lrs.of(self.names[row]) if self.method.follows_lr else constants
 
     def all_constants(self) -> list[dict[str, float]]:
         """Of each estimate."""
         return self._constants
 
     def fingerprint(self) -> tuple[Any, ...]:
-        """The scalars to their last bit, but for the count of held steps, for ranks to compare. Waits for the device."""
-        return tuple((name, value.tolist()) for name, value in self.values.items() if name != "held")
+        """The scalars to their last bit that all ranks have alike, for them to compare. Waits for the device."""
+        own = {"held", *self.method.of_rank}
+        return tuple((name, value.tolist()) for name, value in self.values.items() if name not in own)
 
     def configuration(self) -> tuple[Any, ...]:
         """What must be equal on all ranks."""
@@ -245,11 +249,9 @@ class ScalarTable:
     def _rule_constants(self) -> Scalars:
         if self._constant_tensors is None:
             rows = self._constants
-            self._constant_tensors = {
-                name: torch.tensor([row[name] for row in rows], dtype=torch.float64, device=self.device)
-                for name in rows[0]
-            }
-        return self._constant_tensors
+            named = {name: [row[name] for row in rows] for name in rows[0]}
+            self._constant_tensors = {n: _tensor(tuple(values)).to(self.device) for n, values in named.items()}
+        return self._constant_tensors | (self.lrs.tensor(self.names, self.device) if self.method.follows_lr else {})
 
     def names_of(self, phase: str) -> tuple[str, ...]:
         """Names of the sums of a phase: the method's own, before them those of the loss, and "taken" (above 0) at the start."""

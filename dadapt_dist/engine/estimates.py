@@ -220,6 +220,8 @@ class Estimates(ABC):
     def _follow(self, lots: Sequence[Lots]) -> None:
         """Take the constants of the estimates from the groups, when an option has changed. lots: of each optimizer."""
         versions = [lot.version for lot in lots]
+        if self._scalars.method.follows_lr:
+            self._scalars.lrs.take((group, estimates_of(group)) for group in self._roster.groups())
         if versions != self._followed:
             groups = [group for member in self._roster for group in member._all_groups]
             self._scalars.follow(groups)

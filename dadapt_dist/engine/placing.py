@@ -65,7 +65,7 @@ def place(step_size: Placeable) -> None:
     """
     roster, shards = step_size._roster, step_size._shards
     table, agreement = step_size._scalars, step_size._agreement
-    agreement.begin(table.constants(0), set().union(*(member.defaults for member in roster)))
+    agreement.begin(table.all_constants()[0], set().union(*(member.defaults for member in roster)))
     shards.tells_apart = any(table.method.needs_rms(group) for group in roster.groups())
     shared = [getattr(step_size, name) for name in SHARED]
     agreement.begin_settings(shared)

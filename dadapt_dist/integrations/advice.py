@@ -31,7 +31,8 @@ def mistakes(
     steps, epochs: of the whole run; infinite or NaN where they are not known.
     """
     peaks = _peaks(optimizer, scheduler)
-    yield from _wrong_lr(optimizer, peaks)
+    if not optimizer._method.chosen_lr:
+        yield from _wrong_lr(optimizer, peaks)
     yield from _unguarded_warmup(optimizer, peaks)
     yield from _small_clip(optimizer, clip, params)
     yield from _other_length(optimizer, steps)

@@ -218,6 +218,12 @@ class Method(Evaluates, ABC):
     """The coefficient that `tensor_factors` multiply."""
     least_loss: ClassVar[str | None] = None
     """The constant below which no mean loss can be: a step with a smaller one moves nothing, and users are warned of it."""
+    follows_lr: ClassVar[bool] = False
+    """Whether constants["lr"] is there in `advance` and `coefficients`: the largest lr of the estimate's groups on this rank."""
+    of_rank: ClassVar[tuple[str, ...]] = ()
+    """Scalars that may differ between ranks with other groups, since no sum moves them."""
+    chosen_lr: ClassVar[bool] = False
+    """Whether lr is a learning rate that users choose, and no factor on one that is found."""
     has_modes: ClassVar[bool] = False
     """Whether the parameters hold other values in evaluation than in training: the class defines `to_eval` and `to_train`."""
     wants_loss: ClassVar[bool] = False

@@ -186,7 +186,7 @@ def switching(layout: str) -> list[Any]:
     """On every rank: the loss at the evaluated weights after each step, and whole parameters at the end."""
     with toys_registered() as toys:
         job = LAYOUTS[layout][1]()
-        optimizer = build(job, "schedule_free_sgd", toys["schedule_free_sgd"])
+        optimizer = build(job, "averaged_sgd", toys["averaged_sgd"])
         losses = []
         for step in range(STEPS):
             take(job, optimizer, step)
@@ -216,7 +216,7 @@ def switching(layout: str) -> list[Any]:
 )
 def test_the_model_computes_with_the_weights_of_the_mode(layout: str, pools: Any) -> None:
     results = pools(LAYOUTS[layout][0]).run(switching, layout)
-    expected, losses = Expected("schedule_free_sgd"), []
+    expected, losses = Expected("averaged_sgd"), []
     for step in range(STEPS):
         expected.step(step)
         losses.append(expected.loss(expected.reference.evaluated(), 100 + step))

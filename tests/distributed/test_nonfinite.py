@@ -64,7 +64,7 @@ def set_element(job: Job, value: float) -> None:
 def bits(optimizer: dd.LearningRateFree) -> Bits:
     """The scalars of all estimates after the pending reduce, but for those that follow from every step that moves something."""
     optimizer.step_size._finish()
-    others = "held", "updates", "weight_m", "weight_v", "weight_sum", "d_before"
+    others = "held", "updates", "weight_m", "weight_v", "weight_sum", "d_before", "rate_max"
     return {name: t.clone() for name, t in optimizer.step_size._scalars.values.items() if name not in others}
 
 
@@ -208,7 +208,8 @@ def overflow(method: str, dtype: torch.dtype, value: float) -> dict[str, Any]:
     for p in job.model.parameters() if dist.get_rank() == 1 else ():
         local(p.grad).fill_(value)
     sums = optimizer._rehearse()
-    dist.all_reduce(sums)
+    if method not in WITHOUT_SUMS:  # whose ranks know of their own gradients alone
+        dist.all_reduce(sums)
     optimizer.step()
     return {
         "overflowed": not bool(torch.isfinite(sums).all()),
@@ -230,11 +231,11 @@ def test_gradients_that_overflow_hold_the_scalars_on_all_ranks(
     for result in results:
         assert not result["overflowed"], "what would overflow is left out of the sums"
         assert result["held"] == (result["counted_bad"] > 0)
-        assert result["same"] or not result["held"]
+        assert result["same"] or not result["held"] or method in WITHOUT_SUMS
         assert all(bool(torch.isfinite(t).all()) for t in result["after"].values())
         assert same(result["after"], results[0]["after"])
     if method not in SQUARES_NOTHING:
-        assert results[0]["held"], "the comparison would be empty"
+        assert results[-1]["held"], "the comparison would be empty"
 
 
 def poisoned_pair(mode: str) -> list[Any]:

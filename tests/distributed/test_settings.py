@@ -58,10 +58,12 @@ STAYS = {"nonfinite": SPOILT, "freeze_after": 7}  # a step that leaves d as it w
 def test_a_setting_changed_on_all_ranks_gives_the_run_of_one_process(name: str, method: str, pools: Any) -> None:
     spoilt = SPOILT if name == "nonfinite" else None
     ds, whole, _ = trained(method, CHANGES[name], spoilt=spoilt)
+    has_d = method in WITH_D
     runs = pools(2).run(trained, method, CHANGES[name], spoilt=spoilt)
-    assert runs[0][0] == runs[1][0] == pytest.approx(ds, rel=1e-12)
+    assert runs[0][0] == runs[1][0] or not has_d
+    assert runs[0][0] == pytest.approx(ds, rel=1e-12, nan_ok=not has_d)
     torch.testing.assert_close(torch.cat([run[1] for run in runs]), whole, rtol=1e-10, atol=1e-12)
-    assert name not in STAYS or ds[STAYS[name]] == ds[STAYS[name] - 1]
+    assert name not in STAYS or not has_d or ds[STAYS[name]] == ds[STAYS[name] - 1]
     assert not [text for run in runs for text in run[2] if "ranks" in text and "held on all ranks" not in text]
     assert method not in WITH_D or ds[-1] > ds[0] or method == "kt"  # which may lose
 

@@ -45,7 +45,7 @@ def check(case: Case, runs: list[Run]) -> None:
         assert one.bits == first.bits, f"{name}: d differs between ranks"
         assert one.before[0] == 0, f"{name}: initialize communicated"
         assert [one.collectives[i] for i in taken] == collectives, name
-        assert [one.k[i] for i in taken] == expected.k, name
+        assert [one.k[i] for i in taken] == expected.k, (name, one.k, expected.k)
         assert one.steps == [sum(i <= step for i in counted) for step in range(case.steps)], name
         check_numbers(case, one, expected, taken)
     if case.stage < 3 or len(runs) == 2:

@@ -32,6 +32,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "adam_pp": {"d0": 1e-2, "eps": 1e-3},
     "kt": {"first_wealth": 0.3},
     "momo": {"cap": 0.1},  # with steps of 1 the rounding of bfloat16 gradients grows
+    "schedule_free_sgd": {"lr": 0.1},  # with 1.0 the rounding of bfloat16 grows in a few steps
 }
 OPTIONS: dict[str, dict[str, Any]] = {name: {**first_d(name, 1e-3), **SPECIAL.get(name, {})} for name in ALL}
 # bf16+fp32: micro-steps are added up in float32, which at stage 1 is DeepSpeed's BF16_Optimizer.

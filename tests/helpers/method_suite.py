@@ -247,7 +247,7 @@ def effective_lr_is_proportional_to_lr(row: Row) -> None:
     (whole,) = optimizer.effective_lr
     if math.isnan(whole):  # a method without a learning rate
         return
-    optimizer.param_groups[0]["lr"] = 0.25
+    optimizer.param_groups[0]["lr"] *= 0.25
     assert optimizer.effective_lr == [pytest.approx(0.25 * whole)]
     assert 0 < whole < math.inf
 

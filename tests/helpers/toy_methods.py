@@ -1,4 +1,4 @@
-"""Methods with a direction, and their slow and obvious forms: Mechanic, Schedule-Free and DoWG over several directions."""
+"""Methods with a direction, and their slow and obvious forms: Mechanic, averages and DoWG over several directions."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -100,23 +100,23 @@ class ToyMechanicTorchMethod(Mechanic):
     direction = TorchDirection(lambda groups: torch.optim.AdamW(groups, lr=1.0, weight_decay=DECAY))
 
 
-# ---------------------------------------------------------------- Schedule-Free
+# ---------------------------------------------------------------- averages over SGD, as of Schedule-Free
 
 
 @dataclass(frozen=True)
-class ScheduleFreeOptions(MethodOptions):
-    """Options of Schedule-Free."""
+class AveragedOptions(MethodOptions):
+    """Options of averaged SGD."""
 
     lr: float = LR(0.1)
     beta: float = option(0.9, number, is_fraction, "a number in [0, 1)", "use the default, {usual}", "part of x in y")
 
 
-class ScheduleFreeSGDMethod(DirectedMethod):
+class AveragedSGDMethod(DirectedMethod):
     """z = z - lr·u(y);  x = (1-c)·x + c·z, c = 1/k;  y = (1-β)·z + β·x; the parameter holds y (arXiv 2405.15682)."""
 
-    name = "schedule_free_sgd"
-    options = ScheduleFreeOptions
-    documentation = words("Schedule-Free SGD.")
+    name = "averaged_sgd"
+    options = AveragedOptions
+    documentation = words("Averaged SGD.")
     direction = SGD()
     estimate_options = ()
 
@@ -205,8 +205,7 @@ class DoWGLionMethod(DirectedMethod):
 
 
 TOYS = {
-    method.name: method
-    for method in (ToyMechanicAdamMethod, ToyMechanicTorchMethod, ScheduleFreeSGDMethod, DoWGLionMethod)
+    method.name: method for method in (ToyMechanicAdamMethod, ToyMechanicTorchMethod, AveragedSGDMethod, DoWGLionMethod)
 }
 
 
@@ -270,7 +269,7 @@ class MechanicReference(Reference):
         return sum(self.s)
 
 
-class ScheduleFreeReference(Reference):
+class AveragedReference(Reference):
     decay, lr = 0.0, 0.1
 
     def __init__(self, x: Tensor) -> None:
@@ -309,12 +308,12 @@ class DoWGLionReference(Reference):
 REFERENCES: dict[str, type[Reference]] = {
     "toy_mechanic_adam": MechanicReference,
     "toy_mechanic_torch": MechanicReference,
-    "schedule_free_sgd": ScheduleFreeReference,
+    "averaged_sgd": AveragedReference,
     "dowg_lion": DoWGLionReference,
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "toy_mechanic_adam": {"weight_decay": DECAY},
     "toy_mechanic_torch": {},
-    "schedule_free_sgd": {},
+    "averaged_sgd": {},
     "dowg_lion": {},
 }

@@ -81,6 +81,9 @@ class Advice:
         if self._checks is None:
             self._first_lr = self._last_lr = max(rates(step_size), default=0.0)
             begun: list[tuple[int, Check]] = [(1, _check_start), (10, _check_lr), (PATIENCE, _check_d)]
+            if step_size._scalars.method.chosen_lr:
+                self._checks, self.due = [(1, _check_precision)] if self._steps == 0 else [], 1
+                return
             if bool(starts(step_size).isnan().any()):  # a method without d0
                 self._checks, self.due = [*begun[:2]] if self._steps == 0 else [], 1
                 return
@@ -185,6 +188,11 @@ def _check_start(advice: Advice, step_size: Watched) -> None:
     jump = next((pair for pair in itertools.pairwise(levels) if pair[0] >= APART * pair[1]), None)
     if jump is not None and levels[0] > LOW_LR:
         advice.say(step_size, "groups", advice_texts.groups(levels[0], jump[1]))
+    _check_precision(advice, step_size)
+
+
+def _check_precision(advice: Advice, step_size: Watched) -> None:
+    """After the first step: parameters without a float32 copy."""
     params = [
         p for member in step_size._roster for named in member._brought_by.tensors(member._all_groups) for _, p in named
     ]

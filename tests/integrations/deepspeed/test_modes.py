@@ -10,9 +10,10 @@ from torch import Tensor
 from dadapt_dist import LearningRateFree
 from dadapt_dist.integrations.known_issues import DEFECTS
 from tests.helpers.deepspeed_runs import DECAYS, STEPS, SUB_GROUP, Case, Odd, Trainer, batch, indices, loss_of
+from tests.helpers.oracles import ORACLES
 from tests.helpers.oracles.dog import DoGOracle
 from tests.helpers.pool import WorkerPool
-from tests.helpers.toy_methods import ScheduleFreeReference, toys_registered
+from tests.helpers.toy_methods import toys_registered
 
 SCALE = 2.0**8  # the loss scale of `Case`
 METHOD, LR = "schedule_free_sgd", {"lr": 1.0}
@@ -34,7 +35,7 @@ CASES = [
 
 def train(case: Case) -> dict[str, Any]:
     """On every rank: the model's weights in both modes, and the master weights in training, after the last step."""
-    with toys_registered(), Trainer(case) as trainer:
+    with Trainer(case) as trainer:
         optimizer: LearningRateFree = trainer.base
         for step in range(STEPS):
             trainer.step(step)
@@ -55,21 +56,16 @@ def expected(divisor: float = 1.0) -> tuple[list[Tensor], list[Tensor]]:
     """(weights in training, weights in evaluation) of one process, whose gradients are divided."""
     model = Odd().double()
     params = [*model.parameters()]
-    reference = ScheduleFreeReference(torch.cat([p.detach().flatten() for p in params]))
-    reference.decay, reference.lr = DECAYS[1][0], LR["lr"]
-    sizes = [p.numel() for p in params]
+    oracle: Any = ORACLES[METHOD](params, weight_decay=DECAYS[1][0], **LR)
     for step in range(STEPS):
         with torch.no_grad():
-            for p, value in zip(params, reference.x.split(sizes), strict=True):
-                p.copy_(value.view_as(p))
+            for p, value in zip(params, oracle.params, strict=True):
+                p.copy_(value)
         model.zero_grad()
         x, y = batch(step)
         (loss_of(model(x.double()), y.double()) / divisor).backward()
-        reference.step(torch.cat([p.grad.flatten() for p in params]))  # type: ignore[union-attr]
-    return tuple(  # type: ignore[return-value]
-        [part.view_as(p) for part, p in zip(x.split(sizes), params, strict=True)]
-        for x in (reference.x, reference.evaluated())
-    )
+        oracle.step([p.grad for p in params])
+    return oracle.params, oracle.evaluated()
 
 
 def test_fp16_weights_at_stage_0_follow_the_mode(pool2: WorkerPool) -> None:

@@ -15,6 +15,7 @@ from torch.optim import lr_scheduler
 import dadapt_dist as dd
 from dadapt_dist import schedules
 from dadapt_dist.engine.diagnostics import advice_texts
+from dadapt_dist.methods import METHODS
 from tests.helpers.classes import ALL, BY_DISTANCE, D_MAY_FALL, WITH_D, make
 from tests.helpers.layouts import LAYOUTS
 from tests.helpers.pool import WorkerPool
@@ -86,7 +87,7 @@ LR = (
 )
 
 
-@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("method", [name for name in ALL if not METHODS[name].chosen_lr])
 def test_an_lr_kept_from_habit_is_named_once(method: str, library_log: Any) -> None:
     assert run(library_log, 230, method, lr=1e-3) == [LR.format("0.001")]
     assert library_log.messages == [LR.format("0.001")]

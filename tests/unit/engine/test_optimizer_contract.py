@@ -14,6 +14,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.optim import lr_scheduler
 
 import dadapt_dist as dd
+from dadapt_dist import methods
 from dadapt_dist.engine import optimizer_class
 from tests.helpers.classes import ALL, D_MAY_FALL, WITH_D, WITH_LOSS, first_d
 from tests.helpers.layouts import LAYOUTS
@@ -23,6 +24,7 @@ from tests.helpers.oracles import ORACLES
 from tests.helpers.oracles.released import Problem, flat
 
 METHODS = list(ALL)
+CHOSEN_LR = {name: method.chosen_lr for name, method in methods.METHODS.items()}
 Groups = list[dict[str, Any]]
 
 
@@ -350,9 +352,16 @@ def test_lr_may_be_a_tensor(method: str) -> None:
     assert tensor.ours(10) == number.ours(10)
     assert torch.equal(flat(tensor.weights), flat(number.weights))
     w = nn.Parameter(torch.ones(2))
-    unknown = ("dadapt_sgd", "dog", "dowg", "dual_averaging", "kt", *WITH_LOSS)  # the norms of the gradients that divide it
-    own = 0.5 * float(ALL[method]([w]).d) if method in WITH_D else math.nan  # type: ignore[arg-type]
-    expected = 0.0 if method in unknown else own
+    unknown = (
+        "dadapt_sgd",
+        "dog",
+        "dowg",
+        "dual_averaging",
+        "kt",
+        *WITH_LOSS,
+    )  # the norms of the gradients that divide it
+    own = float(ALL[method]([w]).d) if method in WITH_D else 1.0 if CHOSEN_LR[method] else math.nan  # type: ignore[arg-type]
+    expected = 0.0 if method in unknown else 0.5 * own
     assert ALL[method]([w], lr=torch.tensor(0.5)).effective_lr == pytest.approx([expected], rel=0, abs=0, nan_ok=True)
 
 

@@ -31,7 +31,7 @@ from tests.helpers.toy_methods import (
     OPTIONS,
     REFERENCES,
     TOYS,
-    ScheduleFreeSGDMethod,
+    AveragedSGDMethod,
     ToyMechanicAdamMethod,
     ToyMechanicTorchMethod,
     toys_registered,
@@ -279,7 +279,7 @@ def test_a_step_that_is_left_out_leaves_no_trace(name: str, skip: Any, toys: dic
 def test_a_base_is_not_stepped_by_the_trial_of_a_step() -> None:
     """Of a method without sums, whose gradients are looked at by a trial of the step."""
 
-    class OverTorchMethod(ScheduleFreeSGDMethod):
+    class OverTorchMethod(AveragedSGDMethod):
         name = "over_torch"
         direction = TorchDirection(lambda groups: torch.optim.SGD(groups, lr=1.0, momentum=0.9))
 
@@ -526,7 +526,7 @@ def test_evaluation_sees_the_average_and_there_and_back_does_not_drift(
     dtype: torch.dtype, toys: dict[str, Class]
 ) -> None:
     ps = start(dtype)
-    optimizer, reference = toys["schedule_free_sgd"](ps), REFERENCES["schedule_free_sgd"](flat(ps))
+    optimizer, reference = toys["averaged_sgd"](ps), REFERENCES["averaged_sgd"](flat(ps))
     step_of = torch.finfo(dtype).eps
     bound = step_of * (200 if dtype is torch.float64 else 20)
     switching(optimizer)  # before the first step: nothing
@@ -552,7 +552,7 @@ def test_evaluation_sees_the_average_and_there_and_back_does_not_drift(
 
 def test_a_step_in_evaluation_is_refused_and_nothing_moves(toys: dict[str, Class]) -> None:
     ps = start()
-    optimizer = toys["schedule_free_sgd"](ps)
+    optimizer = toys["averaged_sgd"](ps)
     take(optimizer, ps, 0)
     optimizer.train(False)
     before = flat(ps)
@@ -568,7 +568,7 @@ def test_a_step_in_evaluation_is_refused_and_nothing_moves(toys: dict[str, Class
 
 def test_frozen_parameters_and_those_without_a_step_stay(toys: dict[str, Class]) -> None:
     ps = start()
-    optimizer = toys["schedule_free_sgd"](ps)
+    optimizer = toys["averaged_sgd"](ps)
     ps[1].requires_grad_(False)
     for step in range(3):
         give([ps[0]], slope(flat([ps[0]]), step))
@@ -599,14 +599,14 @@ def test_a_checkpoint_in_either_mode_goes_on_bit_for_bit(
             other.eval()
         if way == "state_dict":
             kept = saved(other)
-            assert [group.get("mode") for group in kept["param_groups"]] == [mode if name.startswith("sch") else None]
+            assert [group.get("mode") for group in kept["param_groups"]] == [mode if name == "averaged_sgd" else None]
             qs = [nn.Parameter(q.detach().clone()) for q in qs]
             other = build(toys, name, qs)
             other.load_state_dict(kept)
         else:
             other = pickle.loads(pickle.dumps(other)) if way == "pickle" else copy.deepcopy(other)
             qs = other.param_groups[0]["params"]
-        if mode == "eval" and name.startswith("sch"):
+        if mode == "eval" and name == "averaged_sgd":
             with pytest.raises(RuntimeError, match="evaluation mode"):
                 other.step()
         one.train()
@@ -617,7 +617,7 @@ def test_a_checkpoint_in_either_mode_goes_on_bit_for_bit(
 @pytest.mark.parametrize("wrong", [["eval", "train", "eval"], ["both"] * 3])
 def test_modes_that_cannot_be_are_refused_and_nothing_changes(wrong: list[str], toys: dict[str, Class]) -> None:
     ps = start()
-    optimizer = toys["schedule_free_sgd"]([{"params": [p]} for p in ps])
+    optimizer = toys["averaged_sgd"]([{"params": [p]} for p in ps])
     take(optimizer, ps, 0)
     kept = optimizer.state_dict()
     for group, mode in zip(kept["param_groups"], wrong, strict=True):
