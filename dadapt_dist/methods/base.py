@@ -127,16 +127,15 @@ class Documentation:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelSignature:
-    """The arguments of a method's compiled kernels (cpu_c_step.c, triton_kernel.py), in order.
+    """The arguments of a method's Triton kernel (triton_kernel.py), in order. The compiled step of CPUs needs none.
 
     Args:
-        index: number of the method in the kernels.
+        index: number of the method in the kernel.
         fields: buffers, those that the kernel never writes last.
         coefficients: keys of `Method.coefficients`; None there (no decay) is passed as 1.
         factors: what the raw sums of the kernel are multiplied by, in the order of the method's sums.
         statistic: the buffer that serves the estimate alone: without it the method is frozen, and it may be narrower.
         read_only: how many of `fields` the kernel never writes.
-        sliced: whether the kernel knows `slice_p`.
     """
 
     index: int
@@ -145,7 +144,6 @@ class KernelSignature:
     factors: Callable[[dict[str, Any]], tuple[Any, ...]]
     statistic: str
     read_only: int = 0
-    sliced: bool = False
 
 
 class Method(ABC):
@@ -171,7 +169,7 @@ class Method(ABC):
     documentation: ClassVar[Documentation]
     """What docstrings and docs say of the method."""
     signature: ClassVar[KernelSignature | None] = None
-    """The arguments of the compiled kernels; None: the method runs as plain torch operations."""
+    """The arguments of the Triton kernel; None: the method runs as plain torch operations on a GPU."""
 
     name: ClassVar[str]
     start: ClassVar[Sums | None] = None
@@ -225,7 +223,7 @@ class Method(ABC):
         cls.has_modes = has_eval
 
     def own_signature(self) -> KernelSignature | None:
-        """The signature that the class declares itself: one derived from a method may have another update than the kernels."""
+        """The signature that the class declares itself: one derived from a method may have another update than the kernel."""
         return vars(type(self)).get("signature")
 
     def completed(self, options: Options, where: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from dadapt_dist.methods import METHODS, Method
 
 ALL: dict[str, type[dd.LearningRateFree]] = optimizers.classes()
 CLASSES = {name: cls for name, cls in ALL.items() if "d0" in METHODS[name].options.checks()}
-COMPILED = [name for name, method in METHODS.items() if method.signature is not None]
+COMPILED = [name for name, method in METHODS.items() if not method.runs_base]  # the C step is made of any method
+IN_TRITON = [name for name, method in METHODS.items() if method.signature is not None]
 WITH_D = [name for name, method in METHODS.items() if "d" in method().scalars(method.options.defaults())]
 WITH_BEFORE = [name for name, method in METHODS.items() if method.before is not None]
 ALWAYS_BEFORE = [name for name in WITH_BEFORE if METHODS[name].wants_before is Method.wants_before]
