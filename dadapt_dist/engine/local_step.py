@@ -1,6 +1,5 @@
 """One step on this rank: a pass over the local tensors of each optimizer, and the window in which their sums come together."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -118,7 +117,7 @@ def sweep(
             for kernel, device, tasks, derived in lot.launches:
                 c = coefficients(optimizer, group, device)
                 apart = None if rms is None or squares is None else _apart(optimizer, group, rms, squares, device)
-                sums = kernel.run(method, tasks, c, dry, skip, derived, apart)
+                sums = _run(kernel, method, tasks, c, dry, skip, derived, apart)
                 if apart is not None and squares is not None and apart.squares is not squares:
                     found = apart.squares.to(squares.device, non_blocking=True)
                     squares.copy_(torch.where(found.isnan(), squares, found))
@@ -188,14 +187,13 @@ def _measure(
             optimizer._base.rehearse(optimizer, plan)
         for lot in plan.lots:
             group = entries[lot.group][0]
-            row, device = table.row(group["estimate"]), None
-            for task in lot.tasks:
-                if task.x.device != device:
-                    device = task.x.device
-                    c = kernels.eager.numbers(coefficients(optimizer, group, device), device)
-                terms = _before_of(optimizer, task, c).to(table.device, non_blocking=True)
-                total[row, at : at + len(terms) - 1] += terms[:-1] * task.weight
-                bad[row] += terms[-1] * task.weight
+            row = table.row(group["estimate"])
+            for kernel, device, tasks, derived in lot.launches if table.always_before else _one_by_one(lot.tasks):
+                c = coefficients(optimizer, group, device)
+                terms = _terms(kernel, optimizer._method, tasks, c, derived)
+                terms = terms.to(table.device, non_blocking=True)
+                total[row, at : at + len(terms) - 1] += terms[:-1]
+                bad[row] += terms[-1]
     return bad
 
 
@@ -210,26 +208,21 @@ def _measure_start(optimizer: MovesTensors, entries: Entries, total: Tensor) -> 
                     total[table.row(group["estimate"])] += terms.to(table.device, non_blocking=True)
 
 
-def _before_of(optimizer: MovesTensors, task: TensorTask, c: dict[str, Any]) -> Tensor:
-    """The `before` terms of one tensor, and its count of elements that are not finite or whose square would not be.
+def _run(kernel: Any, method: Any, tasks: Any, c: Any, dry: bool, skip: Any, derived: Any, apart: Any) -> Tensor:
+    """What the kernel returns; the plain loop runs where no kernel can be made for these coefficients."""
+    sums: Tensor | None = kernel.run(method, tasks, c, dry, skip, derived, apart)
+    return kernels.eager.run(method, tasks, c, dry, skip, None, apart) if sums is None else sums
 
-    One block at a time, for the temporaries are float64; not ‖g0‖ of D-Adapt SGD, which is taken once.
-    """
-    method, largest = optimizer._method, math.sqrt(torch.finfo(task.math_dtype()).max)
-    blocks = kernels.eager.blocks(task) if optimizer.step_size._scalars.always_before else [task]
-    rows = []
-    for block in blocks:
-        x, buf = block.x.to(torch.float64), {name: t.to(torch.float64) for name, t in block.buf.items()}
-        g = block.g.to(torch.float64)
-        g = g if block.scale is None else g / block.scale
-        g = g.neg() if block.maximize else g
-        g = g.add(x, alpha=block.decay)
-        fit = g.abs() <= largest
-        terms = method.measure_before(x, torch.where(fit, g, 0.0), buf, c)
-        if method.before is not None:
-            method.before.check_terms(len(terms), f"{type(method).__name__}.measure_before")
-        rows.append(torch.stack([*terms, (~fit).sum(dtype=torch.float64)]))
-    return rows[0] if len(rows) == 1 else torch.stack(rows).sum(0)
+
+def _one_by_one(tasks: Sequence[TensorTask]) -> list[kernels.Launch]:
+    """For what is measured once, such as ‖g0‖ of D-Adapt SGD: in the order of the tensors, as plain operations."""
+    return [kernels.Launch(None, task.x.device, [task], None) for task in tasks]
+
+
+def _terms(kernel: Any, method: Any, tasks: Any, c: Any, derived: Any) -> Tensor:
+    """The sums of before a step."""
+    terms: Tensor | None = None if kernel is None else kernel.measure(method, tasks, c, derived)
+    return kernels.eager.measure(method, tasks, c, whole=kernel is None) if terms is None else terms
 
 
 def _add_norms(optimizer: MovesTensors, plan: StepPlan) -> None:

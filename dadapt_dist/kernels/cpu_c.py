@@ -1,23 +1,26 @@
 """Run a step on the CPU, compiled: all tensors of a group in one call of cpu_c_step.c, each read and written once."""
 
 import ctypes
+import functools
 from array import array
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..methods.base import Coefficients, KernelSignature, Method
+from ..methods.base import Coefficients, Method
 from . import cpu_c_library
+from .cpu_c_program import BUFFERS, COEFFICIENTS, NUMBER, OTHER, SUMS, Kinds, Program, program
 from .memory_checks import is_dense_alike, is_plain
 from .tensor_task import PerTensor, TensorTask
+from .traced_method import in_order
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the codes of cpu_c_step.c
 LARGEST = torch.finfo(torch.float32).max
 SAFE, COEFFICIENT, WILD = 2.0**40, 2.0**20, 2.0**60
 NONSENSE = 2  # cpu_c_step.c's word for rows that cannot be
-BUFFERS, SUMS, COEFFICIENTS = 5, 4, 12  # the sizes of cpu_c_step.c's arrays
-ROW, GRADIENT = 12, 2  # numbers of a row of cpu_c_step.c, and the place of the gradient's address among them
+ROW, GRADIENT = 7 + BUFFERS, 2  # numbers of a row of cpu_c_step.c, and the place of the gradient's address among them
 
 
 class Job(ctypes.Structure):
@@ -28,7 +31,7 @@ class Job(ctypes.Structure):
         ("scale", ctypes.c_double),
         ("decay", ctypes.c_double),
         ("safe", ctypes.c_double),
-        ("method", ctypes.c_int32),
+        ("method", ctypes.c_void_p),
         ("maximize", ctypes.c_int32),
         ("dry", ctypes.c_int32),
         ("threads", ctypes.c_int32),
@@ -38,14 +41,18 @@ class Job(ctypes.Structure):
 
 
 class Rows:
-    """What cpu_c_step.c is told of tasks: rows of numbers, in which only the address of the gradient changes.
+    """What cpu_c_step.c is told of tasks with the same buffers: rows of numbers, in which only the gradient's address changes.
 
-    A task has one row; with `runs`, one for each tensor of the model in it. tensors: int64 [n_rows], the numbers of these, or
-    None. offsets: of each row the first element, and the place of its task.
+    A task has one row; with `runs`, one for each tensor of the model in it. members: the places of the tasks. fields: the
+    buffers; sliced: those of which a tensor keeps some entries. tensors: int64 [n_rows], the numbers of the tensors of the
+    model, or None. offsets: of each row the first element, and the place of its task.
     """
 
-    def __init__(self, spec: KernelSignature, tasks: Sequence[TensorTask]) -> None:
-        self.spec = spec
+    def __init__(self, method: Method, every: Sequence[TensorTask], members: Sequence[int]) -> None:
+        tasks = [every[index] for index in members]
+        self.members = members
+        self._program: tuple[Kinds, Program | None] | None = None
+        self.fields, self.sliced = fields_of(method, tasks[0])
         runs = [task.runs or ((0, 0, task.x.numel()),) for task in tasks]
         self.count = sum(map(len, runs))
         self.numbers = array(
@@ -54,7 +61,7 @@ class Rows:
                 number
                 for task, of_task in zip(tasks, runs, strict=True)
                 for _, start, stop in of_task
-                for number in _row(spec, task, start, stop)
+                for number in self._row(task, start, stop)
             ],
         )
         first = self.numbers.buffer_info()[0]
@@ -79,17 +86,33 @@ class Rows:
             found = [found[index] + offset for index, offset in self.offsets]
         self.numbers[GRADIENT::ROW] = array("q", found)
 
+    def program(self, method: Method, kinds: Kinds) -> Program | None:
+        """The method's functions for these buffers."""
+        if self._program is None or self._program[0] != kinds:
+            self._program = kinds, program(method, self.fields, self.sliced, kinds)
+        return self._program[1]
 
-def _row(spec: KernelSignature, task: TensorTask, start: int, stop: int) -> list[int]:
-    """The row of cpu_c_step.c of a run of a task: size, addresses, dtypes, origin, and which entries sliced buffers keep."""
-    fields = [task.buf.get(name) for name in spec.fields]
-    addresses = [0 if t is None else t.data_ptr() + start * t.itemsize for t in fields]
-    addresses += [0] * (BUFFERS - len(fields))
-    kinds = [KINDS[task.x.dtype], KINDS[task.g.dtype], *(0 if t is None else KINDS[t.dtype] for t in fields)]
-    kind = sum(kind << 4 * place for place, kind in enumerate(kinds))
-    first, step = (task.cut.start, task.cut.step) if task.cut is not None and spec.statistic in task.buf else (0, 0)
-    x = task.x.data_ptr() + start * task.x.itemsize
-    return [stop - start, x, 0, *addresses, kind, task.origin + start, first, step]
+    def _row(self, task: TensorTask, start: int, stop: int) -> list[int]:
+        """The row of a run of a task: size, addresses, dtypes, origin, and which entries sliced buffers keep."""
+        fields = [task.buf[name] for name in self.fields]
+        addresses = [t.data_ptr() + start * t.itemsize for t in fields] + [0] * (BUFFERS - len(fields))
+        kinds = [KINDS[t.dtype] for t in (task.x, task.g, *fields)]
+        kind = sum(kind << 4 * place for place, kind in enumerate(kinds))
+        first, step = (task.cut.start, task.cut.step) if task.cut is not None and self.sliced else (0, 0)
+        x = task.x.data_ptr() + start * task.x.itemsize
+        return [stop - start, x, 0, *addresses, kind, task.origin + start, first, step]
+
+
+def fields_of(method: Method, task: TensorTask) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(the buffers of a task in the order of the kernels, those of them that keep some entries alone)."""
+    fields = in_order(method, task.buf)
+    return fields, () if task.cut is None else tuple(name for name in fields if name in _sliced(type(method)))
+
+
+@functools.cache
+def _sliced(method: type[Method]) -> frozenset[str]:
+    specs = method().buffers(method.options.defaults())
+    return frozenset(name for name, spec in specs.items() if spec.sliced)
 
 
 def available() -> bool:
@@ -104,36 +127,38 @@ def has_half() -> bool:
 
 
 def supports(method: Method, task: TensorTask) -> bool:
-    """Whether the compiled step can run this task: buffers in float32 or bfloat16, and all tensors alike in memory."""
-    spec = method.own_signature()
-    if spec is None or not task.x.is_cpu or task.g.layout is not torch.strided or not available():
+    """Whether the compiled step can run this task: buffers in float32 or bfloat16, and all tensors alike in memory.
+
+    Whether a program can be made of the method only its coefficients tell: `run` takes the plain loop where there is none.
+    """
+    if method.runs_base or not task.x.is_cpu or task.g.layout is not torch.strided or not available():
         return False
     tensors = [task.x, task.g, *task.buf.values()]
     if not all(is_plain(t) and t.is_cpu and t.dtype in KINDS and t.data_ptr() % t.itemsize == 0 for t in tensors):
         return False
     if any(t.dtype is torch.float16 for t in tensors) and not has_half():
         return False
-    if any(t.dtype is torch.float16 for t in task.buf.values()):
+    if len(task.buf) > BUFFERS or any(t.dtype is torch.float16 for t in task.buf.values()):
         return False
     if task.scale is not None and not task.scale.is_cpu:
         return False
     if len(task.runs) > 1 and not all(t.is_contiguous() for t in tensors):
         return False
-    if task.cut is None:
+    if not fields_of(method, task)[1]:
         return is_dense_alike(tensors)
     return (
-        spec.sliced
-        and len(task.runs) <= 1
+        len(task.runs) <= 1
         and all(t.is_contiguous() for t in tensors)
         and is_dense_alike([t for t in tensors if t.shape == task.x.shape])
     )
 
 
-def derive(method: Method, tasks: Sequence[TensorTask]) -> Rows:
-    """The rows of these tasks."""
-    spec = method.own_signature()
-    assert spec is not None, "supports() accepts nothing without a signature"
-    return Rows(spec, tasks)
+def derive(method: Method, tasks: Sequence[TensorTask]) -> list[Rows]:
+    """The rows of these tasks: those of tasks with the same buffers are one call."""
+    alike: dict[object, list[int]] = {}
+    for index, task in enumerate(tasks):
+        alike.setdefault(fields_of(method, task), []).append(index)
+    return [Rows(method, tasks, members) for members in alike.values()]
 
 
 def run(
@@ -142,19 +167,84 @@ def run(
     c: Coefficients,
     dry: bool,
     skip: Tensor | None = None,
-    derived: Rows | None = None,
+    derived: Sequence[Rows] | None = None,
     apart: PerTensor | None = None,
-) -> Tensor:
+) -> Tensor | None:
     """Run one step over tensors that `supports` has accepted: see `Kernel.run`. Raises MemoryError before anything moves."""
+    total = torch.zeros(len(method.sums) + 1, dtype=torch.float64, device="cpu")
     if skip is not None and bool(skip):
-        return torch.zeros(len(method.sums) + 1, dtype=torch.float64, device="cpu")
+        return total
+    calls = _calls(method, derived or derive(method, tasks), c, bounded=True)
+    if calls is None or (apart is not None and any(method.scaled in call.program.for_all for call in calls)):
+        return None
+    for call in calls:
+        some = [tasks[index] for index in call.rows.members]
+        job = _job(call, some[0], c, dry, None if apart is None else method.scaled)
+        total += _called(call, some, job, apart, len(method.sums))
+        if not dry:
+            torch.autograd.graph.increment_version(call.rows.params)  # the writes went behind autograd's back
+    return total
+
+
+def measure(
+    method: Method, tasks: Sequence[TensorTask], c: Coefficients, derived: Sequence[Rows] | None = None
+) -> Tensor | None:
+    """The sums of before a step, whose tensors only are read: see `Kernel.measure`."""
+    assert method.before is not None, "nobody measures without sums"
+    calls = _calls(method, derived or derive(method, tasks), c, bounded=False)
+    if calls is None:
+        return None
+    total = torch.zeros(len(method.before.names) + 1, dtype=torch.float64, device="cpu")
+    for call in calls:
+        some = [tasks[index] for index in call.rows.members]
+        total += _called(call, some, _job(call, some[0], c, True, None), None, len(method.before.names))
+    return total
+
+
+class Call(NamedTuple):
+    """One call of cpu_c_step.c. way: the number of the way through the method. values: its coefficients, in their order."""
+
+    rows: Rows
+    program: Program
+    way: int
+    values: Any
+
+
+def _calls(method: Method, every: Sequence[Rows], c: Coefficients, *, bounded: bool) -> list[Call] | None:
+    """The calls of a step, or of a measure, whose coefficients are not `bounded`; None where some rows have no program."""
+    kinds, found = _kinds(c), []
+    for rows in every:
+        made = rows.program(method, kinds)
+        if made is None:
+            return None
+        values = (ctypes.c_double * COEFFICIENTS)(*(float(c[name]) for name in made.coefficients))
+        if bounded:  # inf would make 0·inf of a gradient of 0
+            values[:] = [min(max(value, -LARGEST), LARGEST) for value in values]
+        way = made.library.dadapt_way(ctypes.addressof(values), not bounded)
+        if way < 0:
+            return None
+        found.append(Call(rows, made, way, values))
+    return found
+
+
+def _kinds(c: Coefficients) -> Kinds:
+    """What a program depends on: which coefficients are numbers, and what the others are."""
+    return tuple((name, value if value is None else _kind(value)) for name, value in c.items())
+
+
+def _kind(value: Any) -> Any:
+    if isinstance(value, (bool, str)):
+        return value
+    return NUMBER if isinstance(value, (float, int)) or (isinstance(value, Tensor) and value.dim() == 0) else OTHER
+
+
+def _called(call: Call, tasks: Sequence[TensorTask], job: Job, apart: PerTensor | None, sums: int) -> Tensor:
+    """The sums of one call, and the count of gradient elements that are of no use."""
     loaded = cpu_c_library.load()
     assert loaded is not None, "supports() accepts nothing without a library"
-    rows = derived or derive(method, tasks)
+    rows = call.rows
     rows.point(tasks)
-    spec = rows.spec
-    job = _job(spec, tasks[0], c, dry, None if apart is None else method.scaled)
-    out = (ctypes.c_double * SUMS)()
+    raw, out = (ctypes.c_double * SUMS)(), (ctypes.c_double * SUMS)()
     factors = squares = None
     if apart is not None and rows.tensors is not None:
         factors, squares = apart.factors[rows.tensors], torch.empty(rows.count, dtype=torch.float64, device="cpu")
@@ -163,17 +253,15 @@ def run(
         rows.places.buffer_info()[0],
         rows.weights.buffer_info()[0],
         ctypes.addressof(job),
-        ctypes.addressof(out),
+        ctypes.addressof(raw),
         None if factors is None else factors.data_ptr(),
         None if squares is None else squares.data_ptr(),
     )
     check_result(failed, rows.count)
     if apart is not None and rows.tensors is not None and squares is not None:
         apart.put(rows.tensors, squares, None)
-    if not dry:
-        torch.autograd.graph.increment_version(rows.params)  # the writes went behind autograd's back
-    sums = [value * float(factor) for value, factor in zip(out, spec.factors(c), strict=False)]
-    return torch.tensor([*sums, out[SUMS - 1]], dtype=torch.float64, device="cpu")
+    call.program.library.dadapt_sums(call.way, *map(ctypes.addressof, (call.values, raw, out)))
+    return torch.tensor([*out[:sums], raw[SUMS - 1]], dtype=torch.float64, device="cpu")
 
 
 def check_result(failed: int, count: int) -> None:
@@ -186,20 +274,19 @@ def check_result(failed: int, count: int) -> None:
         raise MemoryError(f"no memory for the partial sums of {count} tensors; nothing of the step has moved")
 
 
-def _job(spec: KernelSignature, task: TensorTask, c: Coefficients, dry: bool, scaled: str | None) -> Job:
-    numbers = [1.0 if (value := c[name]) is None else float(value) for name in spec.coefficients]
-    values = [min(max(number, -LARGEST), LARGEST) for number in numbers]  # inf would make 0·inf of a gradient of 0
+def _job(call: Call, task: TensorTask, c: Coefficients, dry: bool, scaled: str | None) -> Job:
+    numbers = [float(value) for name, value in c.items() if name != "seed" and _kind(value) is NUMBER]
     return Job(
-        coefficient=(ctypes.c_double * COEFFICIENTS)(*values),
+        coefficient=call.values,
         scale=1.0 if task.scale is None else float(task.scale),
         decay=task.decay,
-        safe=safe_size(values, c.get("keep")),
-        method=spec.index,
+        safe=safe_size([min(max(number, -LARGEST), LARGEST) for number in numbers], c.get("keep")),
+        method=call.program.library.dadapt_method(call.way),
         maximize=task.maximize,
         dry=dry,
         threads=torch.get_num_threads(),
         seed=int(c["seed"]) & 0xFFFFFFFF,
-        scaled=-1 if scaled is None else spec.coefficients.index(scaled),
+        scaled=-1 if scaled is None else call.program.coefficients.index(scaled),
     )
 
 

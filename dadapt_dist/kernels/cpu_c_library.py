@@ -1,4 +1,4 @@
-"""Find or build the compiled step, and load it.
+"""Find or build the compiled step and the functions of each method, a library each, and load them.
 
 A wheel may bring it built, beside this file. From source it is built once a user, at first use, into a cache folder that is
 the user's alone, under a name made of the source, the flags, the machine and the compiler: another version never finds a
@@ -27,7 +27,8 @@ __all__ = ["UnavailableError", "build", "compilers", "find", "load"]
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("cpu_c_step.c")
-VERSION = 5
+HEADER = SOURCE.with_name("cpu_c_method.h")
+VERSION = 6
 FLAGS = (
     "-O3",
     "-fopenmp-simd",
@@ -47,17 +48,28 @@ LESSER_SECONDS = 86400
 
 
 @functools.cache
-def load() -> ctypes.CDLL | None:
-    """The compiled step, or None, with one log line, where there is none."""
+def load(text: str | None = None) -> ctypes.CDLL | None:
+    """The compiled step, or None, with one log line, where there is none. text: C source to be built in its place."""
     try:
-        return find()
+        return find(text)
     except UnavailableError as error:
         logger.warning("the compiled step is not available, and the slower plain loop takes its place: %s", error)
         return None
 
 
-def find() -> ctypes.CDLL:
+def with_header(source: str) -> str:
+    """C source with cpu_c_method.h in it: what the build is named after is all that it is made of."""
+    return source.replace(f'#include "{HEADER.name}"\n', HEADER.read_text(encoding="utf-8"))
+
+
+def _text(text: str | None) -> str:
+    return with_header(SOURCE.read_text(encoding="utf-8")) if text is None else text
+
+
+def find(text: str | None = None) -> ctypes.CDLL:
     """The compiled step: installed, cached, or built now. Raises UnavailableError with the reasons where it cannot be had.
+
+    text: the C source of the functions of a method, which have a library of their own; None: cpu_c_step.c.
 
     Where it can be had, but not from the first place or by the first compiler, one log line says why: a warning where a
     place was refused because somebody else may have written there.
@@ -65,7 +77,7 @@ def find() -> ctypes.CDLL:
     if os.environ.get("DADAPT_DIST_KERNEL", "").lower() in ("off", "0", "no"):
         raise UnavailableError("DADAPT_DIST_KERNEL=off in the environment")
     failures = Failures()
-    for attempt in _attempts(failures):
+    for attempt in _attempts(failures, text):
         found = failures.noted(attempt)
         if found is not None:
             if failures.reasons:
@@ -109,16 +121,16 @@ class Failures:
         return "; ".join(self.reasons)
 
 
-def _attempts(failures: Failures) -> Iterator[Attempt]:
+def _attempts(failures: Failures, text: str | None) -> Iterator[Attempt]:
     """Everything that may give a library, best first; an attempt gives None where nothing is there."""
     folders, reasons = cpu_c_cache.candidates()
-    yield _installed
-    for name in _names():
+    yield functools.partial(_installed, text)
+    for name in _names(text):
         yield from (functools.partial(_kept, folder, name) for folder in folders)
     for reason in reasons:
         failures.add(reason)
-    yield from (functools.partial(_built, folder, failures) for folder in folders if not failures.slow)
-    yield from (functools.partial(_of_another_machine, folder, failures) for folder in folders)
+    yield from (functools.partial(_built, folder, failures, text) for folder in folders if not failures.slow)
+    yield from (functools.partial(_of_another_machine, folder, failures, text) for folder in folders)
 
 
 def _loaded(path: Path, descriptor: int) -> Found:
@@ -134,17 +146,22 @@ def _loaded(path: Path, descriptor: int) -> Found:
         raise UnavailableError(f"{path} is not a build of cpu_c_step.c") from error
     if version != VERSION:
         raise UnavailableError(f"{path} is version {version}, and {VERSION} is needed; delete it")
-    library.dadapt_step.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 6]
-    library.dadapt_step.restype = ctypes.c_int
+    if hasattr(library, "dadapt_method"):
+        library.dadapt_method.restype = ctypes.c_void_p
+        library.dadapt_way.argtypes = [ctypes.c_void_p, ctypes.c_int]
+        library.dadapt_sums.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 3]
+    else:
+        library.dadapt_step.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 6]
+        library.dadapt_step.restype = ctypes.c_int
     return path, library
 
 
 # ---------------------------------------------------------------- what is there already
 
 
-def _installed() -> Found | None:
+def _installed(text: str | None) -> Found | None:
     """The one that the package brought, which nobody may have written but who may write the package."""
-    path = SOURCE.with_name("step" + SUFFIX)
+    path = SOURCE.with_name(("step" if text is None else f"step-{_fingerprint(text)}") + SUFFIX)
     if cpu_c_cache.age(path) is None:
         return None
     has_digest = cpu_c_cache.age(path.with_name(path.name + cpu_c_cache.DIGEST)) is not None
@@ -159,9 +176,11 @@ def _kept(folder: Path, name: str) -> Found | None:
     return _loaded(path, cpu_c_cache.checked(path))
 
 
-def _of_another_machine(folder: Path, failures: Failures) -> Found | None:
+def _of_another_machine(folder: Path, failures: Failures, text: str | None) -> Found | None:
     """Where nothing can be built: what a machine with a compiler has built of this source, in a home that both have."""
-    names = [path.name for path in sorted(folder.glob(f"step-{_fingerprint()}-*{SUFFIX}")) if GIVEN not in path.name]
+    names = [
+        path.name for path in sorted(folder.glob(f"step-{_fingerprint(text)}-*{SUFFIX}")) if GIVEN not in path.name
+    ]
     for name in sorted(names, key=lambda name: LESSER in name):
         private = cpu_c_cache.private(folder, create=False)
         found = failures.noted(lambda path=private / name: _loaded(path, cpu_c_cache.checked(path)))  # type: ignore[misc]
@@ -173,18 +192,18 @@ def _of_another_machine(folder: Path, failures: Failures) -> Found | None:
 # ---------------------------------------------------------------- names
 
 
-def _names() -> list[str]:
+def _names(text: str | None = None) -> list[str]:
     """Under which a build for the compilers of today may be kept, best first."""
     first, *others = compilers() or [[]]
-    return [_name(first), _name(first, LESSER), *(_name(words, LESSER) for words in others)]
+    return [_name(text, first), _name(text, first, LESSER), *(_name(text, words, LESSER) for words in others)]
 
 
-def _name(words: list[str], kind: str = "") -> str:
-    return f"step-{_fingerprint()}-{cpu_c_compiler.identity(words)}{GIVEN if len(words) > 1 else ''}{kind}{SUFFIX}"
+def _name(text: str | None, words: list[str], kind: str = "") -> str:
+    return f"step-{_fingerprint(text)}-{cpu_c_compiler.identity(words)}{GIVEN if len(words) > 1 else ''}{kind}{SUFFIX}"
 
 
-def _fingerprint() -> str:
-    parts = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), platform.machine().encode(), sys.platform.encode()]
+def _fingerprint(text: str | None) -> str:
+    parts = [_text(text).encode(), " ".join(FLAGS).encode(), platform.machine().encode(), sys.platform.encode()]
     parts.append("-".join(_libc()).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
@@ -199,17 +218,17 @@ def _libc() -> tuple[str, str]:
 
 def build(folder: Path) -> Path:
     """Compile cpu_c_step.c into the folder, whole or not at all. Raises UnavailableError or OSError with the reason."""
-    return _built(folder, Failures())[0]
+    return _built(folder, Failures(), None)[0]
 
 
-def _built(folder: Path, failures: Failures) -> Found:
+def _built(folder: Path, failures: Failures, text: str | None) -> Found:
     if not compilers():
         raise UnavailableError(cpu_c_compiler.why_none())
     home = cpu_c_cache.private(folder, create=True)
     cpu_c_cache.sweep(home)
     with tempfile.TemporaryDirectory(dir=home, prefix=cpu_c_cache.BUILDING, ignore_cleanup_errors=True) as scratch:
         made = Path(scratch) / f"made{SUFFIX}"
-        name, lasting = _compiled(made, failures)
+        name, lasting = _compiled(made, failures, text)
         digest = cpu_c_cache.seal(made)
         path, descriptor = home / name, cpu_c_cache.checked(made, digest=digest)
         if lasting and not _is_there(path):
@@ -226,17 +245,18 @@ def _is_there(path: Path) -> bool:
     return LESSER not in path.name
 
 
-def _compiled(made: Path, failures: Failures) -> tuple[str, bool]:
-    """Compile cpu_c_step.c into `made` by the first compiler that can; (its name, whether it may be kept).
+def _compiled(made: Path, failures: Failures, text: str | None) -> tuple[str, bool]:
+    """Compile the source into `made` by the first compiler that can; (its name, whether it may be kept).
 
     What is less than the best build of the first compiler has a name of its own, and is not kept at all where the best
     failed for a reason of the moment.
     """
-    lasting, tried = True, Failures()
+    lasting, tried, source = True, Failures(), made.with_name(SOURCE.name)
+    source.write_text(_text(text), encoding="utf-8")
     for index, words in enumerate(compilers()):
         for extra in ((), ("-DDADAPT_PLAIN",)):  # without a version for each processor, where the linker has none
             try:
-                cpu_c_compiler.compile_library([*words, *FLAGS, *extra], SOURCE, made, BUILD_SECONDS)
+                cpu_c_compiler.compile_library([*words, *FLAGS, *extra], source, made, BUILD_SECONDS)
                 cpu_c_compiler.try_out(made, BUILD_SECONDS)
             except (UnavailableError, OSError) as error:
                 made.unlink(missing_ok=True)
@@ -246,6 +266,6 @@ def _compiled(made: Path, failures: Failures) -> tuple[str, bool]:
                     break
                 continue
             failures.reasons += tried.reasons
-            return _name(words, LESSER if index or extra else ""), lasting
+            return _name(text, words, LESSER if index or extra else ""), lasting
     failures.slow = tried.slow
     raise UnavailableError(tried.reasons[-1])

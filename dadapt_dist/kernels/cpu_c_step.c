@@ -8,19 +8,12 @@
    Build without -ffast-math (old compilers then switch denormals off for the whole process) and with -ffp-contract=off
    (the elements are then the same on every processor). */
 
-#include <float.h>
-#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#if !defined(DADAPT_PLAIN) && defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__)
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define CLONES
-#endif
+#include "cpu_c_method.h"
+
 #if defined(__FLT16_MANT_DIG__)
 #define HALF 1
 #else
@@ -29,16 +22,13 @@
 
 #define BLOCK 65536 /* elements that one thread takes at a time */
 #define TILE 1024
-#define BUFFERS 5
 #define FIELDS (2 + BUFFERS) /* x, g, buffers */
-#define SUMS 4               /* at most three of a method, and the elements that are not finite */
-#define COEFFICIENTS 12
 #define MAX_THREADS 256
 #define MAX_NUMEL ((int64_t)1 << 48)
 
 enum { F32 = 0, BF16 = 1, F16 = 2 };
 
-/* One tensor. field: addresses of x, g and the method's buffers in the order of its function below; 0: it has none.
+/* One tensor. field: addresses of x, g and the method's buffers in the order of its functions; 0: it has none.
    kinds: 4 bits a field. origin: see `noise`. cut, first: every cut-th entry, from `first` on, is in the sliced buffers; cut 0: all are. */
 typedef struct {
   int64_t numel, field[FIELDS], kinds, origin, first, cut;
@@ -48,155 +38,15 @@ typedef struct {
   double coefficient[COEFFICIENTS];
   double scale, decay; /* g / scale; g + decay * x */
   double safe;         /* gradients up to here overflow nothing: others are tried first, see `tame` */
-  int32_t method, maximize, dry, threads;
+  const method_t *method;
+  int32_t maximize, dry, threads;
   uint32_t seed;
   int32_t scaled; /* the coefficient that each tensor has a factor of its own for, or -1 */
 } job_t;
 
 static inline int kind_of(const row_t *row, int field) { return (int)(row->kinds >> (4 * field)) & 15; }
 
-/* ---------------------------------------------------------------- the methods, on one tile of float32 */
-
-typedef void tile_t(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum);
-
-#define SIMD(reductions) _Pragma(#reductions)
-
-/* A step of prodigy that only puts x back to its start. */
-static double back_to_start(int64_t n, float *x, const float *g, float *const *b) {
-  const float *x0 = b[3];
-  double inner = 0;
-  for (int64_t i = 0; i < n; ++i) inner += (double)g[i] * (double)(x0[i] - x[i]);
-  memcpy(x, x0, (size_t)n * 4);
-  for (int k = 0; k < 3; ++k) memset(b[k], 0, (size_t)n * 4);
-  return inner;
-}
-
-CLONES static void prodigy_step(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
-  float *m = b[0], *v = b[1], *s = b[2];
-  const float *x0 = b[3];
-  const float b1 = c[0], to_m = c[1], b2 = c[2], to_v = c[3], b3 = c[4], to_s = c[5], keep = c[6], step = c[7], eps = c[8];
-  double inner = 0, l1 = 0;
-  SIMD(omp simd reduction(+ : inner, l1))
-  for (int64_t i = 0; i < n; ++i) {
-    const float mi = b1 * m[i] + to_m * g[i], vi = b2 * v[i] + to_v * (g[i] * g[i]), si = b3 * s[i] + to_s * g[i];
-    inner += (double)g[i] * (double)(x0[i] - x[i]);
-    l1 += (double)fabsf(si);
-    m[i] = mi;
-    v[i] = vi;
-    s[i] = si;
-    x[i] = x[i] * keep - step * mi / (sqrtf(vi) + eps);
-  }
-  sum[0] += inner;
-  sum[1] += l1;
-}
-
-static void prodigy(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
-  if (c[9] > 0)
-    sum[0] += back_to_start(n, x, g, b);
-  else
-    prodigy_step(n, x, g, b, c, sum);
-}
-
-CLONES static void dadapt_adam(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
-  float *m = b[0], *v = b[1], *s = b[2];
-  const float b1 = c[0], to_m = c[1], b2 = c[2], to_v = c[3], b3 = c[4], to_s = c[5], keep = c[6], eps = c[7];
-  double inner = 0, l1 = 0;
-  SIMD(omp simd reduction(+ : inner, l1))
-  for (int64_t i = 0; i < n; ++i) {
-    const float mi = b1 * m[i] + to_m * g[i], vi = b2 * v[i] + to_v * (g[i] * g[i]), si = b3 * s[i] + to_s * g[i];
-    inner += (double)(g[i] * s[i] / (sqrtf(v[i]) + eps));
-    l1 += (double)fabsf(si);
-    m[i] = mi;
-    v[i] = vi;
-    s[i] = si;
-    x[i] = x[i] * keep - mi / (sqrtf(vi) + eps);
-  }
-  sum[0] += inner;
-  sum[1] += l1;
-}
-
-CLONES static void dadapt_sgd(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
-  float *s = b[0];
-  const float *x0 = b[1];
-  const float gamma = c[0], r = c[1], pull = c[2];
-  double inner = 0, sq = 0;
-  SIMD(omp simd reduction(+ : inner, sq))
-  for (int64_t i = 0; i < n; ++i) {
-    const float si = s[i] + gamma * g[i];
-    inner += (double)g[i] * (double)s[i];
-    sq += (double)si * (double)si;
-    s[i] = si;
-    x[i] += pull * ((x0[i] - si * r) - x[i]);
-  }
-  sum[0] += inner;
-  sum[1] += sq;
-}
-
-CLONES static void dadapt_adagrad(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
-  float *alpha = b[0], *s = b[1];
-  const float *x0 = b[2];
-  const float gamma = c[0], r = c[1], eps = c[2], pull = c[3];
-  float before[TILE];
-  double gsq = 0, sksq = 0, l1 = 0;
-  if (pull != 1.0f) memcpy(before, x, sizeof(float) * (size_t)n);
-  SIMD(omp simd reduction(+ : gsq, sksq, l1))
-  for (int64_t i = 0; i < n; ++i) {
-    const float square = g[i] * g[i], ai = alpha[i] + square, si = s[i] + gamma * g[i], denom = sqrtf(ai) + eps;
-    gsq += (double)(square / denom);
-    sksq += (double)(si * si / denom);
-    l1 += (double)fabsf(si);
-    alpha[i] = ai;
-    s[i] = si;
-    x[i] = x0[i] - si * r / denom; /* z; a choice here would make the loop ten times slower */
-  }
-  if (pull != 1.0f)
-    for (int64_t i = 0; i < n; ++i) x[i] = before[i] + pull * (x[i] - before[i]);
-  sum[0] += gsq;
-  sum[1] += sksq;
-  sum[2] += l1;
-}
-
-CLONES static void dadapt_adan(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
-  float *m = b[0], *d = b[1], *v = b[2], *s = b[3], *before = b[4];
-  const float b1 = c[0], to_m = c[1], b2 = c[2], to_n = c[3], b3 = c[4], to_v = c[5], average = c[6], to_s = c[7], keep = c[8],
-              shrink = c[9], eps = c[10];
-  double gsq = 0, sksq = 0, l1 = 0;
-  SIMD(omp simd reduction(+ : gsq, sksq, l1))
-  for (int64_t i = 0; i < n; ++i) {
-    const float diff = before[i] != before[i] ? 0.0f : g[i] - before[i]; /* NaN: no gradient was seen yet */
-    const float ahead = g[i] + b2 * diff, mi = b1 * m[i] + to_m * g[i], ni = b2 * d[i] + to_n * diff;
-    const float vi = b3 * v[i] + to_v * (ahead * ahead), si = average * s[i] + to_s * g[i], denom = sqrtf(vi) + eps;
-    gsq += (double)(g[i] * g[i] / denom);
-    sksq += (double)(si * si / denom);
-    l1 += (double)fabsf(si);
-    m[i] = mi;
-    d[i] = ni;
-    v[i] = vi;
-    s[i] = si;
-    before[i] = g[i];
-    x[i] = (x[i] * keep - (mi + b2 * ni) / denom) / shrink;
-  }
-  sum[0] += gsq;
-  sum[1] += sksq;
-  sum[2] += l1;
-}
-
-CLONES static void dadapt_lion(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
-  float *m = b[0], *s = b[1];
-  const float b1 = c[0], to_u = c[1], b2 = c[2], to_m = c[3], average = c[4], to_s = c[5], keep = c[6], step = c[7];
-  double inner = 0, l1 = 0;
-  SIMD(omp simd reduction(+ : inner, l1))
-  for (int64_t i = 0; i < n; ++i) {
-    const float a = b1 * m[i] + to_u * g[i], u = a > 0 ? 1.0f : a < 0 ? -1.0f : 0.0f, si = average * s[i] + to_s * u;
-    inner += (double)(u * s[i]);
-    l1 += (double)fabsf(si);
-    m[i] = b2 * m[i] + to_m * g[i];
-    s[i] = si;
-    x[i] = x[i] * keep - step * u;
-  }
-  sum[0] += inner;
-  sum[1] += l1;
-}
+/* ---------------------------------------------------------------- no method, and sums of squares */
 
 CLONES static void scale(int64_t n, float *a, float by) {
   SIMD(omp simd)
@@ -219,26 +69,21 @@ CLONES static double add_squares(int64_t n, const float *a) {
 
 /* No method: x and the first c[0] of c[1] buffers are read and written, g and the other buffers read, one after the other
    within a tile, which was the fastest order found; next to nothing is computed. What memory alone allows. */
-static void traffic(int64_t n, float *x, const float *g, float *const *b, const float *c, double *sum) {
+static void traffic(int64_t n, float *x, const float *g, float *const *b, const double *c, double *sum) {
   sum[0] += add_up(n, g);
   for (int k = (int)c[0]; k < (int)c[1]; ++k) sum[0] += add_up(n, b[k]);
-  for (int k = 0; k < (int)c[0]; ++k) scale(n, b[k], c[2]);
-  scale(n, x, c[2]);
+  for (int k = 0; k < (int)c[0]; ++k) scale(n, b[k], (float)c[2]);
+  scale(n, x, (float)c[2]);
 }
 
-/* read_only: the last so many buffers are x0, never written. squared: the buffer whose squares are summed up, or -1. pull: the
-   coefficient by which x goes on towards a point that it does not reach in one step, or -1. waits: g times that
-   buffer is summed up, and a first coefficient of 0 says that the size of the first gradient, squared, is not known yet. */
-typedef struct {
-  tile_t *tile;
-  int buffers, read_only, squared, pull, waits;
-} method_t;
-
-static const method_t methods[] = {
-    {prodigy, 4, 1, -1, -1, 0},   {dadapt_adam, 3, 0, -1, -1, 0}, {dadapt_sgd, 2, 1, 0, 2, 1}, {dadapt_adagrad, 3, 1, 1, 3, 0},
-    {dadapt_adan, 5, 0, 3, -1, 0}, {dadapt_lion, 2, 0, -1, -1, 0}, {traffic, 5, 0, -1, -1, 0},
+#define TRAFFIC(n) {.buffers = n, .sums = 1, .tile = traffic}
+static const method_t traffic_of[] = {
+    TRAFFIC(0), TRAFFIC(1), TRAFFIC(2), TRAFFIC(3), TRAFFIC(4),  TRAFFIC(5),  TRAFFIC(6),
+    TRAFFIC(7), TRAFFIC(8), TRAFFIC(9), TRAFFIC(10), TRAFFIC(11), TRAFFIC(12),
 };
-#define METHODS ((int)(sizeof methods / sizeof *methods))
+
+/* The method of that name with so many buffers, or null. */
+const method_t *dadapt_traffic(int buffers) { return buffers >= 0 && buffers <= BUFFERS ? traffic_of + buffers : NULL; }
 
 /* ---------------------------------------------------------------- from memory to a tile, and back */
 
@@ -339,9 +184,8 @@ CLONES static void divide(int64_t n, float *g, float scale) {
 
 /* ---------------------------------------------------------------- one tile, one block, all blocks */
 
-/* The largest number that a field can hold, and the largest whose square float32 can hold. */
+/* The largest number that a field can hold. */
 static const float largest[] = {[F32] = FLT_MAX, [BF16] = 0x1.fep127f, [F16] = 65504.0f};
-static const float root = 0x1.fffffep63f;
 
 /* Gradients of a parameter in float16 may leave it much sooner. */
 static inline float safe_for(const row_t *row, const job_t *job) { return (float)(kind_of(row, 0) == F16 ? job->safe * 0x1p-30 : job->safe); }
@@ -368,30 +212,31 @@ static const float *gradient(const row_t *row, const job_t *job, int64_t at, int
   return tile;
 }
 
-/* Does a step leave element i with what memory can hold, and with a square where one is summed up? */
-static int fits(const row_t *row, const method_t *method, const float *c, int64_t i, float g, const float *x, float *const *b, float *const *before) {
-  if (!(fabsf(x[i]) <= largest[kind_of(row, 0)])) return 0;
-  for (int k = 0; k < method->buffers - method->read_only; ++k)
-    if (row->field[2 + k] && !(fabsf(b[k][i]) <= (k == method->squared ? root : largest[kind_of(row, 2 + k)]))) return 0;
-  if (!method->waits) return 1;
-  return fabsf(g * before[method->squared][i]) <= FLT_MAX && (c[0] != 0.0f || fabsf(g) <= root);
-}
+/* The entries of a tile that are in the sliced buffers. n: how many, the first being `first` and every cut-th further one; q: its
+   place in them. x, g: theirs. b: the method's buffers, the sliced ones at q. */
+typedef struct {
+  int64_t n, first, q;
+  float x[TILE], g[TILE], *b[BUFFERS];
+} slice_t;
 
 /* Take gradient elements whose step would overflow as if they were not finite: as 0, and counted. The method itself says
-   which, on copies; where the decay alone overflows, it is left out too. */
-static void tame(const row_t *row, const job_t *job, const float *c, int64_t n, const float *x, float *g, float *const *b, uint8_t *wrong, double *bad) {
-  const method_t *method = methods + job->method;
-  float copy[1 + BUFFERS][TILE], *to[BUFFERS], heading[COEFFICIENTS];
-  memcpy(heading, c, sizeof heading);
-  if (method->pull >= 0) heading[method->pull] = 1;
+   which; where the decay alone overflows, it is left out too. slice: null where nothing is sliced. */
+static void tame(const row_t *row, const job_t *job, const double *c, int64_t n, const float *x, float *g, float *const *b, slice_t *slice, uint8_t *wrong, double *bad) {
+  const method_t *method = job->method;
+  float limit[1 + BUFFERS];
+  uint8_t fit[TILE], of_slice[TILE];
+  limit[0] = largest[kind_of(row, 0)];
+  for (int k = 0; k < method->buffers; ++k) limit[1 + k] = largest[kind_of(row, 2 + k)];
   for (int pass = 0, over = 1; over && pass < 2; ++pass) {
-    double ignored[SUMS] = {0};
-    memcpy(copy[0], x, (size_t)n * 4);
-    for (int k = 0; k < method->buffers; ++k) to[k] = memcpy(copy[1 + k], b[k], (size_t)n * 4);
-    method->tile(n, copy[0], g, to, heading, ignored);
+    method->fits(n, x, g, b, c, limit, fit);
+    if (slice) {
+      for (int64_t j = 0; j < slice->n; ++j) slice->g[j] = g[slice->first + j * row->cut];
+      method->slice_fits(slice->n, slice->x, slice->g, slice->b, c, limit, of_slice);
+      for (int64_t j = 0; j < slice->n; ++j) fit[slice->first + j * row->cut] &= of_slice[j];
+    }
     over = 0;
     for (int64_t i = 0; i < n; ++i) {
-      if (fits(row, method, c, i, g[i], copy[0], to, b)) continue;
+      if (fit[i]) continue;
       g[i] = wrong[i] || job->decay == 0.0 ? 0.0f : (float)job->decay * x[i];
       *bad += !wrong[i];
       over = wrong[i] = 1;
@@ -399,39 +244,9 @@ static void tame(const row_t *row, const job_t *job, const float *c, int64_t n, 
   }
 }
 
-/* The first entry from `at` on that is in the sliced buffers, counted from `at`; q: its place in them. */
-static int64_t first_of(const row_t *row, int64_t at, int64_t *q) {
-  const int64_t first = (row->first - at % row->cut + row->cut) % row->cut;
-  *q = (at + first - row->first) / row->cut;
-  return first;
-}
-
-/* The sliced s of a tile, at the entries to which it belongs. */
-static void spread(const row_t *row, int64_t at, int64_t n, float *s) {
-  int64_t q;
-  for (int64_t i = first_of(row, at, &q); i < n; i += row->cut, ++q) load(kind_of(row, 4), 1, (const void *)row->field[4], q, s + i);
-}
-
-/* Prodigy's estimate from every cut-th entry: s and x0 hold only those. */
-static void sliced(const row_t *row, const job_t *job, int64_t at, int64_t n, const float *x, const float *g, const float *c, double *sum) {
-  int64_t q;
-  for (int64_t i = first_of(row, at, &q); i < n; i += row->cut, ++q) {
-    float s, x0;
-    load(kind_of(row, 4), 1, (const void *)row->field[4], q, &s);
-    load(kind_of(row, 5), 1, (const void *)row->field[5], q, &x0);
-    s = c[4] * s + c[5] * g[i];
-    sum[0] += (double)g[i] * (double)(x0 - x[i]);
-    sum[1] += (double)fabsf(s);
-    if (job->dry) continue;
-    if (kind_of(row, 4) == F32) ((float *)row->field[4])[q] = s;
-    else store_stochastic(1, &s, (uint16_t *)row->field[4] + q, (uint32_t)(row->origin + q), job->seed);
-  }
-}
-
 /* Where the method finds a field: in memory, or in `tile`, which is filled from there. */
 static float *reach(const row_t *row, int field, int dry, int64_t at, int64_t n, float *tile) {
   const int kind = kind_of(row, field);
-  if (row->field[field] == 0) return memset(tile, 0, (size_t)n * 4);
   if (kind == F32 && !dry) return (float *)row->field[field] + at;
   load(kind, n, (const void *)row->field[field], at, tile);
   return tile;
@@ -444,31 +259,68 @@ static void stay(int64_t n, float *t, const float *before, float limit) {
     if (!(fabsf(t[i]) <= limit)) t[i] = before[i];
 }
 
+/* Find the entries of a tile that are in the sliced buffers, and what they are before the step. */
+static void find_slice(const row_t *row, const job_t *job, int64_t at, int64_t n, const float *x, const float *g, float tiles[][TILE], slice_t *slice) {
+  slice->first = (row->first - at % row->cut + row->cut) % row->cut;
+  slice->q = (at + slice->first - row->first) / row->cut;
+  slice->n = slice->first < n ? (n - slice->first + row->cut - 1) / row->cut : 0;
+  for (int64_t j = 0, i = slice->first; j < slice->n; ++j, i += row->cut) slice->x[j] = x[i], slice->g[j] = g[i];
+  for (int k = 0; k < job->method->buffers; ++k)
+    slice->b[k] = job->method->sliced >> k & 1 && slice->n ? reach(row, 2 + k, job->dry, slice->q, slice->n, tiles[2 + k]) : NULL;
+}
+
+/* Write to memory what is not there already: of n elements from `at` on, from `from`. */
+static void write_back(const row_t *row, const job_t *job, int k, int64_t at, int64_t n, const float *from) {
+  if (kind_of(row, 2 + k) == BF16)
+    store_stochastic(n, from, (uint16_t *)row->field[2 + k] + at, (uint32_t)(row->origin + at), job->seed);
+}
+
+/* A step with a large gradient, or with what is multiplied: tried first, and nothing that it writes leaves what memory holds. */
+static __attribute__((noinline)) void run_loud(const row_t *row, const job_t *job, const double *c, int64_t n, float *x, float *g, float *const *b, slice_t *slice, uint8_t *wrong, double *sum) {
+  const method_t *method = job->method;
+  float before[1 + BUFFERS][TILE];
+  const int written = method->buffers - method->read_only;
+  tame(row, job, c, n, x, g, b, slice, wrong, sum + SUMS - 1);
+  memcpy(before[0], x, (size_t)n * 4);
+  for (int k = 0; k < written; ++k) {
+    float *const *of = method->sliced >> k & 1 ? slice->b : b;
+    const int64_t count = method->sliced >> k & 1 ? slice->n : n;
+    if (count) memcpy(before[1 + k], of[k], (size_t)count * 4);
+  }
+  if (slice) {
+    for (int64_t j = 0; j < slice->n; ++j) slice->g[j] = g[slice->first + j * row->cut];
+    method->slice(slice->n, slice->x, slice->g, slice->b, c, sum);
+  }
+  method->tile(n, x, g, b, c, sum);
+  stay(n, x, before[0], largest[kind_of(row, 0)]);
+  for (int k = 0; k < written; ++k) {
+    if (method->sliced >> k & 1) stay(slice->n, slice->b[k], before[1 + k], largest[kind_of(row, 2 + k)]);
+    else stay(n, b[k], before[1 + k], largest[kind_of(row, 2 + k)]);
+  }
+}
+
 /* squares: gets the sum of x squared, as memory holds x after the step, or is null. */
-static void run_tile(const row_t *row, const job_t *job, const float *c, int64_t at, int64_t n, double *sum, double *squares) {
-  float tiles[FIELDS][TILE], before[FIELDS][TILE], *b[BUFFERS];
+static void run_tile(const row_t *row, const job_t *job, const double *c, int64_t at, int64_t n, double *sum, double *squares) {
+  float tiles[FIELDS][TILE], *b[BUFFERS];
   uint8_t wrong[TILE];
+  slice_t slice;
   int loud;
-  const method_t *method = methods + job->method;
+  const method_t *method = job->method;
   const int buffers = method->buffers, written = buffers - method->read_only;
-  row_t whole = *row;
-  if (row->cut) whole.field[4] = whole.field[5] = 0;
   float *x = reach(row, 0, job->dry, at, n, tiles[0]);
   const float *g = gradient(row, job, at, n, x, tiles[1], wrong, &loud, sum + SUMS - 1);
-  for (int k = 0; k < buffers; ++k) b[k] = reach(&whole, 2 + k, job->dry, at, n, tiles[2 + k]);
-  if (loud) {
-    if (row->cut) spread(row, at, n, b[2]);
-    tame(row, job, c, n, x, tiles[1], b, wrong, sum + SUMS - 1);
-    memcpy(before[0], x, (size_t)n * 4);
-    for (int k = 0; k < written; ++k) memcpy(before[1 + k], b[k], (size_t)n * 4);
+  for (int k = 0; k < buffers; ++k) b[k] = method->sliced >> k & 1 ? NULL : reach(row, 2 + k, job->dry, at, n, tiles[2 + k]);
+  if (row->cut) find_slice(row, job, at, n, x, g, tiles, &slice);
+  if (method->loud && !loud && method->loud(n, x, b, c, safe_for(row, job))) {
+    loud = 1;
+    memset(wrong, 0, (size_t)n);
+    if (g != tiles[1]) g = memcpy(tiles[1], g, (size_t)n * 4);
   }
-  if (row->cut) sliced(row, job, at, n, x, g, c, sum);
-  double ignored[SUMS] = {0};
-  method->tile(n, x, g, b, c, row->cut ? ignored : sum);
-  if (loud) {
-    stay(n, x, before[0], largest[kind_of(row, 0)]);
-    for (int k = 0; k < written; ++k)
-      if (whole.field[2 + k]) stay(n, b[k], before[1 + k], largest[kind_of(row, 2 + k)]);
+  if (loud && method->fits) {
+    run_loud(row, job, c, n, x, tiles[1], b, row->cut ? &slice : NULL, wrong, sum);
+  } else {
+    if (row->cut) method->slice(slice.n, slice.x, slice.g, slice.b, c, sum);
+    method->tile(n, x, g, b, c, sum);
   }
   if (squares) {
     round_as_stored(kind_of(row, 0), n, x);
@@ -476,9 +328,45 @@ static void run_tile(const row_t *row, const job_t *job, const float *c, int64_t
   }
   if (job->dry) return;
   store(kind_of(row, 0), n, x, (void *)row->field[0], at);
-  for (int k = 0; k < written; ++k)
-    if (kind_of(row, 2 + k) == BF16 && whole.field[2 + k])
-      store_stochastic(n, b[k], (uint16_t *)row->field[2 + k] + at, (uint32_t)(row->origin + at), job->seed);
+  for (int k = 0; k < written; ++k) {
+    if (method->sliced >> k & 1) write_back(row, job, k, slice.q, slice.n, slice.b[k]);
+    else write_back(row, job, k, at, n, b[k]);
+  }
+}
+
+/* The gradient of a measure, in float64: elements that are not finite, or whose square float32 does not hold, are 0. Returns how
+   many these are. */
+CLONES static int64_t measured_gradient(int64_t n, const float *g, const float *x, double scale, double sign, double decay, double *to) {
+  int64_t bad = 0;
+  const double most = sqrt((double)FLT_MAX);
+  if (scale == 1.0 && decay == 0.0) {
+    SIMD(omp simd reduction(+ : bad))
+    for (int64_t i = 0; i < n; ++i) {
+      const double whole = sign * (double)g[i];
+      const int is_usable = fabs(whole) <= most;
+      to[i] = is_usable ? whole : 0.0;
+      bad += !is_usable;
+    }
+    return bad;
+  }
+  SIMD(omp simd reduction(+ : bad))
+  for (int64_t i = 0; i < n; ++i) {
+    const double whole = sign * (double)g[i] / scale + (decay != 0.0 ? decay * (double)x[i] : 0.0);
+    const int is_usable = fabs(whole) <= most;
+    to[i] = is_usable ? whole : 0.0;
+    bad += !is_usable;
+  }
+  return bad;
+}
+
+/* The sums of before a step. Nothing is written. */
+static void measure_tile(const row_t *row, const job_t *job, const double *c, int64_t at, int64_t n, double *sum) {
+  float tiles[FIELDS][TILE], *b[BUFFERS];
+  double g[TILE];
+  const float *x = reach(row, 0, 0, at, n, tiles[0]), *raw = reach(row, 1, 0, at, n, tiles[1]);
+  sum[SUMS - 1] += (double)measured_gradient(n, raw, x, job->scale, job->maximize ? -1.0 : 1.0, job->decay, g);
+  for (int k = 0; k < job->method->buffers; ++k) b[k] = reach(row, 2 + k, 0, at, n, tiles[2 + k]);
+  job->method->measure(n, x, g, b, c, sum);
 }
 
 typedef struct {
@@ -495,15 +383,19 @@ typedef struct {
 
 static void *take_blocks(void *argument) {
   run_t *run = argument;
-  float c[COEFFICIENTS];
-  for (int k = 0; k < COEFFICIENTS; ++k) c[k] = (float)run->job->coefficient[k];
+  double c[COEFFICIENTS];
+  memcpy(c, run->job->coefficient, sizeof c);
   for (int64_t k; (k = atomic_fetch_add(&run->next, 1)) < run->blocks;) {
     const row_t *row = run->rows[run->tensor[k]];
     const int64_t from = (k - run->start[run->tensor[k]]) * BLOCK;
     const int64_t to = row->numel - from < BLOCK ? row->numel : from + BLOCK;
     double *sum = run->partial + k * SUMS, *squares = run->squares ? run->squares + k : NULL;
-    if (run->factors) c[run->job->scaled] = (float)(run->job->coefficient[run->job->scaled] * run->factors[run->tensor[k]]);
-    for (int64_t at = from; at < to; at += TILE) run_tile(row, run->job, c, at, to - at < TILE ? to - at : TILE, sum, squares);
+    if (run->factors) c[run->job->scaled] = run->job->coefficient[run->job->scaled] * run->factors[run->tensor[k]];
+    for (int64_t at = from; at < to; at += TILE) {
+      const int64_t n = to - at < TILE ? to - at : TILE;
+      if (run->job->method->measure) measure_tile(row, run->job, c, at, n, sum);
+      else run_tile(row, run->job, c, at, n, sum, squares);
+    }
   }
   return NULL;
 }
@@ -523,12 +415,22 @@ static int is_field(const row_t *row, int field, int needed) {
 }
 
 /* Is this a row that the step can take? What python says of memory cannot be proved here, but nonsense is refused. */
-static int is_row(const row_t *row, const job_t *job) {
-  if (row->numel < 0 || row->numel > MAX_NUMEL || row->cut < 0) return 0;
-  for (int field = 0; field < FIELDS; ++field)
-    if (!is_field(row, field, field < 2 && row->numel > 0)) return 0;
-  if (row->cut == 0) return 1;
-  return job->method == 0 && 0 <= row->first && row->first < row->cut && (row->first >= row->numel || (row->field[4] && row->field[5]));
+static int is_row(const row_t *row, const method_t *method) {
+  if (row->numel < 0 || row->numel > MAX_NUMEL || row->cut < 0 || !row->cut != !method->sliced) return 0;
+  if (row->cut && !(0 <= row->first && row->first < row->cut)) return 0;
+  for (int field = 0; field < FIELDS; ++field) {
+    const int is_sliced = field > 1 && method->sliced >> (field - 2) & 1;
+    const int64_t entries = field >= 2 + method->buffers ? 0 : is_sliced ? row->numel - row->first : row->numel;
+    if (!is_field(row, field, entries > 0)) return 0;
+  }
+  return 1;
+}
+
+static int is_method(const method_t *method) {
+  if (!method || method->buffers < 0 || method->buffers > BUFFERS || method->read_only < 0 || method->read_only > method->buffers) return 0;
+  if (method->sums < 0 || method->sums >= SUMS) return 0;
+  if (method->measure) return !method->sliced;
+  return method->tile && (!method->sliced || (method->slice && method->slice_fits && method->sliced >> method->buffers == 0));
 }
 
 enum { DONE = 0, NO_MEMORY = 1, NONSENSE = 2 };
@@ -538,10 +440,10 @@ enum { DONE = 0, NO_MEMORY = 1, NONSENSE = 2 };
    whose step would overflow. Returns DONE; or NO_MEMORY or NONSENSE, for what no tensor can be, without having touched anything. */
 int dadapt_step(int64_t n, const row_t *const *rows, const double *weights, const job_t *job, double *out, const double *factors, double *squares) {
   for (int k = 0; k < SUMS; ++k) out[k] = 0;
-  if (n < 0 || n > INT32_MAX || job->method < 0 || job->method >= METHODS) return NONSENSE;
+  if (n < 0 || n > INT32_MAX || !is_method(job->method)) return NONSENSE;
   if (!factors != !squares || (factors && (job->scaled < 0 || job->scaled >= COEFFICIENTS))) return NONSENSE;
   for (int64_t t = 0; t < n; ++t)
-    if (!is_row(rows[t], job)) return NONSENSE;
+    if (!is_row(rows[t], job->method)) return NONSENSE;
   int64_t blocks = 0, elements = 0;
   for (int64_t t = 0; t < n; ++t) blocks += (rows[t]->numel + BLOCK - 1) / BLOCK, elements += rows[t]->numel;
   int32_t *tensor = malloc((size_t)(blocks + 1) * sizeof *tensor);
@@ -567,4 +469,4 @@ int dadapt_step(int64_t n, const row_t *const *rows, const double *weights, cons
 
 /* What this build can do: bit 0, float16. The version rises with every change of row_t, job_t or an argument. */
 int dadapt_abilities(void) { return HALF; }
-int dadapt_version(void) { return 5; }
+int dadapt_version(void) { return VERSION; }

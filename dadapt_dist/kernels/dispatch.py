@@ -36,7 +36,7 @@ class Kernel(Protocol):
         skip: Tensor | None,
         derived: Any,
         apart: PerTensor | None,
-    ) -> Tensor:
+    ) -> Tensor | None:
         """Run one step over tasks that `supports` has accepted.
 
         Args:
@@ -50,7 +50,16 @@ class Kernel(Protocol):
 
         Returns:
             float64 [n_sums + 1]: Σ weight·sum of each of `method.sums`, and last of the gradient elements that are not
-            finite, or with which the step would overflow, which take part as if they were zero.
+            finite, or with which the step would overflow, which take part as if they were zero. None, with nothing moved,
+            where no kernel can be made for these coefficients: the plain loop has to run.
+        """
+
+    def measure(self, method: Method, tasks: Sequence[TensorTask], c: Coefficients, derived: Any) -> Tensor | None:
+        """The sums of `Method.measure_before` over tasks that `supports` has accepted, whose tensors are only read.
+
+        Returns:
+            float64 [n_sums + 1]: Σ weight·sum of each of `method.before`, and last of the gradient elements that are not
+            finite, or whose square is not, which take part as if they were zero. None as of `run`.
         """
 
 

@@ -1,5 +1,7 @@
 """Run a step as plain torch operations, block by block, on tensors of any device and dtype."""
 
+import functools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -53,6 +55,36 @@ def run(
     sums = torch.stack([torch.as_tensor(number, dtype=torch.float64, device=device) for number in _added_up(rows)])
     sums = torch.nn.functional.pad(sums, (len(method.sums) + 1 - len(sums), 0))
     return sums if skip is None else torch.where(skip.to(device), 0.0, sums)
+
+
+def measure(
+    method: Method, tasks: Sequence[TensorTask], c: Coefficients, derived: object = None, *, whole: bool = False
+) -> Tensor:
+    """The `before` sums of tensors of one device, which only are read: see `Kernel.measure`.
+
+    In float64, so one block at a time for the temporaries. whole: all of a tensor at a time, for what is measured once.
+    """
+    rows = []
+    c = numbers(c, tasks[0].x.device)
+    for task in tasks:
+        of_task = [_measured(method, block, c) for block in ([task] if whole else blocks(task))]
+        rows.append((of_task[0] if len(of_task) == 1 else torch.stack(of_task).sum(0)) * task.weight)
+    return functools.reduce(torch.add, rows)  # in the order of the tensors
+
+
+def _measured(method: Method, task: TensorTask, c: Coefficients) -> Tensor:
+    """The terms, and how many elements are not finite or have no finite square."""
+    largest = math.sqrt(torch.finfo(task.math_dtype()).max)
+    x, buf = task.x.to(torch.float64), {name: t.to(torch.float64) for name, t in task.buf.items()}
+    g = task.g.to(torch.float64)
+    g = g if task.scale is None else g / task.scale
+    g = g.neg() if task.maximize else g
+    g = g.add(x, alpha=task.decay)
+    fit = g.abs() <= largest
+    terms = method.measure_before(x, torch.where(fit, g, 0.0), buf, c)
+    if method.before is not None:
+        method.before.check_terms(len(terms), f"{type(method).__name__}.measure_before")
+    return torch.stack([*terms, (~fit).sum(dtype=torch.float64)])
 
 
 def _run_apart(

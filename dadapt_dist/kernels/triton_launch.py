@@ -100,6 +100,10 @@ def run(
     return total * _vector([*spec.factors(c), 1.0], device)
 
 
+def measure(method: Method, tasks: Sequence[TensorTask], c: Coefficients, derived: object = None) -> None:
+    """No kernel measures: plain operations do."""
+
+
 def _launch(
     table: "Table",
     tasks: list[TensorTask],

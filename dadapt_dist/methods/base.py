@@ -142,16 +142,15 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelSignature:
-    """The arguments of a method's compiled kernels (cpu_c_step.c, triton_kernel.py), in order.
+    """The arguments of a method's Triton kernel (triton_kernel.py), in order. The compiled step of CPUs needs none.
 
     Args:
-        index: number of the method in the kernels.
+        index: number of the method in the kernel.
         fields: buffers, those that the kernel never writes last.
         coefficients: keys of `Method.coefficients`; None there (no decay) is passed as 1.
         factors: what the raw sums of the kernel are multiplied by, in the order of the method's sums.
         statistic: the buffer that serves the estimate alone: without it the method is frozen, and it may be narrower.
         read_only: how many of `fields` the kernel never writes.
-        sliced: whether the kernel knows `slice_p`.
     """
 
     index: int
@@ -160,7 +159,6 @@ class KernelSignature:
     factors: Callable[[dict[str, Any]], tuple[Any, ...]]
     statistic: str
     read_only: int = 0
-    sliced: bool = False
 
 
 class Method(Evaluates, ABC):
@@ -188,7 +186,7 @@ class Method(Evaluates, ABC):
     variants: ClassVar[tuple[Variant, ...]] = ()
     """Its other public classes."""
     signature: ClassVar[KernelSignature | None] = None
-    """The arguments of the compiled kernels; None: the method runs as plain torch operations."""
+    """The arguments of the Triton kernel; None: the method runs as plain torch operations on a GPU."""
 
     name: ClassVar[str]
     start: ClassVar[Sums | None] = None
@@ -249,7 +247,7 @@ class Method(Evaluates, ABC):
         cls.has_modes = has_eval
 
     def own_signature(self) -> KernelSignature | None:
-        """The signature that the class declares itself: one derived from a method may have another update than the kernels."""
+        """The signature that the class declares itself: one derived from a method may have another update than the kernel."""
         return vars(type(self)).get("signature")
 
     def completed(self, options: Options, where: str) -> dict[str, Any]:

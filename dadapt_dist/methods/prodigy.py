@@ -175,7 +175,6 @@ class ProdigyMethod(Method):
         factors=lambda c: (c["inner"], c["r"]),
         statistic="s",
         read_only=1,
-        sliced=True,
     )
 
     name = "prodigy"

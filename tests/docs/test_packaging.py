@@ -70,7 +70,8 @@ def test_the_wheel_holds_every_module_and_the_type_marker_and_nothing_else(wheel
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         texts = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
     assert names >= {path.relative_to(ROOT).as_posix() for path in (ROOT / "dadapt_dist").rglob("*.py")}
-    assert {"dadapt_dist/py.typed", "dadapt_dist/kernels/cpu_c_step.c"} <= names
+    source = {"dadapt_dist/kernels/cpu_c_step.c", "dadapt_dist/kernels/cpu_c_method.h"}
+    assert {"dadapt_dist/py.typed", *source} <= names
     assert {name.split("/")[0] for name in names} == {"dadapt_dist", "dadapt_dist_cli.py"}
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
     assert len(texts) == 1

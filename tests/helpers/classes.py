@@ -59,7 +59,8 @@ CLASSES = {name: ALL[name] for name in RELEASED}
 VARIANTS = {
     variant.name: getattr(optimizers, variant.name) for method in METHODS.values() for variant in method.variants
 }
-COMPILED = [name for name, method in METHODS.items() if method.signature is not None]
+COMPILED = [name for name, method in METHODS.items() if not method.runs_base]  # the C step is made of any method
+IN_TRITON = [name for name, method in METHODS.items() if method.signature is not None]
 WITH_D = [name for name, method in METHODS.items() if "d" in method().scalars(method.options.defaults())]
 WITH_BEFORE = [name for name, method in METHODS.items() if method.before is not None]
 ALWAYS_BEFORE = [name for name in WITH_BEFORE if METHODS[name].wants_before is Method.wants_before]

@@ -7,7 +7,7 @@ import torch
 
 from dadapt_dist.kernels import PerTensor, eager, triton_launch
 from dadapt_dist.methods import METHODS
-from tests.helpers.classes import COMPILED
+from tests.helpers.classes import IN_TRITON
 
 from .kernel_cases import N_TENSORS, check, check_apart, coefficients_of, copied, on, options_of, task_of
 
@@ -41,7 +41,7 @@ def step(key: str, shapes: Any, options: dict[str, Any] | None = None, **fields:
 # The interpreter takes seconds a case: there, dtypes that no method treats in a way of its own are tried with one of them.
 CASES = [
     (key, dtypes)
-    for key in COMPILED
+    for key in IN_TRITON
     for dtypes in DTYPES
     if DEVICE == "cuda" or key == "prodigy" or dtypes == DTYPES[2]
 ]
@@ -69,7 +69,7 @@ def test_a_step_that_is_skipped_writes_nothing() -> None:
     assert not torch.equal(task.x, plain.x)
 
 
-@pytest.mark.parametrize("key", COMPILED)
+@pytest.mark.parametrize("key", IN_TRITON)
 def test_elements_that_are_not_finite_are_counted_and_taken_as_zero(key: str) -> None:
     options, method = options_of(key), METHODS[key]()
     task = task_of(key, 2000)
@@ -105,7 +105,7 @@ def test_it_leaves_to_the_plain_loop_what_it_cannot_take() -> None:
 
 def test_prodigy_without_momentum_and_any_method_without_statistics() -> None:
     step("prodigy", [500], options_of("prodigy", betas=(0.0, 0.99)))
-    for key in COMPILED:
+    for key in IN_TRITON:
         method, options = METHODS[key](), options_of(key)
         task = on(task_of(key, 500), DEVICE)
         for name in [name for name, buffer in method.buffers(options).items() if buffer.statistic]:
@@ -140,7 +140,7 @@ def test_a_table_is_made_anew_when_a_gradient_has_moved_and_only_then() -> None:
     assert torch.equal(task.x, other.x)
 
 
-@pytest.mark.parametrize("key", COMPILED)
+@pytest.mark.parametrize("key", IN_TRITON)
 @pytest.mark.parametrize("fields", [{}, {"decay": 0.1, "maximize": True}], ids=str)
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, in the interpreter
 def test_gradients_that_overflow_are_those_of_the_plain_loop(key: str, fields: dict[str, Any]) -> None:

@@ -1,18 +1,21 @@
 """Check the compiled step for stray accesses, undefined behaviour and races: `make sanitize` builds it with gcc's sanitizers.
 
 `python -m tests.long.sanitized` builds cpu_c_step.c twice: with the address and undefined-behaviour sanitizers and the thread
-sanitizer, and runs the kernels' tests on each build. As a pytest plugin (-p tests.long.sanitized) this module puts the build
-named in DADAPT_DIST_SANITIZED in the place of the compiled step. Python itself is not instrumented: the sanitizer's library
-must be there before it (LD_PRELOAD), and of what it watches elsewhere only allocations are of use.
+sanitizer, and runs the kernels' tests on each build. As a pytest plugin (-p tests.long.sanitized) this module puts builds
+with the sanitizer named in DADAPT_DIST_SANITIZED in the place of the compiled step and of the functions of each method.
+Python itself is not instrumented: the sanitizer's library must be there before it (LD_PRELOAD), and of what it watches
+elsewhere only allocations are of use.
 """
 
 import argparse
 import functools
+import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from dadapt_dist.kernels import cpu_c_library
 
@@ -35,22 +38,15 @@ TESTS = (
 ROOT = Path(__file__).parents[2]
 
 
-def build(kind: str, folder: Path) -> tuple[Path, dict[str, str]] | str:
-    """The library, and the environment in which python can load it; or why there is none."""
+def build(kind: str, folder: Path) -> dict[str, str] | str:
+    """The environment in which python can load builds with a sanitizer, which are kept in this folder; or why it cannot."""
     flag, runtime, options = BUILDS[kind]
     compilers = cpu_c_library.compilers()
     if not compilers:
         return "no C compiler was found"
-    made = folder / f"step-{kind}.so"
-    kept = [option for option in cpu_c_library.FLAGS if option != "-O3"]
-    done = subprocess.run(
-        [*compilers[0], *kept, *COMMON, flag, "-o", str(made), str(cpu_c_library.SOURCE), "-lm"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        return f"{compilers[0][0]} cannot build with {flag}: {done.stderr.strip()[-200:]}"
+    failed = compiled(kind, folder / f"step-{kind}.so", None)
+    if failed:
+        return f"{compilers[0][0]} cannot build with {flag}: {failed.strip()[-200:]}"
     found = []
     for name in (
         runtime,
@@ -60,7 +56,19 @@ def build(kind: str, folder: Path) -> tuple[Path, dict[str, str]] | str:
         found.append(subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip())
         if not Path(found[-1]).is_absolute():
             return f"{compilers[0][0]} has no {name} to load before python"
-    return made, {"LD_PRELOAD": ":".join(str(Path(name).resolve()) for name in found), VARIABLE: str(made), **options}
+    preloaded = ":".join(str(Path(name).resolve()) for name in found)
+    return {"LD_PRELOAD": preloaded, VARIABLE: f"{kind}:{folder}", **options}
+
+
+def compiled(kind: str, made: Path, text: str | None) -> str:
+    """Build cpu_c_step.c, or the functions of a method, with a sanitizer; what the compiler said where it failed, or ""."""
+    source = made.with_suffix(".c")
+    source.write_text(cpu_c_library._text(text))
+    kept = [option for option in cpu_c_library.FLAGS if option != "-O3"]
+    line = [*cpu_c_library.compilers()[0], *kept, *COMMON, BUILDS[kind][0], "-o", str(made), str(source), "-lm"]
+    env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # the compiler needs no sanitizer
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env=env)
+    return done.stderr or "it failed" if done.returncode else ""
 
 
 def run(kind: str, command: list[str]) -> subprocess.CompletedProcess[str] | str:
@@ -69,15 +77,26 @@ def run(kind: str, command: list[str]) -> subprocess.CompletedProcess[str] | str
         made = build(kind, Path(folder))
         if isinstance(made, str):
             return made
-        env = {**os.environ, **made[1], "OMP_NUM_THREADS": "1"}
+        env = {**os.environ, **made, "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
 def instead() -> None:
-    """Put the build in the environment in the place of the compiled step."""
+    """Put builds with the sanitizer of the environment in the place of the compiled step and of the functions of methods."""
     given = os.environ.get(VARIABLE)
-    if given:
-        cpu_c_library.load = functools.cache(lambda: cpu_c_library._loaded(Path(given), os.open(given, os.O_RDONLY))[1])
+    if not given:
+        return
+    kind, folder = given.split(":", 1)
+
+    @functools.cache
+    def load(text: str | None = None) -> Any:
+        digest = "" if text is None else "-" + hashlib.sha256(text.encode()).hexdigest()[:16]
+        made = Path(folder) / f"step-{kind}{digest}.so"
+        failed = "" if made.exists() else compiled(kind, made, text)
+        assert not failed, failed
+        return cpu_c_library._loaded(made, os.open(made, os.O_RDONLY))[1]
+
+    cpu_c_library.load = load
 
 
 instead()
@@ -94,16 +113,16 @@ torch.set_num_threads(4)
 tasks = [task_of("prodigy", 1 << 17) for _ in range(2)]
 method, c = METHODS["prodigy"](), coefficients_of(METHODS["prodigy"](), options_of("prodigy"))
 assert all(cpu_c.supports(method, task) for task in tasks)
-rows = cpu_c.derive(method, tasks)
-cpu_c.run(method, tasks, c, False, None, rows)
+[rows] = cpu_c.derive(method, tasks)
+cpu_c.run(method, tasks, c, False, None, [rows])
 print("clean", flush=True)
 {fault}
-cpu_c.run(method, tasks, c, False, None, rows)
+cpu_c.run(method, tasks, c, False, None, [rows])
 print("unseen", flush=True)
 """
 FAULTS = {
     "address": "rows.numbers[0] += 1",
-    "thread": "tasks[1].g = tasks[0].g; rows.numbers[13:20] = rows.numbers[1:8]",
+    "thread": "tasks[1].g = tasks[0].g; rows.numbers[20:34] = rows.numbers[1:15]",
 }
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ...kernels import cpu_c, cpu_c_library
-
-TRAFFIC = 6  # cpu_c_step.c's number for a step that moves memory and computes next to nothing
+from ...kernels.cpu_c_program import BUFFERS, SUMS
 
 
 def traffic(tensors: Sequence[Sequence[Tensor]], written: int, by: float = 1.0) -> None:
@@ -21,13 +20,14 @@ def traffic(tensors: Sequence[Sequence[Tensor]], written: int, by: float = 1.0) 
     loaded = cpu_c_library.load()
     assert loaded is not None, "the traffic is measured by the compiled library"
     used = len(tensors[0]) - 2
-    rows = [[t[0].numel(), *(x.data_ptr() for x in t), *[0] * (cpu_c.BUFFERS - used), 0, 0, 0, 0] for t in tensors]
+    rows = [[t[0].numel(), *(x.data_ptr() for x in t), *[0] * (BUFFERS - used), 0, 0, 0, 0] for t in tensors]
     memory = array("q", [number for row in rows for number in row])
     size = 8 * len(rows[0])
     places = array("q", [memory.buffer_info()[0] + size * index for index in range(len(rows))])
-    job = cpu_c.Job(scale=1.0, safe=cpu_c.LARGEST, method=TRAFFIC, threads=torch.get_num_threads())
+    loaded.dadapt_traffic.restype = ctypes.c_void_p
+    job = cpu_c.Job(scale=1.0, safe=cpu_c.LARGEST, method=loaded.dadapt_traffic(used), threads=torch.get_num_threads())
     job.coefficient[:3] = [written, used, by]
-    weights, out = array("d", [1.0] * len(rows)), (ctypes.c_double * cpu_c.SUMS)()
+    weights, out = array("d", [1.0] * len(rows)), (ctypes.c_double * SUMS)()
     arguments = (
         places.buffer_info()[0],
         weights.buffer_info()[0],

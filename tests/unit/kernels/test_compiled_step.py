@@ -70,7 +70,10 @@ def test_elements_that_are_not_finite_are_counted_and_taken_as_zero(key: str, gr
 def test_denormal_numbers_are_numbers(key: str) -> None:
     method = METHODS[key]()
     task = task_of(key, 3000)
-    for t in (task.g, *task.buf.values()):
+    for t in (
+        task.g,
+        *(t for name, t in task.buf.items() if name != "largest"),
+    ):  # by which COCOB divides: few bits are left
         t[::2] *= 1e-38
     task.g[::3] = 1e-42
     check(method, [task], coefficients_of(method, options_of(key)), cpu_c)

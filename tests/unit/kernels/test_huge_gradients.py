@@ -97,9 +97,11 @@ def test_backends_take_the_same_decision(key: str, fields: dict[str, Any], backe
     task.g[: 3 * len(HUGE) : 3] = torch.tensor(HUGE).to(task.g.dtype)
     task.g[500] = float("nan")
     other, c = copied(task), coefficients_of(method, options)
-    assert kernel.supports(method, task)
+    if not kernel.supports(method, task):
+        assert backend == "triton", "the C step is made of any method"
+        pytest.skip("there is no Triton kernel of it")
     sums, right = kernel.run(method, [task], c, False), eager.run(method, [other], c, False)
-    assert sums[-1] == right[-1] > (0 if key == "dadapt_lion" else 1)
+    assert sums[-1] == right[-1] > (0 if key in SQUARES_NOTHING else 1)
     assert torch.allclose(sums, right, rtol=1e-5)
     for t, expected in zip((task.x, *task.buf.values()), (other.x, *other.buf.values()), strict=True):
         assert bool(t.isfinite().all())
@@ -116,6 +118,24 @@ def test_sliced_statistics_overflow_alike() -> None:
     assert cpu_c.supports(method, task)
     assert cpu_c.run(method, [task], c, False)[-1] == eager.run(method, [other], c, False)[-1]
     assert torch.allclose(task.x, other.x, rtol=1e-4)
+    task.g[4::3], c = 1e15, c | {"to_s": torch.tensor(1e25, dtype=torch.float64)}  # of the squares none overflows
+    other = copied(task)
+    found, right = cpu_c.run(method, [task], c, False), eager.run(method, [other], c, False)
+    assert found[-1] == right[-1] > 1000
+    assert all(torch.allclose(t, other.buf[name], rtol=1e-4) for name, t in task.buf.items())
+
+
+@pytest.mark.skipif(not cpu_c.has_half(), reason="the C step has no float16 here")
+def test_the_point_towards_which_a_weight_goes_has_to_fit_too() -> None:
+    """With lr = 0.25 a weight in float16 takes a quarter of the way to 1e5, which float16 does not hold."""
+    method, options = METHODS["cocob"](), options_of("cocob", lr=0.25)
+    task, c = task_of("cocob", 100, options=options, param=torch.float16), coefficients_of(method, options)
+    task.buf["reward"][:10], task.buf["coins"][:10], task.buf["largest"][:10] = 1e4, 1430.0, 1.0
+    task.g[:] = 0.5
+    other = copied(task)
+    found, right = cpu_c.run(method, [task], c, False), eager.run(method, [other], c, False)
+    assert found[-1] == right[-1] == 10
+    assert torch.equal(task.x, other.x)
 
 
 def test_a_sparse_gradient_that_overflows_leaves_its_row_finite() -> None:

@@ -159,7 +159,7 @@ def check_apart_sliced(task: TensorTask) -> None:
 
 
 @c_only
-@pytest.mark.parametrize("scaled", [-1, 12, 2**31 - 1])
+@pytest.mark.parametrize("scaled", [-1, 32, 2**31 - 1])
 def test_c_refuses_a_coefficient_that_is_none(scaled: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks, c = tasks_of([3000])
     before, squares = copied(tasks[0]), torch.full((N_TENSORS,), 7.0, dtype=torch.float64)
@@ -180,10 +180,11 @@ def test_c_refuses_a_coefficient_that_is_none(scaled: int, monkeypatch: pytest.M
 @c_only
 def test_c_refuses_factors_without_squares_and_squares_without_factors() -> None:
     tasks, c = tasks_of([3000])
-    before, rows = copied(tasks[0]), cpu_c.derive(METHOD, tasks)
+    before, [rows] = copied(tasks[0]), cpu_c.derive(METHOD, tasks)
     rows.point(tasks)
     loaded = cpu_c.cpu_c_library.find()
-    job, out, numbers = cpu_c._job(rows.spec, tasks[0], c, False, METHOD.scaled), (ctypes.c_double * 4)(), torch.ones(1)
+    [call] = cpu_c._calls(METHOD, [rows], c, bounded=True)
+    job, out, numbers = cpu_c._job(call, tasks[0], c, False, METHOD.scaled), (ctypes.c_double * 8)(), torch.ones(1)
     numbers = numbers.double()
     for given in ((numbers.data_ptr(), None), (None, numbers.data_ptr())):
         places = rows.places.buffer_info()[0], rows.weights.buffer_info()[0]
