@@ -90,7 +90,7 @@ def test_keywords_of_the_step_size_have_its_defaults_and_reach_it() -> None:
     of_step_size = inspect.signature(dd.StepSize).parameters
     shared = [option for option in fields(Common) if option.name in of_step_size]
     others = ["process_group", "copies", "estimates", "grad_norms"]
-    values = {"freeze_after": 3, "nonfinite": "skip", "sync": "step", "before": "lagged"}
+    values = {"freeze_after": 3, "nonfinite": "skip", "sync": "step", "before": "lagged", "clip_norm": 2.0}
     assert {option.name for option in shared} == {*values, *others} == of_step_size.keys()
     assert all(option.default == of_step_size[option.name].default for option in shared)
     found = dd.DoG(weights(), **values).step_size
