@@ -101,9 +101,8 @@ class ScalarTable:
         for group in groups:
             for estimate in estimates_of(group):
                 check_kept(self._given.get(estimate, group), group, self.method.fixed_options)
-                self.method.completed(
-                    group, f"a group of the estimate {estimate!r}"
-                )  # raises for what contradicts itself
+                # Raises for what contradicts itself.
+                self.method.completed(group, f"a group of the estimate {estimate!r}")
                 if first.setdefault(estimate, group) is not group:
                     check_same(first[estimate], group, self.method.shared_options(group))
         for estimate, group in first.items():
@@ -242,14 +241,12 @@ class ScalarTable:
         own = {"held", *self.method.of_rank}
         return tuple((name, value.tolist()) for name, value in self.values.items() if name not in own)
 
-    def configuration(self) -> tuple[Any, ...]:
-        """What must be equal on all ranks."""
+    def configuration(self) -> tuple[Any, ...]:  # equal on all ranks
         return self.method.name, tuple(self.names), tuple(tuple(sorted(c.items())) for c in self._constants)
 
     def _rule_constants(self) -> Scalars:
         if self._constant_tensors is None:
-            rows = self._constants
-            named = {name: [row[name] for row in rows] for name in rows[0]}
+            named = {name: [row[name] for row in self._constants] for name in self._constants[0]}
             self._constant_tensors = {n: _tensor(tuple(values)).to(self.device) for n, values in named.items()}
         return self._constant_tensors | (self.lrs.tensor(self.names, self.device) if self.method.follows_lr else {})
 

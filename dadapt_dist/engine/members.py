@@ -22,9 +22,9 @@ from ..sharding import registry
 from ..sharding.framework import NO_FRAMEWORK, FrameworkAdapter
 from ..sharding.rank_claims import Claims
 from ..sharding.shard_index import Listed, ShardIndex
-from .estimate_state import ScalarTable
+from .estimate_state import ScalarTable, estimates_of
 from .grad_norms import GradNorms
-from .option_sets import Lots
+from .option_sets import STAYS, Lots
 from .rank_agreement import Agreement
 from .step_plan import PlanCache, StepPlan
 from .tensor_rms import TensorRms
@@ -124,6 +124,15 @@ class Roster:
     def params(self) -> list[Tensor]:
         """All parameters of all optimizers."""
         return [p for member in self for _, _, p in member._named_params()]
+
+    def moving(self, names: Sequence[str], some: bool) -> list[bool]:
+        """Whether a group of each estimate has an lr above 0; estimates without a group here follow the step: some."""
+        if len(names) == 1 or not some:
+            return [some] * len(names)
+        pairs = [pair for member in self for pair in zip(member._all_groups, member._option_lots().of, strict=True)]
+        here = {name for group, _ in pairs for name in estimates_of(group)}
+        moving = {name for group, lot in pairs if lot != STAYS for name in estimates_of(group)}
+        return [name in moving or name not in here for name in names]
 
     def forget(self) -> None:
         """Place all parameters anew at the next step, and take no checkpoint for restored by a framework."""

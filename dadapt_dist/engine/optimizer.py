@@ -343,8 +343,12 @@ class LearningRateFree(Readings, amp.Scaled, Optimizer, MayJoin, modes.TwoModes)
     def _rest(self, entries: Entries, lots: Lots, *, came: bool, skip: Tensor | None) -> None:
         """Let the shown buffers of what the step does not move follow it: see `rest`."""
         if type(self._method).rest is not Evaluates.rest and self._has_modes:
-            moves = self.step_size._moving(self.step_size._some_move())
-            moving = {name for name, some in zip(self.step_size._scalars.names, moves, strict=True) if some}
+            names, roster = self.step_size._scalars.names, self.step_size._roster
+            moving = {
+                name
+                for name, some in zip(names, roster.moving(names, self.step_size._some_move()), strict=True)
+                if some
+            }
             rest(self, *self._split(entries, lots), moving=moving, came=came, skip=skip)
 
     def _rest_out(self, overflow: Tensor | None) -> None:

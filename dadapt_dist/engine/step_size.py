@@ -18,30 +18,18 @@ from torch import Tensor
 from ..comm.communicator import ShardLayout
 from ..methods.base import PHASES, Scalars
 from ..methods.evaluation import Evaluates
-from ..options.checks import (
-    Before,
-    NonFinite,
-    Separate,
-    Setting,
-    Sync,
-    check_count,
-    check_flag,
-    check_names,
-    check_norm,
-    one_of,
-)
+from ..options import checks
+from ..options.checks import Before, NonFinite, Separate, Setting, Sync
 from ..sharding.shard_index import ShardIndex
 from . import clipping, placing, settings
 from .amp import Finding
 from .diagnostics import separate_estimates
 from .diagnostics.run_diagnostics import RunDiagnostics
-from .estimate_state import estimates_of
 from .estimates import Estimates, StepCount
 from .exchange import rest_others
 from .grad_norms import GradNorms
 from .local_step import Window, packed, unpacked
 from .members import Member, Roster
-from .option_sets import STAYS
 from .skipped_steps import Overflows, check_scales, decide, refuse
 from .step_pieces import all_pieces, refuse_again, shown_pieces
 from .uneven_inputs import Joining
@@ -88,11 +76,11 @@ class StepSize(Estimates):
         1e-06
     """
 
-    sync: Sync = cast(Sync, Setting(one_of("next_step", "step")))
-    nonfinite: NonFinite | None = cast(NonFinite, Setting(one_of(None, "hold", "skip", "raise")))
-    freeze_after: int | None = cast(int, Setting(check_count))
-    before: Before = cast(Before, Setting(one_of("exact", "lagged")))
-    clip_norm: float | None = cast(float, Setting(check_norm))
+    sync: Sync = cast(Sync, Setting(checks.one_of("next_step", "step")))
+    nonfinite: NonFinite | None = cast(NonFinite, Setting(checks.one_of(None, "hold", "skip", "raise")))
+    freeze_after: int | None = cast(int, Setting(checks.check_count))
+    before: Before = cast(Before, Setting(checks.one_of("exact", "lagged")))
+    clip_norm: float | None = cast(float, Setting(checks.check_norm))
 
     def __init__(
         self,
@@ -116,8 +104,8 @@ class StepSize(Estimates):
         self._count = StepCount()
         self._roster = Roster(self._layout)
         self._per_tensor = isinstance(estimates, str) and estimates == "per_tensor"
-        self._declared = None if self._per_tensor else check_names("estimates", estimates)
-        self._norms = GradNorms() if check_flag("grad_norms", grad_norms) else None
+        self._declared = None if self._per_tensor else checks.check_names("estimates", estimates)
+        self._norms = GradNorms() if checks.check_flag("grad_norms", grad_norms) else None
         self._window: Window | None = None
         self._explicit = self._released = False
         self._done: set[str] = set()
@@ -358,9 +346,9 @@ class StepSize(Estimates):
         if self._calls == separate_estimates.LOOK_AT:
             separate_estimates.look(self)
         if (frozen or sumless) and not window.skipped:
-            table.count(self._moving(window.moves), window.overflows)
+            table.count(self._roster.moving(table.names, window.moves), window.overflows)
         if not window.skipped:
-            table.advance(partial(self._moving, window.moves), window.overflows)
+            table.advance(partial(self._roster.moving, table.names, window.moves), window.overflows)
         if window.launches or (self._norms is not None and window.norms is None):
             self._launched = window
             if window.reduced is None or not window.launches:
@@ -400,18 +388,6 @@ class StepSize(Estimates):
         if found is None or self.nonfinite is not None:
             return None
         return self._overflows.agree(found, self._reduce, self._scalars.device)
-
-    def _moving(self, some: bool) -> list[bool]:
-        """Return for each estimate whether a group of it has an lr above 0; estimates without a group here follow the step."""
-        names = self._scalars.names
-        if len(names) == 1 or not some:
-            return [some] * len(names)
-        pairs = [
-            pair for member in self._roster for pair in zip(member._all_groups, member._option_lots().of, strict=True)
-        ]
-        here = {name for group, _ in pairs for name in estimates_of(group)}
-        moving = {name for group, lot in pairs if lot != STAYS for name in estimates_of(group)}
-        return [name in moving or name not in here for name in names]
 
     def _finish(self) -> None:
         """Wait for the reduce under way, if any, and move the scalars by it. No collective: one rank alone may call it."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ..options.fields import MethodOptions
+from .documentation import Documentation as Documentation
+from .documentation import Variant as Variant
 from .evaluation import Evaluates
 
 Options = Mapping[str, Any]  # the options of one parameter group: plain numbers
@@ -110,34 +112,6 @@ class Sums:
                 f"{of} returned {returned} terms, and its phase has {len(self.names)} sums, {self.names!r}: return one term of "
                 "each, in their order."
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Documentation:
-    """The words of a method; its options carry theirs.
-
-    Args:
-        summary: one line, a statement.
-        when: one line: when to choose the method.
-        reference: paper and identifier.
-        equations: update, sums and rule, a line each; the notation is that of docs/methods.md.
-        notes: paragraphs that follow the equations.
-    """
-
-    summary: str
-    when: str
-    reference: str
-    equations: str
-    notes: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """A further public class of a method: the same mathematics, options and checkpoints, another default of `estimates`."""
-
-    name: str
-    documentation: Documentation
-    estimates: Literal["per_tensor"]
 
 
 @dataclass(frozen=True, kw_only=True)
