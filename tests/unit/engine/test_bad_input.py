@@ -151,7 +151,7 @@ def test_an_unknown_keyword_lists_the_known_ones_and_the_nearest(method: str) ->
 
 def test_a_key_of_a_group_that_is_nearly_an_option_raises_and_one_of_the_users_own_does_not() -> None:
     optimizer, backward = quadratic()
-    for key, near in (("weight_decya", "weight_decay"), ("layer_scal", "layer_scale"), ("beta", "betas")):
+    for key, near in (("weight_decya", "weight_decay"), ("layer_scal", "layer_scale"), ("betass", "betas")):
         with pytest.raises(ValueError, match=f"unknown option '{key}'; did you mean '{near}'"):
             optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], key: 0.1})
     assert_still_trains(optimizer, backward)
