@@ -1,8 +1,11 @@
 """Clip the gradients of a step by their norm over all tensors of all ranks, as torch's clip_grad_norm_ does on one process.
 
 The factor is known before anything moves: Σ g² of the gradients as they come, unscaled and without decay, is added up by a
-blocking reduce of one number. It goes into the steps of all kernels as a loss scale does, which divides the gradient: without
-clipping nothing is multiplied. So sums, buffers and weights see the clipped gradient, and none is written back.
+blocking reduce. It goes into the steps of all kernels as a loss scale does, which divides the gradient: without clipping
+nothing is multiplied. So sums, buffers and weights see the clipped gradient, and none is written back.
+
+The reduce is that of the sums that the method takes before the weights move, where each of them is a power of the gradient:
+those are of the gradient as it came, and then divided by the factor to that power. Else it is a reduce of one number.
 
 Elements that are not finite are left out of the norm, as they are left out of the step: what happens follows `nonfinite`, as
 without clipping. Elements that are too large to be squared count, and are small once they are clipped.
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..comm.async_all_reduce import Reduce
+from .estimate_state import ScalarTable
 from .members import Member, Roster
 from .skipped_steps import check_scales
 
@@ -25,6 +29,10 @@ class Clips(Protocol):
 
     clip_norm: float | None
     _roster: Roster
+
+    @property
+    def _scalars(self) -> ScalarTable:
+        """The scalars of the estimates."""
 
     @property
     def _reduce(self) -> Reduce:
@@ -39,13 +47,43 @@ def scale_of(step_size: Clips) -> Tensor:
 
     Where the ranks are in different steps, which is reported elsewhere, nothing is clipped.
     """
-    assert step_size.clip_norm is not None, "the caller has looked"
-    check_scales(step_size._roster)
-    squares = torch.stack([member._squares() for member in step_size._roster]).sum(0)
     step_size._mark()
-    norm = torch.sqrt(step_size._reduce.now(squares.view(1)).view(()))
-    scale = ((norm + TINY) / step_size.clip_norm).clamp_min(1.0)
-    return torch.where(torch.isfinite(norm), scale, 1.0)
+    return _scale(step_size, step_size._reduce.now(_squares(step_size).view(1)).view(()))
+
+
+def powers(step_size: Clips) -> Tensor | None:
+    """The power of the gradient in each `before` sum of the method, losses and counts of elements among them; None: of no one.
+
+    float64 [n_sums]. The same on all ranks, whose groups have equal options.
+    """
+    table = step_size._scalars
+    found = {table.method.gradient_powers(group) for group in step_size._roster.groups()}
+    powers = found.pop() if len(found) == 1 else None
+    if powers is None or any(table.method.coupled_decay(group) for group in step_size._roster.groups()):
+        return None
+    ahead = len(table.names_of("before")) - len(powers)  # losses
+    return torch.tensor([0] * ahead + [*powers, 0], dtype=torch.float64, device=table.device)
+
+
+def reduce_with(step_size: Clips, sums: Tensor, powers: Tensor, tag: int) -> tuple[Tensor, Tensor]:
+    """The global sums, [n_estimates, n_sums], of the clipped gradients, and what these are to be divided by.
+
+    sums: of the gradients as they came. tag: of the reduce. A collective of all ranks, whose marks the caller has set.
+    """
+    both = step_size._reduce.now(torch.cat([sums.flatten(), _squares(step_size).to(sums.device).view(1)]), tag)
+    scale = _scale(step_size, both[-1])
+    return both[:-1].view(sums.shape) / scale**powers, scale
+
+
+def _squares(step_size: Clips) -> Tensor:
+    check_scales(step_size._roster)
+    return torch.stack([member._squares() for member in step_size._roster]).sum(0)
+
+
+def _scale(step_size: Clips, squares: Tensor) -> Tensor:
+    assert step_size.clip_norm is not None, "the caller has looked"
+    scale = ((torch.sqrt(squares) + TINY) / step_size.clip_norm).clamp_min(1.0)
+    return torch.where(torch.isfinite(squares), scale, 1.0)
 
 
 def check_whole(members: "Roster | list[Member]", clip_norm: float | None) -> None:

@@ -57,11 +57,10 @@ class StepSize(Estimates):
             in its one hidden reduce, and the first step only measures. Where a framework brings a step in pieces (ZeRO) they
             are always lagged.
         grad_norms: Whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for logs. A method without sums then has one.
-        clip_norm: The norm that the gradients of all optimizers together, over all ranks, are clipped to in each step, in
-            which a blocking reduce adds it up. None: they are taken as they are.
+        clip_norm: The norm that the gradients of all optimizers together, over all ranks, are clipped to. A blocking reduce
+            adds it up, which is that of the `before` sums where they allow it. None: they are taken as they are.
 
-    `sync`, `nonfinite`, `freeze_after`, `before` and `clip_norm` are attributes, too, which may be set between two steps, on all
-    ranks alike.
+    `sync`, `nonfinite`, `freeze_after`, `before` and `clip_norm` are attributes, too, set between two steps on all ranks alike.
 
     Raises:
         ValueError: An argument is none of its choices, or a count is below 1; also when an attribute is set, and nothing changes.
@@ -212,10 +211,11 @@ class StepSize(Estimates):
         if self._norms is not None:
             self._norms.begin(self._scalars.device)
         window.leave_out(self._agreed(found))
-        self._clip_scale = None
+        self._clip_scale, powers = None, None
         if self.clip_norm is not None:
-            self._clip_scale = clipping.scale_of(self)
-        before = self._measure(window, () if lagged else first)
+            powers = clipping.powers(self) if "before" in first and not lagged else None
+            self._clip_scale = clipping.scale_of(self) if powers is None else None
+        before = self._measure(window, () if lagged else first, powers)
         if self.nonfinite in ("skip", "raise"):
             self._decide(window)
             if window.skipped:
@@ -268,8 +268,11 @@ class StepSize(Estimates):
         in_pieces = (member for member in self._roster if member._brought_by.in_pieces)
         return self.before == "lagged" or any(len(all_pieces(member)) > 1 for member in in_pieces)
 
-    def _measure(self, window: Window, phases: Sequence[str]) -> Scalars:
-        """Take sums that the coming update needs, by a blocking reduce each; the scalars as they were without them."""
+    def _measure(self, window: Window, phases: Sequence[str], powers: Tensor | None) -> Scalars:
+        """Take sums that the coming update needs, by a blocking reduce each; the scalars as they were without them.
+
+        powers: of `clipping`, where the norm to clip by rides with the sums.
+        """
         table = self._scalars
         overflowed = window.overflow is not None and not table.always_before and bool(window.overflow)
         if not phases or overflowed:
@@ -280,7 +283,11 @@ class StepSize(Estimates):
             sums = window.usable(torch.stack([member._measure((phase,)) for member in self._roster]).sum(0))
             if table.names_of(phase):
                 self._mark()
-                sums = self._reduce.now(sums, tag=0 if table.method.after is not None else self._tag(self._some_move()))
+                tag = 0 if table.method.after is not None else self._tag(self._some_move())
+                if phase == "before" and powers is not None:
+                    sums, self._clip_scale = clipping.reduce_with(self, sums, powers, tag)
+                else:
+                    sums = self._reduce.now(sums, tag)
             clean, own = table.apply(sums, (phase,))
             if phase == "before" and table.method.after is None:
                 window.measured = sums
@@ -416,10 +423,10 @@ class StepSize(Estimates):
             told.note(sums, self._scalars.values["held"], differ, moves, window.overflows)
 
     def _widest(self) -> int:
-        """How many numbers the largest reduce of a step has as its sums."""
+        """How many numbers the largest reduce of a step has as its sums, of which all may be lagged at any time."""
         table = self._scalars
-        # Of sums that are lagged, as they may become at any time.
-        return len(table.names) * table.width(PHASES) + self._shards.n_tensors + 2 * (self._norms is not None)
+        riders = self._shards.n_tensors + 2 * (self._norms is not None) + (table.method.before is not None)
+        return len(table.names) * table.width(PHASES) + riders
 
     def _collect(self) -> None:
         """Keep for the next step what somebody has written into views of the scalars, and take it out of them."""

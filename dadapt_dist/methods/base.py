@@ -369,6 +369,13 @@ class Method(Evaluates, ABC):
         """
         raise NotImplementedError(f"{self.name} has no sums before its update")
 
+    def gradient_powers(self, options: Options) -> tuple[int, ...] | None:
+        """The power of g in each sum of `measure_before`, where every term of it has that one; None: there are others.
+
+        With them the norm that gradients are clipped by rides in the reduce of these sums.
+        """
+        return None
+
     def fold_start(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         """The scalars that the `start` sums set: pure arithmetic, elementwise over estimates ([n_estimates] each)."""
         return {}

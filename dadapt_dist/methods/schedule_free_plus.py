@@ -168,6 +168,9 @@ class ScheduleFreePlusMethod(ScheduleFree):
         )
         return total_abs(g), inner
 
+    def gradient_powers(self, options: Options) -> tuple[int, ...] | None:
+        return 1, 1
+
     def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         beta = constants["norm_beta"]
         norm = beta * scalars["norm"] + (1 - beta) * math.sqrt(math.pi / 2) * sums["g_l1"]

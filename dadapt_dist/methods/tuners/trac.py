@@ -62,6 +62,9 @@ class TRACRule(ScaledSum):
     def measure_before(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return dot(g, self.sum_before(x, buf, c)), total(g.square())
 
+    def gradient_powers(self, options: Options) -> tuple[int, ...] | None:
+        return 1, 2
+
     def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         h, beta = sums["g_delta"].unsqueeze(1), betas_of(scalars["sigmas"])
         variances = beta**2 * scalars["variances"] + h.square()

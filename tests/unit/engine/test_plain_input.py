@@ -207,7 +207,7 @@ def test_an_lr_that_no_float_holds_or_that_is_sparse_is_refused() -> None:
 OTHERS = [
     ("dadapt_adam", "d_coef", "Prodigy, Prodigy.*"), ("dadapt_adam", "beta3", "Prodigy, Prodigy.*"),
     ("prodigy", "reps_rel", "DoG"),
-    ("dog", "d0", "DAdaptAdaGrad, .*, Prodigy.*"), ("cocob", "growth_rate", "DAdaptAdaGrad, .*, Prodigy.*"),
+    ("dog", "d0", ".*DAdaptAdaGrad, .*, Prodigy.*"), ("cocob", "growth_rate", "DAdaptAdaGrad, .*, Prodigy.*"),
 ]  # fmt: skip
 
 

@@ -13,7 +13,19 @@ OPTIMIZER = {
     "loss", "set_d", "step_size",
     "train",
 }  # fmt: skip
-STEP_SIZE = {"before", "d", "freeze_after", "frozen", "held_steps", "nonfinite", "set_d", "steps", "sync", "window"}
+STEP_SIZE = {
+    "before",
+    "clip_norm",
+    "d",
+    "freeze_after",
+    "frozen",
+    "held_steps",
+    "nonfinite",
+    "set_d",
+    "steps",
+    "sync",
+    "window",
+}
 
 
 def public(item: object) -> set[str]:
