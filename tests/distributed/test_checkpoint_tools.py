@@ -62,6 +62,7 @@ def through_all(form: str, layout: str) -> dict[str, tuple[Result, Result]]:
 
 
 # torch itself cannot give out full tensors again over meshes of two axes, unless rank 0 broadcasts them.
+@pytest.mark.in_one_go
 @pytest.mark.parametrize("layout", ["fsdp2", "fsdp2 x tp"])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_an_optimizer_state_dict_carries_everything(form: str, layout: str, pools: Any) -> None:
@@ -70,7 +71,7 @@ def test_every_form_of_an_optimizer_state_dict_carries_everything(form: str, lay
     for results in pools(LAYOUTS[layout][0]).run(through_all, form, layout):
         for case, (whole, other) in results.items():
             assert same(other, whole), case
-            assert case == "cocob" or whole["d"][-1] > 1.05 * whole["d"][0], case
+            assert CASES[case][0] not in WITH_D or whole["d"][-1] > 1.05 * whole["d"][0], case
 
 
 def of_a_newer_version(form: str) -> tuple[str, bool]:

@@ -11,6 +11,7 @@ from tests.fuzz.judge import expect, judge
 from tests.fuzz.ranks import Seen
 
 FIXED, FRESH, SECONDS = range(40), 40, 30.0
+PRODIGY = next(seed for seed in range(1000) if draw(seed, tuple(FEATURES)).method == "prodigy")
 
 
 @pytest.mark.slow
@@ -20,7 +21,7 @@ def test_random_configurations_follow_one_uninterrupted_process() -> None:
     with Fuzzer(deadline=60.0) as fuzzer:
         report = fuzzer.fuzz([*FIXED, *range(base, base + FRESH)], seconds=SECONDS, shrink=False)
     assert not report.failures, "\n\n".join(map(str, report.failures))
-    assert report.moved > report.runs // 2, "d hardly ever grew: the comparisons would be empty"
+    assert report.moved > report.runs // 4, "d hardly ever grew: the comparisons would be empty"
 
 
 def test_a_seed_stands_for_one_configuration_and_all_layouts_and_methods_are_drawn() -> None:
@@ -51,25 +52,25 @@ def seen(seed: int) -> tuple[list[Seen], Seen]:
 
 
 def wrong(ranks: list[Seen]) -> list[str]:
-    config = draw(3, tuple(FEATURES))
+    config = draw(PRODIGY, tuple(FEATURES))
     return judge(config, expect(config), [ranks])
 
 
 def test_the_judge_passes_what_is_right_and_names_what_is_not() -> None:
-    assert wrong(seen(3)[0]) == []
-    ranks, one = seen(3)
+    assert wrong(seen(PRODIGY)[0]) == []
+    ranks, one = seen(PRODIGY)
     one.d[5]["default"] = (float.fromhex(one.d[5]["default"]) * (1 + 1e-15)).hex()
     assert any("differs between ranks" in text for text in wrong(ranks))
-    ranks, one = seen(3)
+    ranks, one = seen(PRODIGY)
     one.values[0][0][1][2] += 1e-6
     assert any("entry 3 of the parameters" in text for text in wrong(ranks))
-    ranks, one = seen(3)
+    ranks, one = seen(PRODIGY)
     one.reduces[4] = 2
     assert wrong(ranks) == ["rank 1: 2 reduces in step 4, not 1"]
-    ranks, one = seen(3)
+    ranks, one = seen(PRODIGY)
     for rank in ranks:
         rank.d[2]["default"] = (float.fromhex(one.d[2]["default"]) * (1 + 1e-9)).hex()
     assert any("the oracle's" in text for text in wrong(ranks))
-    ranks, one = seen(3)
+    ranks, one = seen(PRODIGY)
     one.wrong.append("buffer s is not finite")
     assert wrong(ranks) == ["rank 1: buffer s is not finite"]

@@ -20,7 +20,7 @@ from dadapt_dist.engine import amp
 from dadapt_dist.engine.estimates import StepCount
 from dadapt_dist.kernels import eager
 from dadapt_dist.methods import METHODS
-from tests.helpers.classes import ALL, CLASSES, parts
+from tests.helpers.classes import ALL, CLASSES, IN_ONE_GO, parts
 from tests.helpers.collectives import reduces, reduces_of
 from tests.helpers.kernel_cases import coefficients_of, copied, options_of, task_of
 from tests.helpers.layouts import LAYOUTS, Job
@@ -128,19 +128,20 @@ def check(log: Log, clean: Log) -> None:
 
 
 def every_method(layout: str) -> list[tuple[Log, Log]]:
-    return [both(layout, method) for method in ALL]
+    return [both(layout, method) for method in IN_ONE_GO]
 
 
 def adamw(layout: str) -> list[float]:
     return train(layout, lambda ps: torch.optim.AdamW(ps, fused=True), SPOILED, list(range(STEPS))).scales
 
 
+@pytest.mark.in_one_go
 @pytest.mark.parametrize("layout", ["ddp", "fsdp2", "fsdp1 orig params"])
 def test_training_goes_on_as_if_the_batch_had_not_been(layout: str, pools: Any) -> None:
     """One rank alone meets the infinity: the others must leave the step out with it."""
     ranks = pools(2).run(every_method, layout)
     for pairs in ranks:
-        for method, (log, clean), (first, _) in zip(ALL, pairs, ranks[0], strict=True):
+        for method, (log, clean), (first, _) in zip(IN_ONE_GO, pairs, ranks[0], strict=True):
             check(log, clean)
             assert log.bits == first.bits
             # The sums, and whether any rank's scaler found an overflow.

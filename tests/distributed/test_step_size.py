@@ -280,7 +280,7 @@ def test_an_estimate_that_a_later_group_brings_trains(key: str) -> None:
     for step in range(12):
         if step == 3:
             optimizer.add_param_group({"params": params[2:], "estimate": "late"})
-            oracle.groups[1]["lr"] = 1.0
+            oracle.groups[1]["lr"] = oracle.groups[0]["lr"]
         set_gradients(params, step)
         optimizer.step()
         oracle.step([slope(index, step) for index in range(3)])

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from .classes import ALL, ALWAYS_BEFORE, WITHOUT_SUMS, parts
+from .classes import ALL, ALWAYS_BEFORE, IN_ONE_GO, WITHOUT_SUMS, parts
 from .layouts import LAYOUTS, Job
 from .models import Tiny
 
@@ -69,7 +69,7 @@ def unpack(training: Training, checkpoint: Any) -> None:
 
 
 def fitting(*layouts: str) -> list[str]:
-    """Cases that all these layouts can train: a sliced buffer needs whole rows. All methods where it costs little."""
+    """Cases that all these layouts can train: a sliced buffer needs whole rows. More of them where they cost little."""
     cut = any("tp" in layout or "flat" in layout for layout in layouts)
     cases = list(CASES) if {*layouts} <= {"fsdp2, 4 ranks", "one process"} else FEW
-    return [case for case in cases if not (cut and "sliced" in case)]
+    return [case for case in cases if CASES[case][0] in IN_ONE_GO and not (cut and "sliced" in case)]

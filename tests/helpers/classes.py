@@ -5,6 +5,7 @@ test is about. CLASSES: those with released packages whose checkpoints can be co
 which are a method with other defaults, by name.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,9 @@ VARIANTS = {
 }
 COMPILED = [name for name, method in METHODS.items() if not method.runs_base]  # the C step is made of any method
 IN_TRITON = [name for name, method in METHODS.items() if method.signature is not None]
+KINDS = ["dog", "cocob", "momo", "mechanic_adam", "dual_averaging", "schedule_free_adamw", "prodigy_schedule_free"]
+# Where one test takes many methods in one go: one of each kind, or all of them under `make test-matrix`.
+IN_ONE_GO = [*ALL] if os.environ.get("TEST_EVERY_METHOD") else [*RELEASED, *KINDS]
 WITH_D = [name for name, method in METHODS.items() if "d" in method().scalars(method.options.defaults())]
 WITH_BEFORE = [name for name, method in METHODS.items() if method.before is not None]
 ALWAYS_BEFORE = [name for name in WITH_BEFORE if METHODS[name].wants_before is Method.wants_before]
@@ -113,8 +117,9 @@ def first_d(name: str, d: float) -> dict[str, Any]:
 
 
 def estimate_of(optimizer: dd.LearningRateFree) -> float:
-    """d, or what KT, which has none, goes by."""
-    return float(optimizer.step_size._value("default", "d" if "d" in optimizer.param_groups[0] else "wealth"))
+    """d, or what a method without one goes by."""
+    name = next(name for name in ("d", "wealth", "share", "rate") if name in optimizer.param_groups[0])
+    return float(optimizer.step_size._value("default", name))
 
 
 def parts(name: str, d: float = 1e-3) -> dict[str, Any]:
