@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from ...methods.registry import METHODS, class_name, flag_name
+from ...methods.registry import METHODS, class_name, flag_name, names_of
 from ..suite.rates import parse_rates
 from ..suite.users import imported
 from ..suite.variants import SCHEDULES, Variant
@@ -86,7 +86,7 @@ def _variant(name: str, optimizer: str, options: dict[str, Any], schedule: str) 
 
 def _averages(optimizer: str) -> bool:
     """Whether a method is judged at other weights than it trains, an average that takes the place of a schedule."""
-    return any(class_name(method) == optimizer and method.has_modes for method in METHODS.values())
+    return any(optimizer in names_of(method) and method.has_modes for method in METHODS.values())
 
 
 def _read(text: str, flag: str) -> tuple[str, dict[str, Any]]:
@@ -114,7 +114,7 @@ def _without_lr(text: str) -> str:
 def _of_methods() -> dict[str, str]:
     """The class of each method by the names that it has."""
     names = {method.name: class_name(method) for method in METHODS.values()}
-    return {found.lower(): found for found in names.values()} | names
+    return {found.lower(): found for method in METHODS.values() for found in names_of(method)} | names
 
 
 def _of_torch() -> dict[str, str]:

@@ -121,5 +121,6 @@ def _curve(losses: list[float]) -> list[float]:
 
 
 def _estimate(optimizer: Optimizer) -> float | None:
+    """d of the first group, where it has one and no more."""
     d = optimizer.param_groups[0].get("d")
-    return None if d is None else float(d)
+    return None if d is None or (isinstance(d, torch.Tensor) and d.numel() != 1) else float(d)

@@ -269,6 +269,11 @@ def test_batch_normalisation_is_measured_anew_for_the_weights_that_are_judged(tm
     assert runs["averages"] == pytest.approx(5, rel=0.1)
 
 
+def test_a_method_with_an_estimate_for_each_tensor_takes_part(tmp_path: Path) -> None:
+    row = contenders.untuned("ldog", "warmup").variants[0]
+    assert train(Run("users_tasks:make", row, 0, 3), tmp_path)["d"] is None
+
+
 def test_a_loss_aware_method_gets_the_loss(tmp_path: Path, library_log: pytest.LogCaptureFixture) -> None:
     with registrations_undone():
         of_toy("polyak")
@@ -409,6 +414,7 @@ def test_options_are_read_as_python_and_schedules_follow_from_the_method() -> No
     assert contenders.untuned("prodigy:recipe=auto", "warmup").schedule == "own"
     assert contenders.untuned("dadapt-adam", "linear").schedule == "linear"
     assert contenders.untuned("DAdaptAdam:weight_decay=0.1", "linear").variants[0].optimizer == "DAdaptAdam"
+    assert contenders.untuned("ldog:average=8.0", "linear").variants[0].optimizer == "LDoG"
     grid = contenders.tuned("adamw:weight_decay=0,lr=0.1..1x2", "warmup", "5")
     assert grid.label == "adamw:weight_decay=0"
     assert grid.rates == {"adamw:weight_decay=0 at 0.1": 0.1, "adamw:weight_decay=0 at 1": 1.0}
