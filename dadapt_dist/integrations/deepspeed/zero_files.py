@@ -135,13 +135,16 @@ def _buffers(path: Path, packed: Dict, before: list[str]) -> list[str]:
             "ds_to_universal converts Adam's."
         )
     options = {**method.options.defaults(), **groups[0]}  # a checkpoint leaves out what is newer than it, or not used
-    scalars = {*method().scalars(options), *KEPT_HERE, "steps"} - set(method.later_scalars)
+    initial = method().scalars(options)
+    scalars = {*initial, *KEPT_HERE, "steps"} - set(method.later_scalars)
     missing = {key for group in groups for key in scalars - set(group)}
     if missing:
         raise ValueError(f"{path} lacks {listed(missing)} of {groups[0]['method']}: nothing could continue from it.")
+    lengths = {name: len(value) for name, value in initial.items() if isinstance(value, tuple)}
     for index, group in enumerate(groups):
-        check_format(group, f"group {index} of {path}")
-        check_order(numbers_of(group, scalars, f"group {index} of {path}"), f"group {index} of {path}")
+        where = f"group {index} of {path}"
+        check_format(group, where)
+        check_order(numbers_of(group, scalars, where, lengths), where)
     owner = {index: group for group in groups for index in group["params"]}
     names = sorted({name for state in packed["state"].values() for name in state})
     for index, state in packed["state"].items():

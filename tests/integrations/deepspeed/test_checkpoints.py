@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.helpers.classes import ALL, SETTINGS, WITH_D
+from tests.helpers.classes import ALL, IN_ONE_GO, SETTINGS, WITH_D
 from tests.helpers.deepspeed_runs import DECAYS, NAMES, OPTIONS, Case, Odd, Trainer, indices, quiet_deepspeed, same_bits
 from tests.helpers.pool import WorkerPool
 
@@ -22,7 +22,7 @@ WARMUP = {
     }
 }
 AUTO = {**SETTINGS["prodigy auto"], "weight_decay": 0.0, "use_bias_correction": False, "rms_cap": 0.01}
-PLAIN = [Case(stage=stage, method=method, groups=3, sub_group=40) for stage in (2, 3) for method in ALL]
+PLAIN = [Case(stage=stage, method=method, groups=3, sub_group=40) for stage in (2, 3) for method in IN_ONE_GO]
 LAYOUTS = [
     Case(stage=0, groups=3),
     Case(stage=0, method="dadapt_sgd", precision="bf16"),
@@ -82,6 +82,7 @@ def all_of(cases: Sequence[Case], folder: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.in_one_go
 @pytest.mark.parametrize("cases", [PLAIN, LAYOUTS], ids=["every method", "every layout"])
 def test_a_run_that_was_saved_and_loaded_goes_on_bit_for_bit(
     pool2: WorkerPool, cases: list[Case], tmp_path: Path

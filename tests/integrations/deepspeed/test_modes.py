@@ -169,5 +169,5 @@ def stepping(stage: int) -> str:
 def test_a_torch_optimizer_as_direction_is_refused_under_zero(stage: int, pool2: WorkerPool) -> None:
     for said in pool2.run(stepping, stage):
         assert bool(said) is (stage > 0)
-        assert not said or "the direction of mechanic_torch is a torch optimizer" in said
+        assert not said or "the direction of toy_mechanic_torch is a torch optimizer" in said
         assert not said or said.endswith("elementwise (Adam, Lion, SGD), or shard with FSDP2.")

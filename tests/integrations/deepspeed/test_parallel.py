@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import dadapt_dist as dd
 from dadapt_dist.comm.communicator import ShardLayout
+from dadapt_dist.methods import METHODS
 from tests.helpers.classes import ALL, BEFORE_D, first_d
 from tests.helpers.deepspeed_runs import quiet_deepspeed
 from tests.helpers.oracles import ORACLES
@@ -27,7 +28,8 @@ def options(method: str) -> dict[str, Any]:
     d = (
         0.1 if method == "dowg" else 1e-2
     )  # DoG's grows with ‖x0‖; smaller, float32 weights do not give ‖x - x0‖ to 1e-6
-    return {**first_d(method, d), "weight_decay": 0.01, "eps": 1e-3}
+    known = METHODS[method].options.checks()
+    return {**first_d(method, d), **{k: v for k, v in (("weight_decay", 0.01), ("eps", 1e-3)) if k in known}}
 
 
 OPTIONS = options("prodigy")
