@@ -15,7 +15,7 @@ import torch
 
 import dadapt_dist as dd
 from dadapt_dist.sharding import live_objects
-from tests.helpers.classes import ALL, WITH_D, WITH_LOSS, first_d
+from tests.helpers.classes import ALL, WITH_D, WITH_RATE, first_d
 from tests.helpers.lightning_runs import OPTIONS, STEPS, Case, Run, loader, module, run, run_and_resume, trainer, world
 from tests.helpers.pool import WorkerPool
 from tests.helpers.said import Messages, said_while
@@ -84,7 +84,7 @@ def test_every_method_trains_resumes_and_is_logged(method: str, alone: Any, tmp_
     assert [entry["step"] for entry in whole.logged] == [1, 3, 5, 7]
     assert [math.isfinite(entry["d"]) for entry in whole.logged] == [method in WITH_D] * 4
     rates = [math.isfinite(entry["effective_lr"]) for entry in whole.logged]
-    assert rates == [method in (*WITH_D, *WITH_LOSS)] * 4
+    assert rates == [method in WITH_RATE] * 4
     assert whole.d == pytest.approx(resumed.d, rel=0, nan_ok=method not in WITH_D)
     assert all(map(torch.equal, whole.weights, resumed.weights))
 
