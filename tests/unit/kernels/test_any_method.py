@@ -44,11 +44,7 @@ def directed(name: str, classes: dict[str, Callable[..., Any]], **other: Any) ->
     """A toy method, its coefficients in the middle of a run, and its buffers."""
     method = METHODS[name]()
     options = dict(classes[name]([torch.nn.Parameter(torch.zeros(1))], layer_scale=0.7, **other).defaults)
-    scalars = {key: torch.tensor(value, dtype=torch.float64) for key, value in method.scalars(options).items()}
-    scalars |= {"updates": torch.tensor(4.0, dtype=torch.float64), "k": torch.tensor(4.0, dtype=torch.float64)}
-    scalars |= {"weighted": torch.tensor(0.3, dtype=torch.float64)} if "weighted" in scalars else {}
-    c = method.coefficients(options, scalars, method.constants(options)) | {"seed": scalars["k"]}
-    return method, c, method.buffers(options)
+    return method, coefficients_of(method, options), method.buffers(options)
 
 
 @pytest.mark.parametrize("name", DIRECTED)

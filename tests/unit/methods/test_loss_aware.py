@@ -90,7 +90,11 @@ FORMULAS: list[tuple[str, dict[str, Any], Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "judge"), FORMULAS, ids=lambda value: value.__qualname__.split(".")[0] if callable(value) else str(value)[:40])
+@pytest.mark.parametrize(
+    ("name", "options", "judge"),
+    FORMULAS,
+    ids=lambda value: value.__qualname__.split(".")[0] if callable(value) else str(value)[:40],
+)
 def test_a_run_is_that_of_the_papers_formulas(name: str, options: dict[str, Any], judge: Any) -> None:
     wanted, shares = [p.detach().clone() for p in Tiny().parameters()], []
     for step, (model, optimizer, loss) in enumerate(train(name, **options)):
