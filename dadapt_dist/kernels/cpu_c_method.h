@@ -16,7 +16,7 @@
 #define BUFFERS 12 /* of a method at most; cpu_c.py has these numbers, too */
 #define COEFFICIENTS 32
 #define SUMS 8 /* at most seven of a method, and the elements that are not finite */
-#define VERSION 6
+#define VERSION 7
 
 /* All of n elements, which lie in memory as float32. b: the buffers, those that are only read last. c: coefficients.
 
@@ -31,9 +31,10 @@ typedef int loud_t(int64_t n, const float *x, float *const *b, const double *c, 
 typedef void measure_t(int64_t n, const float *x, const double *g, float *const *b, const double *c, double *sum);
 
 /* One way through a method. sliced: bit k says that buffer k has some entries of the tensor alone; the slice functions then get
-   x, g and these buffers at those entries, and the others know nothing of these buffers. Functions that are not needed: null. */
+   x, g, these buffers and, only to read, those of at_slice at those entries, and the others know nothing of sliced buffers.
+   Functions that are not needed: null. */
 typedef struct {
-  int32_t buffers, read_only, sums, sliced;
+  int32_t buffers, read_only, sums, sliced, at_slice;
   tile_t *tile;
   fits_t *fits;
   loud_t *loud;

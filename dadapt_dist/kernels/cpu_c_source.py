@@ -45,7 +45,8 @@ def sums_of(traced: Traced) -> int:
 def printed(traced: Traced, coefficients: Sequence[str], header: str) -> str:
     """The C source of this method. header: cpu_c_method.h."""
     of = {name: f"b{place}" for place, name in enumerate(traced.fields)}
-    sliced = sum(1 << traced.fields.index(name) for name in traced.sliced)
+    bits = {f".{name}": 1 << place for place, name in enumerate(traced.fields)}
+    sliced = sum(bits["." + name] for name in traced.sliced)
     shape = f"{len(traced.fields)}, {traced.read_only}"
     functions, rows = [], []
     for place, step in enumerate(traced.steps):
@@ -60,6 +61,8 @@ def printed(traced: Traced, coefficients: Sequence[str], header: str) -> str:
             functions.append(_loudness(names["loud"], whole, of, coefficients))
         if sliced:
             names |= {"slice": f"slice_{place}", "slice_fits": f"slice_fits_{place}"}
+            if at_slice := sum(bits.get(name, 0) for name in step.at_slice(traced.sliced)):
+                names["at_slice"] = f"{at_slice}"
             functions.append(_tile(names["slice"], part, step, of, coefficients, hot=False))
             functions.append(_trial(names["slice_fits"], part, of, coefficients))
         rows.append((f"{shape}, {len(step.raw_sums)}, {sliced}", names))

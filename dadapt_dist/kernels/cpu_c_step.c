@@ -213,10 +213,10 @@ static const float *gradient(const row_t *row, const job_t *job, int64_t at, int
 }
 
 /* The entries of a tile that are in the sliced buffers. n: how many, the first being `first` and every cut-th further one; q: its
-   place in them. x, g: theirs. b: the method's buffers, the sliced ones at q. */
+   place in them. x, g: theirs. b: the method's buffers, the sliced ones at q; of: copies of what it reads of the others. */
 typedef struct {
   int64_t n, first, q;
-  float x[TILE], g[TILE], *b[BUFFERS];
+  float x[TILE], g[TILE], of[BUFFERS][TILE], *b[BUFFERS];
 } slice_t;
 
 /* Take gradient elements whose step would overflow as if they were not finite: as 0, and counted. The method itself says
@@ -260,13 +260,17 @@ static void stay(int64_t n, float *t, const float *before, float limit) {
 }
 
 /* Find the entries of a tile that are in the sliced buffers, and what they are before the step. */
-static void find_slice(const row_t *row, const job_t *job, int64_t at, int64_t n, const float *x, const float *g, float tiles[][TILE], slice_t *slice) {
+static void find_slice(const row_t *row, const job_t *job, int64_t at, int64_t n, const float *x, const float *g, float *const *b, float tiles[][TILE], slice_t *slice) {
   slice->first = (row->first - at % row->cut + row->cut) % row->cut;
   slice->q = (at + slice->first - row->first) / row->cut;
   slice->n = slice->first < n ? (n - slice->first + row->cut - 1) / row->cut : 0;
   for (int64_t j = 0, i = slice->first; j < slice->n; ++j, i += row->cut) slice->x[j] = x[i], slice->g[j] = g[i];
-  for (int k = 0; k < job->method->buffers; ++k)
+  for (int k = 0; k < job->method->buffers; ++k) {
     slice->b[k] = job->method->sliced >> k & 1 && slice->n ? reach(row, 2 + k, job->dry, slice->q, slice->n, tiles[2 + k]) : NULL;
+    if (!(job->method->at_slice >> k & 1)) continue;
+    slice->b[k] = slice->of[k];
+    for (int64_t j = 0, i = slice->first; j < slice->n; ++j, i += row->cut) slice->of[k][j] = b[k][i];
+  }
 }
 
 /* Write to memory what is not there already: of n elements from `at` on, from `from`. */
@@ -310,7 +314,7 @@ static void run_tile(const row_t *row, const job_t *job, const double *c, int64_
   float *x = reach(row, 0, job->dry, at, n, tiles[0]);
   const float *g = gradient(row, job, at, n, x, tiles[1], wrong, &loud, sum + SUMS - 1);
   for (int k = 0; k < buffers; ++k) b[k] = method->sliced >> k & 1 ? NULL : reach(row, 2 + k, job->dry, at, n, tiles[2 + k]);
-  if (row->cut) find_slice(row, job, at, n, x, g, tiles, &slice);
+  if (row->cut) find_slice(row, job, at, n, x, g, b, tiles, &slice);
   if (method->loud && !loud && method->loud(n, x, b, c, safe_for(row, job))) {
     loud = 1;
     memset(wrong, 0, (size_t)n);
@@ -428,6 +432,7 @@ static int is_row(const row_t *row, const method_t *method) {
 
 static int is_method(const method_t *method) {
   if (!method || method->buffers < 0 || method->buffers > BUFFERS || method->read_only < 0 || method->read_only > method->buffers) return 0;
+  if (method->at_slice & method->sliced || method->at_slice >> method->buffers) return 0;
   if (method->sums < 0 || method->sums >= SUMS) return 0;
   if (method->measure) return !method->sliced;
   return method->tile && (!method->sliced || (method->slice && method->slice_fits && method->sliced >> method->buffers == 0));

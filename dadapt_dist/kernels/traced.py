@@ -16,7 +16,7 @@ FLOAT, DOUBLE, MASK = "float", "double", "mask"  # of every element
 NUMBER, TRUTH = "number", "truth"  # of coefficients alone: float64, and whether something holds of them
 SUM = "sum"
 MOST_PATHS = 16
-AT_SLICE = "at slice: "  # before the name of x or g: at the entries that sliced buffers keep
+AT_SLICE = "at slice: "  # before the name of x, g or a buffer: at the entries that sliced buffers keep
 COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
 
 

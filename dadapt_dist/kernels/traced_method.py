@@ -46,8 +46,16 @@ class StepPath(Path):
 
     def split(self, sliced: Collection[str]) -> tuple["StepPath", "StepPath"]:
         """What it does with every entry, and what with those that sliced buffers keep. Raises UntraceableError for a mixture."""
-        only = {AT_SLICE + "x", AT_SLICE + "g", *("." + name for name in sliced)}
+        only = {*(AT_SLICE + name for name in self.at_slice(sliced)), *("." + name for name in sliced)}
         return self._part(only, within=False), self._part(only, within=True)
+
+    def at_slice(self, sliced: Collection[str]) -> list[str]:
+        """The names of x, g and the other buffers that it reads at the entries of sliced ones."""
+        found = leaves([*self.raw_sums, *self.tried.values(), *self.written.values(), *self.squared], "field")
+        names = [name.removeprefix(AT_SLICE) for name in found if name.startswith(AT_SLICE)]
+        if any(name.removeprefix(".") in sliced for name in names):
+            raise UntraceableError("it takes some entries of a sliced buffer")
+        return names
 
     def _part(self, only: Collection[str], *, within: bool) -> "StepPath":
         def is_here(node: Node) -> bool:

@@ -93,11 +93,12 @@ def task_of(
     param: torch.dtype = torch.float32,
     gradient: torch.dtype = torch.float32,
     statistics: torch.dtype = torch.float32,
+    state: torch.dtype = torch.float32,
     options: dict[str, Any] | None = None,
     seed: int = 0,
     **fields: Any,
 ) -> TensorTask:
-    """A tensor in the middle of training: every buffer holds something, and no two alike."""
+    """A tensor in the middle of training: every buffer holds something, and no two alike. state: the dtype of other buffers."""
     generator = torch.Generator().manual_seed(seed)
     method, cut = METHODS[key](), fields.get("cut")
 
@@ -108,7 +109,8 @@ def task_of(
     buf = {}
     for name, buffer in method.buffers(options or options_of(key)).items():
         small = buffer.statistic and buffer.init != "param"
-        t = values(0.1, statistics if small else torch.float32, sliced=buffer.sliced)
+        kind = statistics if small else torch.float32 if buffer.exchanged else state
+        t = values(0.1, kind, sliced=buffer.sliced)
         buf[name] = t.square_().add_(1e-3) if buffer.squares else t
     return TensorTask(x=values(0.1, param), g=values(1.0, gradient), buf=buf, **fields)
 
