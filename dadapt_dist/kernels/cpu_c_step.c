@@ -67,13 +67,15 @@ CLONES static double add_squares(int64_t n, const float *a) {
   return all;
 }
 
-/* No method: x and the first c[0] of c[1] buffers are read and written, g and the other buffers read, one after the other
-   within a tile, which was the fastest order found; next to nothing is computed. What memory alone allows. */
+/* No method: the first c[0] of c[1] buffers are read and written, g and the other buffers read, and x neither, read, or written
+   too (c[3]: 0, 1, 2), one after the other within a tile, which was the fastest order found; next to nothing is computed. What
+   memory alone allows. */
 static void traffic(int64_t n, float *x, const float *g, float *const *b, const double *c, double *sum) {
   sum[0] += add_up(n, g);
   for (int k = (int)c[0]; k < (int)c[1]; ++k) sum[0] += add_up(n, b[k]);
   for (int k = 0; k < (int)c[0]; ++k) scale(n, b[k], (float)c[2]);
-  scale(n, x, (float)c[2]);
+  if (c[3] == 1) sum[0] += add_up(n, x);
+  if (c[3] == 2) scale(n, x, (float)c[2]);
 }
 
 #define TRAFFIC(n) {.buffers = n, .sums = 1, .tile = traffic}
@@ -368,9 +370,13 @@ static void measure_tile(const row_t *row, const job_t *job, const double *c, in
   float tiles[FIELDS][TILE], *b[BUFFERS];
   double g[TILE];
   const float *x = reach(row, 0, 0, at, n, tiles[0]), *raw = reach(row, 1, 0, at, n, tiles[1]);
-  sum[SUMS - 1] += (double)measured_gradient(n, raw, x, job->scale, job->maximize ? -1.0 : 1.0, job->decay, g);
   for (int k = 0; k < job->method->buffers; ++k) b[k] = reach(row, 2 + k, 0, at, n, tiles[2 + k]);
-  job->method->measure(n, x, g, b, c, sum);
+  if (job->scale == 1.0 && job->decay == 0.0 && !job->maximize && !count_loud(n, raw, root)) {
+    job->method->measure_plain(n, x, raw, b, c, sum);
+  } else {
+    sum[SUMS - 1] += (double)measured_gradient(n, raw, x, job->scale, job->maximize ? -1.0 : 1.0, job->decay, g);
+    job->method->measure(n, x, g, b, c, sum);
+  }
 }
 
 typedef struct {
@@ -434,7 +440,7 @@ static int is_method(const method_t *method) {
   if (!method || method->buffers < 0 || method->buffers > BUFFERS || method->read_only < 0 || method->read_only > method->buffers) return 0;
   if (method->at_slice & method->sliced || method->at_slice >> method->buffers) return 0;
   if (method->sums < 0 || method->sums >= SUMS) return 0;
-  if (method->measure) return !method->sliced;
+  if (method->measure) return !method->sliced && method->measure_plain;
   return method->tile && (!method->sliced || (method->slice && method->slice_fits && method->sliced >> method->buffers == 0));
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..methods.base import Coefficients, Method
-from .traced import AT_SLICE, DOUBLE, FLOAT, Node, Recorder, UntraceableError, leaves, paths
+from .traced import AT_SLICE, DOUBLE, FLOAT, Node, Recorder, UntraceableError, leaves, paths, value_of
 from .traced_tensors import CUT, Elements, Scalar, Sums
 
 Terms = tuple[Mapping[Node, Node], ...]  # of each sum: what the raw sums are multiplied by, to be added up
@@ -24,6 +24,10 @@ class Path:
     def raw_sums(self) -> list[Node]:
         """What is added up over all elements."""
         return list(dict.fromkeys(term for terms in self.terms for term in terms))
+
+    def is_taken(self, given: Coefficients) -> bool:
+        """Whether these coefficients lead this way."""
+        return all(bool(value_of(condition, given)) is answer for condition, answer in self.guards)
 
     def scalars(self) -> list[Node]:
         """What is computed of coefficients for all tensors at once: guards and factors."""
@@ -180,3 +184,27 @@ def _terms(returned: Any) -> Terms:
     if not all(isinstance(sums, Sums) for sums in returned):
         raise UntraceableError("it returns what is no sum over elements")
     return tuple(sums.terms for sums in returned)
+
+
+def touched(
+    method: Method, fields: tuple[str, ...], given: Coefficients
+) -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
+    """What (the sums before a step, a step) read, with "x" and "." before the names of buffers, and what they write.
+
+    given: the coefficients, which choose the way through the code. Where it cannot be recorded, all is read and written.
+    """
+    everything = frozenset(("x", "g", *("." + name for name in fields)))
+    try:
+        found = traced(method, fields, (), given)
+    except Exception:  # noqa: BLE001 - methods are anybody's, and not written for stand-ins
+        writes = frozenset(("x", *(name for name in fields if name not in method.read_only)))
+        return (everything, frozenset()), (everything, writes)
+    step = next(step for step in found.steps if step.is_taken(given))
+    changed = {
+        name: node
+        for name, node in step.written.items()
+        if node.op != "field" or node.args[0] not in (name, "." + name)
+    }
+    measure = next((path for path in found.measures if path.is_taken(given)), None)
+    read = everything if measure is None else frozenset(leaves(measure.raw_sums, "field"))
+    return (read, frozenset()), (frozenset(leaves([*changed.values(), *step.raw_sums], "field")), frozenset(changed))
