@@ -227,11 +227,16 @@ def _trial(name: str, part: StepPath, of: Mapping[str, str], coefficients: Seque
 
 
 def _loudness(name: str, step: StepPath, of: Mapping[str, str], coefficients: Sequence[str]) -> str:
-    loop = _Loop(of, coefficients)
-    loud = [f"loud |= !({_is_quiet(loop, node)});" for node in step.multiplied]
-    text = loop.printed(f"int {name}(int64_t n, const float *x, float *const *b, const double *c, float safe)", loud)
-    text = text.replace("SIMD(omp simd)", "int32_t loud = 0;\n  SIMD(omp simd reduction(| : loud))")
-    return text.removesuffix("}\n") + "  return loud;\n}\n"
+    """A loop for each, so that few streams of memory begin at once."""
+    loops = []
+    for node in step.multiplied:
+        loop = _Loop(of, coefficients)
+        loud = [f"loud |= !({_is_quiet(loop, node)});"]
+        loops.append(loop.printed("", loud).replace("SIMD(omp simd)", "SIMD(omp simd reduction(| : loud))"))
+    parts = [part.removeprefix("CLONES static  ") for part in loops]
+    lines = ["int32_t loud = 0;", *(line for part in parts for line in part.splitlines()), "return loud;"]
+    signature = f"int {name}(int64_t n, const float *x, float *const *b, const double *c, float safe)"
+    return f"CLONES static {signature} {{\n" + "".join(f"  {line}\n" for line in lines) + "}\n"
 
 
 def _is_quiet(loop: _Loop, node: Node) -> str:

@@ -23,8 +23,13 @@ COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
 
 SCALARS: dict[str, Callable[..., Any]] = {
     **{name: getattr(operator, name) for name in ("add", "sub", "mul", "neg", "abs", "pow", *COMPARISONS)},
-    **{"div": operator.truediv, "sqrt": math.sqrt, "max": max, "min": min},
-    **{"and": operator.and_, "or": operator.or_, "not": operator.not_},
+    "div": operator.truediv,
+    "sqrt": math.sqrt,
+    "max": max,
+    "min": min,
+    "and": operator.and_,
+    "or": operator.or_,
+    "not": operator.not_,
     "sign": lambda value: (value > 0) - (value < 0),
     "select": lambda condition, a, b: a if condition else b,
 }

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from ...kernels import cpu_c
 from ...methods import METHODS
 from .peers import OURS
 from .report import Report, Row
 from .shapes import SHAPES, parameters, passes, words
-from .step import limit, turns
+from .step import limit, timed, turns
 
 WARM_UP = 3
 TOGETHER = 5  # at once in memory
@@ -25,25 +24,34 @@ COLUMNS = {
     "median": ("median / limit", ".2f"),
 }
 LOSS = 0.7
+Call = Callable[[], Any]
 
 
-def measure(methods: Sequence[str], shape: str, backend: str, *, rounds: int, device: str, dtype: torch.dtype) -> Report:
-    """Time a step of each of these methods, and its memory limit, in turns.
+def measure(shape: str, backends: Sequence[str], rounds: int, dtype: torch.dtype, device: str) -> Report:
+    """Time a step of each method with the first of these backends, and the memory that it must move, in turns.
 
-    On the CPU it is the time for which the processor was busy, which other programs disturb less. A method with torch's own
-    optimizers as a direction takes no part. The fastest of all rounds is compared with the fastest of the limit.
+    On the CPU it is the time for which the processor was busy, which other programs disturb less. Methods over torch's own
+    optimizers take no part. The fastest of all rounds is compared with the fastest of the limit.
     """
     shapes: list[tuple[int, ...]] = SHAPES[shape] if shape in SHAPES else [(int(shape),)]
-    report = _report(shape, shapes, backend, rounds, dtype, device)
+    methods = [name for name, method in METHODS.items() if not method.runs_base]
+    count = sum(torch.Size(s).numel() for s in shapes)
+    title = f"One step of every method over {count / 1e6:.1f} million parameters in {len(shapes)} tensors, {dtype}, {device}"
+    report = Report(title, COLUMNS, facts={"shape": shape, "rounds": rounds, "backend": backends[0]})
+    busy = "Time for which the processor was busy. " if device == "cpu" else ""
+    report.notes.append(
+        f"{busy}The fastest of {rounds} rounds; {TOGETHER} methods and their limits take turns, in an order that rotates."
+    )
     for first in range(0, len(methods), TOGETHER):
-        report.rows += _rows(methods[first : first + TOGETHER], shapes, backend, rounds, device, dtype)
+        report.rows += _rows(methods[first : first + TOGETHER], shapes, backends[0], rounds, device, dtype)
     return report
 
 
 def _rows(
     methods: Sequence[str], shapes: list[tuple[int, ...]], backend: str, rounds: int, device: str, dtype: torch.dtype
 ) -> list[Row]:
-    calls: dict[str, Callable[[], Any]] = {}
+    """The rows of these methods, which lie in memory at the same time. Methods that move the same words have one limit."""
+    calls: dict[str, Call] = {}
     limits: dict[str, tuple[str, float]] = {}
     gradients = parameters(shapes, dtype, device)
     for method in methods:
@@ -71,24 +79,6 @@ def _rows(
     return rows
 
 
-def _report(
-    shape: str, shapes: list[tuple[int, ...]], backend: str, rounds: int, dtype: torch.dtype, device: str
-) -> Report:
-    count = sum(torch.Size(s).numel() for s in shapes)
-    title = f"One step of every method over {count / 1e6:.1f} million parameters in {len(shapes)} tensors, {dtype}, {device}"
-    report = Report(title, COLUMNS, facts={"shape": shape, "rounds": rounds, "backend": backend})
-    busy = "Time for which the processor was busy. " if device == "cpu" else ""
-    report.notes.append(
-        f"{busy}The fastest of {rounds} rounds; {TOGETHER} methods and their limits take turns, in an order that rotates."
-    )
-    return report
-
-
-def all_methods() -> list[str]:
-    """Those with an update of their own."""
-    return [name for name, method in METHODS.items() if not method.runs_base]
-
-
 def _step(
     method: str, shapes: list[tuple[int, ...]], like: Any, backend: str, dtype: torch.dtype, device: str
 ) -> Callable[[], Any]:
@@ -103,8 +93,6 @@ def _step(
 def _busy(call: Callable[[], Any], device: str) -> float:
     """Milliseconds of one call."""
     if device == "cuda":
-        from .step import timed
-
         return timed(call, device)
     start = time.process_time()
     call()
