@@ -45,7 +45,8 @@ def sums_of(traced: Traced) -> int:
 def printed(traced: Traced, coefficients: Sequence[str], header: str) -> str:
     """The C source of this method. header: cpu_c_method.h."""
     of = {name: f"b{place}" for place, name in enumerate(traced.fields)}
-    sliced = sum(1 << traced.fields.index(name) for name in traced.sliced)
+    bits = {f".{name}": 1 << place for place, name in enumerate(traced.fields)}
+    sliced = sum(bits["." + name] for name in traced.sliced)
     shape = f"{len(traced.fields)}, {traced.read_only}"
     functions, rows = [], []
     for place, step in enumerate(traced.steps):
@@ -60,12 +61,16 @@ def printed(traced: Traced, coefficients: Sequence[str], header: str) -> str:
             functions.append(_loudness(names["loud"], whole, of, coefficients))
         if sliced:
             names |= {"slice": f"slice_{place}", "slice_fits": f"slice_fits_{place}"}
+            if at_slice := sum(bits.get(name, 0) for name in step.at_slice(traced.sliced)):
+                names["at_slice"] = f"{at_slice}"
             functions.append(_tile(names["slice"], part, step, of, coefficients, hot=False))
             functions.append(_trial(names["slice_fits"], part, of, coefficients))
         rows.append((f"{shape}, {len(step.raw_sums)}, {sliced}", names))
     for place, path in enumerate(traced.measures):
-        functions.append(_measure(f"measure_{place}", path, of, coefficients))
-        rows.append((f"{shape}, {len(path.raw_sums)}, 0", {"measure": f"measure_{place}"}))
+        names = {"measure": f"measure_{place}", "measure_plain": f"measure_plain_{place}"}
+        functions.append(_measure(names["measure"], path, of, coefficients, DOUBLE))
+        functions.append(_measure(names["measure_plain"], path, of, coefficients, FLOAT))
+        rows.append((f"{shape}, {len(path.raw_sums)}, 0", names))
     table = "".join(
         f"  {{{numbers}, {', '.join(f'.{k} = {v}' for k, v in names.items())}}},\n" for numbers, names in rows
     )
@@ -108,10 +113,12 @@ def _totals(traced: Traced, coefficients: Sequence[str]) -> str:
 
 
 class _Loop:
-    """The statements of one loop, and what stands before it."""
+    """The statements of one loop, and what stands before it. wide: the fields that are given in float64."""
 
-    def __init__(self, of: Mapping[str, str], coefficients: Sequence[str], real: str = FLOAT) -> None:
-        self.of, self.coefficients, self.real = of, coefficients, real
+    def __init__(
+        self, of: Mapping[str, str], coefficients: Sequence[str], real: str = FLOAT, wide: Sequence[str] = ()
+    ) -> None:
+        self.of, self.coefficients, self.real, self.wide = of, coefficients, real, wide
         self.head: list[str] = []
         self.body: list[str] = []
         self._names: dict[tuple[Node, str], str] = {}
@@ -158,7 +165,7 @@ class _Loop:
         if node.op == "field":
             name = node.args[0].removeprefix(AT_SLICE)
             at = f"{self.of[name[1:]] if name.startswith('.') else name}[i]"
-            return f"(double){at}" if self.real == DOUBLE and name != "g" else at
+            return f"(double){at}" if self.real == DOUBLE and name not in self.wide else at
         if node.op == "as":
             return f"({node.kind}){self.of_node(node.args[0], node.kind)}"
         kinds = {arg.kind for arg in node if arg.kind in (FLOAT, DOUBLE)}
@@ -220,19 +227,34 @@ def _trial(name: str, part: StepPath, of: Mapping[str, str], coefficients: Seque
 
 
 def _loudness(name: str, step: StepPath, of: Mapping[str, str], coefficients: Sequence[str]) -> str:
-    loop = _Loop(of, coefficients)
-    loud = [f"loud |= !(fabsf({loop.of_node(node, FLOAT)}) <= safe);" for node in step.multiplied]
-    text = loop.printed(f"int {name}(int64_t n, const float *x, float *const *b, const double *c, float safe)", loud)
-    text = text.replace("SIMD(omp simd)", "int32_t loud = 0;\n  SIMD(omp simd reduction(| : loud))")
-    return text.removesuffix("}\n") + "  return loud;\n}\n"
+    """A loop for each, so that few streams of memory begin at once."""
+    loops = []
+    for node in step.multiplied:
+        loop = _Loop(of, coefficients)
+        loud = [f"loud |= !({_is_quiet(loop, node)});"]
+        loops.append(loop.printed("", loud).replace("SIMD(omp simd)", "SIMD(omp simd reduction(| : loud))"))
+    parts = [part.removeprefix("CLONES static  ") for part in loops]
+    lines = ["int32_t loud = 0;", *(line for part in parts for line in part.splitlines()), "return loud;"]
+    signature = f"int {name}(int64_t n, const float *x, float *const *b, const double *c, float safe)"
+    return f"CLONES static {signature} {{\n" + "".join(f"  {line}\n" for line in lines) + "}\n"
 
 
-def _measure(name: str, path: Path, of: Mapping[str, str], coefficients: Sequence[str]) -> str:
-    loop = _Loop(of, coefficients, DOUBLE)
+def _is_quiet(loop: _Loop, node: Node) -> str:
+    """Whether a node is at most `safe`; of a quotient a/b times a coefficient without the division: a·k < safe·b."""
+    quotient, factor = node, ""
+    if node.op == "mul" and node.args[0].op == "div" and node.args[1].kind == NUMBER:
+        quotient, factor = node.args[0], f" * fabsf({loop.of_node(node.args[1], FLOAT)})"
+    if quotient.op != "div" or FLOAT not in {arg.kind for arg in quotient.args[1:]}:
+        return f"fabsf({loop.of_node(node, FLOAT)}) <= safe"
+    above, below = (loop.of_node(arg, FLOAT) for arg in quotient)
+    return f"fabsf({above}){factor} < safe * fabsf({below})"
+
+
+def _measure(name: str, path: Path, of: Mapping[str, str], coefficients: Sequence[str], g: str) -> str:
+    """g: the dtype of gradients."""
+    loop = _Loop(of, coefficients, DOUBLE, ("g",) if g == DOUBLE else ())
     sums = [f"s{k} += {loop.addend(term)};" for k, term in enumerate(path.raw_sums)]
-    signature = (
-        f"void {name}(int64_t n, const float *x, const double *g, float *const *b, const double *c, double *sum)"
-    )
+    signature = f"void {name}(int64_t n, const float *x, const {g} *g, float *const *b, const double *c, double *sum)"
     return loop.printed(signature, sums, range(len(sums)))
 
 

@@ -67,13 +67,15 @@ CLONES static double add_squares(int64_t n, const float *a) {
   return all;
 }
 
-/* No method: x and the first c[0] of c[1] buffers are read and written, g and the other buffers read, one after the other
-   within a tile, which was the fastest order found; next to nothing is computed. What memory alone allows. */
+/* No method: the first c[0] of c[1] buffers are read and written, g and the other buffers read, and x neither, read, or written
+   too (c[3]: 0, 1, 2), one after the other within a tile, which was the fastest order found; next to nothing is computed. What
+   memory alone allows. */
 static void traffic(int64_t n, float *x, const float *g, float *const *b, const double *c, double *sum) {
   sum[0] += add_up(n, g);
   for (int k = (int)c[0]; k < (int)c[1]; ++k) sum[0] += add_up(n, b[k]);
   for (int k = 0; k < (int)c[0]; ++k) scale(n, b[k], (float)c[2]);
-  scale(n, x, (float)c[2]);
+  if (c[3] == 1) sum[0] += add_up(n, x);
+  if (c[3] == 2) scale(n, x, (float)c[2]);
 }
 
 #define TRAFFIC(n) {.buffers = n, .sums = 1, .tile = traffic}
@@ -213,10 +215,10 @@ static const float *gradient(const row_t *row, const job_t *job, int64_t at, int
 }
 
 /* The entries of a tile that are in the sliced buffers. n: how many, the first being `first` and every cut-th further one; q: its
-   place in them. x, g: theirs. b: the method's buffers, the sliced ones at q. */
+   place in them. x, g: theirs. b: the method's buffers, the sliced ones at q; of: copies of what it reads of the others. */
 typedef struct {
   int64_t n, first, q;
-  float x[TILE], g[TILE], *b[BUFFERS];
+  float x[TILE], g[TILE], of[BUFFERS][TILE], *b[BUFFERS];
 } slice_t;
 
 /* Take gradient elements whose step would overflow as if they were not finite: as 0, and counted. The method itself says
@@ -260,13 +262,17 @@ static void stay(int64_t n, float *t, const float *before, float limit) {
 }
 
 /* Find the entries of a tile that are in the sliced buffers, and what they are before the step. */
-static void find_slice(const row_t *row, const job_t *job, int64_t at, int64_t n, const float *x, const float *g, float tiles[][TILE], slice_t *slice) {
+static void find_slice(const row_t *row, const job_t *job, int64_t at, int64_t n, const float *x, const float *g, float *const *b, float tiles[][TILE], slice_t *slice) {
   slice->first = (row->first - at % row->cut + row->cut) % row->cut;
   slice->q = (at + slice->first - row->first) / row->cut;
   slice->n = slice->first < n ? (n - slice->first + row->cut - 1) / row->cut : 0;
   for (int64_t j = 0, i = slice->first; j < slice->n; ++j, i += row->cut) slice->x[j] = x[i], slice->g[j] = g[i];
-  for (int k = 0; k < job->method->buffers; ++k)
+  for (int k = 0; k < job->method->buffers; ++k) {
     slice->b[k] = job->method->sliced >> k & 1 && slice->n ? reach(row, 2 + k, job->dry, slice->q, slice->n, tiles[2 + k]) : NULL;
+    if (!(job->method->at_slice >> k & 1)) continue;
+    slice->b[k] = slice->of[k];
+    for (int64_t j = 0, i = slice->first; j < slice->n; ++j, i += row->cut) slice->of[k][j] = b[k][i];
+  }
 }
 
 /* Write to memory what is not there already: of n elements from `at` on, from `from`. */
@@ -310,7 +316,7 @@ static void run_tile(const row_t *row, const job_t *job, const double *c, int64_
   float *x = reach(row, 0, job->dry, at, n, tiles[0]);
   const float *g = gradient(row, job, at, n, x, tiles[1], wrong, &loud, sum + SUMS - 1);
   for (int k = 0; k < buffers; ++k) b[k] = method->sliced >> k & 1 ? NULL : reach(row, 2 + k, job->dry, at, n, tiles[2 + k]);
-  if (row->cut) find_slice(row, job, at, n, x, g, tiles, &slice);
+  if (row->cut) find_slice(row, job, at, n, x, g, b, tiles, &slice);
   if (method->loud && !loud && method->loud(n, x, b, c, safe_for(row, job))) {
     loud = 1;
     memset(wrong, 0, (size_t)n);
@@ -364,9 +370,13 @@ static void measure_tile(const row_t *row, const job_t *job, const double *c, in
   float tiles[FIELDS][TILE], *b[BUFFERS];
   double g[TILE];
   const float *x = reach(row, 0, 0, at, n, tiles[0]), *raw = reach(row, 1, 0, at, n, tiles[1]);
-  sum[SUMS - 1] += (double)measured_gradient(n, raw, x, job->scale, job->maximize ? -1.0 : 1.0, job->decay, g);
   for (int k = 0; k < job->method->buffers; ++k) b[k] = reach(row, 2 + k, 0, at, n, tiles[2 + k]);
-  job->method->measure(n, x, g, b, c, sum);
+  if (job->scale == 1.0 && job->decay == 0.0 && !job->maximize && !count_loud(n, raw, root)) {
+    job->method->measure_plain(n, x, raw, b, c, sum);
+  } else {
+    sum[SUMS - 1] += (double)measured_gradient(n, raw, x, job->scale, job->maximize ? -1.0 : 1.0, job->decay, g);
+    job->method->measure(n, x, g, b, c, sum);
+  }
 }
 
 typedef struct {
@@ -428,8 +438,9 @@ static int is_row(const row_t *row, const method_t *method) {
 
 static int is_method(const method_t *method) {
   if (!method || method->buffers < 0 || method->buffers > BUFFERS || method->read_only < 0 || method->read_only > method->buffers) return 0;
+  if (method->at_slice & method->sliced || method->at_slice >> method->buffers) return 0;
   if (method->sums < 0 || method->sums >= SUMS) return 0;
-  if (method->measure) return !method->sliced;
+  if (method->measure) return !method->sliced && method->measure_plain;
   return method->tile && (!method->sliced || (method->slice && method->slice_fits && method->sliced >> method->buffers == 0));
 }
 

@@ -7,7 +7,9 @@ recorded (a branch on elements, an operation that `traced_operations` and `trace
 UntraceableError, and the plain loop does the work.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,8 +18,22 @@ FLOAT, DOUBLE, MASK = "float", "double", "mask"  # of every element
 NUMBER, TRUTH = "number", "truth"  # of coefficients alone: float64, and whether something holds of them
 SUM = "sum"
 MOST_PATHS = 16
-AT_SLICE = "at slice: "  # before the name of x or g: at the entries that sliced buffers keep
+AT_SLICE = "at slice: "  # before the name of x, g or a buffer: at the entries that sliced buffers keep
 COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
+
+SCALARS: dict[str, Callable[..., Any]] = {
+    **{name: getattr(operator, name) for name in ("add", "sub", "mul", "neg", "abs", "pow", *COMPARISONS)},
+    "div": operator.truediv,
+    "sqrt": math.sqrt,
+    "max": max,
+    "min": min,
+    "and": operator.and_,
+    "or": operator.or_,
+    "not": operator.not_,
+    "sign": lambda value: (value > 0) - (value < 0),
+    "select": lambda condition, a, b: a if condition else b,
+}
+"""The operations of nodes, on numbers."""
 
 
 class UntraceableError(Exception):
@@ -112,6 +128,15 @@ def paths(real: str, run: Callable[[Recorder], T]) -> tuple[T, ...]:
     if not found:
         raise UntraceableError(f"{failed}") from failed
     return tuple(found)
+
+
+def value_of(node: Node, given: Mapping[str, Any]) -> Any:
+    """What a node that is made of coefficients alone is for these coefficients: a number, or whether something holds."""
+    if node.op == "coefficient":
+        return float(given[node.args[0]])
+    if node.op == "number":
+        return node.args[0]
+    return SCALARS[node.op](*(value_of(arg, given) for arg in node))
 
 
 def names_in(nodes: Iterable[Node]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..methods.base import Coefficients, Method
-from .traced import AT_SLICE, DOUBLE, FLOAT, Node, Recorder, UntraceableError, leaves, paths
+from .traced import AT_SLICE, DOUBLE, FLOAT, Node, Recorder, UntraceableError, leaves, paths, value_of
 from .traced_tensors import CUT, Elements, Scalar, Sums
 
 Terms = tuple[Mapping[Node, Node], ...]  # of each sum: what the raw sums are multiplied by, to be added up
@@ -24,6 +24,10 @@ class Path:
     def raw_sums(self) -> list[Node]:
         """What is added up over all elements."""
         return list(dict.fromkeys(term for terms in self.terms for term in terms))
+
+    def is_taken(self, given: Coefficients) -> bool:
+        """Whether these coefficients lead this way."""
+        return all(bool(value_of(condition, given)) is answer for condition, answer in self.guards)
 
     def scalars(self) -> list[Node]:
         """What is computed of coefficients for all tensors at once: guards and factors."""
@@ -46,8 +50,16 @@ class StepPath(Path):
 
     def split(self, sliced: Collection[str]) -> tuple["StepPath", "StepPath"]:
         """What it does with every entry, and what with those that sliced buffers keep. Raises UntraceableError for a mixture."""
-        only = {AT_SLICE + "x", AT_SLICE + "g", *("." + name for name in sliced)}
+        only = {*(AT_SLICE + name for name in self.at_slice(sliced)), *("." + name for name in sliced)}
         return self._part(only, within=False), self._part(only, within=True)
+
+    def at_slice(self, sliced: Collection[str]) -> list[str]:
+        """The names of x, g and the other buffers that it reads at the entries of sliced ones."""
+        found = leaves([*self.raw_sums, *self.tried.values(), *self.written.values(), *self.squared], "field")
+        names = [name.removeprefix(AT_SLICE) for name in found if name.startswith(AT_SLICE)]
+        if any(name.removeprefix(".") in sliced for name in names):
+            raise UntraceableError("it takes some entries of a sliced buffer")
+        return names
 
     def _part(self, only: Collection[str], *, within: bool) -> "StepPath":
         def is_here(node: Node) -> bool:
@@ -172,3 +184,27 @@ def _terms(returned: Any) -> Terms:
     if not all(isinstance(sums, Sums) for sums in returned):
         raise UntraceableError("it returns what is no sum over elements")
     return tuple(sums.terms for sums in returned)
+
+
+def touched(
+    method: Method, fields: tuple[str, ...], given: Coefficients
+) -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
+    """What (the sums before a step, a step) read, with "x" and "." before the names of buffers, and what they write.
+
+    given: the coefficients, which choose the way through the code. Where it cannot be recorded, all is read and written.
+    """
+    everything = frozenset(("x", "g", *("." + name for name in fields)))
+    try:
+        found = traced(method, fields, (), given)
+    except Exception:  # noqa: BLE001 - methods are anybody's, and not written for stand-ins
+        writes = frozenset(("x", *(name for name in fields if name not in method.read_only)))
+        return (everything, frozenset()), (everything, writes)
+    step = next(step for step in found.steps if step.is_taken(given))
+    changed = {
+        name: node
+        for name, node in step.written.items()
+        if node.op != "field" or node.args[0] not in (name, "." + name)
+    }
+    measure = next((path for path in found.measures if path.is_taken(given)), None)
+    read = everything if measure is None else frozenset(leaves(measure.raw_sums, "field"))
+    return (read, frozenset()), (frozenset(leaves([*changed.values(), *step.raw_sums], "field")), frozenset(changed))

@@ -109,15 +109,33 @@ class Elements(Standing):
         return REAL[self.kind]
 
     def __getitem__(self, which: Any) -> "Elements":
-        """The entries of x or g that sliced buffers keep, as they are before the step."""
-        if which is not CUT or self.node.op != "field" or self.node.args[0] not in ("x", "g"):
+        """The entries of a tensor that sliced buffers keep, as they are before the step."""
+        if which is not CUT:
             raise UntraceableError("it takes some entries of a tensor")
-        return Elements(self.recorder, self.recorder.field(AT_SLICE + self.node.args[0]))
+        return Entries(self)
 
     def write(self, node: Node) -> "Elements":
         """Take other values, in the dtype that it has."""
         self._node = as_elements(self.recorder, node, self.kind)
         return self
+
+
+class Entries(Elements):
+    """The stand-in of a view of some entries: read for as long as nothing is written to the tensor."""
+
+    def __init__(self, of: Elements) -> None:
+        super().__init__(of.recorder, None, of.kind)
+        self.of = of
+
+    @property
+    def node(self) -> Node:
+        node = self.of.node
+        if node.op != "field" or node.args[0].startswith(AT_SLICE):
+            raise UntraceableError("it takes some entries of what a step writes")
+        return self.recorder.field(AT_SLICE + node.args[0])
+
+    def write(self, node: Node) -> "Elements":
+        raise UntraceableError("it writes to some entries of a tensor")
 
 
 for _name, _op in {"iadd": "add_", "isub": "sub_", "imul": "mul_", "itruediv": "div_"}.items():

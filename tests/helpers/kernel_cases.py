@@ -21,7 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """What the kernels of a method branch on; of the others, `parts`."""
 SCALARS = {"d": 0.01, "d_max": 0.01, "numerator": 0.3, "k": 6.0, "g0_norm": 0.3, "gsq_weighted": 0.1}
 SCALARS |= {"g_sq_sum": 0.2, "weighted_sum": 0.2, "share": 0.5, "model": 0.5, "weight": 1.0, "updates": 3.0}
-POSITIVE = ("exp_avg_sq", "max_exp_avg_sq", "sum_sq", "alphak", "largest", "total", "reward", "wealth", "rounds")
+"""Of the middle of training, for the methods that have them; the others are those after some steps of the method itself."""
 
 
 def options_of(key: str, **other: Any) -> dict[str, Any]:
@@ -32,8 +32,58 @@ def options_of(key: str, **other: Any) -> dict[str, Any]:
 
 def coefficients_of(method: Method, options: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
     """What a step multiplies by, and the number of the step."""
-    scalars = {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in SCALARS.items()}
-    return method.coefficients(options, scalars, method.constants(options)) | {"seed": scalars["k"]}
+    scalars = {name: value.to(device) for name, value in scalars_of(method, options).items()}
+    return method.coefficients(options, scalars, constants_of(method, options)) | {"seed": scalars["k"]}
+
+
+def constants_of(method: Method, options: dict[str, Any]) -> dict[str, float]:
+    """The constants, as the engine gives them."""
+    return method.constants(options) | ({"lr": float(options["lr"])} if method.follows_lr else {})
+
+
+def scalars_of(method: Method, options: dict[str, Any], steps: int = 3) -> dict[str, torch.Tensor]:
+    """The scalars of an estimate in the middle of training: what the method's own folds make of some steps in float64.
+
+    Where SCALARS has one it is that, so that steps are long enough to be seen.
+    """
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(60, generator=generator, dtype=torch.float64) * 0.1
+    buf = {
+        name: x.clone() if spec.init == "param" else torch.full_like(x, spec.init)
+        for name, spec in method.buffers(options).items()
+    }
+    constants = constants_of(method, options)
+    rows = {name: torch.tensor([value], dtype=torch.float64) for name, value in constants.items()}
+    first = method.scalars(options) | {"k": 0.0} | ({"updates": 0.0} if method.counts_updates else {})
+    values = {name: torch.tensor([value], dtype=torch.float64) for name, value in first.items()}
+
+    def folded(phase: Any, fold: Any, terms: Any) -> None:
+        if phase is None or not terms:
+            return
+        sums = {name: term.reshape(1) for name, term in zip(phase.names, terms, strict=True)}
+        if phase.loss:
+            sums["loss"] = torch.full((1,), 0.8, dtype=torch.float64)
+        if phase.needs is None or sums[phase.needs] != 0:
+            values.update(fold(sums, values, rows))
+
+    if method.start is not None:
+        folded(method.start, method.fold_start, method.measure_start(x))
+    for step in range(steps):
+        g = x - 0.3 + 0.1 * torch.randn(60, generator=generator, dtype=torch.float64)
+        c = method.coefficients(options, _of_one(values), constants)
+        wants = method.wants_before(values)
+        if method.before is not None and (wants is None or bool(wants)):
+            folded(method.before, method.fold_before, method.measure_before(x, g, buf, c))
+            c = method.coefficients(options, _of_one(values), constants)
+        folded(method.after, method.fold_after, method.update(x, g, buf, c, None))
+        values.update(method.advance(values, rows))
+        values["k"] = torch.full((1,), step + 1.0, dtype=torch.float64)
+    known = _of_one(values)
+    return known | {n: torch.tensor(v, dtype=torch.float64) for n, v in SCALARS.items() if n in known}
+
+
+def _of_one(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value[0] for name, value in values.items()}
 
 
 def task_of(
@@ -43,11 +93,12 @@ def task_of(
     param: torch.dtype = torch.float32,
     gradient: torch.dtype = torch.float32,
     statistics: torch.dtype = torch.float32,
+    state: torch.dtype = torch.float32,
     options: dict[str, Any] | None = None,
     seed: int = 0,
     **fields: Any,
 ) -> TensorTask:
-    """A tensor in the middle of training: every buffer holds something, and no two alike."""
+    """A tensor in the middle of training: every buffer holds something, and no two alike. state: the dtype of other buffers."""
     generator = torch.Generator().manual_seed(seed)
     method, cut = METHODS[key](), fields.get("cut")
 
@@ -58,8 +109,9 @@ def task_of(
     buf = {}
     for name, buffer in method.buffers(options or options_of(key)).items():
         small = buffer.statistic and buffer.init != "param"
-        t = values(0.1, statistics if small else torch.float32, sliced=buffer.sliced)
-        buf[name] = t.square_().add_(1e-3) if name in POSITIVE else t
+        kind = statistics if small else torch.float32 if buffer.exchanged else state
+        t = values(0.1, kind, sliced=buffer.sliced)
+        buf[name] = t.square_().add_(1e-3) if buffer.squares else t
     return TensorTask(x=values(0.1, param), g=values(1.0, gradient), buf=buf, **fields)
 
 

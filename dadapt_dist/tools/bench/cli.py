@@ -18,13 +18,14 @@ errors = Console(stderr=True, soft_wrap=True, highlight=False)
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures, with the machine's facts, to this file.")]
 Plot = Annotated[Path | None, typer.Option(help="Write a plot to this file (.png, .svg, .pdf).")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the table as markdown.")]
+ALL = "all"
 PICTURES = (".png", ".svg", ".pdf")
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
 @app.command()
 def step(
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(method_names())}.")] = "prodigy",
+    method: Annotated[str, typer.Option(help=f"{ALL}, or one of {', '.join(method_names())}.")] = "prodigy",
     shape: Annotated[
         str, typer.Option(help=f"{', '.join(SHAPES)}, or a number of parameters in one tensor.")
     ] = "tensors",
@@ -46,14 +47,18 @@ def step(
     plot: Plot = None,
     markdown: Markdown = False,
 ) -> None:
-    """Time one step against torch's AdamW, the released packages and what memory alone allows."""
+    """Time one step against torch's AdamW, the released packages and what memory alone allows.
+
+    With --method all every method of this package is timed against the memory that it must move, and against nothing else.
+    """
     import torch
 
+    from . import every
     from .step import measure
 
     _check_files(json, plot)
     method = method.replace("-", "_")
-    _require(method in method_names(), f"--method {method} is not one of {', '.join(method_names())}")
+    _require(method in (ALL, *method_names()), f"--method {method} is not one of {', '.join(method_names())}")
     right = shape in SHAPES or (shape.isdecimal() and int(shape) > 0)
     _require(right, f"--shape {shape} is neither a number of parameters nor one of {', '.join(SHAPES)}")
     _require(dtype in ("float32", "bfloat16", "float16"), f"--dtype {dtype} is not one of float32, bfloat16, float16")
@@ -63,6 +68,9 @@ def step(
         torch.set_num_threads(threads)
     try:
         kind, backends = getattr(torch, dtype), [name.strip() for name in backend.split(",")]
+        if method == ALL:
+            _deliver(every.measure(shape, backends, rounds, kind, device), json, plot, markdown, ("name",), "of_limit")
+            return
         report = measure(method, shape, backends, rounds=rounds, dtype=kind, device=device, peers=peers, groups=groups)
     except ValueError as error:
         _fail(str(error))

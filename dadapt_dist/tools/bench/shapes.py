@@ -1,5 +1,7 @@
 """Tensors over which a step is measured, and the words of memory that it must move."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,11 +36,49 @@ def parameters(shapes: list[tuple[int, ...]], dtype: "torch.dtype", device: str)
     return params
 
 
-def words(method: str) -> tuple[int, int, int]:
-    """(words an element that a step reads and writes, buffers, buffers that it writes): x, g and every buffer once."""
-    from ...methods import METHODS
+@dataclass(frozen=True)
+class Pass:
+    """What one way through memory touches, an element: the gradient, buffers that it reads alone or writes too, and x or not.
 
-    kind = METHODS[method]()
-    names = kind.buffers(kind.options.defaults())
-    written = sum(name not in kind.read_only for name in names)
-    return 2 + len(names) + 1 + written, len(names), written
+    What is written is read before: memory is moved in lines, which are longer than an element.
+    """
+
+    read: int
+    written: int
+    x: str
+
+    @property
+    def words(self) -> int:
+        """How often an element is read or written."""
+        return 1 + self.read + 2 * self.written + {"": 0, "read": 1, "written": 2}[self.x]
+
+
+def passes(method: str) -> list[Pass]:
+    """The ways of a step of this method through memory, with its defaults: the sums before the step, and the step.
+
+    What they touch follows from the method's own code. A method whose code cannot be recorded touches every buffer.
+    """
+    import torch
+
+    from ...engine.local_step import coefficients
+    from ...kernels.traced_method import in_order, touched
+    from ...methods import METHODS, Method
+    from .peers import OURS
+
+    optimizer = OURS[method]([torch.nn.Parameter(torch.ones(1, device="cpu"))])
+    (group,), kind = optimizer.param_groups, METHODS[method]()
+    names = in_order(kind, kind.buffers(group))
+    phases = touched(kind, names, coefficients(optimizer, group, torch.device("cpu")))
+    has_before = kind.before is not None and METHODS[method].wants_before is Method.wants_before  # in every step
+    return [_pass(names, *phase) for phase in (phases if has_before else phases[-1:])]
+
+
+def _pass(names: Iterable[str], read: frozenset[str], written: frozenset[str]) -> Pass:
+    writes = sum(name in written for name in names)
+    reads = sum("." + name in read and name not in written for name in names)
+    return Pass(reads, writes, "written" if "x" in written else "read" if "x" in read else "")
+
+
+def words(method: str) -> int:
+    """Words an element that a step reads and writes."""
+    return sum(way.words for way in passes(method))

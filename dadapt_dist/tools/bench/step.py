@@ -11,7 +11,7 @@ import torch
 from ...kernels import cpu_c
 from .peers import OURS, peers_of
 from .report import Report, ninety
-from .shapes import SHAPES, parameters, words
+from .shapes import SHAPES, parameters, passes
 from .traffic import traffic
 
 WARM_UP = 2
@@ -63,7 +63,8 @@ def limit(shapes: list[tuple[int, ...]], method: str, device: str) -> tuple[str,
     On the CPU it reads and writes the words of a step, tensor by tensor; on a GPU it is a copy, two words an element. None
     where neither can be measured.
     """
-    total, buffers, written = words(method)
+    ways = passes(method)
+    total = sum(way.words for way in ways)
     sizes = [torch.Size(shape).numel() for shape in shapes]
     name = f"memory alone, {total} words"
     if device == "cuda":
@@ -71,8 +72,14 @@ def limit(shapes: list[tuple[int, ...]], method: str, device: str) -> tuple[str,
         return name, lambda: b.copy_(a), total / 2
     if not cpu_c.available():
         return None
-    tensors = [[torch.randn(size) for _ in range(2 + buffers)] for size in sizes]
-    return name, lambda: traffic(tensors, written), 1.0
+    most = max(way.read + way.written for way in ways)
+    tensors = [[torch.randn(size) for _ in range(2 + most)] for size in sizes]
+
+    def move() -> None:
+        for way in ways:
+            traffic([t[: 2 + way.read + way.written] for t in tensors], way.written, x=way.x)
+
+    return name, move, 1.0
 
 
 def measure(

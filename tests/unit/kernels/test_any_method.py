@@ -44,11 +44,7 @@ def directed(name: str, classes: dict[str, Callable[..., Any]], **other: Any) ->
     """A toy method, its coefficients in the middle of a run, and its buffers."""
     method = METHODS[name]()
     options = dict(classes[name]([torch.nn.Parameter(torch.zeros(1))], layer_scale=0.7, **other).defaults)
-    scalars = {key: torch.tensor(value, dtype=torch.float64) for key, value in method.scalars(options).items()}
-    scalars |= {"updates": torch.tensor(4.0, dtype=torch.float64), "k": torch.tensor(4.0, dtype=torch.float64)}
-    scalars |= {"weighted": torch.tensor(0.3, dtype=torch.float64)} if "weighted" in scalars else {}
-    c = method.coefficients(options, scalars, method.constants(options)) | {"seed": scalars["k"]}
-    return method, c, method.buffers(options)
+    return method, coefficients_of(method, options), method.buffers(options)
 
 
 @pytest.mark.parametrize("name", DIRECTED)
@@ -225,6 +221,11 @@ def _of_what_is_not_there(x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -
     return ()
 
 
+def _into_some_entries(x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
+    x[::2].sub_(g[::2])
+    return ()
+
+
 def _with_a_vector(x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
     x.sub_(g * c["vector"].sum())
     return ()
@@ -246,6 +247,7 @@ def _beside_a_vector(x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tup
         _by_an_attribute,
         _of_a_tensor_from_elsewhere,
         _of_what_is_not_there,
+        _into_some_entries,
         _with_a_vector,
         _beside_a_vector,
     ],
@@ -260,6 +262,29 @@ def test_what_no_kernel_can_be_made_of_runs_as_plain_operations(update: Any, cap
     assert not task.x.any()
     said = [record for record in caplog.records if "runs as plain operations" in record.getMessage()]
     assert [record.levelno for record in said] == [logging.DEBUG]
+
+
+@pytest.mark.parametrize("kind", ["reads", "writes", "reads what was written", "of a sliced one"])
+def test_entries_at_which_sliced_buffers_are_kept_can_be_read_and_no_more(kind: str) -> None:
+    def update(_: Method, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients, cut: Any) -> Any:
+        if kind == "reads what was written":
+            buf["m"].mul_(0.5)
+        part = buf["s" if kind == "of a sliced one" else "m"][cut]
+        buf["s"].add_(part * g[cut] + x[cut])
+        if kind == "writes":
+            part.add_(1)
+        x.sub_(g)
+        return (total(buf["s"] * part),)
+
+    specs = {"m": Buffer(), "s": Buffer(sliced=True)}
+    method = of_update(lambda *_: (), ("one",), buffers=lambda *_: specs)
+    type(method).update = update  # type: ignore[method-assign]
+    task = random_task(method, specs, 4001, cut=slice(2, None, 5))
+    task.buf["s"] = task.buf["s"][task.cut].contiguous()
+    if kind == "reads":
+        check(method, [task], {"seed": 3.0}, cpu_c)
+    else:
+        assert cpu_c.run(method, [task], {"seed": 3.0}, False) is None
 
 
 def test_an_optimizer_whose_method_cannot_be_compiled_steps_all_the_same() -> None:

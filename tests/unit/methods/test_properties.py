@@ -14,7 +14,6 @@ from dadapt_dist.kernels import TensorTask
 from dadapt_dist.kernels.eager import advance, numbers
 from dadapt_dist.methods import METHODS
 from tests.helpers.classes import ALL, D_MAY_FALL
-from tests.helpers.kernel_cases import POSITIVE
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     key: dict(cls([torch.nn.Parameter(torch.zeros(1))]).defaults) for key, cls in ALL.items()
@@ -51,7 +50,7 @@ def task_of(key: str, numel: int, seed: int, dtype: torch.dtype) -> TensorTask:
     return TensorTask(
         x=values(),
         g=values(),
-        buf={name: values(positive=name in POSITIVE) for name in buffers},
+        buf={name: values(positive=spec.squares) for name, spec in buffers.items()},
     )
 
 
