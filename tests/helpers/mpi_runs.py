@@ -22,12 +22,14 @@ from torch import Tensor, nn
 import dadapt_dist as dd
 from dadapt_dist.comm.mpi import MPILayout, MPISum
 
-from .classes import ALWAYS_BEFORE, make
-from .layout_runs import WAYS
+from . import layout_runs
+from .classes import ALWAYS_BEFORE, IN_ONE_GO, make, method_of
 
 STEPS = 8
 SHAPES = [(6, 4), (7,), (3, 2)]
 FIRST = 1e-2  # d, or near it
+
+WAYS = [way for way in layout_runs.WAYS if method_of(way[0]) in IN_ONE_GO]
 
 
 def starts() -> list[Tensor]:
@@ -156,7 +158,7 @@ def main() -> None:
     }
     found["runs"] = every_method(layout)
     found["counted"], found["skipped"] = counted(layout), skipped(layout)
-    found["resumed"] = [resumed(layout, method) for method in ("dadapt_adam", *ALWAYS_BEFORE)]
+    found["resumed"] = [resumed(layout, method) for method in ("dadapt_adam", *ALWAYS_BEFORE) if method in IN_ONE_GO]
     found["exposed"] = exposed(layout)
     torch.save(found, Path(sys.argv[1]) / f"rank-{layout.rank}.pt")
 

@@ -11,8 +11,8 @@ import torch
 from tests.helpers.classes import SETTINGS, WITH_D, first_d, method_of
 from tests.helpers.collectives import reduces_of
 from tests.helpers.launchers import EACH_MPI, MPIS, ROOT, run
-from tests.helpers.layout_runs import WAYS, of_oracle
-from tests.helpers.mpi_runs import FIRST, STEPS, gradients, starts
+from tests.helpers.layout_runs import of_oracle
+from tests.helpers.mpi_runs import FIRST, STEPS, WAYS, gradients, starts
 from tests.helpers.oracles import ORACLES
 
 pytestmark = MPIS["mpich"].needed

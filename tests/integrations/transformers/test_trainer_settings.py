@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import dadapt_dist as dd
-from tests.helpers.classes import ALL, WITH_D
+from dadapt_dist.checkpoint.from_released import RELEASED
+from tests.helpers.classes import ALL
 from tests.helpers.pool import WorkerPool
 from tests.helpers.said import said_while
 from tests.helpers.trainer_runs import OPTIONS, Case, llama, run, run_and_resume, trainer, world
@@ -88,7 +89,7 @@ def d_with_gradients_times(factor: float, cls: Any) -> float:
     return float(optimizer.d)
 
 
-@pytest.mark.parametrize("method", WITH_D)
+@pytest.mark.parametrize("method", RELEASED)
 def test_only_adagrads_d_depends_on_the_scale_of_gradients(method: str) -> None:
     usual, small = d_with_gradients_times(1.0, ALL[method]), d_with_gradients_times(1e-5, ALL[method])
     if method == "dadapt_adagrad":

@@ -332,7 +332,7 @@ def test_a_task_of_the_suite_is_compared_too(tmp_path: Path) -> None:
     [
         (
             ["--method", "magic"],
-            "--method magic: no optimizer is called 'magic'; give module:function, or one of cocob",
+            "--method magic: no optimizer is called 'magic'; give module:function, or one of adagrad-pp",
         ),
         (["--method", "lbfgs"], "no optimizer is called 'lbfgs'"),
         (["--method", "prodigy:recipe"], "'recipe' must be option=value"),
