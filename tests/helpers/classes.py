@@ -113,8 +113,10 @@ def first_d(name: str, d: float) -> dict[str, Any]:
 
 
 def estimate_of(optimizer: dd.LearningRateFree) -> float:
-    """d, or what KT, which has none, goes by."""
-    return float(optimizer.step_size._value("default", "d" if "d" in optimizer.param_groups[0] else "wealth"))
+    """d, or what a method without one goes by."""
+    known = optimizer.param_groups[0]
+    name = next(name for name in ("d", "wealth", "share", "rate") if name in known)
+    return float(optimizer.step_size._value("default", name))
 
 
 def parts(name: str, d: float = 1e-3) -> dict[str, Any]:
