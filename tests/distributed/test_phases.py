@@ -152,4 +152,4 @@ def disagree() -> str:
 def test_ranks_that_differ_in_before_are_refused_alike(pools: Any) -> None:
     texts = pools(2).run(disagree)
     assert texts[0] == texts[1]
-    assert "freeze_after, nonfinite, before, clip_norm)" in texts[0]
+    assert "freeze_after, nonfinite, before, grad_norms, clip_norm)" in texts[0]
