@@ -95,4 +95,4 @@ def differ() -> str:
 def test_ranks_that_do_not_all_clip_are_refused_alike(pools: Any) -> None:
     texts = pools(2).run(differ)
     assert texts[0] == texts[1]
-    assert "before, grad_norms, clip_norm)" in texts[0]
+    assert "nonfinite, before, grad_norms, clip_norm)" in texts[0]

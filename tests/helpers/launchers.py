@@ -71,7 +71,7 @@ def run(line: list[str], folder: Path, **more: str) -> "subprocess.CompletedProc
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,  # where other tests run beside it
         check=False,
     )
 
