@@ -6,8 +6,12 @@ from ..methods.base import Options
 
 
 def differs(one: Options, other: Options, name: str) -> bool:
-    """Whether two groups have different values of an option. One that is absent is off, as None and False are."""
-    values = [None if options.get(name) is False else options.get(name) for options in (one, other)]
+    """Whether two groups have different values of an option. One that is absent is off, as None and False are.
+
+    A list is the tuple of the same numbers: JSON and torch's checkpoint tools make one of the other.
+    """
+    values = [options.get(name) for options in (one, other)]
+    values = [tuple(value) if isinstance(value, list) else None if value is False else value for value in values]
     return bool(values[0] != values[1])
 
 

@@ -146,6 +146,14 @@ def test_the_part_of_the_average_is_never_0_and_the_same_to_the_end(
         optimizers.of_method(method)([nn.Parameter(torch.ones(3))]).load_state_dict(saved)
 
 
+def test_a_tuple_that_comes_back_from_a_checkpoint_as_a_list_is_the_same() -> None:
+    saved = dd.ScheduleFreeAdamW([nn.Parameter(torch.ones(3))]).state_dict()
+    saved["param_groups"][0]["betas"] = [*saved["param_groups"][0]["betas"]]
+    other = dd.ScheduleFreeAdamW([nn.Parameter(torch.ones(3))])
+    other.load_state_dict(saved)
+    assert other.param_groups[0]["betas"] == (0.9, 0.999)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_a_checkpoint_in_either_mode_goes_on_bit_for_bit(method: str, mode: str) -> None:
