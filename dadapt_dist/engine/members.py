@@ -370,6 +370,7 @@ class HasGroups(Protocol):
     defaults: dict[str, Any]
     _method: Method
     _mode: str
+    _noted: dict[int, tuple[int, int]] | None
     _mapped: frozenset[int]
 
     @property

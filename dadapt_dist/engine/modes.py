@@ -9,6 +9,7 @@ from torch import Tensor
 from .. import kernels
 from ..kernels import TensorTask
 from ..sharding import registry
+from ..sharding.dtensor import is_dtensor
 from ..sharding.registry import resolve
 from ..sharding.shard import LocalShard
 from .exchange import check_dtypes, exchange
@@ -19,16 +20,19 @@ from .state.buffers import is_unmoved
 from .state.validation import EVAL, TRAIN
 
 Group = dict[str, Any]
+Noted = dict[int, tuple[int, int]]
+"""Of each parameter, by id, the id of its gradient and the number of writes into it."""
 
 
 class TwoModes:
     """The two calls of an optimizer that switch its parameters between training and evaluation.
 
-    mode: "train" or "eval". mapped: ids of the parameters that eval() has changed.
+    mode: "train" or "eval". mapped: ids of the parameters that eval() has changed. noted: the gradients that there were then.
     """
 
     _mode = TRAIN
     _mapped: frozenset[int] = frozenset()
+    _noted: Noted | None = None
 
     def eval(self: HasModes) -> None:
         """Let the parameters be those that are evaluated and saved, for a method that trains others (DoG with `average`).
@@ -61,7 +65,7 @@ class TwoModes:
             mode: False is `eval()`, as of a torch module.
 
         Raises:
-            RuntimeError, ValueError: as `eval`.
+            RuntimeError, ValueError: as `eval`; and RuntimeError for gradients that were taken since, at the averaged parameters.
         """
         switch(self, TRAIN if mode else EVAL)
 
@@ -88,6 +92,8 @@ def switch(optimizer: HasModes, mode: str) -> None:
     replaced_groups.adopt(optimizer)  # which may be of a checkpoint in the other mode
     if optimizer._mode == mode:
         return
+    if mode == TRAIN:
+        _refuse_mixed(optimizer)
     optimizer.step_size._settle()
     optimizer._brought_by.check_masters()
     entries = [*_mapped(optimizer)]
@@ -102,11 +108,35 @@ def switch(optimizer: HasModes, mode: str) -> None:
             elif optimizer._method.has_modes:
                 _map(optimizer, group, p, part, mode)
     optimizer._mapped = frozenset(id(p) for _, p in entries) if mode == EVAL else frozenset()
-    optimizer._mode = mode
+    optimizer._mode, optimizer._noted = mode, _gradients(optimizer) if mode == EVAL else None
     for group in optimizer._all_groups:
         group["mode"] = mode
     registry.forget_copies([p for _, p in entries])
     optimizer._brought_by.masters_to_model()
+
+
+def _gradients(optimizer: HasModes) -> Noted:
+    return {id(p): (id(p.grad), p.grad._version) for _, p in optimizer._all_params() if p.grad is not None}
+
+
+def _local(t: Tensor) -> Tensor:
+    local: Tensor = t.to_local() if is_dtensor(t) else t
+    return local.coalesce().values() if local.is_sparse else local
+
+
+def _refuse_mixed(optimizer: HasModes) -> None:
+    """Raise RuntimeError for a backward pass in evaluation, such as in the middle of an accumulation. Gradients of 0 are none."""
+    noted = optimizer._noted
+    if noted is None:  # the mode is that of a checkpoint
+        return
+    now = _gradients(optimizer)
+    for _, p in optimizer._all_params():
+        if id(p) in now and now[id(p)] != noted.get(id(p)) and p.grad is not None and bool(_local(p.grad).any()):
+            raise RuntimeError(
+                f"a backward pass has run since {type(optimizer).__name__}.eval(): its gradients were taken at the averaged "
+                "parameters, and a step would mix them with those of training. Nothing has changed. Call optimizer.zero_grad(), "
+                "then train(), and run backward passes in training mode only."
+            )
 
 
 def _mapped(optimizer: HasModes) -> Iterator[tuple[Group, Tensor]]:

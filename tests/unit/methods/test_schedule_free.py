@@ -146,6 +146,28 @@ def test_the_part_of_the_average_is_never_0_and_the_same_to_the_end(
         optimizers.of_method(method)([nn.Parameter(torch.ones(3))]).load_state_dict(saved)
 
 
+def test_gradients_of_evaluation_do_not_mix_with_those_of_training() -> None:
+    """Evaluation in the middle of an accumulation is harmless, and a backward pass in it is refused."""
+    x = nn.Parameter(torch.ones(3))
+    optimizer = dd.ScheduleFreeAdamW([x])
+    for _ in range(2):
+        optimizer.zero_grad()
+        x.square().sum().backward()
+        optimizer.step()
+    optimizer.eval()  # with the gradient of the step still there
+    optimizer.train()
+    x.square().sum().backward()
+    optimizer.eval()  # in the middle of an accumulation
+    shown = x.detach().clone()
+    x.square().sum().backward()
+    with pytest.raises(RuntimeError, match=r"since ScheduleFreeAdamW.eval\(\).*zero_grad"):
+        optimizer.train()
+    assert torch.equal(x.detach(), shown)
+    optimizer.zero_grad(set_to_none=False)
+    optimizer.train()
+    assert not torch.equal(x.detach(), shown)
+
+
 def test_a_tuple_that_comes_back_from_a_checkpoint_as_a_list_is_the_same() -> None:
     saved = dd.ScheduleFreeAdamW([nn.Parameter(torch.ones(3))]).state_dict()
     saved["param_groups"][0]["betas"] = [*saved["param_groups"][0]["betas"]]
