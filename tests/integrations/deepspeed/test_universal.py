@@ -79,6 +79,7 @@ def go_on(trainer: Trainer) -> dict[str, Any]:
     for step in range(BEFORE, STEPS):
         trainer.step(step)
         ds.append(trainer.base.d)
+    trainer.base.step_size._settle()  # which reading d has done, of a method that has one
     groups, steps = trainer.base._all_groups, trainer.base.step_size.steps
     counts = {"steps": steps, "k": int(groups[0]["k"]), "decays": [group["weight_decay"] for group in groups]}
     return {"d": ds, "masters": trainer.masters(), "weights": trainer.weights(), **counts}
