@@ -14,6 +14,7 @@ from .kernel_cases import N_TENSORS, check, check_apart, coefficients_of, copied
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 DTYPES = [(F32, F32, F32), (BF16, BF16, F32), (F32, BF16, BF16), (F16, F16, F32)]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+quietly = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, in the interpreter
 FIRST = [{"decay": 0.1, "maximize": True, "scale": torch.tensor(8.0)}, {"decay": 0.1}, {"scale": torch.tensor(4.0)}]
 
 
@@ -47,6 +48,7 @@ CASES = [
 ]
 
 
+@quietly
 @pytest.mark.parametrize(("key", "dtypes"), CASES, ids=str)
 def test_a_step_is_that_of_the_plain_loop_in_any_dtype_and_size(key: str, dtypes: tuple[torch.dtype, ...]) -> None:
     param, gradient, statistics = dtypes
@@ -69,6 +71,7 @@ def test_a_step_that_is_skipped_writes_nothing() -> None:
     assert not torch.equal(task.x, plain.x)
 
 
+@quietly
 @pytest.mark.parametrize("key", IN_TRITON)
 def test_elements_that_are_not_finite_are_counted_and_taken_as_zero(key: str) -> None:
     options, method = options_of(key), METHODS[key]()
@@ -103,6 +106,7 @@ def test_it_leaves_to_the_plain_loop_what_it_cannot_take() -> None:
     assert not any(triton_launch.supports(method, task) for task in (gaps, sliced, double))
 
 
+@quietly
 def test_prodigy_without_momentum_and_any_method_without_statistics() -> None:
     step("prodigy", [500], options_of("prodigy", betas=(0.0, 0.99)))
     for key in IN_TRITON:
@@ -142,7 +146,7 @@ def test_a_table_is_made_anew_when_a_gradient_has_moved_and_only_then() -> None:
 
 @pytest.mark.parametrize("key", IN_TRITON)
 @pytest.mark.parametrize("fields", [{}, {"decay": 0.1, "maximize": True}], ids=str)
-@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, in the interpreter
+@quietly
 def test_gradients_that_overflow_are_those_of_the_plain_loop(key: str, fields: dict[str, Any]) -> None:
     method, options = METHODS[key](), options_of(key)
     task, c = task_of(key, 600, options=options, **fields), coefficients_of(method, options, DEVICE)
