@@ -92,10 +92,10 @@ def _compiled(made: Program, name: str, ways: Ways) -> Any:
             assert method.before is not None, "nobody measures without sums"
             sums = len(method.before.names)
             text = triton_source.printed_measure(found.traced, found.coefficients, ways, sums)
+        return getattr(loaded(text), name)
     except Exception as error:  # noqa: BLE001 - such as a way that cannot be recorded
         logger.debug("%s runs as plain operations, for no kernel can be made of it: %s", method.name, error)
         return None
-    return getattr(loaded(text), name)
 
 
 @functools.lru_cache(maxsize=512)

@@ -39,7 +39,8 @@ def printed(traced: Traced, coefficients: Sequence[str], ways: Ways, sums: int, 
     steps = [traced.steps[place] for place in ways.places]
     scalars = _Scalars(coefficients)
     raws = max(len(step.raw_sums) for step in steps)
-    updates = [_update(f"update_{place}", step, traced, scalars, raws) for place, step in enumerate(steps)]
+    narrow = [_narrow(steps, raw) for raw in range(raws)]
+    updates = [_update(f"update_{place}", step, traced, scalars, narrow) for place, step in enumerate(steps)]
     updates = [text.replace("SCALARS", _listed(scalars.names)) for text in updates]  # those of all ways
     return "\n".join(
         [
@@ -136,10 +137,12 @@ class _Body:
         text = self.of_node(node, kind)
         return f"({text} + zero).to({TYPES[kind]})" if node.kind == NUMBER else f"{text}.to({TYPES[kind]})"
 
-    def addend(self, term: Node) -> str:
-        """What one element adds to a raw sum: float64. A product that is summed up is not rounded before."""
+    def addend(self, term: Node, *, narrow: bool = False) -> str:
+        """What one element adds to a raw sum: float64, or with `narrow` float32. A product is not rounded before."""
         (value,) = term
         inner = value.args[0] if value.op == "as" else value
+        if narrow:
+            return self.of_node(inner, FLOAT)
         if value.op == "as" and inner.op == "mul" and inner.kind == FLOAT:  # exact in float64
             factors = [self.of_node(arg, FLOAT) for arg in inner]
             return " * ".join(text if _is_literal(text) else f"{text}.to(tl.float64)" for text in factors)
@@ -153,7 +156,7 @@ def _expression(op: str, args: Sequence[str], kind: str, *, bare: bool) -> str:
     if op in INFIX:
         return f"({args[0]} {INFIX[op]} {args[1]})"
     as_kind = f".to({TYPES[kind]})" if bare else ""
-    made = {
+    made: dict[str, Callable[..., str]] = {
         "neg": lambda a: f"({a} * -1.0)",  # triton's -a is 0 - a, which has no -0
         "not": lambda a: f"({a} == 0)",
         "sqrt": lambda a: f"tl.sqrt_rn({a})" if kind == FLOAT else f"tl.sqrt({a})",
@@ -215,20 +218,30 @@ def _is_field(node: Node, name: str) -> bool:
     return node.op == "field" and node.args[0] == name
 
 
+def _narrow(steps: Sequence[StepPath], raw: int) -> bool:
+    """Whether the addends of a raw sum are float32: half as many registers until they are added up."""
+    (*values,) = (step.raw_sums[raw].args[0] for step in steps if raw < len(step.raw_sums))
+    return all(value.op == "as" and value.args[0].kind == FLOAT and value.args[0].op != "mul" for value in values)
+
+
 def _results(traced: Traced, raws: int) -> list[str]:
     """What an update returns: x, the buffers that it may write, the addends of sums, and which elements would overflow."""
     buffers = [f"n{place}" for place in range(len(traced.fields) - traced.read_only)]
     return ["nx", *buffers, *(f"s{place}" for place in range(raws)), "over"]
 
 
-def _update(name: str, step: StepPath, traced: Traced, scalars: _Scalars, raws: int) -> str:
+def _update(name: str, step: StepPath, traced: Traced, scalars: _Scalars, narrow: Sequence[bool]) -> str:
+    """narrow: of each raw sum, see `_narrow`."""
+    raws = len(narrow)
     body = _Body(traced, scalars)
     values = {"nx": body.of_node(step.written["x"], FLOAT)}
     for place, field in enumerate(traced.fields[: len(traced.fields) - traced.read_only]):
         values[f"n{place}"] = body.of_node(step.written[field], FLOAT)
     for place in range(raws):
-        has = place < len(step.raw_sums)
-        values[f"s{place}"] = body.addend(step.raw_sums[place]) if has else "zero.to(tl.float64)"
+        if place < len(step.raw_sums):
+            values[f"s{place}"] = body.addend(step.raw_sums[place], narrow=narrow[place])
+        else:
+            values[f"s{place}"] = "zero" if narrow[place] else "zero.to(tl.float64)"
     limits: dict[str, str] = {}
     for field, node in step.tried.items():
         limit = "LARGEST" if field == "x" else f"bound(ROUNDED & {1 << traced.fields.index(field)})"
@@ -259,30 +272,27 @@ def _branches(count: int, of: Callable[[int], list[str]]) -> list[str]:
     lines = []
     for place in range(count):
         lines.append(f"if way == {place}:" if place == 0 else f"elif way == {place}:" if place < count - 1 else "else:")
-        lines += _indented(of(place))
+        lines += _indented(of(place) or ["pass"])
     return lines
 
 
 def _block(steps: Sequence[StepPath], traced: Traced, scalars: _Scalars, raws: int) -> str:
     buffers, written = _buffers(traced), _written(steps, traced)
     results = ", ".join(_results(traced, raws))
-    call = [
-        f"{results} = update(way, x, g,{_listed([*buffers, *scalars.names])} LARGEST, ROUNDED)",
-        "over = over & inside",
-    ]
+    call = f"{results} = update(way, x, g,{_listed([*buffers, *scalars.names])} LARGEST, ROUNDED)"
     lines = [
         "x = read(x_at, i, inside, MASKED)",
         "g, wrong = gradient(read(g_at, i, inside, MASKED), x, decay, scale, SCALED, DECAYED, MAXIMIZE)",
         *(f"b{k} = read(p{k}, i, inside, MASKED)" for k in range(len(buffers))),
-        *call,
+        call,
         "if tl.max(over.to(tl.int32), 0) > 0:",  # next to never: such elements are taken as not finite
         "    if DECAYED:",  # where the decay alone overflows, it is left out too
         "        g = tl.where(over, tl.where(wrong, 0.0, decay * x), g)",
         "        wrong = wrong | over",
-        *_indented(_indented(call)),
+        f"        {call}",
         "    g = tl.where(over, 0.0, g)",
         "    wrong = wrong | over",
-        *_indented(call),
+        f"    {call}",
         "    nx = stay(nx, x, LARGEST)",
         *(f"    n{k} = stay(n{k}, b{k}, bound(ROUNDED & {1 << k}))" for k in written),
         "if not DRY:",
@@ -292,7 +302,7 @@ def _block(steps: Sequence[StepPath], traced: Traced, scalars: _Scalars, raws: i
         "stored = tl.where(inside, nx.to(x_at.dtype.element_ty).to(tl.float64), 0.0)",
         "square = stored * stored",
         *_only_inside(raws),
-        f"return{_listed([f's{k}' for k in range(raws)])} bad, square",
+        f"return{_listed([f's{k}.to(tl.float64)' for k in range(raws)])} bad, square",
     ]
     return _function(f"block({_given(buffers, scalars)} {BLOCK_OPTIONS})", lines)
 
