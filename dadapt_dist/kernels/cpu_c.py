@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..methods.base import Coefficients, Method
 from . import cpu_c_library
-from .cpu_c_program import BUFFERS, COEFFICIENTS, NUMBER, OTHER, SUMS, Kinds, Program, program
+from .cpu_c_program import BUFFERS, COEFFICIENTS, SUMS, Program, program
 from .memory_checks import is_dense_alike, is_plain
+from .recorded_method import NUMBER, Kinds, kind_of, kinds_of
 from .tensor_task import PerTensor, TensorTask
 from .traced_method import in_order
 
@@ -212,7 +213,7 @@ class Call(NamedTuple):
 
 def _calls(method: Method, every: Sequence[Rows], c: Coefficients, *, bounded: bool) -> list[Call] | None:
     """The calls of a step, or of a measure, whose coefficients are not `bounded`; None where some rows have no program."""
-    kinds, found = _kinds(c), []
+    kinds, found = kinds_of(c), []
     for rows in every:
         made = rows.program(method, kinds)
         if made is None:
@@ -225,17 +226,6 @@ def _calls(method: Method, every: Sequence[Rows], c: Coefficients, *, bounded: b
             return None
         found.append(Call(rows, made, way, values))
     return found
-
-
-def _kinds(c: Coefficients) -> Kinds:
-    """What a program depends on: which coefficients are numbers, and what the others are."""
-    return tuple((name, value if value is None else _kind(value)) for name, value in c.items())
-
-
-def _kind(value: Any) -> Any:
-    if isinstance(value, (bool, str)):
-        return value
-    return NUMBER if isinstance(value, (float, int)) or (isinstance(value, Tensor) and value.dim() == 0) else OTHER
 
 
 def _called(call: Call, tasks: Sequence[TensorTask], job: Job, apart: PerTensor | None, sums: int) -> Tensor:
@@ -275,7 +265,7 @@ def check_result(failed: int, count: int) -> None:
 
 
 def _job(call: Call, task: TensorTask, c: Coefficients, dry: bool, scaled: str | None) -> Job:
-    numbers = [float(value) for name, value in c.items() if name != "seed" and _kind(value) is NUMBER]
+    numbers = [float(value) for name, value in c.items() if name != "seed" and kind_of(value) is NUMBER]
     return Job(
         coefficient=call.values,
         scale=1.0 if task.scale is None else float(task.scale),

@@ -9,17 +9,13 @@ from typing import Any
 
 from ..methods.base import Method
 from . import cpu_c_library, cpu_c_source
-from .traced import UntraceableError, names_in
-from .traced_method import Traced, traced
+from .recorded_method import Kinds, recorded, sums_of
+from .traced import UntraceableError
+from .traced_method import Traced
 
 logger = logging.getLogger(__name__)
 
 BUFFERS, SUMS, COEFFICIENTS = 12, 8, 32  # the sizes of cpu_c_method.h
-NUMBER = float
-"""Stands for a coefficient that is a number, whatever it is."""
-OTHER = object
-"""Stands for a coefficient of which no kernel can be made, such as a vector."""
-Kinds = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,19 +51,14 @@ def _made(
     update: Callable[..., Any],
 ) -> Program | None:
     """harness: the library that calls the functions; another one after the first was dropped. update: that of the class."""
-    given = {name: 1.0 if value is NUMBER else value for name, value in kinds}
     try:
-        if OTHER in given.values():
-            raise UntraceableError("a coefficient is neither a number, nor a text, nor None")
-        found = traced(kind(), fields, sliced, given)
-        also = [kind.scaled] if dict(kinds).get(kind.scaled) is NUMBER else []
-        coefficients = cpu_c_source.coefficients_of(found, also)
-        if len(coefficients) > COEFFICIENTS or cpu_c_source.sums_of(found) >= SUMS:
+        found = recorded(kind, fields, sliced, kinds)
+        if len(found.coefficients) > COEFFICIENTS or sums_of(found.traced) >= SUMS:
             raise UntraceableError("it has more coefficients or sums than the compiled step can take")
-        text = cpu_c_source.printed(found, coefficients, cpu_c_library.HEADER.read_text(encoding="utf-8"))
+        header = cpu_c_library.HEADER.read_text(encoding="utf-8")
+        text = cpu_c_source.printed(found.traced, found.coefficients, header)
     except Exception as error:  # noqa: BLE001 - methods are anybody's, and not written for stand-ins
         logger.debug("%s runs as plain operations, for no kernel can be made of it: %s", kind.name, error)
         return None
     library = cpu_c_library.load(text)
-    for_all = frozenset(names_in(node for step in found.steps for node in step.scalars()))
-    return None if library is None else Program(found, coefficients, for_all, library)
+    return None if library is None else Program(found.traced, found.coefficients, found.for_all, library)

@@ -9,37 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from .traced import AT_SLICE, DOUBLE, FLOAT, MASK, NUMBER, TRUTH, Node, names_in
+from .traced import AT_SLICE, DOUBLE, FLOAT, INFIX, MASK, NUMBER, TRUTH, Node
 from .traced_method import Path, StepPath, Traced
-
-INFIX = {
-    "add": "+",
-    "sub": "-",
-    "mul": "*",
-    "div": "/",
-    "lt": "<",
-    "le": "<=",
-    "gt": ">",
-    "ge": ">=",
-    "eq": "==",
-    "ne": "!=",
-}
-INFIX |= {"and": "&", "or": "|"}
-
-
-def coefficients_of(traced: Traced, also: Sequence[str] = ()) -> tuple[str, ...]:
-    """The coefficients that the functions read, in their order. also: those that shall be among them."""
-    nodes: list[Node] = []
-    for step in traced.steps:
-        nodes += [*step.raw_sums, *step.written.values(), *step.tried.values(), *step.squared, *step.multiplied]
-    for path in (*traced.steps, *traced.measures):
-        nodes += [*path.raw_sums, *path.scalars()]
-    return tuple(dict.fromkeys([*names_in(nodes), *also]))
-
-
-def sums_of(traced: Traced) -> int:
-    """How many numbers a call adds up at most."""
-    return max(len(path.raw_sums) for path in (*traced.steps, *traced.measures))
 
 
 def printed(traced: Traced, coefficients: Sequence[str], header: str) -> str:

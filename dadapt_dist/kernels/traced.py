@@ -21,6 +21,21 @@ MOST_PATHS = 16
 AT_SLICE = "at slice: "  # before the name of x, g or a buffer: at the entries that sliced buffers keep
 COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
 
+INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "eq": "==",
+    "ne": "!=",
+}
+INFIX |= {"and": "&", "or": "|"}
+"""The operators of nodes, in C and in python."""
+
 SCALARS: dict[str, Callable[..., Any]] = {
     **{name: getattr(operator, name) for name in ("add", "sub", "mul", "neg", "abs", "pow", *COMPARISONS)},
     "div": operator.truediv,

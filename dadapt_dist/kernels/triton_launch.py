@@ -13,20 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..methods.base import Coefficients, KernelSignature, Method
+from ..methods.base import Coefficients, Method
 from .memory_checks import is_dense_alike, is_plain
+from .recorded_method import Kinds, kinds_of
 from .tensor_task import PerTensor, TensorTask
+from .traced_method import in_order
+from .triton_program import Program, program
 
 logger = logging.getLogger(__name__)
 
 KINDS = (torch.float32, torch.bfloat16, torch.float16)
 BLOCK, BLOCKS, WARPS = 1024, 8, 8  # elements of a block, blocks of a program, warps of a program
-BUFFERS, COEFFICIENTS = 5, 11
 
 
 @functools.cache
 def _kernel() -> Any:
-    """The compiled kernel's module, or None where triton is not installed or does not load."""
+    """The module of what all kernels share, or None where triton is not installed or does not load."""
     try:
         return importlib.import_module(".triton_kernel", __package__)
     except ImportError as error:
@@ -43,15 +45,18 @@ def available() -> bool:
 
 @functools.cache
 def _interpreted() -> bool:
-    return _kernel() is not None and type(_kernel().step).__name__ == "InterpretedFunction"
+    return _kernel() is not None and type(_kernel().read).__name__ == "InterpretedFunction"
 
 
 def supports(method: Method, task: TensorTask) -> bool:
-    """Whether the kernel can run this task: on a GPU, buffers in float32 or bfloat16, all tensors alike in memory, no slices."""
+    """Whether a kernel can run this task: on a GPU, buffers in float32 or bfloat16, all tensors alike in memory, no slices.
+
+    Whether one can be made of the method only its coefficients tell: `run` takes the plain loop where there is none.
+    """
     x, g, buffers = task.x, task.g, task.buf.values()
     if not (x.is_cuda or (x.is_cpu and _interpreted())) or _kernel() is None:
         return False
-    if method.own_signature() is None or task.cut is not None or g.layout is not torch.strided:
+    if method.runs_base or task.cut is not None or g.layout is not torch.strided:
         return False
     if x.dtype not in KINDS or g.dtype not in KINDS or any(t.dtype not in KINDS[:2] for t in buffers):
         return False
@@ -64,15 +69,13 @@ def supports(method: Method, task: TensorTask) -> bool:
 
 
 def derive(method: Method, tasks: Sequence[TensorTask]) -> "list[Table]":
-    """The tables of these tasks: one for each combination of dtypes, which is a launch."""
-    spec = method.own_signature()
-    assert spec is not None, "supports() accepts nothing without a signature"
+    """The tables of these tasks: one for each combination of buffers and dtypes, which is a launch."""
     kinds: dict[Any, list[int]] = {}
     for index, task in enumerate(tasks):
-        fields = [task.buf.get(name) for name in spec.fields]
-        dtypes = (task.g.dtype, task.x.dtype, *(None if t is None else t.dtype for t in fields))
+        fields = in_order(method, task.buf)
+        dtypes = (fields, task.g.dtype, task.x.dtype, *(task.buf[name].dtype for name in fields))
         kinds.setdefault(dtypes, []).append(index)
-    return [Table(spec, tasks, same) for same in kinds.values()]
+    return [Table(in_order(method, tasks[same[0]].buf), tasks, same) for same in kinds.values()]
 
 
 def run(
@@ -83,106 +86,128 @@ def run(
     skip: Tensor | None = None,
     derived: "list[Table] | None" = None,
     apart: PerTensor | None = None,
-) -> Tensor:
+) -> Tensor | None:
     """Run one step over tensors that `supports` has accepted: see `Kernel.run`. Float64, on their device; nobody waits."""
     tables = derived or derive(method, tasks)
-    spec, first = tables[0].spec, tasks[0]
+    calls = _calls(tables, method, c, "step")
+    if calls is None or (apart is not None and any(method.scaled in made.found.for_all for _, made, _ in calls)):
+        return None
+    first = tasks[0]
     device = first.x.device
-    values = [1.0 if c[name] is None else c[name] for name in spec.coefficients]
-    values += [1.0] * (COEFFICIENTS - len(values))
-    scale, skipped = 1.0 if first.scale is None else first.scale, 0.0 if skip is None else skip.to(device)
-    h = _vector([*values, first.decay, scale, c["seed"], skipped], device)
+    last = (1.0 if first.scale is None else first.scale, c["seed"], 0.0 if skip is None else skip.to(device))
+    options = (first.scale is not None, first.decay != 0, first.maximize, dry)
     total = None
-    for table in tables:
-        sums = _launch(table, [tasks[index] for index in table.members], method, h, dry, skip, apart)
+    for table, made, kernel in calls:
+        h = _vector([*(c[name] for name in made.coefficients), first.decay, *last], device)
+        some = [tasks[index] for index in table.members]
+        table.follow(some)
+        own = apart if table.runs is not None else None
+        columns = len(method.sums) + 1 + (own is not None)
+        partial = torch.empty(table.programs, columns, dtype=torch.float64, device=device)
+        factors = h if own is None or table.runs is None else own.factors[table.runs]
+        largest = torch.finfo(some[0].x.dtype).max
+        _launch(kernel, table, some, h, (factors, partial), (own is not None, *options, largest, table.rounded))
+        if not dry:
+            torch.autograd.graph.increment_version([task.x for task in some])  # the writes went behind autograd's back
+        partial = partial * table.weights
+        if own is not None and table.runs is not None:
+            squares = torch.segment_reduce(partial[:, -1].contiguous(), "sum", lengths=table.lengths, unsafe=True)
+            own.put(table.runs, squares, skip)
+        sums = partial[:, : len(method.sums) + 1].sum(0)
         total = sums if total is None else total + sums
-    assert total is not None, "there is a task at least"
-    return total * _vector([*spec.factors(c), 1.0], device)
+    return total
 
 
-def measure(method: Method, tasks: Sequence[TensorTask], c: Coefficients, derived: object = None) -> None:
-    """No kernel measures: plain operations do."""
+def measure(
+    method: Method, tasks: Sequence[TensorTask], c: Coefficients, derived: "list[Table] | None" = None
+) -> Tensor | None:
+    """The sums of before a step, whose tensors only are read: see `Kernel.measure`."""
+    assert method.before is not None, "nobody measures without sums"
+    calls = _calls(derived or derive(method, tasks), method, c, "measure")
+    if calls is None:
+        return None
+    first, device = tasks[0], tasks[0].x.device
+    scale = 1.0 if first.scale is None else first.scale
+    total = None
+    for table, made, kernel in calls:
+        h = _vector([*(c[name] for name in made.coefficients), first.decay, scale], device)
+        some = [tasks[index] for index in table.members]
+        table.follow(some)
+        partial = torch.empty(table.programs, len(method.before.names) + 1, dtype=torch.float64, device=device)
+        _launch(kernel, table, some, h, (partial,), (first.scale is not None, first.decay != 0, first.maximize))
+        sums = (partial * table.weights).sum(0)
+        total = sums if total is None else total + sums
+    return total
+
+
+def _calls(
+    tables: "Sequence[Table]", method: Method, c: Coefficients, name: str
+) -> "list[tuple[Table, Program, Any]] | None":
+    """Each table with its program and its kernel of this name; None where some have none."""
+    kinds, found = kinds_of(c), []
+    for table in tables:
+        made = table.program(method, kinds)
+        kernel = None if made is None else made.step(c) if name == "step" else made.measure(c)
+        if made is None or kernel is None:
+            return None
+        found.append((table, made, kernel))
+    return found
 
 
 def _launch(
-    table: "Table",
-    tasks: list[TensorTask],
-    method: Method,
-    h: Tensor,
-    dry: bool,
-    skip: Tensor | None,
-    apart: PerTensor | None,
-) -> Tensor:
-    table.follow(tasks)
-    spec, dtypes, sums = table.spec, table.dtypes, len(method.sums)
-    apart = apart if table.runs is not None else None
-    factors = h if apart is None or table.runs is None else apart.factors[table.runs]
-    fields = range(len(spec.fields))
-    has = sum(1 << k for k in fields if dtypes[k] is not None)
-    rounded = sum(1 << k for k in fields if dtypes[k] is torch.bfloat16)
-    written = has & ((1 << (len(spec.fields) - spec.read_only)) - 1)
-    columns = sums + 1 + (apart is not None)
-    partial = torch.empty(table.programs, columns, dtype=torch.float64, device=h.device)
-    if table.programs:
-        first = tasks[0]
-        bases = [first.x, first.g, *(first.buf.get(name, first.x) for name in spec.fields)]
-        bases += [first.x] * (2 + BUFFERS - len(bases))
-        with torch.cuda.device(h.device) if h.is_cuda else torch.no_grad():
-            _kernel().step[(table.programs,)](
-                *bases, table.distances, table.numels, table.origins, table.tensors, table.chunks, h, factors, partial,
-                spec.index, has, rounded, written, sums, -1 if apart is None else spec.coefficients.index(method.scaled),
-                dtypes[spec.fields.index(spec.statistic)] is not None,
-                first.scale is not None, first.decay != 0, first.maximize, dry, torch.finfo(first.x.dtype).max,
-                *table.units, BLOCK, BLOCKS, num_warps=WARPS, enable_fp_fusion=False,
-            )  # fmt: skip
-    if not dry:
-        torch.autograd.graph.increment_version([task.x for task in tasks])  # the writes went behind autograd's back
-    partial = partial * table.weights
-    if apart is not None and table.runs is not None:
-        squares = torch.segment_reduce(partial[:, -1].contiguous(), "sum", lengths=table.lengths, unsafe=True)
-        apart.put(table.runs, squares, skip)
-    return partial[:, : sums + 1].sum(0)
+    kernel: Any, table: "Table", tasks: list[TensorTask], h: Tensor, last: tuple[Tensor, ...], options: tuple[Any, ...]
+) -> None:
+    """Run a kernel over a table. last: further tensors. options: what it is compiled for, beside units and blocks."""
+    if not table.programs:
+        return
+    first = tasks[0]
+    with torch.cuda.device(h.device) if h.is_cuda else torch.no_grad():
+        kernel[(table.programs,)](
+            first.x, first.g, *(first.buf[name] for name in table.fields),
+            table.distances, table.numels, table.origins, table.tensors, table.chunks, h, *last,
+            *options, *table.units, BLOCK, BLOCKS, num_warps=WARPS, enable_fp_fusion=False,
+        )  # fmt: skip
 
 
 class Table:
     """Which program takes what, and where the tensors are: on the device, for as long as they stay.
 
-    members: the tasks of the launch, by their places. dtypes: of the buffers in the kernel's order, None where there is
-    none. programs: their number. tensors, chunks: for each, its tensor and its place in it. distances: int64 [tensors, 7],
-    from the first tensor's x, g and buffers, in units of `units` elements. A task with several `runs` is as many tensors.
-    runs, lengths: the number of each tensor among those of the model, and how many programs it has; None without `runs`.
+    members: the tasks of the launch, by their places. fields: their buffers, in the kernel's order; rounded: which of these are
+    in bfloat16, a bit each. programs: their number. tensors, chunks: for each, its tensor and its place in it. distances: int64
+    [tensors, 2 + buffers], from the first tensor's x, g and buffers, in units of `units` elements. A task with several `runs` is
+    as many tensors. runs, lengths: the number of each tensor among those of the model, and how many programs it has; None
+    without `runs`.
     """
 
-    def __init__(self, spec: KernelSignature, all_tasks: Sequence[TensorTask], members: list[int]) -> None:
-        self.spec, self.members = spec, members
+    def __init__(self, fields: tuple[str, ...], all_tasks: Sequence[TensorTask], members: list[int]) -> None:
+        self.fields, self.members = fields, members
+        self._program: tuple[Kinds, Program | None] | None = None
         tasks = [all_tasks[index] for index in members]
         self.device = tasks[0].x.device
-        buffers = [[task.buf.get(name) for name in spec.fields] for task in tasks]
-        self.dtypes = [None if t is None else t.dtype for t in buffers[0]]
+        first = [tasks[0].buf[name] for name in fields]
+        self.rounded = sum(1 << place for place, t in enumerate(first) if t.dtype is torch.bfloat16)
         self._runs = [
             (place, start, stop)
             for place, task in enumerate(tasks)
             for _, start, stop in task.runs or ((0, 0, task.x.numel()),)
         ]
-        x, g = tasks[0].x.itemsize, tasks[0].g.itemsize
-        self._widths = [x, g, *(x if t is None else t.itemsize for t in buffers[0])]
-        self._widths += [x] * (2 + BUFFERS - len(self._widths))
+        self._widths = [t.itemsize for t in (tasks[0].x, tasks[0].g, *first)]
         self._x = self._starts([task.x for task in tasks])
-        columns = [self._starts(column) for column in zip(*buffers, strict=True)]
-        columns = [self._x if column is None else column for column in columns]
-        self._buffers = columns + [self._x] * (BUFFERS - len(columns))
+        self._buffers = [self._starts([task.buf[name] for task in tasks]) for name in fields]
         self._gradients: list[int] = []
         self._lay_out(tasks)
         self.distances = torch.empty(0)
         self.units: list[int] = []
 
-    def _starts(self, tensors: Sequence[Tensor | None]) -> Any:
-        """The address at which each run begins in these tensors, one a task; None where there are none."""
-        if tensors[0] is None:
-            return None
-        return [
-            t.data_ptr() + start * t.itemsize for place, start, _ in self._runs if (t := tensors[place]) is not None
-        ]
+    def program(self, method: Method, kinds: Kinds) -> Program | None:
+        """The method's kernels for these buffers."""
+        if self._program is None or self._program[0] != kinds:
+            self._program = kinds, program(method, self.fields, kinds)
+        return self._program[1]
+
+    def _starts(self, tensors: Sequence[Tensor]) -> list[int]:
+        """The address at which each run begins in these tensors, one a task."""
+        return [tensors[place].data_ptr() + start * tensors[place].itemsize for place, start, _ in self._runs]
 
     def _lay_out(self, tasks: list[TensorTask]) -> None:
         sizes = [stop - start for _, start, stop in self._runs]

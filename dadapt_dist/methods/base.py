@@ -1,7 +1,7 @@
 """Interface of the learning-rate-free methods: the mathematics of one step on one plain tensor, and of d from global sums."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -114,27 +114,6 @@ class Sums:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class KernelSignature:
-    """The arguments of a method's Triton kernel (triton_kernel.py), in order. The compiled step of CPUs needs none.
-
-    Args:
-        index: number of the method in the kernel.
-        fields: buffers, those that the kernel never writes last.
-        coefficients: keys of `Method.coefficients`; None there (no decay) is passed as 1.
-        factors: what the raw sums of the kernel are multiplied by, in the order of the method's sums.
-        statistic: the buffer that serves the estimate alone: without it the method is frozen, and it may be narrower.
-        read_only: how many of `fields` the kernel never writes.
-    """
-
-    index: int
-    fields: tuple[str, ...]
-    coefficients: tuple[str, ...]
-    factors: Callable[[dict[str, Any]], tuple[Any, ...]]
-    statistic: str
-    read_only: int = 0
-
-
 class Method(Evaluates, ABC):
     """One learning-rate-free method: tensors and scalars, no ranks, no frameworks.
 
@@ -159,8 +138,6 @@ class Method(Evaluates, ABC):
     """What docstrings and docs say of the method."""
     variants: ClassVar[tuple[Variant, ...]] = ()
     """Its other public classes."""
-    signature: ClassVar[KernelSignature | None] = None
-    """The arguments of the Triton kernel; None: the method runs as plain torch operations on a GPU."""
 
     name: ClassVar[str]
     start: ClassVar[Sums | None] = None
@@ -219,10 +196,6 @@ class Method(Evaluates, ABC):
         if has_eval is not has_train:
             raise TypeError(f"{cls.__name__} must define both to_eval and to_train, which undo each other, or neither")
         cls.has_modes = has_eval
-
-    def own_signature(self) -> KernelSignature | None:
-        """The signature that the class declares itself: one derived from a method may have another update than the kernel."""
-        return vars(type(self)).get("signature")
 
     def completed(self, options: Options, where: str) -> dict[str, Any]:
         """The options with those filled in that follow from others, such as a recipe.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..options.fields import D0, EPS, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY, MethodOptions
-from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, Method, Options, Scalars, Sums
 from .ops import add_, dot, grown, root, total, total_abs
 
 
@@ -44,15 +44,6 @@ class DAdaptAdaGradMethod(Method):
             Takes sparse gradients, of which only the rows present are written; they need momentum and weight decay 0.
         """,
     )
-    signature = KernelSignature(
-        index=3,
-        fields=("alphak", "s", "x0"),
-        coefficients=("gamma", "r", "eps", "pull"),
-        factors=lambda c: (c["gsq"], c["r"], c["r"]),
-        statistic="s",
-        read_only=1,
-    )
-
     name = "dadapt_adagrad"
     after = Sums(("gsq", "sksq", "s_l1"), needs="s_l1")
     needs_sums_to_lower = True

@@ -18,7 +18,7 @@ from ..options.fields import (
     MethodOptions,
     switch,
 )
-from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, Method, Options, Scalars, Sums
 from .ops import add_, bias_correction, dot, grown, root, total_abs
 
 
@@ -53,14 +53,6 @@ class DAdaptAdamMethod(Method):
             rule    num = √b2·num + (1-√b2)·inner;  d_hat = num/((1-√b2)·s_l1);  d = max(d, min(d_hat, d·growth_rate))
         """,
     )
-    signature = KernelSignature(
-        index=1,
-        fields=("exp_avg", "exp_avg_sq", "s"),
-        coefficients=("b1", "to_m", "b2", "one_minus_b2", "b3", "to_s", "keep", "eps"),
-        factors=lambda c: (c["inner"], c["r"]),
-        statistic="s",
-    )
-
     name = "dadapt_adam"
     after = Sums(("inner", "s_l1"), needs="s_l1")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..options.fields import BETAS, D0, EPS, GROWTH_RATE, LOG_EVERY, LR, WEIGHT_DECAY, MethodOptions, switch
-from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, Method, Options, Scalars, Sums
 from .ops import add_, dot, grown, root, total_abs
 
 
@@ -48,16 +48,6 @@ class DAdaptAdanMethod(Method):
             rule    G = b3·G + (1-b3)·gsq;  d_hat = (sksq/(1-b3) - G)/s_l1;  d = max(d, min(d_hat, d·growth_rate))
         """,
     )
-    signature = KernelSignature(
-        index=4,
-        fields=("exp_avg", "exp_avg_diff", "exp_avg_sq", "s", "pre_grad"),
-        coefficients=(
-            "b1", "to_m", "b2", "to_n", "b3", "one_minus_b3", "average", "to_s", "keep", "shrink", "eps",
-        ),
-        factors=lambda c: (c["gsq"], c["r"], c["r"]),
-        statistic="s",
-    )  # fmt: skip
-
     name = "dadapt_adan"
     after = Sums(("gsq", "sksq", "s_l1"), needs="s_l1")
     needs_sums_to_lower = True

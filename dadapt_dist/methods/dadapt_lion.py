@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..options.fields import BETAS, D0, FSDP_IN_USE, LOG_EVERY, LR, WEIGHT_DECAY, MethodOptions
-from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, Method, Options, Scalars, Sums
 from .ops import add_, dot, total_abs
 
 
@@ -38,14 +38,6 @@ class DAdaptLionMethod(Method):
             rule    num = √b2·num + (1-√b2)·inner;  d_hat = num/((1-√b2)·s_l1);  d = max(d, d_hat)
         """,
     )
-    signature = KernelSignature(
-        index=5,
-        fields=("exp_avg", "s"),
-        coefficients=("b1", "one_minus_b1", "b2", "to_m", "average", "to_s", "keep", "step"),
-        factors=lambda c: (c["step"], c["r"]),
-        statistic="s",
-    )
-
     name = "dadapt_lion"
     after = Sums(("inner", "s_l1"), needs="s_l1")
 

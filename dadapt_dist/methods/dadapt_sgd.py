@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..options.fields import D0, FSDP_IN_USE, GROWTH_RATE, LOG_EVERY, LR, MOMENTUM, WEIGHT_DECAY, MethodOptions
-from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, Method, Options, Scalars, Sums
 from .ops import add_, dot, grown, total
 
 
@@ -47,15 +47,6 @@ class DAdaptSGDMethod(Method):
             with before="lagged", that step only measures, and the first update is one step later.
         """,
     )
-    signature = KernelSignature(
-        index=2,
-        fields=("s", "x0"),
-        coefficients=("gamma", "r", "pull"),
-        factors=lambda c: (c["gamma"] * c["r"], c["r"]),
-        statistic="s",
-        read_only=1,
-    )
-
     name = "dadapt_sgd"
     before = Sums(("g_sq",), needs="g_sq")
     after = Sums(("inner", "s_sq"), needs="s_sq")

@@ -28,7 +28,7 @@ from ..options.fields import (
     whole_or_none,
 )
 from . import recipe, trial_steps
-from .base import Buffer, Buffers, Coefficients, Documentation, Initial, KernelSignature, Method, Options, Scalars, Sums
+from .base import Buffer, Buffers, Coefficients, Documentation, Initial, Method, Options, Scalars, Sums
 from .ops import add_, add_product_, add_ratio_, bias_correction, dot_difference, remaining, root, total_abs
 
 FLOOR = 1e-2  # what the rms of a tensor is taken to be at least, for the cap: one that begins as 0 has to get away from there
@@ -168,15 +168,6 @@ class ProdigyMethod(Method):
                     one step puts x back to x0, and m, v, s, num, W_m, W_v to 0; c then rises over 10 % of total_steps
         """,
     )
-    signature = KernelSignature(
-        index=0,
-        fields=("exp_avg", "exp_avg_sq", "s", "p0"),
-        coefficients=("b1", "to_m", "b2", "to_v", "b3", "to_s", "keep", "step", "eps", "back"),
-        factors=lambda c: (c["inner"], c["r"]),
-        statistic="s",
-        read_only=1,
-    )
-
     name = "prodigy"
     fixed_options = ("recipe", "total_steps", "length_scaling", "exact_bias_correction", "same_weights", "probe_d0")
     later_scalars = ("weight_m", "weight_v")

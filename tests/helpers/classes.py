@@ -60,8 +60,7 @@ CLASSES = {name: ALL[name] for name in RELEASED}
 VARIANTS = {
     variant.name: getattr(optimizers, variant.name) for method in METHODS.values() for variant in method.variants
 }
-COMPILED = [name for name, method in METHODS.items() if not method.runs_base]  # the C step is made of any method
-IN_TRITON = [name for name, method in METHODS.items() if method.signature is not None]
+COMPILED = [name for name, method in METHODS.items() if not method.runs_base]  # kernels are made of any method
 KINDS = ["dog", "cocob", "momo", "mechanic_adam", "prodigy_schedule_free"]
 # Where one test takes many methods in one go: one of each kind, or all of them under `make test-matrix`.
 IN_ONE_GO = [*ALL] if os.environ.get("TEST_EVERY_METHOD") else [*RELEASED, *KINDS]

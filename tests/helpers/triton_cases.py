@@ -7,13 +7,14 @@ import torch
 
 from dadapt_dist.kernels import PerTensor, eager, triton_launch
 from dadapt_dist.methods import METHODS
-from tests.helpers.classes import IN_TRITON
+from tests.helpers.classes import ALWAYS_BEFORE, COMPILED
 
 from .kernel_cases import N_TENSORS, check, check_apart, coefficients_of, copied, on, options_of, task_of
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 DTYPES = [(F32, F32, F32), (BF16, BF16, F32), (F32, BF16, BF16), (F16, F16, F32)]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+quietly = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, in the interpreter
 FIRST = [{"decay": 0.1, "maximize": True, "scale": torch.tensor(8.0)}, {"decay": 0.1}, {"scale": torch.tensor(4.0)}]
 
 
@@ -41,12 +42,13 @@ def step(key: str, shapes: Any, options: dict[str, Any] | None = None, **fields:
 # The interpreter takes seconds a case: there, dtypes that no method treats in a way of its own are tried with one of them.
 CASES = [
     (key, dtypes)
-    for key in IN_TRITON
+    for key in COMPILED
     for dtypes in DTYPES
     if DEVICE == "cuda" or key == "prodigy" or dtypes == DTYPES[2]
 ]
 
 
+@quietly
 @pytest.mark.parametrize(("key", "dtypes"), CASES, ids=str)
 def test_a_step_is_that_of_the_plain_loop_in_any_dtype_and_size(key: str, dtypes: tuple[torch.dtype, ...]) -> None:
     param, gradient, statistics = dtypes
@@ -69,7 +71,8 @@ def test_a_step_that_is_skipped_writes_nothing() -> None:
     assert not torch.equal(task.x, plain.x)
 
 
-@pytest.mark.parametrize("key", IN_TRITON)
+@quietly
+@pytest.mark.parametrize("key", COMPILED)
 def test_elements_that_are_not_finite_are_counted_and_taken_as_zero(key: str) -> None:
     options, method = options_of(key), METHODS[key]()
     task = task_of(key, 2000)
@@ -103,9 +106,10 @@ def test_it_leaves_to_the_plain_loop_what_it_cannot_take() -> None:
     assert not any(triton_launch.supports(method, task) for task in (gaps, sliced, double))
 
 
+@quietly
 def test_prodigy_without_momentum_and_any_method_without_statistics() -> None:
     step("prodigy", [500], options_of("prodigy", betas=(0.0, 0.99)))
-    for key in IN_TRITON:
+    for key in COMPILED:
         method, options = METHODS[key](), options_of(key)
         task = on(task_of(key, 500), DEVICE)
         for name in [name for name, buffer in method.buffers(options).items() if buffer.statistic]:
@@ -140,9 +144,9 @@ def test_a_table_is_made_anew_when_a_gradient_has_moved_and_only_then() -> None:
     assert torch.equal(task.x, other.x)
 
 
-@pytest.mark.parametrize("key", IN_TRITON)
+@pytest.mark.parametrize("key", COMPILED)
 @pytest.mark.parametrize("fields", [{}, {"decay": 0.1, "maximize": True}], ids=str)
-@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, in the interpreter
+@quietly
 def test_gradients_that_overflow_are_those_of_the_plain_loop(key: str, fields: dict[str, Any]) -> None:
     method, options = METHODS[key](), options_of(key)
     task, c = task_of(key, 600, options=options, **fields), coefficients_of(method, options, DEVICE)
@@ -188,3 +192,76 @@ def test_squares_of_gradients_that_are_changed_first_not_finite_or_skipped() -> 
         apart = PerTensor(torch.ones_like(squares), squares)
         triton_launch.run(method, [task], c, False, torch.tensor(skip, device=DEVICE), apart=apart)
         assert int((squares != 7.0).sum()) == (not skip)
+
+
+# -------------------------------------------------------------------- made of the method's own code
+
+
+@quietly
+@pytest.mark.parametrize("key", ALWAYS_BEFORE)
+def test_sums_before_the_step_are_those_of_float64(key: str) -> None:
+    method, options = METHODS[key](), options_of(key)
+    c = coefficients_of(method, options, DEVICE)
+    for dtype, fields in ((F32, FIRST[0]), (BF16, {})):
+        tasks = [
+            task_of(key, size, options=options, param=dtype, gradient=dtype, seed=size, weight=1 / (1 + size), **fields)
+            for size in (1, 600, 0)
+        ]
+        tasks[1].g[:4] = torch.tensor([float("nan"), float("inf"), 3e38, 1e18]).to(dtype)
+        tasks = [on(task, DEVICE) for task in tasks]
+        before = [t.clone() for task in tasks for t in (task.x, *task.buf.values())]
+        found, right = triton_launch.measure(method, tasks, c), eager.measure(method, tasks, c)
+        assert found is not None
+        assert found[-1] == right[-1]
+        assert torch.allclose(found, right, rtol=1e-12, atol=0)
+        assert all(map(torch.equal, before, [t for task in tasks for t in (task.x, *task.buf.values())]))
+
+
+@quietly
+@pytest.mark.parametrize("key", ["prodigy", "dadapt_adagrad", "kt", "cocob"])
+def test_a_way_that_only_the_device_knows_is_taken_there(key: str) -> None:
+    """Both ways are in the kernel then, of which a number on the host has left one."""
+    method, options = METHODS[key](), options_of(key)
+    name = "back" if key == "prodigy" else "pull"
+    for value in (0.0, 1.0) if key == "prodigy" else (0.25, 1.0):
+        c = coefficients_of(method, options, DEVICE) | {name: value}
+        one = on(task_of(key, 600, options=options), DEVICE)
+        other = copied(one)
+        sums = triton_launch.run(method, [one], c | {name: torch.tensor(value, device=DEVICE)}, False)
+        assert torch.equal(sums, triton_launch.run(method, [other], c, False))
+        assert all(map(torch.equal, (one.x, *one.buf.values()), (other.x, *other.buf.values())))
+        assert key != "prodigy" or torch.equal(one.x, one.buf["p0"]) is (value == 1.0)
+        check(method, [one], c, triton_launch)
+
+
+def test_a_class_derived_from_a_method_runs_by_its_own_code() -> None:
+    class Still(METHODS["prodigy"]):  # type: ignore[misc, valid-type]
+        def update(self, x: Any, g: Any, buf: Any, c: Any, cut: Any) -> Any:
+            before = x.clone()
+            sums = super().update(x, g, buf, c, cut)
+            x.copy_(before)
+            return sums
+
+    c = coefficients_of(METHODS["prodigy"](), options_of("prodigy"), DEVICE)
+    task, other = (on(task_of("prodigy", 300), DEVICE) for _ in range(2))
+    sums = triton_launch.run(Still(), [task], c, False)
+    assert torch.equal(sums, triton_launch.run(METHODS["prodigy"](), [other], c, False))
+    assert torch.equal(task.x, on(task_of("prodigy", 300), DEVICE).x)
+    assert torch.equal(task.buf["s"], other.buf["s"])
+
+
+def test_what_no_kernel_can_be_made_of_moves_nothing() -> None:
+    class Strange(METHODS["prodigy"]):  # type: ignore[misc, valid-type]
+        def update(self, x: Any, g: Any, buf: Any, c: Any, cut: Any) -> Any:
+            return super().update(x.sin_(), g, buf, c, cut)
+
+    method, task = METHODS["prodigy"](), on(task_of("prodigy", 300), DEVICE)
+    before, c = task.x.clone(), coefficients_of(METHODS["prodigy"](), options_of("prodigy"), DEVICE)
+    assert triton_launch.run(Strange(), [task], c, False) is None
+    assert triton_launch.run(method, [task], c | {"b1": torch.ones(2, device=DEVICE)}, False) is None
+    lion, options = METHODS["dadapt_lion"](), options_of("dadapt_lion")  # whose sums are multiplied by what is scaled
+    factors = torch.ones(1, dtype=torch.float64, device=DEVICE)
+    of_lion = on(task_of("dadapt_lion", 300, runs=((0, 0, 300),)), DEVICE)
+    scaled = PerTensor(factors, factors.clone())
+    assert triton_launch.run(lion, [of_lion], coefficients_of(lion, options, DEVICE), False, apart=scaled) is None
+    assert torch.equal(task.x, before)

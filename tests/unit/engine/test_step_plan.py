@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import dadapt_dist as dd
-from dadapt_dist.methods import METHODS
 
 SHAPES = [(3,), (2, 4), (5,), ()]
 
@@ -102,9 +101,3 @@ def test_gradients_are_let_go_of_after_a_step_and_after_one_that_fails(backend: 
     for p in params:
         p.grad = None
     assert [one() for one in gone] == [None] * len(params)
-
-
-def test_a_class_derived_from_a_method_does_not_run_by_the_kernel_of_that_method() -> None:
-    method = METHODS["prodigy"]
-    assert method().own_signature() is method.signature is not None
-    assert type("Other", (method,), {"update": lambda *_: ()})().own_signature() is None

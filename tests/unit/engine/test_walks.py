@@ -11,13 +11,13 @@ from dadapt_dist.kernels import cpu_c
 from dadapt_dist.methods import METHODS
 from dadapt_dist.sharding import registry
 from docs.measure_walks import walk
-from tests.helpers.classes import ALL, IN_TRITON
+from tests.helpers.classes import ALL, CLASSES
 
 MOST = 12
 
 
 @pytest.mark.skipif(not cpu_c.available(), reason="the plain loop has files of its own")
-@pytest.mark.parametrize("method", IN_TRITON)
+@pytest.mark.parametrize("method", CLASSES)
 def test_a_steady_step_enters_few_files(method: str) -> None:
     """What is rarely needed (diagnostics, scalers, frameworks, other ranks) costs a step one look at a mark, and no call."""
     params = [torch.nn.Parameter(torch.ones(4, 4)) for _ in range(4)]
