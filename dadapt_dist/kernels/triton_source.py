@@ -4,14 +4,12 @@ Every operation of a block is a statement of its own in the order of torch's. Wh
 once a program, in float64. A way through the method that hangs on coefficients on the device is chosen there: nobody waits.
 """
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-import torch
-
-from .traced import DOUBLE, FLOAT, INFIX, MASK, NUMBER, TRUTH, Node, UntraceableError, names_in, value_of
+from .traced import FLOAT, Node, UntraceableError, names_in
 from .traced_method import Path, StepPath, Traced
+from .triton_statements import Body, Scalars
 
 HEAD = """import triton
 import triton.language as tl
@@ -20,7 +18,6 @@ from dadapt_dist.kernels.triton_kernel import (
     beyond, bound, bounded, gradient, measured_gradient, read, round_up_or_down, stay, within, write,
 )
 """
-TYPES = {FLOAT: "tl.float32", DOUBLE: "tl.float64"}
 ROOT = 1.8446742974197924e19  # the largest number whose square float32 holds
 
 
@@ -37,7 +34,7 @@ def printed(traced: Traced, coefficients: Sequence[str], ways: Ways, sums: int, 
     sums: of the method. scaled: the coefficient that tensors have factors of.
     """
     steps = [traced.steps[place] for place in ways.places]
-    scalars = _Scalars(coefficients)
+    scalars = Scalars(coefficients)
     raws = max(len(step.raw_sums) for step in steps)
     narrow = [_narrow(steps, raw) for raw in range(raws)]
     updates = [_update(f"update_{place}", step, traced, scalars, narrow) for place, step in enumerate(steps)]
@@ -56,134 +53,11 @@ def printed(traced: Traced, coefficients: Sequence[str], ways: Ways, sums: int, 
 def printed_measure(traced: Traced, coefficients: Sequence[str], ways: Ways, sums: int) -> str:
     """The source of a module with the kernel `measure`."""
     paths = [traced.measures[place] for place in ways.places]
-    scalars = _Scalars(coefficients)
+    scalars = Scalars(coefficients)
     raws = max(len(path.raw_sums) for path in paths)
     terms = [_terms(f"terms_{place}", path, traced, scalars, raws) for place, path in enumerate(paths)]
     terms = [text.replace("SCALARS", _listed(scalars.names)) for text in terms]
     return "\n".join([HEAD, *terms, _measure(paths, ways, traced, scalars, raws, sums)])
-
-
-# ---------------------------------------------------------------- statements
-
-
-class _Scalars:
-    """What is computed of coefficients, once a program. names: of all that blocks are given."""
-
-    def __init__(self, coefficients: Sequence[str]) -> None:
-        self.coefficients = coefficients
-        self._found: dict[str, str] = {}
-
-    @property
-    def names(self) -> list[str]:
-        return [*self._found.values()]
-
-    @property
-    def lines(self) -> list[str]:
-        return [f"{name} = {text}" for text, name in self._found.items()]
-
-    def name(self, node: Node, kind: str) -> str:
-        """An expression for a node where an operand of this kind is wanted."""
-        if not names_in([node]):
-            return _literal(value_of(node, {}), kind)
-        text = self.text(node)
-        text = f"within({text})" if kind == FLOAT and node.kind != TRUTH else text
-        return self._found.setdefault(text, f"k{len(self._found)}")
-
-    def text(self, node: Node) -> str:
-        """An expression in float64."""
-        if not names_in([node]):
-            return _literal(value_of(node, {}), DOUBLE)
-        if node.op == "coefficient":
-            return f"c{self.coefficients.index(node.args[0])}"
-        return _expression(node.op, [self.text(arg) for arg in node], DOUBLE, bare=node.kind == NUMBER)
-
-
-class _Body:
-    """The statements of one function, each node once."""
-
-    def __init__(self, traced: Traced, scalars: _Scalars) -> None:
-        self.of = {"x": "x", "g": "g"} | {f".{name}": f"b{place}" for place, name in enumerate(traced.fields)}
-        self.scalars = scalars
-        self.lines = ["zero = tl.zeros_like(g)"]
-        self._names: dict[Node, str] = {}
-
-    def of_node(self, node: Node, kind: str) -> str:
-        if node.kind in (NUMBER, TRUTH):
-            return self.scalars.name(node, kind)
-        found = self._names.get(node)
-        if found is None:
-            found = self._expression(node)
-            if node.op != "field":
-                self.lines.append(f"v{len(self.lines)} = {found}")
-                found = f"v{len(self.lines) - 1}"
-            self._names[node] = found
-        return found
-
-    def _expression(self, node: Node) -> str:
-        if node.op == "field":
-            return self.of[node.args[0]]
-        if node.op == "as":
-            return self._as_elements(node.args[0], node.kind)
-        kinds = {arg.kind for arg in node if arg.kind in TYPES}
-        kind = node.kind if node.kind != MASK else DOUBLE if DOUBLE in kinds else FLOAT
-        args = [self.of_node(arg, kind) for arg in node]
-        if node.op == "div" and kind == FLOAT:  # of blocks alone
-            args = [text if arg.kind == FLOAT else f"({text} + zero)" for arg, text in zip(node, args, strict=True)]
-        return _expression(node.op, args, kind, bare=not kinds)
-
-    def _as_elements(self, node: Node, kind: str) -> str:
-        if kind not in TYPES:
-            raise UntraceableError(f"it makes elements of {kind}")
-        text = self.of_node(node, kind)
-        return f"({text} + zero).to({TYPES[kind]})" if node.kind == NUMBER else f"{text}.to({TYPES[kind]})"
-
-    def addend(self, term: Node, *, narrow: bool = False) -> str:
-        """What one element adds to a raw sum: float64, or with `narrow` float32. A product is not rounded before."""
-        (value,) = term
-        inner = value.args[0] if value.op == "as" else value
-        if narrow:
-            return self.of_node(inner, FLOAT)
-        if value.op == "as" and inner.op == "mul" and inner.kind == FLOAT:  # exact in float64
-            factors = [self.of_node(arg, FLOAT) for arg in inner]
-            return " * ".join(text if _is_literal(text) else f"{text}.to(tl.float64)" for text in factors)
-        return self.of_node(value, DOUBLE)
-
-
-def _expression(op: str, args: Sequence[str], kind: str, *, bare: bool) -> str:
-    """bare: all arguments may be python's numbers, which say nothing of the kind."""
-    if op == "div" and kind == FLOAT:
-        return f"tl.div_rn({args[0]}, {args[1]})"
-    if op in INFIX:
-        return f"({args[0]} {INFIX[op]} {args[1]})"
-    as_kind = f".to({TYPES[kind]})" if bare else ""
-    made: dict[str, Callable[..., str]] = {
-        "neg": lambda a: f"({a} * -1.0)",  # triton's -a is 0 - a, which has no -0
-        "not": lambda a: f"({a} == 0)",
-        "sqrt": lambda a: f"tl.sqrt_rn({a})" if kind == FLOAT else f"tl.sqrt({a})",
-        "abs": lambda a: f"tl.abs({a})",
-        "sign": lambda a: f"tl.where({a} > 0, 1.0, tl.where({a} < 0, -1.0, 0.0)).to({TYPES[kind]})",
-        "max": lambda a, b: f"tl.where(({a} > {b}) | ({a} != {a}), {a}, {b}){as_kind}",
-        "min": lambda a, b: f"tl.where(({a} < {b}) | ({a} != {a}), {a}, {b}){as_kind}",
-        "select": lambda test, a, b: f"tl.where({test}, {a}, {b}){as_kind}",
-    }
-    if op not in made:
-        raise UntraceableError(f"it uses {op} of coefficients")
-    return made[op](*args)
-
-
-def _literal(value: float, kind: str) -> str:
-    if isinstance(value, bool):
-        return str(value)
-    if math.isnan(value) or math.isinf(value):
-        return f'float("{value}")'
-    if kind == FLOAT:
-        largest = torch.finfo(torch.float32).max
-        value = float(torch.tensor(min(max(value, -largest), largest), dtype=torch.float32))
-    return f"({value!r})" if value < 0 else repr(float(value))
-
-
-def _is_literal(text: str) -> bool:
-    return not text[0].isalpha() or text.startswith("float(")
 
 
 def _listed(names: Collection[str]) -> str:
@@ -230,10 +104,10 @@ def _results(traced: Traced, raws: int) -> list[str]:
     return ["nx", *buffers, *(f"s{place}" for place in range(raws)), "over"]
 
 
-def _update(name: str, step: StepPath, traced: Traced, scalars: _Scalars, narrow: Sequence[bool]) -> str:
+def _update(name: str, step: StepPath, traced: Traced, scalars: Scalars, narrow: Sequence[bool]) -> str:
     """narrow: of each raw sum, see `_narrow`."""
     raws = len(narrow)
-    body = _Body(traced, scalars)
+    body = Body(traced, scalars)
     values = {"nx": body.of_node(step.written["x"], FLOAT)}
     for place, field in enumerate(traced.fields[: len(traced.fields) - traced.read_only]):
         values[f"n{place}"] = body.of_node(step.written[field], FLOAT)
@@ -256,7 +130,7 @@ def _update(name: str, step: StepPath, traced: Traced, scalars: _Scalars, narrow
     return _function(f"{name}({given})", lines)
 
 
-def _choice(steps: Sequence[StepPath], traced: Traced, scalars: _Scalars, raws: int) -> str:
+def _choice(steps: Sequence[StepPath], traced: Traced, scalars: Scalars, raws: int) -> str:
     """The function that takes the way."""
     given = f"x, g,{_listed([*_buffers(traced), *scalars.names])}"
     results = ", ".join(_results(traced, raws))
@@ -276,7 +150,7 @@ def _branches(count: int, of: Callable[[int], list[str]]) -> list[str]:
     return lines
 
 
-def _block(steps: Sequence[StepPath], traced: Traced, scalars: _Scalars, raws: int) -> str:
+def _block(steps: Sequence[StepPath], traced: Traced, scalars: Scalars, raws: int) -> str:
     buffers, written = _buffers(traced), _written(steps, traced)
     results = ", ".join(_results(traced, raws))
     call = f"{results} = update(way, x, g,{_listed([*buffers, *scalars.names])} LARGEST, ROUNDED)"
@@ -313,7 +187,7 @@ BLOCK_OPTIONS = (
 )
 
 
-def _given(buffers: Sequence[str], scalars: _Scalars) -> str:
+def _given(buffers: Sequence[str], scalars: Scalars) -> str:
     pointers = _listed([f"p{place}" for place in range(len(buffers))])
     return f"x_at, g_at,{pointers} i, inside, element, seed, decay, scale, way,{_listed(scalars.names)}"
 
@@ -326,7 +200,7 @@ def _only_inside(raws: int) -> list[str]:
 
 
 def _step(
-    steps: Sequence[StepPath], ways: Ways, traced: Traced, scalars: _Scalars, raws: int, sums: int, scaled: str
+    steps: Sequence[StepPath], ways: Ways, traced: Traced, scalars: Scalars, raws: int, sums: int, scaled: str
 ) -> str:
     adds = [*(f"a{k} += s{k}" for k in range(raws)), "bad += wrong", "if APART:", "    squares += square"]
     call = f"{_listed([f's{k}' for k in range(raws)])} wrong, square = block({_given(_buffers(traced), scalars)} "
@@ -357,7 +231,7 @@ def _units(traced: Traced) -> str:
     return _listed([f"{unit}: tl.constexpr" for unit in units]).removesuffix(",")
 
 
-def _start(traced: Traced, scalars: _Scalars, *, skips: bool, scaled: str = "") -> list[str]:
+def _start(traced: Traced, scalars: Scalars, *, skips: bool, scaled: str = "") -> list[str]:
     """Find the tensor of the program, and the coefficients."""
     count = len(scalars.coefficients)
     fields = len(traced.fields)
@@ -400,7 +274,7 @@ def _over_blocks(call: str, adds: Sequence[str]) -> list[str]:
     ]
 
 
-def _stored(paths: Sequence[Path], scalars: _Scalars, sums: int) -> list[str]:
+def _stored(paths: Sequence[Path], scalars: Scalars, sums: int) -> list[str]:
     """Store what the program adds to the sums of the phase, and last how many elements are of no use."""
 
     def totals(place: int) -> list[str]:
@@ -415,12 +289,12 @@ def _stored(paths: Sequence[Path], scalars: _Scalars, sums: int) -> list[str]:
     return [*_branches(len(paths), totals), f"tl.store(out + {sums}, tl.sum(bad.to(tl.float64), 0))"]
 
 
-def _product(raw: str, factor: Node, scalars: _Scalars) -> str:
+def _product(raw: str, factor: Node, scalars: Scalars) -> str:
     text = scalars.text(factor)
     return raw if text == "1.0" else f"{raw} * {text}"
 
 
-def _way(paths: Sequence[Path], ways: Ways, scalars: _Scalars) -> list[str]:
+def _way(paths: Sequence[Path], ways: Ways, scalars: Scalars) -> list[str]:
     """The statement that finds the way. Raises UntraceableError where coefficients can lead nowhere."""
 
     def tree(places: Sequence[int], depth: int) -> str:
@@ -443,15 +317,15 @@ def _way(paths: Sequence[Path], ways: Ways, scalars: _Scalars) -> list[str]:
 # ---------------------------------------------------------------- the sums before a step
 
 
-def _terms(name: str, path: Path, traced: Traced, scalars: _Scalars, raws: int) -> str:
-    body = _Body(traced, scalars)
+def _terms(name: str, path: Path, traced: Traced, scalars: Scalars, raws: int) -> str:
+    body = Body(traced, scalars)
     values = [body.addend(term) for term in path.raw_sums]
     values += ["zero.to(tl.float64)"] * (raws - len(values))
     lines = [*body.lines, f"return {', '.join(values)}"]
     return _function(f"{name}(x, g,{_listed(_buffers(traced))}SCALARS)", lines)
 
 
-def _measure(paths: Sequence[Path], ways: Ways, traced: Traced, scalars: _Scalars, raws: int, sums: int) -> str:
+def _measure(paths: Sequence[Path], ways: Ways, traced: Traced, scalars: Scalars, raws: int, sums: int) -> str:
     buffers = _buffers(traced)
     found = ", ".join(f"s{k}" for k in range(raws))
     given = f"x, g,{_listed([*buffers, *scalars.names])}"

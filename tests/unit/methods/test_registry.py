@@ -24,8 +24,6 @@ from dadapt_dist.tools import generate
 from dadapt_dist.tools.method_names import method_names
 from tests.helpers.registered import registrations_undone
 
-SIGNATURES = {name: method.signature for name, method in METHODS.items() if method.signature is not None}
-
 PUBLIC = optimizers.classes()
 COMMON = ["layer_scale", "maximize", *(option.name for option in fields(Common))]
 
@@ -156,13 +154,6 @@ def test_names_are_found_without_torch_and_are_those_of_the_registry() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == list(METHODS), done.stderr
-
-
-def test_every_kernel_signature_has_an_index_of_its_own_and_all_buffers() -> None:
-    assert sorted(spec.index for spec in SIGNATURES.values()) == list(range(len(SIGNATURES)))
-    for name, spec in SIGNATURES.items():
-        assert spec.statistic in spec.fields
-        assert set(METHODS[name]().buffers(METHODS[name].options.defaults())) == set(spec.fields)
 
 
 def test_what_is_no_method_is_refused() -> None:
