@@ -13,7 +13,7 @@ from ..methods.base import Coefficients, Method
 from . import cpu_c_library
 from .cpu_c_program import BUFFERS, COEFFICIENTS, SUMS, Program, program
 from .memory_checks import is_dense_alike, is_plain
-from .recorded_method import NUMBER, Kinds, kind_of, kinds_of
+from .recorded_method import NUMBER, OTHER, Kinds
 from .tensor_task import PerTensor, TensorTask
 from .traced_method import in_order
 
@@ -226,6 +226,18 @@ def _calls(method: Method, every: Sequence[Rows], c: Coefficients, *, bounded: b
             return None
         found.append(Call(rows, made, way, values))
     return found
+
+
+def kinds_of(c: Coefficients) -> Kinds:
+    """What a kernel depends on: which coefficients are numbers, and what the others are."""
+    return tuple((name, value if value is None else kind_of(value)) for name, value in c.items())
+
+
+def kind_of(value: Any) -> Any:
+    """NUMBER, OTHER, or what a coefficient is."""
+    if isinstance(value, (bool, str)):
+        return value
+    return NUMBER if isinstance(value, (float, int)) or (isinstance(value, Tensor) and value.dim() == 0) else OTHER
 
 
 def _called(call: Call, tasks: Sequence[TensorTask], job: Job, apart: PerTensor | None, sums: int) -> Tensor:

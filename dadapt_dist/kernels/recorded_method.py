@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from ..methods.base import Coefficients, Method
+from ..methods.base import Method
 from .traced import Node, UntraceableError, names_in
 from .traced_method import Traced, traced
 
@@ -29,18 +27,6 @@ class Recorded:
     traced: Traced
     coefficients: tuple[str, ...]
     for_all: frozenset[str]
-
-
-def kinds_of(c: Coefficients) -> Kinds:
-    """What a kernel depends on: which coefficients are numbers, and what the others are."""
-    return tuple((name, value if value is None else kind_of(value)) for name, value in c.items())
-
-
-def kind_of(value: Any) -> Any:
-    """NUMBER, OTHER, or what a coefficient is."""
-    if isinstance(value, (bool, str)):
-        return value
-    return NUMBER if isinstance(value, (float, int)) or (isinstance(value, Tensor) and value.dim() == 0) else OTHER
 
 
 def recorded(kind: type[Method], fields: tuple[str, ...], sliced: tuple[str, ...], kinds: Kinds) -> Recorded:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..methods.base import Coefficients, Method
+from .cpu_c import kinds_of
 from .memory_checks import is_dense_alike, is_plain
-from .recorded_method import Kinds, kinds_of
+from .recorded_method import Kinds
 from .tensor_task import PerTensor, TensorTask
 from .traced_method import in_order
 from .triton_program import Program, program

@@ -4,12 +4,12 @@ Every operation of a block is a statement of its own in the order of torch's. Wh
 once a program, in float64. A way through the method that hangs on coefficients on the device is chosen there: nobody waits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from .traced import FLOAT, Node, UntraceableError, names_in
 from .traced_method import Path, StepPath, Traced
-from .triton_expressions import Body, Scalars, function, indented, listed
+from .triton_statements import Body, Scalars
 
 HEAD = """import triton
 import triton.language as tl
@@ -38,7 +38,7 @@ def printed(traced: Traced, coefficients: Sequence[str], ways: Ways, sums: int, 
     raws = max(len(step.raw_sums) for step in steps)
     narrow = [_narrow(steps, raw) for raw in range(raws)]
     updates = [_update(f"update_{place}", step, traced, scalars, narrow) for place, step in enumerate(steps)]
-    updates = [text.replace("SCALARS", listed(scalars.names)) for text in updates]  # those of all ways
+    updates = [text.replace("SCALARS", _listed(scalars.names)) for text in updates]  # those of all ways
     return "\n".join(
         [
             HEAD,
@@ -56,11 +56,20 @@ def printed_measure(traced: Traced, coefficients: Sequence[str], ways: Ways, sum
     scalars = Scalars(coefficients)
     raws = max(len(path.raw_sums) for path in paths)
     terms = [_terms(f"terms_{place}", path, traced, scalars, raws) for place, path in enumerate(paths)]
-    terms = [text.replace("SCALARS", listed(scalars.names)) for text in terms]
+    terms = [text.replace("SCALARS", _listed(scalars.names)) for text in terms]
     return "\n".join([HEAD, *terms, _measure(paths, ways, traced, scalars, raws, sums)])
 
 
-# ---------------------------------------------------------------- statements
+def _listed(names: Collection[str]) -> str:
+    return "".join(f" {name}," for name in names)
+
+
+def _function(signature: str, lines: Sequence[str]) -> str:
+    return f"\n@triton.jit\ndef {signature}:\n" + "".join(f"    {line}\n" for line in lines)
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
 # ---------------------------------------------------------------- one block of a step
@@ -117,17 +126,17 @@ def _update(name: str, step: StepPath, traced: Traced, scalars: Scalars, narrow:
     values["over"] = " | ".join(over) or "(zero != zero)"
     results = _results(traced, raws)
     lines = [*body.lines, *(f"{name} = {values[name]}" for name in results), f"return {', '.join(results)}"]
-    given = f"x, g,{listed(_buffers(traced))}SCALARS LARGEST: tl.constexpr, ROUNDED: tl.constexpr"
-    return function(f"{name}({given})", lines)
+    given = f"x, g,{_listed(_buffers(traced))}SCALARS LARGEST: tl.constexpr, ROUNDED: tl.constexpr"
+    return _function(f"{name}({given})", lines)
 
 
 def _choice(steps: Sequence[StepPath], traced: Traced, scalars: Scalars, raws: int) -> str:
     """The function that takes the way."""
-    given = f"x, g,{listed([*_buffers(traced), *scalars.names])}"
+    given = f"x, g,{_listed([*_buffers(traced), *scalars.names])}"
     results = ", ".join(_results(traced, raws))
     lines = _branches(len(steps), lambda place: [f"{results} = update_{place}({given} LARGEST, ROUNDED)"])
     signature = f"update(way, {given} LARGEST: tl.constexpr, ROUNDED: tl.constexpr)"
-    return function(signature, [*lines, f"return {results}"])
+    return _function(signature, [*lines, f"return {results}"])
 
 
 def _branches(count: int, of: Callable[[int], list[str]]) -> list[str]:
@@ -137,14 +146,14 @@ def _branches(count: int, of: Callable[[int], list[str]]) -> list[str]:
     lines = []
     for place in range(count):
         lines.append(f"if way == {place}:" if place == 0 else f"elif way == {place}:" if place < count - 1 else "else:")
-        lines += indented(of(place) or ["pass"])
+        lines += _indented(of(place) or ["pass"])
     return lines
 
 
 def _block(steps: Sequence[StepPath], traced: Traced, scalars: Scalars, raws: int) -> str:
     buffers, written = _buffers(traced), _written(steps, traced)
     results = ", ".join(_results(traced, raws))
-    call = f"{results} = update(way, x, g,{listed([*buffers, *scalars.names])} LARGEST, ROUNDED)"
+    call = f"{results} = update(way, x, g,{_listed([*buffers, *scalars.names])} LARGEST, ROUNDED)"
     lines = [
         "x = read(x_at, i, inside, MASKED)",
         "g, wrong = gradient(read(g_at, i, inside, MASKED), x, decay, scale, SCALED, DECAYED, MAXIMIZE)",
@@ -167,9 +176,9 @@ def _block(steps: Sequence[StepPath], traced: Traced, scalars: Scalars, raws: in
         "stored = tl.where(inside, nx.to(x_at.dtype.element_ty).to(tl.float64), 0.0)",
         "square = stored * stored",
         *_only_inside(raws),
-        f"return{listed([f's{k}.to(tl.float64)' for k in range(raws)])} bad, square",
+        f"return{_listed([f's{k}.to(tl.float64)' for k in range(raws)])} bad, square",
     ]
-    return function(f"block({_given(buffers, scalars)} {BLOCK_OPTIONS})", lines)
+    return _function(f"block({_given(buffers, scalars)} {BLOCK_OPTIONS})", lines)
 
 
 BLOCK_OPTIONS = (
@@ -179,8 +188,8 @@ BLOCK_OPTIONS = (
 
 
 def _given(buffers: Sequence[str], scalars: Scalars) -> str:
-    pointers = listed([f"p{place}" for place in range(len(buffers))])
-    return f"x_at, g_at,{pointers} i, inside, element, seed, decay, scale, way,{listed(scalars.names)}"
+    pointers = _listed([f"p{place}" for place in range(len(buffers))])
+    return f"x_at, g_at,{pointers} i, inside, element, seed, decay, scale, way,{_listed(scalars.names)}"
 
 
 def _only_inside(raws: int) -> list[str]:
@@ -194,7 +203,7 @@ def _step(
     steps: Sequence[StepPath], ways: Ways, traced: Traced, scalars: Scalars, raws: int, sums: int, scaled: str
 ) -> str:
     adds = [*(f"a{k} += s{k}" for k in range(raws)), "bad += wrong", "if APART:", "    squares += square"]
-    call = f"{listed([f's{k}' for k in range(raws)])} wrong, square = block({_given(_buffers(traced), scalars)} "
+    call = f"{_listed([f's{k}' for k in range(raws)])} wrong, square = block({_given(_buffers(traced), scalars)} "
     lines = [
         *_start(traced, scalars, skips=True, scaled=scaled),
         *_way(steps, ways, scalars),
@@ -209,17 +218,17 @@ def _step(
     ]
     options = "APART: tl.constexpr, SCALED: tl.constexpr, DECAYED: tl.constexpr, MAXIMIZE: tl.constexpr, "
     options += f"DRY: tl.constexpr, LARGEST: tl.constexpr, ROUNDED: tl.constexpr,{_units(traced)}"
-    return function(f"step({_tables(traced)} factors, partial, {options})", lines)
+    return _function(f"step({_tables(traced)} factors, partial, {options})", lines)
 
 
 def _tables(traced: Traced) -> str:
-    bases = listed([f"base{place}" for place in range(len(traced.fields))])
+    bases = _listed([f"base{place}" for place in range(len(traced.fields))])
     return f"x_base, g_base,{bases} distances, numels, origins, tensors, chunks, h,"
 
 
 def _units(traced: Traced) -> str:
     units = ["UNIT_X", "UNIT_G", *(f"UNIT{place}" for place in range(len(traced.fields))), "BLOCK", "BLOCKS"]
-    return listed([f"{unit}: tl.constexpr" for unit in units]).removesuffix(",")
+    return _listed([f"{unit}: tl.constexpr" for unit in units]).removesuffix(",")
 
 
 def _start(traced: Traced, scalars: Scalars, *, skips: bool, scaled: str = "") -> list[str]:
@@ -259,9 +268,9 @@ def _over_blocks(call: str, adds: Sequence[str]) -> list[str]:
         "    inside = i < n",
         *(["    element = (origin + i).to(tl.uint32)"] if "element" in call else []),
         "    if start + at + BLOCK <= n:",
-        *indented(indented([f"{call.strip()} False)", *adds])),
+        *_indented(_indented([f"{call.strip()} False)", *adds])),
         "    elif start + at < n:",
-        *indented(indented([f"{call.strip()} True)", *adds])),
+        *_indented(_indented([f"{call.strip()} True)", *adds])),
     ]
 
 
@@ -313,13 +322,13 @@ def _terms(name: str, path: Path, traced: Traced, scalars: Scalars, raws: int) -
     values = [body.addend(term) for term in path.raw_sums]
     values += ["zero.to(tl.float64)"] * (raws - len(values))
     lines = [*body.lines, f"return {', '.join(values)}"]
-    return function(f"{name}(x, g,{listed(_buffers(traced))}SCALARS)", lines)
+    return _function(f"{name}(x, g,{_listed(_buffers(traced))}SCALARS)", lines)
 
 
 def _measure(paths: Sequence[Path], ways: Ways, traced: Traced, scalars: Scalars, raws: int, sums: int) -> str:
     buffers = _buffers(traced)
     found = ", ".join(f"s{k}" for k in range(raws))
-    given = f"x, g,{listed([*buffers, *scalars.names])}"
+    given = f"x, g,{_listed([*buffers, *scalars.names])}"
     block = [
         "x = read(x_at, i, inside, MASKED).to(tl.float64)",
         "g, wrong = measured_gradient(read(g_at, i, inside, MASKED), x, decay, scale, SCALED, DECAYED, MAXIMIZE)",
@@ -329,8 +338,8 @@ def _measure(paths: Sequence[Path], ways: Ways, traced: Traced, scalars: Scalars
         *_only_inside(raws),
         f"return {found}, bad",
     ]
-    pointers = listed([f"p{place}" for place in range(len(buffers))])
-    passed = f"x_at, g_at,{pointers} i, inside, decay, scale, way,{listed(scalars.names)} "
+    pointers = _listed([f"p{place}" for place in range(len(buffers))])
+    passed = f"x_at, g_at,{pointers} i, inside, decay, scale, way,{_listed(scalars.names)} "
     flags = "SCALED: tl.constexpr, DECAYED: tl.constexpr, MAXIMIZE: tl.constexpr, "
     lines = [
         *_start(traced, scalars, skips=False),
@@ -346,7 +355,7 @@ def _measure(paths: Sequence[Path], ways: Ways, traced: Traced, scalars: Scalars
         *_stored(paths, scalars, sums),
     ]
     return (
-        function(f"block({passed}{flags}MASKED: tl.constexpr)", block)
+        _function(f"block({passed}{flags}MASKED: tl.constexpr)", block)
         + "\n"
-        + function(f"measure({_tables(traced)} partial, {flags.strip()}{_units(traced)})", lines)
+        + _function(f"measure({_tables(traced)} partial, {flags.strip()}{_units(traced)})", lines)
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dadapt_dist.kernels import triton_program
-from dadapt_dist.kernels.recorded_method import kinds_of
+from dadapt_dist.kernels.cpu_c import kinds_of
 from dadapt_dist.kernels.traced_method import in_order
 from dadapt_dist.methods import METHODS
 from tests.helpers.kernel_cases import coefficients_of, options_of

@@ -1,7 +1,7 @@
-"""Print expressions of a graph as Triton, those of coefficients alone apart from those of elements."""
+"""Print the nodes of a graph as Triton statements: those of a block's elements, and what is computed of coefficients alone."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -29,7 +29,7 @@ class Scalars:
     def name(self, node: Node, kind: str) -> str:
         """An expression for a node where an operand of this kind is wanted."""
         if not names_in([node]):
-            return literal(value_of(node, {}), kind)
+            return _literal(value_of(node, {}), kind)
         text = self.text(node)
         text = f"within({text})" if kind == FLOAT and node.kind != TRUTH else text
         return self._found.setdefault(text, f"k{len(self._found)}")
@@ -37,7 +37,7 @@ class Scalars:
     def text(self, node: Node) -> str:
         """An expression in float64."""
         if not names_in([node]):
-            return literal(value_of(node, {}), DOUBLE)
+            return _literal(value_of(node, {}), DOUBLE)
         if node.op == "coefficient":
             return f"c{self.coefficients.index(node.args[0])}"
         return _expression(node.op, [self.text(arg) for arg in node], DOUBLE, bare=node.kind == NUMBER)
@@ -90,7 +90,7 @@ class Body:
             return self.of_node(inner, FLOAT)
         if value.op == "as" and inner.op == "mul" and inner.kind == FLOAT:  # exact in float64
             factors = [self.of_node(arg, FLOAT) for arg in inner]
-            return " * ".join(text if is_literal(text) else f"{text}.to(tl.float64)" for text in factors)
+            return " * ".join(text if _is_literal(text) else f"{text}.to(tl.float64)" for text in factors)
         return self.of_node(value, DOUBLE)
 
 
@@ -116,8 +116,7 @@ def _expression(op: str, args: Sequence[str], kind: str, *, bare: bool) -> str:
     return made[op](*args)
 
 
-def literal(value: float, kind: str) -> str:
-    """A number as Triton reads it."""
+def _literal(value: float, kind: str) -> str:
     if isinstance(value, bool):
         return str(value)
     if math.isnan(value) or math.isinf(value):
@@ -128,21 +127,5 @@ def literal(value: float, kind: str) -> str:
     return f"({value!r})" if value < 0 else repr(float(value))
 
 
-def is_literal(text: str) -> bool:
-    """Whether an expression is one number."""
+def _is_literal(text: str) -> bool:
     return not text[0].isalpha() or text.startswith("float(")
-
-
-def listed(names: Collection[str]) -> str:
-    """Arguments in a row, each with its comma."""
-    return "".join(f" {name}," for name in names)
-
-
-def function(signature: str, lines: Sequence[str]) -> str:
-    """A function of Triton."""
-    return f"\n@triton.jit\ndef {signature}:\n" + "".join(f"    {line}\n" for line in lines)
-
-
-def indented(lines: Sequence[str]) -> list[str]:
-    """The lines one level further in."""
-    return [f"    {line}" for line in lines]
