@@ -21,7 +21,7 @@ from .state.validation import EVAL, TRAIN
 
 Group = dict[str, Any]
 Noted = dict[int, tuple[int, int]]
-"""Of each parameter, by id, the id of its gradient and the number of writes into it."""
+"""Of each parameter, by id, the address of its gradient and the number of writes into it. FSDP1 makes the object anew."""
 
 
 class TwoModes:
@@ -116,12 +116,13 @@ def switch(optimizer: HasModes, mode: str) -> None:
 
 
 def _gradients(optimizer: HasModes) -> Noted:
-    return {id(p): (id(p.grad), p.grad._version) for _, p in optimizer._all_params() if p.grad is not None}
+    found = {id(p): _local(p.grad) for _, p in optimizer._all_params() if p.grad is not None}
+    return {key: (g.data_ptr(), g._version) for key, g in found.items()}
 
 
 def _local(t: Tensor) -> Tensor:
     local: Tensor = t.to_local() if is_dtensor(t) else t
-    return local.coalesce().values() if local.is_sparse else local
+    return local._values() if local.is_sparse else local
 
 
 def _refuse_mixed(optimizer: HasModes) -> None:

@@ -14,7 +14,8 @@ from tests.helpers.classes import first_d
 
 EVENTS = ("deepcopy", "recover", "reload", "left_out", "replace", "go_on_alone")
 DRAWN = ("prodigy", "prodigy", "dadapt_adam", "dadapt_sgd", "dadapt_adagrad", "dadapt_adan", "dadapt_lion")
-OTHERS = tuple(name for name in METHODS if name not in DRAWN)
+# Not those with scalars that follow the lr of a rank's own groups: they cannot be brought together from ranks with other groups.
+OTHERS = tuple(name for name, method in METHODS.items() if name not in DRAWN and not method.of_rank)
 """Methods that came later, which take the place of the one drawn in a share of the seeds: seeds stand for what they stood for."""
 # What the library does not do yet, and so is never drawn: names of features below. Empty it when the last has landed.
 PENDING: frozenset[str] = frozenset()
@@ -165,11 +166,16 @@ def draw(seed: int, without: Iterable[str] = (), pending: frozenset[str] = PENDI
 
 def _of_method(c: Config, method: str) -> Config:
     """The same with another method, and those of the options that it has; those that share an estimate differ in none of its."""
-    known, own = METHODS[method].options.checks(), set(METHODS[method].estimate_options)
+    known, own = METHODS[method].options.checks(), {*METHODS[method].estimate_options, *METHODS[method].fixed_options}
     first = {"reps_rel": c.options["d0"]} if "reps_rel" in known else {}
 
+    usual = METHODS[method].options.defaults()
+
     def fitting(options: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in options.items() if name in (*known, "estimate", "maximize")}
+        found = {name: value for name, value in options.items() if name in (*known, "estimate", "maximize")}
+        return {
+            n: v for n, v in found.items() if not isinstance(v, tuple) or len(v) == len(usual[n])
+        }  # Adan has three betas
 
     groups = tuple(replace(g, options={k: v for k, v in fitting(g.options).items() if k not in own}) for g in c.groups)
     return replace(c, method=method, options=fitting(c.options) | first, groups=groups, apart=None)

@@ -61,7 +61,7 @@ VARIANTS = {
     variant.name: getattr(optimizers, variant.name) for method in METHODS.values() for variant in method.variants
 }
 COMPILED = [name for name, method in METHODS.items() if not method.runs_base]  # kernels are made of any method
-KINDS = ["dog", "cocob", "momo", "mechanic_adam", "prodigy_schedule_free"]
+KINDS = ["dog", "cocob", "mechanic_adam"]
 # Where one test takes many methods in one go: one of each kind, or all of them under `make test-matrix`.
 IN_ONE_GO = [*ALL] if os.environ.get("TEST_EVERY_METHOD") else [*RELEASED, *KINDS]
 WITH_D = [name for name, method in METHODS.items() if "d" in method().scalars(method.options.defaults())]
