@@ -57,7 +57,9 @@ def run_compare(request: Request, console: Console, errors: Console) -> int:
     rows = _contenders(request)
     task = _task(request.task)
     steps = _steps(task, request)
-    _try(task, rows, steps)
+    based = type(task).prepare is not Task.prepare  # begins from a model that is trained first, into the folder
+    if not based:
+        _try(task, rows, steps)
     # Seeds outermost: every contender has been tried after the first of them.
     runs = [
         Run(task.name, variant, seed, steps)
@@ -66,6 +68,9 @@ def run_compare(request: Request, console: Console, errors: Console) -> int:
         for variant in row.variants
     ]
     results = Store(request.out, _shared(task, steps), "compare")
+    if based:
+        task.prepare(request.out)
+        _try(task, rows, steps)
     _note_source(request, task, errors)
     missing, jobs = results.missing(runs), request.jobs or os.cpu_count() or 1
     errors.print(

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from dadapt_dist.tools.cli import app
 from dadapt_dist.tools.compare import contenders
-from dadapt_dist.tools.suite import catalogue
+from dadapt_dist.tools.compare.command import Request, run_compare
+from dadapt_dist.tools.suite import catalogue, language
 from dadapt_dist.tools.suite.rates import parse_rates
 from dadapt_dist.tools.suite.statistics import Paired, paired
 from dadapt_dist.tools.suite.train import Run, train
@@ -325,6 +327,14 @@ def test_a_task_of_the_suite_is_compared_too(tmp_path: Path) -> None:
     )
     assert code == 0, text
     assert "| prodigy:recipe=auto" in table
+
+
+def test_a_task_that_begins_from_a_trained_model_trains_it_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(language, "BASE_STEPS", 2)
+    request = Request("lora", tmp_path / "out", methods=("dog",), tuned=("none",), steps=2, seeds=1, jobs=1)
+    assert run_compare(request, Console(), Console(stderr=True)) == 0
 
 
 @pytest.mark.parametrize(
