@@ -54,12 +54,11 @@ def scale_of(step_size: Clips) -> Tensor:
 def powers(step_size: Clips) -> Tensor | None:
     """The power of the gradient in each `before` sum of the method, losses and counts of elements among them; None: of no one.
 
-    float64 [n_sums]. The same on all ranks, whose groups have equal options.
+    float64 [n_sums]. It decides on a collective, so it follows from the method alone and not from the groups of a rank.
     """
     table = step_size._scalars
-    found = {table.method.gradient_powers(group) for group in step_size._roster.groups()}
-    powers = found.pop() if len(found) == 1 else None
-    if powers is None or any(table.method.coupled_decay(group) for group in step_size._roster.groups()):
+    powers = table.method.gradient_powers
+    if powers is None:
         return None
     ahead = len(table.names_of("before")) - len(powers)  # losses
     return torch.tensor([0] * ahead + [*powers, 0], dtype=torch.float64, device=table.device)

@@ -149,6 +149,8 @@ class Method(Evaluates, ABC):
     """Options that all groups of one estimate must share; where a class declares none, those that `options` says."""
     fixed_options: ClassVar[tuple[str, ...]] = ()
     """Options that a checkpoint must have as the optimizer that loads it was built with."""
+    gradient_powers: ClassVar[tuple[int, ...] | None] = None
+    """The power of g in each `before` sum, whatever the options, for a method without coupled decay; None: there are others."""
     later_scalars: ClassVar[tuple[str, ...]] = ()
     """Scalars that checkpoints of an earlier version lack: `assumed` gives them."""
     read_only: ClassVar[tuple[str, ...]] = ("p0", "x0")
@@ -341,13 +343,6 @@ class Method(Evaluates, ABC):
         g: the gradient as `update` gets it, with elements that are not finite or too large to be squared set to 0.
         """
         raise NotImplementedError(f"{self.name} has no sums before its update")
-
-    def gradient_powers(self, options: Options) -> tuple[int, ...] | None:
-        """The power of g in each sum of `measure_before`, where every term of it has that one; None: there are others.
-
-        With them the norm that gradients are clipped by rides in the reduce of these sums.
-        """
-        return None
 
     def fold_start(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         """The scalars that the `start` sums set: pure arithmetic, elementwise over estimates ([n_estimates] each)."""

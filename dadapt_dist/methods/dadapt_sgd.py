@@ -88,9 +88,6 @@ class DAdaptSGDMethod(Method):
     def measure_before(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return (total(g.square()) * c["r"],)
 
-    def gradient_powers(self, options: Options) -> tuple[int, ...] | None:
-        return (2,)
-
     def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         return {"g0_norm": torch.sqrt(sums["g_sq"])}
 

@@ -21,9 +21,6 @@ class DistanceMethod(AveragedMethod):
     def measure_before(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return total((x - buf["x0"]).square()), total(g.square())
 
-    def gradient_powers(self, options: Options) -> tuple[int, ...] | None:
-        return (0, 2) if self.before is not None else None
-
     def coefficients(self, options: Options, scalars: Scalars, constants: Mapping[str, float]) -> Coefficients:
         return {"rate": self.learning_rate(options, scalars)} | self.average_weight(options, scalars)
 

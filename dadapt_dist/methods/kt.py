@@ -73,9 +73,6 @@ class KTMethod(Method):
     def measure_before(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return total((buf["x0"] - x).mul_(g)), total(g.square()) * c["r"]
 
-    def gradient_powers(self, options: Options) -> tuple[int, ...] | None:
-        return 1, 2
-
     def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         largest = torch.maximum(scalars["largest"], torch.sqrt(sums["g_sq"]))
         rounds, wealth = scalars["rounds"] + 1, scalars["wealth"]

@@ -109,9 +109,6 @@ class NGNMethod(Method):
         squares = g.square()
         return (total(squares.div_(foreseen(g, buf, c)) if SQUARES in buf else squares) * c["cap"],)
 
-    def gradient_powers(self, options: Options) -> tuple[int, ...] | None:
-        return None if options["precondition"] else (2,)
-
     def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         room = 2 * (sums["loss"] - constants["lb"]).clamp_min(0.0)
         return {"share": room / (room + sums["g_sq"])}

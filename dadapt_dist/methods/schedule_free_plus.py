@@ -124,6 +124,7 @@ class ScheduleFreePlusMethod(ScheduleFree):
     name = "schedule_free_plus"
     fixed_options = ("sf_beta", "sf_beta_max", "sf_beta_steps")
     before = Sums(("g_l1", "inner"), needs="g_l1", loss=True)
+    gradient_powers = (1, 1)
 
     def scalars(self, options: Options) -> dict[str, Initial]:
         return {"rate": 0.0, "norm": 0.0} | super().scalars(options)
@@ -167,9 +168,6 @@ class ScheduleFreePlusMethod(ScheduleFree):
             else c["away"] * dot_difference(g, buf["z"], x)
         )
         return total_abs(g), inner
-
-    def gradient_powers(self, options: Options) -> tuple[int, ...] | None:
-        return 1, 1
 
     def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         beta = constants["norm_beta"]

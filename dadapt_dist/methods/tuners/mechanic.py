@@ -120,9 +120,6 @@ class MechanicRule(ScaledSum):
             x = x - self.tried(x, g, buf, c) * c["along"]
         return dot(g, delta), dot(x, delta), total(g.square()), total(x.square())
 
-    def gradient_powers(self, options: Options) -> tuple[int, ...] | None:
-        return None if self.measures_update(options) else (1, 0, 2, 0)
-
     def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         eps, beta = constants["s_eps"], betas_of(scalars["bets"])
         pull = constants["s_decay"] * scalars["d"] * torch.sqrt(sums["g_sq"]) / (torch.sqrt(sums["x_sq"]) + eps)

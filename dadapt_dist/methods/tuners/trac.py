@@ -47,6 +47,7 @@ class TRACRule(ScaledSum):
 
     options = TRACOptions
     before = Sums(("g_delta", "g_sq"), needs="g_sq")
+    gradient_powers = (1, 2)
 
     def scale_unit(self, options: Options) -> float:
         return float(options["s_init"])
@@ -61,9 +62,6 @@ class TRACRule(ScaledSum):
 
     def measure_before(self, x: Tensor, g: Tensor, buf: Buffers, c: Coefficients) -> tuple[Tensor, ...]:
         return dot(g, self.sum_before(x, buf, c)), total(g.square())
-
-    def gradient_powers(self, options: Options) -> tuple[int, ...] | None:
-        return 1, 2
 
     def fold_before(self, sums: Scalars, scalars: Scalars, constants: Mapping[str, Tensor]) -> Scalars:
         h, beta = sums["g_delta"].unsqueeze(1), betas_of(scalars["sigmas"])
