@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from dadapt_dist.kernels import cpu_c
 
 BACKENDS = [
@@ -9,3 +11,4 @@ BACKENDS = [
     *(["c"] if cpu_c.available() else []),
     *(["triton"] if os.environ.get("TRITON_INTERPRET") else []),
 ]
+quietly = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, in triton's interpreter

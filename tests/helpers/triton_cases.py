@@ -10,12 +10,12 @@ from dadapt_dist.methods import METHODS
 from dadapt_dist.methods.prodigy import ProdigyMethod
 from tests.helpers.classes import ALWAYS_BEFORE, COMPILED
 
+from .backends import quietly
 from .kernel_cases import N_TENSORS, check, check_apart, coefficients_of, copied, on, options_of, task_of
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 DTYPES = [(F32, F32, F32), (BF16, BF16, F32), (F32, BF16, BF16), (F16, F16, F32)]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-quietly = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # numpy, in the interpreter
 FIRST: list[dict[str, Any]] = [
     {"decay": 0.1, "maximize": True, "scale": torch.tensor(8.0)},
     {"decay": 0.1},

@@ -7,9 +7,11 @@ import torch
 
 from dadapt_dist.kernels import cpu_c, eager
 from dadapt_dist.methods import METHODS
-from tests.helpers.backends import BACKENDS
+from tests.helpers.backends import BACKENDS, quietly
 from tests.helpers.classes import ALL, COMPILED, SLOW, SQUARES_NOTHING, WITH_D, first_d
 from tests.helpers.kernel_cases import coefficients_of, copied, options_of, task_of
+
+pytestmark = quietly
 
 HUGE = [1e15, 1e18, 1e19, 1.9e19, -1e20, 1e25, 1e30, -1e38, 3e38]
 SIZE = 300
