@@ -1,6 +1,7 @@
 """The largest lr of each estimate's groups, for methods whose scalars follow it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -13,16 +14,16 @@ LR = "lr"
 class LargestLrs:
     """lr of each estimate as it is in this step: 0 where no group of this rank has the estimate, or none was looked at."""
 
-    def __init__(self) -> None:
-        self._found: dict[str, float] = {}
+    _found: Mapping[str, float] = MappingProxyType({})
 
     def take(self, pairs: Iterable[tuple[Options, Sequence[str]]]) -> None:
         """Look at all groups, each with the names of its estimates."""
-        self._found = {}
+        found: dict[str, float] = {}
         for group, estimates in pairs:
             lr = float(group[LR])
             for name in estimates:
-                self._found[name] = max(lr, self._found.get(name, 0.0))
+                found[name] = max(lr, found.get(name, 0.0))
+        self._found = found
 
     def of(self, name: str) -> dict[str, float]:
         """The constant "lr" of one estimate."""

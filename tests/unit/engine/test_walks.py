@@ -42,7 +42,8 @@ def test_a_construction_enters_few_files(method: str, monkeypatch: pytest.Monkey
     for _ in range(2):  # what is looked up once for a class counts too, where nothing was built before
         files, _, _ = walk(lambda: ALL[method](params))
         of_methods = [file for file in files if file.startswith("methods/")]  # base.py, its own, and perhaps a family's
-        assert len(files) - len(of_methods) <= MOST - 2, "\n".join(files)
+        assert len(files) - len(of_methods) <= MOST - 3, "\n".join(files)
+        assert len(files) <= MOST or method != "prodigy", "\n".join(files)
         assert len(of_methods) <= 2 + max(_shared_files(method), 1), "\n".join(files)
 
 
