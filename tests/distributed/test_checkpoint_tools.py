@@ -159,7 +159,8 @@ def test_a_dummy_step_moves_nothing_and_weights_loaded_after_it_are_the_new_star
     expected, method = from_those_weights(case), CASES[case][0]
     for result in pools(2).run(dummy_step, case):
         assert result["unmoved"]
-        assert result["group"] == {"k": 0, "steps": 0, "lr": 1.0, "held": 0}
+        lr = METHODS[method].options.defaults()["lr"]
+        assert result["group"] == {"k": 0, "steps": 0, "lr": lr, "held": 0}
         assert result["names"] >= set(METHODS[method]().buffers(METHODS[method].options.defaults()))
         assert result["trained"]["d"] == pytest.approx(expected["d"], rel=1e-10, abs=0, nan_ok=method not in WITH_D)
         for name, old in expected["params"].items():

@@ -88,7 +88,7 @@ def uneven(method: str, kind: str, *, by_all: bool, **options: Any) -> tuple[lis
 def test_uneven_inputs_train_as_in_one_process(method: str, ranks: int, kind: str, by_all: bool, pools: Any) -> None:
     """A rank that had run out left the reduces of the others to the timeout of the process group."""
     ds, params = oracle(method, ranks, by_all=by_all)
-    assert ds[-1] > 1.5e-3 or method_of(method) not in WITH_D
+    assert ds[-1] > 1.4e-3 or method_of(method) not in WITH_D
     first, *others = pools(ranks).run(uneven, method, kind, by_all=by_all, **cap(method))
     assert first[0] == pytest.approx(ds, rel=1e-12, nan_ok=method_of(method) not in WITH_D)
     for own, one in zip(first[1], params, strict=True):

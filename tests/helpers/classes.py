@@ -65,7 +65,9 @@ KINDS = ["dog", "cocob", "mechanic_adam"]
 # Where one test takes many methods in one go: one of each kind, or all of them under `make test-matrix`.
 IN_ONE_GO = [*ALL] if os.environ.get("TEST_EVERY_METHOD") else [*RELEASED, *KINDS]
 WITH_D = [name for name, method in METHODS.items() if "d" in method().scalars(method.options.defaults())]
-WITH_RATE = [n for n, m in METHODS.items() if n in (*WITH_D, *WITH_LOSS) or m.chosen_lr]  # effective_lr is a number
+WITH_RATE = [
+    n for n, m in METHODS.items() if n in (*WITH_D, *WITH_LOSS, "kt") or m.chosen_lr
+]  # effective_lr is a number
 WITH_BEFORE = [name for name, method in METHODS.items() if method.before is not None]
 ALWAYS_BEFORE = [name for name in WITH_BEFORE if METHODS[name].wants_before is Method.wants_before]
 SLOW = ("dadapt_adagrad", "dual_averaging")  # d does not grow within the first steps

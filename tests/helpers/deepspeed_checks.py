@@ -16,7 +16,7 @@ from .pool import WorkerPool
 
 # (d, parameters): about five times the largest deviation seen; docs/layouts.md has the table. DeepSpeed keeps weights and
 # state in float32, the oracle in float64, and Prodigy's first sums are differences of nearly equal weights.
-PRODIGY, OTHERS, LOW_PRECISION = (8e-6, 4e-6), (1e-6, 1.7e-6), (2.5e-5, 1.2e-5)
+PRODIGY, OTHERS, LOW_PRECISION = (8e-6, 4e-6), (1e-6, 3e-6), (2.5e-5, 1.2e-5)
 PROBED = 4e-5, 2e-5
 CLIP = 0.8  # above the norm in some steps, below it in others
 
@@ -53,7 +53,7 @@ def check(case: Case, runs: list[Run]) -> None:
     if case.method in WITH_D:
         first_d = case.optimizer_options.get("d0", expected.d[0])
         slow = case.method == "dual_averaging"  # and d does not move at all in fewer steps than all
-        few = slow and bool(case.spoiled or case.options)
+        few = slow and bool(case.spoiled or case.options or case.lrs)
         assert few or expected.d[-1] > (1.02 if slow else 1.2) * first_d, (
             f"{name}: d never moved, the comparison would be empty"
         )

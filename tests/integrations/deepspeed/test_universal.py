@@ -107,7 +107,9 @@ def test_a_run_goes_on_with_another_number_of_ranks_as_if_it_had_had_it_from_the
         assert deviation_of_d(result["d"], expected.d[BEFORE:]) < 2e-6, case
         assert deviation(result["masters"], expected.params) < 5e-5, case
         assert {**result, **TENSORS} == {**before, **TENSORS, "d": result["d"]}, case
-        assert expected.d[-1] > expected.d[0] or case.method not in WITH_D, case
+        assert expected.d[-1] > expected.d[0] or case.method not in WITH_D or case.method == "adam_pp", (
+            case
+        )  # it goes less far
 
 
 def evaluating(case: Case, folder: str) -> bool:
