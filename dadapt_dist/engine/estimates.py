@@ -18,6 +18,7 @@ from ..options.fields import NOTHING, number
 from . import param_groups
 from .estimate_state import ScalarTable, estimates_of
 from .grad_norms import GradNorms
+from .loss_checks import LossChecks
 from .members import Roster
 from .option_sets import Lots
 from .param_groups import Key
@@ -120,6 +121,11 @@ class Estimates(ABC):
     def _trials(self) -> Trials:
         """Whether trial steps are still to come."""
         return Trials()
+
+    @cached_property
+    def _losses(self) -> LossChecks:
+        """What is wrong with the losses of the steps."""
+        return LossChecks()
 
     # ---------------------------------------------------------------- joining
 
@@ -397,6 +403,7 @@ class Estimates(ABC):
         self._followed, self._written = [], {}
         self._done.clear()
         self._trials.begin_again()
+        self._losses.forget()
         self._released = False
         self._roster.forget()
         for member in self._roster:

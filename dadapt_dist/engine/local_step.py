@@ -35,7 +35,8 @@ class Window:
     sums of before it, where it has no others. arrived, missing: keys of the pieces that have come and are still to come: ids of
     optimizers, or of tensors of one whose steps come in pieces.
     overflow: 0-dim bool, did a GradScaler find an overflow in the piece that comes, on any rank? None: nobody looked.
-    overflows: the same of any piece of the step.
+    overflows: the same of any piece of the step. gave: has an optimizer of this rank had a loss? fault: what is wrong with the
+    losses, for which the step is refused.
     """
 
     sums: Tensor
@@ -51,6 +52,8 @@ class Window:
     missing: set[int] = field(default_factory=set)
     overflow: Tensor | None = None
     overflows: Tensor | None = None
+    gave: bool = False
+    fault: str | None = None
 
     def leave_out(self, overflow: Tensor | None) -> None:
         """Say whether the coming piece overflowed: its tensors stay, and so does d, for it needs the sums of all pieces."""
@@ -102,7 +105,7 @@ def sweep(
     after, method = total, optimizer._method
     if phases != ("after",) or method.wants_loss:
         after = total[:, -1 - len(method.sums) :]
-        loss_channel.add(total, optimizer.loss, method, {phase: table.names_of(phase) for phase in phases})
+        _add_loss(optimizer, total, phases)
     plan = _plan(optimizer, entries, lots)
     rms = None if optimizer.step_size._rms is None else optimizer.step_size._rms.now()
     try:
@@ -135,13 +138,19 @@ def measure(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, 
     """The weighted sums of phases before the weights move: float64 [n_estimates, width(phases)]. Nothing moves."""
     table = optimizer.step_size._scalars
     total = table.no_sums(phases)
-    loss_channel.add(total, optimizer.loss, optimizer._method, {phase: table.names_of(phase) for phase in phases})
+    _add_loss(optimizer, total, phases)
     plan = _plan(optimizer, entries, lots)
     try:
         total[:, -1] += _measure(optimizer, entries, lots, plan, phases, total)
     finally:
         plan.drop_gradients()
     return total
+
+
+def _add_loss(optimizer: MovesTensors, total: Tensor, phases: Phases) -> None:
+    """Add the loss of this rank to the sums of these phases, which have none yet."""
+    names = {phase: optimizer.step_size._scalars.names_of(phase) for phase in phases}
+    loss_channel.add(total, optimizer.loss, optimizer._method, names, optimizer.step_size._shards.contrast)
 
 
 def squares(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots) -> Tensor:
@@ -182,7 +191,7 @@ def _measure(
         total[:, at - 1] = float(lots.moves)  # taken; weights may come after a step in which every lr is 0
         _measure_start(optimizer, entries, total[:, : at - 1])
     if "before" in phases:
-        at += 2 * loss_channel.phase_has_loss(optimizer._method, "before")
+        at += len(loss_channel.COLUMNS) * loss_channel.phase_has_loss(optimizer._method, "before")
         if optimizer._base is not None and any(optimizer._method.measures_update(group) for group, _ in entries):
             optimizer._base.rehearse(optimizer, plan)
         for lot in plan.lots:

@@ -1,13 +1,15 @@
 """Bring the loss of a step into the sums of a method that uses it.
 
-Beside the sums of a phase that is declared with `loss=True` travel two numbers, Σ f over the ranks that gave a loss f, and their
-count Σ 1; a rank that has none (a pipeline stage before the last, a rank without input) adds 0 and 0. The fold finds the mean
+Beside the sums of a phase that is declared with `loss=True` travel Σ f over the ranks that gave a loss f, and their count Σ 1; a
+rank that has none (a pipeline stage before the last, a rank without input) adds 0 and 0. The fold finds the mean
 
     loss = Σ f / Σ 1
 
 Ranks that hold one replica of the model all hold its loss, or, in a pipeline, equally many of each replica do. With T such ranks
 for each of the replicas i this is (Σ_i T·f_i) / (Σ_i T) = mean_i f_i: the mean over the data-parallel replicas, whose gradient
 is the averaged gradient.
+
+Three more numbers tell `LossChecks` whether tensor-parallel ranks gave the same loss: see `Contrast`, of f and of 1, and Σ f²/T.
 """
 
 import logging
@@ -19,10 +21,13 @@ from torch import Tensor
 
 from ..methods.base import LOSS, Method, Scalars
 from ..sharding.dtensor import is_dtensor
+from ..sharding.tensor_parallel import Contrast
 
 logger = logging.getLogger(__name__)
 LOSSES = "losses"  # the count of ranks that gave one
-COLUMNS = (LOSS, LOSSES)
+COMPARED = ("contrast of losses", "contrast of givers", "squares of losses")
+COLUMNS = (LOSS, LOSSES, *COMPARED)
+HUGE = 1e150  # its square is finite, and that of many
 
 
 def read(value: Any, where: str) -> Tensor | float | None:
@@ -59,7 +64,9 @@ def read(value: Any, where: str) -> Tensor | float | None:
     return float(value)
 
 
-def add(total: Tensor, given: Tensor | float | None, method: Method, names: dict[str, tuple[str, ...]]) -> None:
+def add(
+    total: Tensor, given: Tensor | float | None, method: Method, names: dict[str, tuple[str, ...]], contrast: Contrast
+) -> None:
     """Add the loss that this rank was given to its sums [n_estimates, width], which are still 0 there.
 
     One that is not finite makes them unusable on all ranks, also where it does not travel with these.
@@ -69,6 +76,7 @@ def add(total: Tensor, given: Tensor | float | None, method: Method, names: dict
         given: As `read` returns it.
         method: Whose sums these are.
         names: The names of the sums of each of these phases, in their order.
+        contrast: The part of this rank.
     """
     if given is None:
         return
@@ -79,10 +87,18 @@ def add(total: Tensor, given: Tensor | float | None, method: Method, names: dict
         if phase_has_loss(method, phase):
             total[:, at] = given
             total[:, at + 1] = 1.0
+            if contrast.share:
+                total[:, at + 2] = given * contrast.weight
+                total[:, at + 3] = contrast.weight
+                total[:, at + 4] = _square(given) * contrast.share
             travels = True
         at += len(of_phase)
     if not travels and names.keys() != {"start"}:
         total[:, -1] += given * 0.0  # NaN, where it is not finite
+
+
+def _square(given: Tensor | float) -> Tensor | float:
+    return given.abs().clamp(max=HUGE).square() if isinstance(given, Tensor) else min(abs(given), HUGE) ** 2
 
 
 def phase_has_loss(method: Method, phase: str) -> bool:
@@ -96,11 +112,6 @@ def without(sums: dict[str, Tensor], method: Method) -> Tensor:
     return torch.cat([of[:, len(COLUMNS) :] if phase_has_loss(method, phase) else of for phase, of in sums.items()], 1)
 
 
-MISSING = (
-    "no rank gave the loss of a step, which this method needs: its estimate stays where it is. Give it with step(closure), whose "
-    "closure returns it, or step(loss=loss). Where a framework calls step(), set dadapt_dist.base_optimizer(optimizer).loss = "
-    "loss before, in every step."
-)
 BELOW = (
     "the mean loss of a step was below {name}, the value below which it never falls: such a step moves nothing, or little. Give "
     "the optimizer a smaller {name}, such as the least value that the loss can have."
@@ -108,13 +119,13 @@ BELOW = (
 
 
 class LossReport:
-    """Takes the mean loss out of the global sums, and warns, once, when no rank gave one, or it was smaller than can be."""
+    """Takes the mean loss out of the global sums, and warns, once, when it was smaller than can be."""
 
     def __init__(self) -> None:
-        self._missing, self._below = _Late(), _Late()
+        self._below = _Late()
 
     def take(self, columns: Scalars, usable: Tensor, least: str | None, constants: Scalars) -> Tensor:
-        """Put the mean in the place of Σ f and Σ 1 in the sums of a phase; bool [n_estimates], whether there is one.
+        """Put the mean in the place of Σ f, and drop the rest of the loss; bool [n_estimates], whether there is one.
 
         Never waits for a device: what is wrong there is said in a later step.
 
@@ -125,11 +136,10 @@ class LossReport:
             constants: Those of the estimates, [n_estimates] each.
         """
         count = columns.pop(LOSSES)
+        for name in COMPARED:
+            del columns[name]
         there = count > 0
         loss = columns[LOSS] = columns[LOSS] / torch.where(there, count, 1.0)
-        others = [column for name, column in columns.items() if name != LOSS]
-        trains = torch.stack(others).any(0) if others else ~there  # not in a step that overflowed, or without gradients
-        self._missing.note((usable & ~there & trains).any(), MISSING)
         if least is not None:
             self._below.note((usable & there & (loss < constants[least])).any(), BELOW.format(name=least))
         return there
@@ -157,8 +167,10 @@ class _Late:
 
 
 def values_at(last: dict[str, float]) -> dict[str, float]:
-    """The sums of one estimate as a fold sees them: with the mean in the place of Σ f and Σ 1."""
+    """The sums of one estimate as a fold sees them: with the mean in the place of all that there is of the loss."""
     count = last.pop(LOSSES, 0.0)
+    for name in COMPARED:
+        last.pop(name, None)
     if LOSS in last:
         last[LOSS] = last[LOSS] / count if count > 0 else 0.0
     return last

@@ -42,6 +42,10 @@ class Member(Protocol):
     param_groups: list[dict[str, Any]]  # those that the present call of step() shows
 
     @property
+    def loss(self) -> Tensor | float | None:
+        """The loss of the present step on this rank."""
+
+    @property
     def _all_groups(self) -> list[dict[str, Any]]:
         """All parameter groups."""
 

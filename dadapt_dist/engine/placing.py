@@ -8,12 +8,15 @@ import torch
 
 from .. import kernels
 from ..comm.async_all_reduce import Reduce
+from ..methods.base import PHASES
 from ..options.checks import Before, NonFinite
 from ..sharding.rank_claims import Claims
 from ..sharding.shard_index import ShardIndex, home_device
+from ..sharding.tensor_parallel import contrast
 from . import clipping
 from .diagnostics.run_diagnostics import RunDiagnostics
 from .grad_norms import GradNorms
+from .loss_checks import LossChecks
 from .members import Watched
 from .per_tensor import check_tensors
 from .settings import SHARED
@@ -54,8 +57,9 @@ class Placeable(Watched, Protocol):
     def _joining(self) -> Watches:
         """Its part in a `Join`."""
 
-    def _widest(self) -> int:
-        """How many numbers the largest reduce of a step has as its sums."""
+    @property
+    def _losses(self) -> LossChecks:
+        """What is wrong with the losses of the steps."""
 
 
 def place(step_size: Placeable) -> None:
@@ -84,12 +88,23 @@ def place(step_size: Placeable) -> None:
     home = home_of(step_size)
     table.to(home)
     step_size._diagnostics.begin(step_size, home)
-    step_size._reduce.restart(home, step_size._widest(), len(agreement.names()), agreement.n_witnessed)
+    step_size._reduce.restart(home, _widest(step_size), len(agreement.names()), agreement.n_witnessed)
+    if table.method.wants_loss:
+        layout = step_size._layout
+        shards.contrast = contrast(roster.params(), layout, layout.reduce_device(torch.device("cpu")))
+        step_size._losses.begin(shards.contrast.groups)
     measure_rms(step_size)
     for member in roster:
         member._bind_groups()
         member._prepare()
     step_size._joining.watch(shards.modules)
+
+
+def _widest(step_size: Placeable) -> int:
+    """How many numbers the largest reduce of a step has as its sums, of which all may be lagged at any time."""
+    table = step_size._scalars
+    riders = step_size._shards.n_tensors + 2 * (step_size._norms is not None) + (table.method.before is not None)
+    return len(table.names) * table.width(PHASES) + riders
 
 
 def measure_rms(step_size: Placeable) -> None:

@@ -74,7 +74,9 @@ def decide(window: Window, reduced: Tensor, reduce: Reduce) -> None:
 
 
 def refuse(window: Window, step: int, nonfinite: str | None) -> None:
-    """With nonfinite="raise", raise NonFiniteError, on all ranks alike, when the step is to be skipped."""
+    """Raise, on all ranks alike, for the losses of a step, and NonFiniteError with nonfinite="raise" when it is to be skipped."""
+    if window.fault is not None:
+        raise ValueError(window.fault)
     if nonfinite == "raise" and window.skipped and window.reduced is not None:
         elements = int(window.reduced[:, -1].sum().nan_to_num())
         raise NonFiniteError(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..comm.communicator import ShardLayout
-from ..methods.base import PHASES, Scalars
+from ..methods.base import Scalars
 from ..methods.evaluation import Evaluates
 from ..options import checks
 from ..options.checks import Before, NonFinite, Separate, Setting, Sync
@@ -31,7 +31,7 @@ from .grad_norms import GradNorms
 from .local_step import Window, packed, unpacked
 from .members import Member, Roster
 from .skipped_steps import Overflows, check_scales, decide, refuse
-from .step_pieces import all_pieces, refuse_again, shown_pieces
+from .step_pieces import all_pieces, pieces_now, refuse_again
 from .uneven_inputs import Joining
 
 
@@ -175,6 +175,7 @@ class StepSize(Estimates):
         the step on this rank, and adds its sums to the window's.
         """
         window = self._window_of(member, found)  # finish the step before, prepare, take the sums that come first
+        window.gave |= member.loss is not None
         try:
             run(window)
         except BaseException:
@@ -182,7 +183,7 @@ class StepSize(Estimates):
             raise
         if self._agreement.witness.is_looking:
             self._agreement.witness.look()
-        window.arrived |= (pieces := _pieces_now(member))
+        window.arrived |= (pieces := pieces_now(member))
         window.missing -= pieces
         if not self._explicit and self._is_complete(window):
             self._close(window)  # launch the reduce
@@ -192,7 +193,7 @@ class StepSize(Estimates):
         window = self._window
         if window is None:
             return self._open(found)
-        if not self._explicit and not _pieces_now(member).isdisjoint(window.arrived):
+        if not self._explicit and not pieces_now(member).isdisjoint(window.arrived):
             self._close_early(window)
             return self._open(found)
         if window.arrived:
@@ -201,15 +202,17 @@ class StepSize(Estimates):
 
     def _open(self, found: Finding | None) -> Window:
         self._finish()
+        if uses_loss := self._scalars.method.wants_loss:
+            self._losses.refuse_late()
         self._prepare()
-        first = self._wanted()
-        lagged = self._is_lagged()
+        first, lagged = self._wanted(), self._is_lagged()
         phases = (*first, "after") if lagged else ("after",)
         window = Window(self._scalars.no_sums(phases), phases, missing=self._expected())
         window.launches = bool(lagged and first) or (self._scalars.method.after is not None and not self.frozen)
         window.launches |= self._rms is not None
         if self._norms is not None:
             self._norms.begin(self._scalars.device)
+        window.gave = uses_loss and any(member.loss is not None for member in self._roster)
         window.leave_out(self._agreed(found))
         self._clip_scale, powers = None, None
         if self.clip_norm is not None:
@@ -218,9 +221,11 @@ class StepSize(Estimates):
         before = self._measure(window, () if lagged else first, powers)
         if self.nonfinite in ("skip", "raise"):
             self._decide(window)
-            if window.skipped:
+            if window.skipped or window.fault is not None:
                 self._put_back(before)
             refuse(window, self.steps, self.nonfinite)
+        elif uses_loss and not window.gave:
+            self._losses.check_alone(self, window)
         self._window = window
         return window
 
@@ -288,6 +293,8 @@ class StepSize(Estimates):
                     sums, self._clip_scale = clipping.reduce_with(self, sums, powers, tag)
                 else:
                     sums = self._reduce.now(sums, tag)
+            if table.method.wants_loss:
+                self._losses.check(table, sums, (phase,), window.gave)
             clean, own = table.apply(sums, (phase,))
             if phase == "before" and table.method.after is None:
                 window.measured = sums
@@ -307,6 +314,8 @@ class StepSize(Estimates):
         reduced, window.squares, window.norms = unpacked(reduced, sums.shape, self._norms)
         if self._norms is not None and window.norms is not None:
             self._norms.take(window.norms)
+        if self._scalars.method.wants_loss:
+            window.fault = self._losses.fault(self._scalars, reduced, window.phases, window.gave)
         decide(window, reduced, self._reduce)
 
     def _put_back(self, before: Scalars) -> None:
@@ -413,6 +422,8 @@ class StepSize(Estimates):
 
     def _fold(self, sums: Tensor, window: Window) -> None:
         """Move the scalars by the global sums of a step."""
+        if self._scalars.method.wants_loss and window.reduced is None:
+            self._losses.note(self._scalars, sums, window.phases, window.gave)
         clean, own = self._scalars.apply(sums, window.phases)
         self._note(clean, own, window.moves, window)
 
@@ -421,12 +432,6 @@ class StepSize(Estimates):
         told, differ = self._diagnostics, self._reduce.differ
         if told.wants_sums or not all(clean.tolist()) or (differ is not None and bool(differ.any())):
             told.note(sums, self._scalars.values["held"], differ, moves, window.overflows)
-
-    def _widest(self) -> int:
-        """How many numbers the largest reduce of a step has as its sums, of which all may be lagged at any time."""
-        table = self._scalars
-        riders = self._shards.n_tensors + 2 * (self._norms is not None) + (table.method.before is not None)
-        return len(table.names) * table.width(PHASES) + riders
 
     def _collect(self) -> None:
         """Keep for the next step what somebody has written into views of the scalars, and take it out of them."""
@@ -443,8 +448,3 @@ class StepSize(Estimates):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._roster = Roster(self._layout)
-
-
-def _pieces_now(member: Member) -> set[int]:
-    """Keys of the pieces that the present call of step() brings."""
-    return shown_pieces(member) if member._brought_by.in_pieces else {id(member)}

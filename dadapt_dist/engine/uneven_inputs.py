@@ -215,6 +215,7 @@ def hand_over(step_size: MayLackInput, is_last: bool) -> None:
             note_moved(member, [p for (_, p), (moved, _) in zip(member._all_params(), of_member, strict=True) if moved])
     step_size.steps, step_size._released = counters
     step_size._done.clear()
+    step_size._losses.forget()
     step_size._reduce.again()
 
 

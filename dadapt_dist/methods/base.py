@@ -76,8 +76,8 @@ class Sums:
     Args:
         names: one a sum, in the order in which the phase returns its terms.
         needs: the sum that the fold divides by. While it is 0 (no gradient yet) the scalars of the estimate stay as they are.
-        loss: whether the fold also gets sums["loss"], the mean loss of the step over the ranks that have one. While no rank
-            has one the scalars stay as they are. Not at the start, where there is no loss yet.
+        loss: whether the fold also gets sums["loss"], the mean loss of the step over the ranks that have one. A step with
+            gradients in which no rank has one is refused. Not at the start, where there is no loss yet.
 
     Raises:
         TypeError: for what cannot be declared.

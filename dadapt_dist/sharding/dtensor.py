@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from .framework import FrameworkAdapter
-from .live_objects import living, warn_if_hidden
+from .live_objects import is_heap_frozen, living, warn_if_hidden
+from .mesh_roles import tensor_parallel_ranks
 from .shard import LocalShard
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ class DTensorAdapter(FrameworkAdapter):
     def place(self, params: Sequence[Tensor]) -> list[LocalShard | None]:
         """As the base class; raises ValueError for a Partial parameter."""
         return [_place(p) if is_dtensor(p) else None for p in params]
+
+    def tensor_parallel_ranks(self, params: Sequence[Tensor]) -> Sequence[int]:
+        """As the base class, from the meshes of the parameters and of FSDP2."""
+        own, cls = [p for p in params if is_dtensor(p)], _fsdp2_class()
+        modules = living(cls) if own and cls is not None else ()
+        return tensor_parallel_ranks(own, modules, knows_all=cls is None or not is_heap_frozen())
 
     def forget_copies(self, params: Sequence[Tensor]) -> None:
         """Free the gathered parameters of FSDP2 that a forward pass without a backward has left, and that the next would use."""

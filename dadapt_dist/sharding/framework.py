@@ -61,6 +61,13 @@ class FrameworkAdapter:
         """The objects inside `thing`, given to `dadapt_dist.attach`, that this adapter looks for among the live ones."""
         return ()
 
+    def tensor_parallel_ranks(self, params: Sequence[Tensor]) -> Sequence[int]:
+        """The ranks of the whole world that hold one replica of the model together by tensor parallelism, this one among them.
+
+        They see one batch. None where there are no others, or it is not certain.
+        """
+        return ()
+
     def forget_copies(self, params: Sequence[Tensor]) -> None:
         """Drop what the framework still holds of the values that these parameters had: they were changed between two steps."""
 

@@ -76,6 +76,12 @@ def refuse(params: Sequence[Tensor]) -> None:
         adapter.refuse(params)
 
 
+def tensor_parallel_ranks(params: Sequence[Tensor]) -> Sequence[int]:
+    """The ranks that are certain to be tensor parallel with this one, itself among them; none where no framework knows any."""
+    found = (adapter.tensor_parallel_ranks(params) for adapter in _with("tensor_parallel_ranks"))
+    return next((ranks for ranks in found if ranks), ())
+
+
 def forget_copies(params: Sequence[Tensor]) -> None:
     """Let the frameworks drop what they still hold of the values that these parameters had."""
     for adapter in _with("forget_copies"):

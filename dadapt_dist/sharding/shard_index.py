@@ -17,6 +17,7 @@ from .registry import resolve
 from .replicas import Item, find_copies, report_failure
 from .replicated import ddp_modules
 from .shard import LocalShard
+from .tensor_parallel import Contrast
 
 Part = tuple[LocalShard, float]  # with the weight 1/copies
 Run = tuple[int, int, int]  # a tensor of the model by its number, and which elements of a part are its
@@ -39,6 +40,7 @@ class ShardIndex:
         self.placed: dict[Tensor, list[Part]] | None = None  # None: never, or to be placed anew
         self.placing = 0  # how often parameters were placed
         self.tells_apart = False  # are the tensors of the model to be told apart?
+        self.contrast = Contrast()  # of the loss, where the method uses it
         self.n_tensors = 0  # of the model, over all ranks, where they are
         self._first: dict[Tensor, LocalShard] = {}
         self._runs: dict[Tensor, list[tuple[Run, ...]]] = {}

@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.tensor import DTensor, Partial, Replicate
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
 from dadapt_dist import optimizers
+from dadapt_dist.sharding import registry
 from tests.helpers.collectives import reduces
 from tests.helpers.layouts import LAYOUTS, Job, ranks, shard2
 from tests.helpers.loss_methods import Reference, of_toy
@@ -41,6 +44,10 @@ def give(optimizer: Any, loss: Tensor, way: str) -> None:
         optimizer.step()
     elif way == "last rank":
         optimizer.step(loss=loss if dist.get_rank() == dist.get_world_size() - 1 else None)
+    elif way == "first of each":
+        optimizer.step(loss=loss if dist.get_rank() % 2 == 0 else None)
+    elif way == "almost":
+        optimizer.step(loss=loss * (1 + 0.0078 * (dist.get_rank() % 2)))
     else:
         optimizer.step(loss=loss)
 
@@ -60,18 +67,22 @@ def train(layout: str, method: str, way: str, **options: Any) -> dict[str, Any]:
         return {"seen": seen, "params": job.full(), "collectives": collectives[1:]}
 
 
-def reference(method: str, before: str) -> tuple[list[float], dict[str, Tensor]]:
+def reference(
+    method: str, before: str, bad: dict[int, float | None] | None = None
+) -> tuple[list[float], dict[str, Tensor]]:
+    """bad: the steps whose mean loss is so many times the right one, or in which nobody gave one."""
     model, judge, seen = Tiny(), Reference(method, lagged=before == "lagged"), []
     full = [p.detach().clone() for p in model.parameters()]
     for step in range(STEPS):
         found = gradients(model, full, step)
         loss = float(loss_of(model, *batch(step)).detach())
-        _step(judge, full, found, loss)
+        factor = (bad or {}).get(step, 1.0)
+        _step(judge, full, found, None if factor is None else loss * factor)
         seen.append(loss)
     return seen, dict(zip([name for name, _ in model.named_parameters()], full, strict=True))
 
 
-def _step(judge: Reference, xs: list[Tensor], found: list[Tensor | None], loss: float) -> None:
+def _step(judge: Reference, xs: list[Tensor], found: list[Tensor | None], loss: float | None) -> None:
     """A step of the reference with lr 0.05: its own moves a copy by the whole rate."""
     moved = [x.clone() for x in xs]
     judge.step(moved, [g for g in found if g is not None], loss)
@@ -106,8 +117,8 @@ def test_every_way_and_setting_gives_the_same(way: str, options: dict[str, Any],
             assert (result["params"][name] - expected).norm() <= 1e-10 * expected.norm(), name
 
 
-def spoil(method: str, nonfinite: str, what: str) -> list[tuple[bool, float, float, int]]:
-    """On the last rank alone, a loss that is NaN, or on all ranks none, in step 2 of five."""
+def spoil(method: str, nonfinite: str) -> list[tuple[bool, float, float, int]]:
+    """On the last rank alone, a loss that is NaN, in step 2 of five."""
     job = Job(shard2(Tiny()), *ranks())
     with registrations_undone():
         optimizer = of_toy(method)(job.params(), lr=0.05, nonfinite=nonfinite)
@@ -115,9 +126,7 @@ def spoil(method: str, nonfinite: str, what: str) -> list[tuple[bool, float, flo
         for step in range(5):
             optimizer.zero_grad()
             loss: Any = backward(job, step)
-            if step == 2 and what == "none":
-                loss = None
-            elif step == 2 and dist.get_rank() == 1:
+            if step == 2 and dist.get_rank() == 1:
                 loss = math.nan
             before = [p.detach().clone() for p in job.model.parameters()]
             optimizer.step(loss=loss)
@@ -133,7 +142,7 @@ def spoil(method: str, nonfinite: str, what: str) -> list[tuple[bool, float, flo
 @pytest.mark.parametrize("nonfinite", ["hold", "skip"])
 @pytest.mark.parametrize("method", ["polyak", "damped", "both", "early"])
 def test_a_loss_that_is_not_finite_on_one_rank_holds_all_alike(method: str, nonfinite: str, pools: Any) -> None:
-    one, other = pools(2).run(spoil, method, nonfinite, "nan")
+    one, other = pools(2).run(spoil, method, nonfinite)
     assert [found[1:] for found in one] == [found[1:] for found in other]
     assert [found[3] for found in one] == [0, 0, 1, 1, 1]
     assert one[2][1:3] == one[1][1:3]
@@ -141,13 +150,109 @@ def test_a_loss_that_is_not_finite_on_one_rank_holds_all_alike(method: str, nonf
     assert one[2][0] is other[2][0] is (nonfinite == "hold")
 
 
-@pytest.mark.parametrize("method", ["polyak", "damped"])
-def test_without_any_loss_the_estimate_stays_on_all_ranks(method: str, pools: Any) -> None:
-    one, other = pools(2).run(spoil, method, "hold", "none")
-    assert [found[1:] for found in one] == [found[1:] for found in other]
-    assert [found[3] for found in one] == [0] * 5, "nothing was not finite"
-    assert one[2][1:3] == one[1][1:3]
-    assert one[3][1:3] != one[2][1:3]
+# ---------------------------------------------------------------- losses that are refused
+
+BAD = 3  # the step in which they are
+Refused = tuple[int, bool, str]  # in which step, did anything move, and what was said
+
+
+def values_of(job: Job) -> list[Tensor]:
+    return [p.detach().clone() for p in job.full().values()]
+
+
+def wronged(loss: Tensor, wrong: str) -> Tensor | None:
+    """What a rank gives in the bad step. The even ranks are the first of each tensor-parallel group of two."""
+    first = dist.get_rank() % 2 == 0
+    if wrong == "none":
+        return None
+    return loss * 1.5 if wrong == "apart" and not first else loss
+
+
+def meet_bad_losses(layout: str, method: str, wrong: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Train, give bad losses in step BAD, and take each step that is refused once more, with the right ones."""
+    job: Job = LAYOUTS[layout][1]()
+    refused: list[Refused] = []
+    with registrations_undone():
+        optimizer = of_toy(method)(job.params(), lr=0.05, **options)
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            loss = backward(job, step)
+            before = values_of(job)
+            try:
+                optimizer.step(loss=wronged(loss, wrong) if step == BAD else loss)
+            except ValueError as error:
+                moved = any(map(torch.ne, map(torch.sum, values_of(job)), map(torch.sum, before)))
+                refused.append((step, moved, str(error)))
+                optimizer.step(loss=loss)
+        return {"refused": refused, "params": job.full(), "seen": optimizer.step_size._value("default", "seen")}
+
+
+EARLY: dict[str, Any] = {}
+LAGGED, SKIP = {"before": "lagged"}, {"nonfinite": "skip"}
+REFUSED = [
+    ("fsdp2", "polyak", "none", EARLY), ("fsdp2", "damped", "none", EARLY), ("fsdp2", "polyak", "none", LAGGED),
+    ("ddp", "both", "none", SKIP), ("ddp", "damped", "none", SKIP), ("ddp", "polyak", "none", LAGGED | SKIP),
+    ("tp", "polyak", "apart", EARLY), ("tp", "damped", "apart", EARLY), ("tp", "polyak", "apart", LAGGED),
+    ("tp", "damped", "apart", SKIP), ("fsdp2 x tp", "polyak", "apart", EARLY), ("ddp x tp", "both", "apart", EARLY),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("layout", "method", "wrong", "options"), REFUSED)
+def test_bad_losses_are_refused_on_all_ranks_and_the_run_goes_on(
+    layout: str, method: str, wrong: str, options: dict[str, Any], pools: Any
+) -> None:
+    """Before anything moves, where the sums are known by then; else in the step after, whose rate the bad loss may give."""
+    results = pools(LAYOUTS[layout][0]).run(meet_bad_losses, layout, method, wrong, options)
+    late = "nonfinite" not in options and (method == "damped" or "before" in options)
+    bad = {BAD: None if wrong == "none" else 1.25} if late else {}
+    losses, params = reference(method, options.get("before", "exact"), bad)
+    assert len({str(result["refused"]) for result in results}) == 1
+    ((step, moved, said),) = results[0]["refused"]
+    assert (step, moved) == (BAD + late, False)
+    assert ("no rank gave the loss" if wrong == "none" else "have to see the same batch") in said
+    assert ("known only now" if late else "Nothing has moved in this step") in said
+    for result in results:
+        if options != LAGGED:  # whose last loss is not folded yet on every rank
+            assert result["seen"] == pytest.approx(losses[-1], rel=1e-10)
+        for name, expected in params.items():
+            assert (result["params"][name] - expected).norm() <= 1e-10 * expected.norm(), name
+
+
+@pytest.mark.parametrize("way", ["almost", "first of each"])
+def test_what_is_right_is_not_refused(way: str, pools: Any) -> None:
+    """Roundings of low precision, and one rank of each replica that gives the loss for all of it."""
+    losses, _ = reference("polyak", "exact")
+    for result in pools(4).run(train, "fsdp2 x tp", "polyak", way):
+        assert result["seen"] == pytest.approx(losses, rel=1e-2 if way == "almost" else 1e-10)
+
+
+def meshes() -> dict[str, tuple[int, ...]]:
+    """The ranks that are seen to be tensor parallel with this one, under layouts of four."""
+    found = {
+        name: registry.tensor_parallel_ranks([*LAYOUTS[name][1]().model.parameters()])
+        for name in ("ddp", "fsdp2", "hsdp", "tp", "fsdp2 x tp", "ddp x tp")
+    }
+    line = init_device_mesh("cpu", (4,))
+    columns = fully_shard(nn.Linear(8, 8, bias=False), mesh=line, shard_placement_fn=lambda p: Shard(1))
+    found["fsdp2 of columns"] = registry.tensor_parallel_ranks([*columns.parameters()])
+    for name, axis, shape, dim in (
+        ("experts", None, (8, 4, 4), 0), ("rows", None, (8, 8), 0), ("columns", None, (8, 8), 1),
+        ("context", "cp", (8, 8), 1), ("model, rows", "model", (8, 8), 0), ("model, columns", "model", (8, 8), 1),
+        ("called so", "tp", (8, 8), 0),
+    ):  # fmt: skip
+        mesh = init_device_mesh("cpu", (4,), mesh_dim_names=None if axis is None else (axis,))
+        found[name] = registry.tensor_parallel_ranks([distribute_tensor(torch.ones(shape), mesh, [Shard(dim)])])
+    return {name: tuple(ranks) for name, ranks in found.items()}
+
+
+def test_only_who_is_certain_to_be_tensor_parallel_is_taken_for_it(pools: Any) -> None:
+    for rank, found in enumerate(pools(4).run(meshes)):
+        pair, everyone = (rank - rank % 2, rank - rank % 2 + 1), (0, 1, 2, 3)
+        sure = {name: ranks for name, ranks in found.items() if ranks}
+        assert sure == {
+            "tp": everyone, "columns": everyone, "model, columns": everyone, "called so": everyone,
+            "fsdp2 x tp": pair, "ddp x tp": pair,
+        }  # fmt: skip
 
 
 def distributed_losses() -> tuple[float, str]:

@@ -243,7 +243,7 @@ def model_parallel(engine: Any, p: Tensor) -> Slice:
     """How tensor or expert parallelism has cut a parameter, or made it anew on each of its ranks."""
     local: int = getattr(p, "ds_numel", p.numel())
     whole = Slice(1, 0, local)
-    if getattr(p, "model_parallel", False) or getattr(p, "tensor_model_parallel", False):
+    if is_marked(p):
         whole = _tensor_parallel(engine, p, local)
     if getattr(p, "allreduce", True):  # False is DeepSpeed's mark of an expert
         return whole
@@ -271,6 +271,20 @@ def _tensor_parallel(engine: Any, p: Tensor, local: int) -> Slice:
         return Slice(1, 0, local)
     size, rank = bwc_tensor_model_parallel_world_size(engine.mpu), bwc_tensor_model_parallel_rank(engine.mpu)
     return Slice(size, rank, math.prod(noted.get("logical_shape") or (local, size)))  # pieces may differ in size
+
+
+def tensor_parallel_ranks(engine: Any) -> tuple[int, ...]:
+    """The ranks of the whole world in this one's tensor-parallel group; none where DeepSpeed knows of no such group."""
+    import torch.distributed as dist
+    from deepspeed.utils.bwc import bwc_tensor_model_parallel_group
+
+    group = bwc_tensor_model_parallel_group(engine.mpu)
+    return () if group is None else tuple(dist.get_process_group_ranks(group))
+
+
+def is_marked(p: Tensor) -> bool:
+    """Return whether a parameter has the mark of tensor parallelism."""
+    return bool(getattr(p, "model_parallel", False) or getattr(p, "tensor_model_parallel", False))
 
 
 def _is_added_after_the_sum(module: Any, p: Tensor) -> bool:

@@ -19,7 +19,20 @@ from ...sharding.live_objects import attached, warn_if_hidden
 from ...sharding.shard import LocalShard
 from . import registration, universal_restore
 from .bit16_copies import check_masters, masters_to_model
-from .internals import Share, changed, engines, is_in_use, is_supported, model_parallel, names, shares, tied, wrapper_of
+from .internals import (
+    Share,
+    changed,
+    engines,
+    is_in_use,
+    is_marked,
+    is_supported,
+    model_parallel,
+    names,
+    shares,
+    tensor_parallel_ranks,
+    tied,
+    wrapper_of,
+)
 from .unsupported import refuse, warn
 
 
@@ -70,6 +83,16 @@ class DeepSpeedAdapter(FrameworkAdapter):
             if len(found) == len(wanted):
                 break
         return [found.get(id(p)) for p in params]
+
+    def tensor_parallel_ranks(self, params: Sequence[Tensor]) -> Sequence[int]:
+        """As the base class, from the engine's groups, where a parameter has the mark of tensor parallelism."""
+        wanted = {id(p) for p in params}
+        for engine in engines():
+            if engine.optimizer is not None and is_supported(engine):
+                own = (share.param for share in shares(engine, wanted) if id(share.tensor) in wanted)
+                if any(map(is_marked, own)):
+                    return tensor_parallel_ranks(engine)
+        return ()
 
     def bind(self, optimizer: Optimizer) -> "ZeroAdapter | None":
         """As the base class; raises ValueError for what DeepSpeed is set to do that cannot work."""

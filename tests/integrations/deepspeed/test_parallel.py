@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import dadapt_dist as dd
 from dadapt_dist.comm.communicator import ShardLayout
 from dadapt_dist.methods import METHODS
+from dadapt_dist.sharding import registry
 from tests.helpers.classes import ALL, BEFORE_D, first_d
 from tests.helpers.deepspeed_runs import quiet_deepspeed
 from tests.helpers.oracles import ORACLES
@@ -364,11 +365,19 @@ AUTO = {
 }
 
 
+def knows_pairs(optimizer: Any) -> bool:
+    """Whether neighbours, and no others, are seen to be tensor parallel."""
+    params = [p for _, _, p in optimizer._named_params()]
+    first = dist.get_rank() // 2 * 2
+    return tuple(registry.tensor_parallel_ranks(params)) == (first, first + 1)
+
+
 def run_auto(stage: int, hidden: int, method: str) -> Trace:
     package, dp = deepspeed(), dist.get_world_size() // 2
     given = {"type": ALL[method].__name__, "params": options(method)}
     model, settings = Block(hidden), config(stage, dp, **AUTO, optimizer=given)
     engine = package.initialize(model=model, model_parameters=model.parameters(), config=settings)[0]
+    assert knows_pairs(engine.basic_optimizer)
     return train_rows(engine, dist.get_rank() // 2, dp)
 
 
@@ -479,6 +488,7 @@ def run_mpu(stage: int, mark: str) -> Trace:
     model = Sliced(mpu.tensor, mark)
     base = dd.Prodigy(model.parameters(), **OPTIONS)
     engine = package.initialize(model=model, optimizer=base, config=config(stage, dp), mpu=mpu)[0]
+    assert knows_pairs(base)
     return train_rows(engine, mpu.get_data_parallel_rank(), dp)
 
 

@@ -12,12 +12,16 @@ import torch
 from torch import Tensor, nn
 
 import dadapt_dist as dd
+from dadapt_dist.engine import loss_channel
+from dadapt_dist.engine.estimate_state import ScalarTable
+from dadapt_dist.engine.loss_checks import LossChecks
 from dadapt_dist.methods.base import Sums
+from dadapt_dist.sharding.tensor_parallel import Contrast, _factor, _weights
+from tests.helpers.host_reads import CountReads
 from tests.helpers.loss_methods import TOYS, PolyakMethod, Rate, Reference, of_toy
 from tests.helpers.registered import registrations_undone
 
 LOSSES = [3.0, 1.5, 2.0, 0.25, 1.0]
-CHANNEL = "dadapt_dist.engine.loss_channel"
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +92,7 @@ WAYS: list[Callable[[Any, float], None]] = [
 
 
 def train(name: str, losses: list[float | None], give: Callable[[Any, float], None] = by_number, **options: Any) -> Any:
-    """(x, the scalars rate and seen) after each step of ours, and of the reference."""
+    """(x, the scalars rate and seen) after each step of ours, and of the reference; steps without a loss are refused."""
     p, x = (torch.ones(5, dtype=torch.float64) for _ in range(2))
     ours = of_toy(name)([nn.Parameter(p)], **options)
     reference = Reference(name, lagged=options.get("before") == "lagged")
@@ -96,7 +100,11 @@ def train(name: str, losses: list[float | None], give: Callable[[Any, float], No
     for step, loss in enumerate(losses):
         (own,) = ours.param_groups[0]["params"]
         own.grad = gradient(step)
-        ours.step() if loss is None else give(ours, loss)
+        if loss is None:
+            with pytest.raises(ValueError, match=r"no rank gave the loss .* can be taken again"):
+                ours.step()
+            continue
+        give(ours, loss)
         reference.step([x], [gradient(step)], loss)
         scalars = [ours.step_size._value("default", "rate"), ours.step_size._value("default", "seen")]
         found.append([*own.tolist(), *scalars])
@@ -127,7 +135,7 @@ def test_the_loss_is_right_under_every_setting(name: str, setting: dict[str, Any
 
 
 def test_a_loss_serves_one_step_and_the_nearest_source_wins() -> None:
-    alike(train("polyak", [3.0, None, 2.0, None]))
+    alike(train("polyak", [3.0, None, 2.0, None]))  # those without are refused
     optimizer = of_toy("polyak")([p := nn.Parameter(torch.ones(5, dtype=torch.float64))])
     for keyword, attribute, closure, wanted in ((1.0, 2.0, 3.0, 1.0), (None, 2.0, 3.0, 2.0), (None, None, 3.0, 3.0)):
         p.grad = gradient(0)
@@ -219,26 +227,118 @@ def test_a_loss_that_is_not_finite_holds_the_estimate(name: str, bad: float, cap
     assert "a gradient, or the loss, was not finite" in caplog.text
 
 
+@pytest.mark.parametrize("setting", [{}, {"before": "lagged"}, {"nonfinite": "skip"}, {"sync": "step"}])
 @pytest.mark.parametrize("name", ["polyak", "damped", "both", "early"])
-def test_a_loss_that_nobody_gives_is_told_once_and_the_estimate_stays(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    found, expected = train(name, [2.0, None, None, 1.0, None])
-    alike((found, expected))
-    told = [record.getMessage() for record in caplog.records if record.name == CHANNEL]
-    assert len(told) == 1
-    assert "step(loss=loss)" in told[0]
-    caplog.clear()
+def test_a_step_without_a_loss_is_refused_and_leaves_nothing_behind(name: str, setting: dict[str, Any]) -> None:
+    if setting.get("before") == "lagged" and name == "both":
+        setting = {}
+    alike(train(name, [2.0, None, None, 1.0, 3.0, None, 0.5], **setting))
+    alike(train(name, [None, 2.0, 1.0], **setting))
+
+
+@pytest.mark.parametrize("name", ["polyak", "damped", "both", "early"])
+def test_a_step_that_has_nothing_to_take_needs_no_loss(name: str) -> None:
     p = nn.Parameter(torch.ones(5))
     optimizer = of_toy(name)([p])
+    optimizer.step()
     p.grad = torch.zeros(5)
     optimizer.step()  # as checkpoint tools step, to create state
+    optimizer.param_groups[0]["lr"], p.grad = 0.0, torch.ones(5)
+    optimizer.step()
+    optimizer.param_groups[0]["lr"] = 1.0
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(torch.ones(()))
     p.grad = torch.full((5,), math.inf)
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(p.detach(), torch.ones(5))
+    p.grad = torch.full((5,), 3.0) * scaler.get_scale()
+    with pytest.raises(ValueError, match="no rank gave the loss"):
+        scaler.step(optimizer)
     scaler.step(optimizer, loss=1.0)
-    optimizer.step_size._finish()
-    assert not [record for record in caplog.records if record.name == CHANNEL]
+    scaler.update()
+    assert optimizer.step_size._value("default", "seen") == 1.0
+
+
+def test_a_loss_that_none_of_several_optimizers_had_is_refused_in_the_step_after() -> None:
+    """The loss may come with the second, so that only the end of the step tells; the step after is then refused, once."""
+    params, step_size = [nn.Parameter(torch.ones(5, dtype=torch.float64)) for _ in range(2)], dd.StepSize()
+    pair = [of_toy("damped")([p], step_size=step_size) for p in params]
+    for losses in ((1.0, None), (None, 2.0), (None, None)):
+        for optimizer, p, loss in zip(pair, params, losses, strict=True):
+            p.grad = gradient(0)
+            optimizer.step(loss=loss)
+    before = [p.tolist() for p in params]
+    with pytest.raises(ValueError, match=r"no rank gave the loss .* It was the step before"):
+        pair[0].step(loss=3.0)
+    assert before == [p.tolist() for p in params]
+    assert step_size._value("default", "seen") == 2.0
+    for optimizer in pair:
+        optimizer.step(loss=3.0)
+    assert before != [p.tolist() for p in params]
+    assert step_size._value("default", "seen") == 3.0
+
+
+def test_who_gave_the_loss_reads_nothing_of_it_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dadapt_dist.kernels.eager.readable", lambda device: False)
+    for name in ("polyak", "damped", "early"):
+        optimizer = of_toy(name)([p := nn.Parameter(torch.ones(5))], backend="eager")
+        for _ in range(4):
+            p.grad = torch.ones(5)
+            with CountReads() as counter:
+                optimizer.step(loss=torch.tensor(2.0))
+        assert counter.count <= 2, "the flags that a step was held, or below its bound, which lie on the host"
+
+
+# ---------------------------------------------------------------- tensor-parallel ranks
+
+
+def told(losses: list[list[float | None]], again: bool = False) -> str | None:
+    """What is said of the losses of these tensor-parallel groups, one list a group."""
+    (method,) = {type(of_toy("polyak")([nn.Parameter(torch.ones(1))])._method)}
+    table = ScalarTable(method())
+    table.add("default", {"estimate": "default", "lr": 1.0})
+    total = table.no_sums(("before",))
+    for group, of_group in enumerate(losses):
+        for rank, loss in enumerate(of_group):
+            own, size = table.no_sums(("before",)), len(of_group)
+            part = Contrast(_factor(group) * _weights(size)[rank], 1 / size, len(losses))
+            loss_channel.add(own, loss, table.method, {"before": table.names_of("before")}, part)
+            own[:, 5] = 1.0
+            total += own
+    checks = LossChecks()
+    checks.begin(len(losses))
+    if again:
+        checks.note(table, total, ("before",), True)
+    return checks.fault(table, total, ("before",), True)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 7])
+@pytest.mark.parametrize("size", [2, 3, 4, 8])
+def test_losses_that_differ_within_a_tensor_parallel_group_are_found(size: int, groups: int) -> None:
+    replicas = [0.3 + 2.5 * group for group in range(groups)]
+    equal: list[list[float | None]] = [[f] * size for f in replicas]
+    assert told(equal) is None
+    assert told([[-1e200 * (f or 0) for f in of] for of in equal]) is None
+    rounded = [[(f or 0) * (1 + 0.0078 * (rank % 2)) for rank, f in enumerate(of)] for of in equal]
+    assert told(rounded) is None, "of bfloat16"
+    assert told([[f if rank == 0 else None for rank, f in enumerate(of)] for of in equal]) is None
+    assert told([[None] * size, *equal]) is None, "as of an earlier stage of a pipeline"
+    apart: list[list[float | None]] = [[f * (1 + 0.5 * rank) for rank in range(size)] for f in replicas]
+    assert "differ by about" in str(told(apart))
+    apart = [*equal[:-1], [replicas[-1]] * (size - 1) + [3 * replicas[-1]]]
+    assert "differ by about" in str(told(apart))
+
+
+def test_the_spread_of_two_losses_is_told_exactly() -> None:
+    assert "differ by about 0.5; the mean of all ranks is 2.25." in str(told([[2.0, 2.5]]))
+
+
+def test_on_a_device_the_losses_of_the_step_before_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dadapt_dist.kernels.eager.readable", lambda device: False)
+    assert told([[2.0, 2.5]]) is None
+    assert "differ by about 0.5" in str(told([[2.0, 2.5]], again=True))
+    assert told([[2.0, 2.0]], again=True) is None
 
 
 def test_no_gradient_at_all_is_told_in_spite_of_the_loss(caplog: pytest.LogCaptureFixture) -> None:

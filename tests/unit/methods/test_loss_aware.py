@@ -133,15 +133,20 @@ def test_groups_with_real_losses_follow_the_oracle(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", LOSS_AWARE)
-def test_without_a_loss_nothing_moves_and_it_is_said_once(key: str, caplog: pytest.LogCaptureFixture) -> None:
-    p = nn.Parameter(torch.ones(3))
-    optimizer = dd.optimizers.of_method(key)([p])
-    with caplog.at_level(logging.WARNING, CHANNEL):
-        for _ in range(3):
-            p.grad = torch.ones(3)
-            optimizer.step()
-    assert torch.equal(p.detach(), torch.ones(3))
-    assert caplog.text.count("no rank gave the loss of a step") == 1
+def test_a_step_without_a_loss_is_refused_and_leaves_no_trace(key: str) -> None:
+    params, runs = [nn.Parameter(torch.ones(3)) for _ in range(2)], []
+    for p, forgets in zip(params, (True, False), strict=True):
+        optimizer = dd.optimizers.of_method(key)([p])
+        for step in range(4):
+            p.grad = torch.ones(3) * (step + 1)
+            if forgets:
+                with pytest.raises(
+                    ValueError, match=r"no rank gave the loss of a step .*Nothing has moved in this step"
+                ):
+                    optimizer.step()
+            optimizer.step(loss=2.0 - 0.1 * step)
+        runs.append((p.tolist(), str(optimizer.state_dict())))
+    assert runs[0] == runs[1]
 
 
 @pytest.mark.parametrize("key", LOSS_AWARE)
