@@ -59,8 +59,9 @@ class AdaGradPP(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -173,8 +174,9 @@ class AdamPP(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -272,8 +274,9 @@ class COCOB(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -374,8 +377,9 @@ class CoordinateKT(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -476,8 +480,9 @@ class DAdaptAdaGrad(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -585,8 +590,9 @@ class DAdaptAdam(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -696,8 +702,9 @@ class DAdaptAdan(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -798,8 +805,9 @@ class DAdaptLion(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -904,8 +912,9 @@ class DAdaptSGD(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -1009,8 +1018,9 @@ class DoG(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -1109,8 +1119,9 @@ class LDoG(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default 'per_tensor'.
         process_group: ranks that train together. None: all. Default None.
@@ -1209,8 +1220,9 @@ class DoWG(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -1324,8 +1336,9 @@ class DualAveraging(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -1432,8 +1445,9 @@ class KT(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -1554,8 +1568,9 @@ class MechanicSGD(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -1672,8 +1687,9 @@ class MechanicAdam(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -1790,8 +1806,9 @@ class MechanicLion(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -1899,8 +1916,9 @@ class MoMo(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -2004,8 +2022,9 @@ class MoMoAdam(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -2111,8 +2130,9 @@ class NGN(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -2261,8 +2281,9 @@ class Prodigy(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -2401,8 +2422,9 @@ class ProdigyScheduleFree(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -2518,8 +2540,9 @@ class ScheduleFreeAdamW(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -2643,8 +2666,9 @@ class ScheduleFreePlus(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -2757,8 +2781,9 @@ class ScheduleFreeSGD(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.
@@ -2870,8 +2895,9 @@ class TRACAdam(LearningRateFree):
         grad_norms: whether ‖g‖₁ and ‖g‖₂ of each step ride in its reduce, for `log_values`,
             `optimizer.grad_norms` and `dadapt-dist refine-schedule`. Default False.
         clip_norm: norm that the gradients of all parameters over all ranks are clipped to, as by
-            torch's clip_grad_norm_; costs a blocking reduce of one number a step. None: they are taken
-            as they are. Default None.
+            torch's clip_grad_norm_; costs a blocking reduce of one number a step, or none where the
+            norm rides in that of sums before the weights move (not of NGN, of MoMoAdam, nor of Mechanic
+            around anything but SGD). None: they are taken as they are. Default None.
         estimates: 'per_tensor': a d for each tensor, under its name; or a list of the names that groups
             choose from. None: one d, or those that the groups name. Default None.
         process_group: ranks that train together. None: all. Default None.

@@ -4,8 +4,9 @@ The factor is known before anything moves: Σ g² of the gradients as they come,
 blocking reduce. It goes into the steps of all kernels as a loss scale does, which divides the gradient: without clipping
 nothing is multiplied. So sums, buffers and weights see the clipped gradient, and none is written back.
 
-The reduce is that of the sums that the method takes before the weights move, where each of them is a power of the gradient:
-those are of the gradient as it came, and then divided by the factor to that power. Else it is a reduce of one number.
+The reduce is that of the sums that the method takes before the weights move, where these are polynomials of the gradient
+(`methods.by_power`): the ranks add up the sums of each power, of the gradient as it came, and divide them by the factor to that
+power once they know it. Else it is a reduce of one number.
 
 Elements that are not finite are left out of the norm, as they are left out of the step: what happens follows `nonfinite`, as
 without clipping. Elements that are too large to be squared count, and are small once they are clipped.
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor
 
 from ..comm.async_all_reduce import Reduce
+from ..methods.by_power import PARTS, by_power, extra, powers
 from .estimate_state import ScalarTable
+from .local_step import Window
 from .members import Member, Roster
 from .skipped_steps import check_scales
 
@@ -28,6 +31,7 @@ class Clips(Protocol):
     """A StepSize whose gradients are clipped."""
 
     clip_norm: float | None
+    _clip_scale: Tensor | None
     _roster: Roster
 
     @property
@@ -51,27 +55,40 @@ def scale_of(step_size: Clips) -> Tensor:
     return _scale(step_size, step_size._reduce.now(_squares(step_size).view(1)).view(()))
 
 
-def powers(step_size: Clips) -> Tensor | None:
-    """The power of the gradient in each `before` sum of the method, losses and counts of elements among them; None: of no one.
+def rides(table: ScalarTable) -> bool:
+    """Whether the norm comes with the `before` sums of a step that takes them: it follows from the method alone.
 
-    float64 [n_sums]. It decides on a collective, so it follows from the method alone and not from the groups of a rank.
+    It decides on a collective, so it must not hang on the groups and options of a rank, which others may not have.
     """
-    table = step_size._scalars
-    powers = table.method.gradient_powers
-    if powers is None:
-        return None
-    ahead = len(table.names_of("before")) - len(powers)  # losses
-    return torch.tensor([0] * ahead + [*powers, 0], dtype=torch.float64, device=table.device)
+    return table.method.polynomial_before and table.always_before and extra(table.method) > 0
 
 
-def reduce_with(step_size: Clips, sums: Tensor, powers: Tensor, tag: int) -> tuple[Tensor, Tensor]:
-    """The global sums, [n_estimates, n_sums], of the clipped gradients, and what these are to be divided by.
+def riders(table: ScalarTable) -> int:
+    """How many numbers more than its sums the reduce has that brings the norm with them."""
+    return 1 + extra(table.method) * len(table.names) if rides(table) else 0
 
-    sums: of the gradients as they came. tag: of the reduce. A collective of all ranks, whose marks the caller has set.
+
+def reduce_with_norm(step_size: Clips, window: Window, tag: int) -> tuple[Tensor, Tensor]:
+    """The global `before` sums, [n_estimates, n_sums], of the clipped gradients, and what these are to be divided by.
+
+    Each rank takes its sums with gradients about as small as its own norm tells, so that nothing overflows and no power of the
+    gradient drowns another; the power of two that it divides by leaves all digits. tag: of the reduce. A collective of all ranks.
     """
-    both = step_size._reduce.now(torch.cat([sums.flatten(), _squares(step_size).to(sums.device).view(1)]), tag)
+    table, split = step_size._scalars, by_power(step_size._scalars.method)
+    assert split.before is not None, "only such a method rides"
+    own = _squares(step_size).to(table.device)
+    step_size._clip_scale = rough = _power_of_two(_scale(step_size, own))
+    sums = window.usable(step_size._roster.measured(("before",), split))
+    ends = [sums.shape[1] - 1 - len(split.before.names), len(split.before.names), 1]
+    losses, parts, bad = sums.split(ends, 1)
+    parts = parts.unflatten(1, (PARTS, -1)) * rough ** powers(table.device)
+    step_size._mark()
+    flat = torch.cat([losses, parts.flatten(1), bad], 1).flatten()
+    both = step_size._reduce.now(torch.cat([flat, own.view(1)]), tag)
     scale = _scale(step_size, both[-1])
-    return both[:-1].view(sums.shape) / scale**powers, scale
+    losses, parts, bad = both[:-1].view(sums.shape).split(ends, 1)
+    parts = parts.unflatten(1, (PARTS, -1)) / scale ** powers(table.device)
+    return torch.cat([losses, torch.where(scale == 1, parts[:, 0], parts[:, 1:].sum(1)), bad], 1), scale
 
 
 def _squares(step_size: Clips) -> Tensor:
@@ -83,6 +100,11 @@ def _scale(step_size: Clips, squares: Tensor) -> Tensor:
     assert step_size.clip_norm is not None, "the caller has looked"
     scale = ((torch.sqrt(squares) + TINY) / step_size.clip_norm).clamp_min(1.0)
     return torch.where(torch.isfinite(squares), scale, 1.0)
+
+
+def _power_of_two(scale: Tensor) -> Tensor:
+    """The largest that is not above it."""
+    return scale / (2 * torch.frexp(scale).mantissa)
 
 
 def check_whole(members: "Roster | list[Member]", clip_norm: float | None) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels import TensorTask
+from ..methods.base import Method
+from ..methods.by_power import DECAY, extra
 from . import loss_channel
 from .grad_norms import GradNorms
 from .members import MovesTensors
@@ -134,14 +136,19 @@ def sweep(
     return total
 
 
-def measure(optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, phases: Phases) -> Tensor:
-    """The weighted sums of phases before the weights move: float64 [n_estimates, width(phases)]. Nothing moves."""
-    table = optimizer.step_size._scalars
-    total = table.no_sums(phases)
+def measure(
+    optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, phases: Phases, split: Method | None = None
+) -> Tensor:
+    """The weighted sums of phases before the weights move: float64 [n_estimates, width(phases)]. Nothing moves.
+
+    split: the method `by_power`, whose `before` sums then stand in the place of the method's.
+    """
+    table, wider = optimizer.step_size._scalars, 0 if split is None else extra(optimizer._method)
+    total = torch.nn.functional.pad(table.no_sums(phases), (wider, 0))
     _add_loss(optimizer, total, phases)
     plan = _plan(optimizer, entries, lots)
     try:
-        total[:, -1] += _measure(optimizer, entries, lots, plan, phases, total)
+        total[:, -1] += _measure(optimizer, entries, lots, plan, phases, total, split)
     finally:
         plan.drop_gradients()
     return total
@@ -181,10 +188,16 @@ def _squares_of(task: TensorTask) -> Tensor:
 
 
 def _measure(
-    optimizer: MovesTensors, entries: Entries, lots: Lots | TensorLots, plan: StepPlan, phases: Phases, total: Tensor
+    optimizer: MovesTensors,
+    entries: Entries,
+    lots: Lots | TensorLots,
+    plan: StepPlan,
+    phases: Phases,
+    total: Tensor,
+    split: Method | None = None,
 ) -> Tensor:
     """Add the sums of the phases before the weights move to the total; the count of bad elements, [n_estimates]."""
-    table, at = optimizer.step_size._scalars, 0
+    table, at, method = optimizer.step_size._scalars, 0, optimizer._method if split is None else split
     bad = torch.zeros(len(table.names), dtype=torch.float64, device=table.device)
     if "start" in phases:
         at = len(table.names_of("start"))
@@ -199,7 +212,8 @@ def _measure(
             row = table.row(group["estimate"])
             for kernel, device, tasks, derived in lot.launches if table.always_before else _one_by_one(lot.tasks):
                 c = coefficients(optimizer, group, device)
-                terms = _terms(kernel, optimizer._method, tasks, c, derived)
+                c = c if split is None else c | {DECAY: optimizer._method.coupled_decay(group) or None}
+                terms = _terms(kernel, method, tasks, c, derived)
                 terms = terms.to(table.device, non_blocking=True)
                 total[row, at : at + len(terms) - 1] += terms[:-1]
                 bad[row] += terms[-1]

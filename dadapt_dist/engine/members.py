@@ -74,8 +74,8 @@ class Member(Protocol):
     def _release_statistics(self) -> None:
         """Drop the buffers that serve the estimate alone."""
 
-    def _measure(self, phases: Sequence[str]) -> Tensor:
-        """Weighted sums of phases before the weights move: [n_estimates, width(phases)]."""
+    def _measure(self, phases: Sequence[str], split: Method | None = None) -> Tensor:
+        """Weighted sums of phases before the weights move: [n_estimates, width(phases)]. split: see `measure`."""
 
     def _squares(self) -> Tensor:
         """Weighted sum of the squares of all gradients of the coming step, as they come: 0-dim float64."""
@@ -110,6 +110,10 @@ class Roster:
 
     def __iter__(self) -> Iterator[Member]:
         return iter([member for ref in self._members if (member := ref()) is not None])
+
+    def measured(self, phases: Sequence[str], split: Method | None = None) -> Tensor:
+        """The sums of phases before the weights move, of all optimizers on this rank: see `measure`."""
+        return torch.stack([member._measure(phases, split) for member in self]).sum(0)
 
     @cached_property
     def shards(self) -> ShardIndex:

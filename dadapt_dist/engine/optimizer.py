@@ -355,9 +355,9 @@ class LearningRateFree(Readings, amp.Scaled, Optimizer, MayJoin, modes.TwoModes)
         """The step has ended without this optimizer. overflow: did a scaler find one in it?"""
         self._rest(self._all(), self._option_lots(), came=False, skip=overflow)
 
-    def _measure(self, phases: Sequence[str]) -> Tensor:
-        """The weighted sums of phases before the weights move: float64 [n_estimates, width]."""
-        return measure(self, *self._split(self._all(), self._option_lots()), phases)
+    def _measure(self, phases: Sequence[str], split: Method | None = None) -> Tensor:
+        """The weighted sums of phases before the weights move: float64 [n_estimates, width]. split: see `measure`."""
+        return measure(self, *self._split(self._all(), self._option_lots()), phases, split)
 
     def _squares(self) -> Tensor:
         """The weighted sum of squares of the gradients of the coming step, unscaled: 0-dim float64."""

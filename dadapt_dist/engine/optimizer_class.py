@@ -72,7 +72,8 @@ class Common:
     clip_norm: float | None = _documented(
         None,
         "norm that the gradients of all parameters over all ranks are clipped to, as by torch's clip_grad_norm_; costs a "
-        "blocking reduce of one number a step. None: they are taken as they are",
+        "blocking reduce of one number a step, or none where the norm rides in that of sums before the weights move (not of "
+        "NGN, of MoMoAdam, nor of Mechanic around anything but SGD). None: they are taken as they are",
     )
     estimates: Separate = _documented(
         None,

@@ -103,7 +103,7 @@ def place(step_size: Placeable) -> None:
 def _widest(step_size: Placeable) -> int:
     """How many numbers the largest reduce of a step has as its sums, of which all may be lagged at any time."""
     table = step_size._scalars
-    riders = step_size._shards.n_tensors + 2 * (step_size._norms is not None) + (table.method.before is not None)
+    riders = step_size._shards.n_tensors + 2 * (step_size._norms is not None) + clipping.riders(table)
     return len(table.names) * table.width(PHASES) + riders
 
 

@@ -214,11 +214,11 @@ class StepSize(Estimates):
             self._norms.begin(self._scalars.device)
         window.gave = uses_loss and any(member.loss is not None for member in self._roster)
         window.leave_out(self._agreed(found))
-        self._clip_scale, powers = None, None
-        if self.clip_norm is not None:
-            powers = clipping.powers(self) if "before" in first and not lagged else None
-            self._clip_scale = clipping.scale_of(self) if powers is None else None
-        before = self._measure(window, () if lagged else first, powers)
+        self._clip_scale = None
+        rides = self.clip_norm is not None and "before" in first and not lagged and clipping.rides(self._scalars)
+        if self.clip_norm is not None and not rides:
+            self._clip_scale = clipping.scale_of(self)
+        before = self._measure(window, () if lagged else first, rides)
         if self.nonfinite in ("skip", "raise"):
             self._decide(window)
             if window.skipped or window.fault is not None:
@@ -273,10 +273,10 @@ class StepSize(Estimates):
         in_pieces = (member for member in self._roster if member._brought_by.in_pieces)
         return self.before == "lagged" or any(len(all_pieces(member)) > 1 for member in in_pieces)
 
-    def _measure(self, window: Window, phases: Sequence[str], powers: Tensor | None) -> Scalars:
+    def _measure(self, window: Window, phases: Sequence[str], rides: bool) -> Scalars:
         """Take sums that the coming update needs, by a blocking reduce each; the scalars as they were without them.
 
-        powers: of `clipping`, where the norm to clip by rides with the sums.
+        rides: whether the norm to clip by does with those of `before`.
         """
         table = self._scalars
         overflowed = window.overflow is not None and not table.always_before and bool(window.overflow)
@@ -285,13 +285,13 @@ class StepSize(Estimates):
         check_scales(self._roster)
         before = {name: value.clone() for name, value in table.values.items()}
         for phase in phases:
-            sums = window.usable(torch.stack([member._measure((phase,)) for member in self._roster]).sum(0))
-            if table.names_of(phase):
-                self._mark()
-                tag = 0 if table.method.after is not None else self._tag(self._some_move())
-                if phase == "before" and powers is not None:
-                    sums, self._clip_scale = clipping.reduce_with(self, sums, powers, tag)
-                else:
+            tag = 0 if table.method.after is not None else self._tag(self._some_move())
+            if phase == "before" and rides:
+                sums, self._clip_scale = clipping.reduce_with_norm(self, window, tag)
+            else:
+                sums = window.usable(self._roster.measured((phase,)))
+                if table.names_of(phase):
+                    self._mark()
                     sums = self._reduce.now(sums, tag)
             if table.method.wants_loss:
                 self._losses.check(table, sums, (phase,), window.gave)

@@ -52,7 +52,7 @@ class Rows:
     def __init__(self, method: Method, every: Sequence[TensorTask], members: Sequence[int]) -> None:
         tasks = [every[index] for index in members]
         self.members = members
-        self._program: tuple[Kinds, Program | None] | None = None
+        self._programs: dict[type[Method], tuple[Kinds, Program | None]] = {}
         self.fields, self.sliced = fields_of(method, tasks[0])
         runs = [task.runs or ((0, 0, task.x.numel()),) for task in tasks]
         self.count = sum(map(len, runs))
@@ -89,9 +89,10 @@ class Rows:
 
     def program(self, method: Method, kinds: Kinds) -> Program | None:
         """The method's functions for these buffers."""
-        if self._program is None or self._program[0] != kinds:
-            self._program = kinds, program(method, self.fields, self.sliced, kinds)
-        return self._program[1]
+        found = self._programs.get(type(method))
+        if found is None or found[0] != kinds:
+            found = self._programs[type(method)] = kinds, program(method, self.fields, self.sliced, kinds)
+        return found[1]
 
     def _row(self, task: TensorTask, start: int, stop: int) -> list[int]:
         """The row of a run of a task: size, addresses, dtypes, origin, and which entries sliced buffers keep."""

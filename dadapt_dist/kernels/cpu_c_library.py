@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("cpu_c_step.c")
 HEADER = SOURCE.with_name("cpu_c_method.h")
-VERSION = 7
+VERSION = 8
 FLAGS = (
     "-O3",
     "-fopenmp-simd",

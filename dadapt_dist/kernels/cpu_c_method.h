@@ -15,8 +15,8 @@
 
 #define BUFFERS 12 /* of a method at most; cpu_c.py has these numbers, too */
 #define COEFFICIENTS 32
-#define SUMS 8 /* at most seven of a method, and the elements that are not finite */
-#define VERSION 7
+#define SUMS 16 /* at most 15 of a method, and the elements that are not finite */
+#define VERSION 8
 
 /* All of n elements, which lie in memory as float32. b: the buffers, those that are only read last. c: coefficients.
 

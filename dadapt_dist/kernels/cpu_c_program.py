@@ -15,7 +15,7 @@ from .traced_method import Traced
 
 logger = logging.getLogger(__name__)
 
-BUFFERS, SUMS, COEFFICIENTS = 12, 8, 32  # the sizes of cpu_c_method.h
+BUFFERS, SUMS, COEFFICIENTS = 12, 16, 32  # the sizes of cpu_c_method.h
 
 
 @dataclass(frozen=True, eq=False)

@@ -182,7 +182,7 @@ class Table:
 
     def __init__(self, fields: tuple[str, ...], all_tasks: Sequence[TensorTask], members: list[int]) -> None:
         self.fields, self.members = fields, members
-        self._program: tuple[Kinds, Program | None] | None = None
+        self._programs: dict[type[Method], tuple[Kinds, Program | None]] = {}
         tasks = [all_tasks[index] for index in members]
         self.device = tasks[0].x.device
         first = [tasks[0].buf[name] for name in fields]
@@ -202,9 +202,10 @@ class Table:
 
     def program(self, method: Method, kinds: Kinds) -> Program | None:
         """The method's kernels for these buffers."""
-        if self._program is None or self._program[0] != kinds:
-            self._program = kinds, program(method, self.fields, kinds)
-        return self._program[1]
+        found = self._programs.get(type(method))
+        if found is None or found[0] != kinds:
+            found = self._programs[type(method)] = kinds, program(method, self.fields, kinds)
+        return found[1]
 
     def _starts(self, tensors: Sequence[Tensor]) -> list[int]:
         """The address at which each run begins in these tensors, one a task."""

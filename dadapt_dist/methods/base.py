@@ -149,8 +149,8 @@ class Method(Evaluates, ABC):
     """Options that all groups of one estimate must share; where a class declares none, those that `options` says."""
     fixed_options: ClassVar[tuple[str, ...]] = ()
     """Options that a checkpoint must have as the optimizer that loads it was built with."""
-    gradient_powers: ClassVar[tuple[int, ...] | None] = None
-    """The power of g in each `before` sum, whatever the options, for a method without coupled decay; None: there are others."""
+    polynomial_before: ClassVar[bool] = False
+    """Whether each `before` sum is a + b·t + c·t² for t·g in the place of g, t >= 0, whatever the options: see `by_power`."""
     later_scalars: ClassVar[tuple[str, ...]] = ()
     """Scalars that checkpoints of an earlier version lack: `assumed` gives them."""
     read_only: ClassVar[tuple[str, ...]] = ("p0", "x0")

@@ -12,6 +12,8 @@ from .weight_average import AveragedMethod
 class DistanceMethod(AveragedMethod):
     """x = x - rate·g. A subclass declares the sums "dist_sq" and "g_sq" of `before`, folds them, and gives the learning rate."""
 
+    polynomial_before = True
+
     def buffers(self, options: Options) -> dict[str, Buffer]:
         return {"x0": Buffer(init="param", statistic=True)} | self.average_buffers(options)
 

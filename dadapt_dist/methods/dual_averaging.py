@@ -70,6 +70,7 @@ class DualAveragingMethod(Method):
 
     name = "dual_averaging"
     before = Sums(("inner", "g_sq", "s_sq", "penalty"), needs="g_sq")
+    polynomial_before = True
 
     def scalars(self, options: Options) -> dict[str, Initial]:
         d0 = float(options["d0"])

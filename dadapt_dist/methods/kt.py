@@ -57,6 +57,7 @@ class KTMethod(Method):
 
     name = "kt"
     before = Sums(("gain", "g_sq"), needs="g_sq")
+    polynomial_before = True
 
     def scalars(self, options: Options) -> dict[str, Initial]:
         return {"wealth": float(options["first_wealth"]), "rounds": 1.0, "largest": 0.0}

@@ -13,6 +13,7 @@ class MechanicSGDMethod(MechanicRule):
     """Mechanic around SGD with momentum."""
 
     name = "mechanic_sgd"
+    polynomial_before = True  # also in the variant whose sums have u in them
     direction = SGD()
     documentation = Documentation(
         summary="SGD, with or without momentum, whose learning rate Mechanic learns.",

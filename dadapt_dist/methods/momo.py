@@ -56,6 +56,7 @@ class MoMoMethod(Method):
 
     name = "momo"
     before = Sums(("norm", "drop"), needs="norm", loss=True)
+    polynomial_before: ClassVar[bool] = True
     counts_updates = True
     least_loss = "lb"
     estimate_options: ClassVar[tuple[str, ...]] = ("beta", "lb", "use_bias_correction")

@@ -50,6 +50,7 @@ class MoMoAdamMethod(MoMoMethod):
     )
 
     name = "momo_adam"
+    polynomial_before = False  # D has the root of g²
     estimate_options = ("betas", "lb")
 
     def buffers(self, options: Options) -> dict[str, Buffer]:

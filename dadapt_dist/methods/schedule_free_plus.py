@@ -124,7 +124,7 @@ class ScheduleFreePlusMethod(ScheduleFree):
     name = "schedule_free_plus"
     fixed_options = ("sf_beta", "sf_beta_max", "sf_beta_steps")
     before = Sums(("g_l1", "inner"), needs="g_l1", loss=True)
-    gradient_powers = (1, 1)
+    polynomial_before = True
 
     def scalars(self, options: Options) -> dict[str, Initial]:
         return {"rate": 0.0, "norm": 0.0} | super().scalars(options)

@@ -9,7 +9,8 @@ from torch import nn
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
-from tests.helpers.classes import ALL, parts
+from dadapt_dist.methods import METHODS
+from tests.helpers.classes import ALL, RIDES, parts
 from tests.helpers.collectives import reduces, reduces_of
 from tests.helpers.layout_runs import depth_of, frozen_in
 from tests.helpers.layouts import LAYOUTS, Job, ranks, shard2
@@ -17,13 +18,11 @@ from tests.helpers.models import Tiny, gradients
 from tests.helpers.oracles import ORACLES
 
 STEPS, NORM = 6, 0.05
-# Methods whose reduce of before the move brings the norm with it.
-RIDES = {"trac_adam", "schedule_free_plus"}
 
 
-def train(layout: str, method: str, before: Any) -> dict[str, Any]:
+def train(layout: str, method: str, before: Any, options: dict[str, Any]) -> dict[str, Any]:
     job: Job = LAYOUTS[layout][1]()
-    optimizer: Any = ALL[method](job.params(), clip_norm=NORM, before=before, **parts(method))
+    optimizer: Any = ALL[method](job.params(), clip_norm=NORM, before=before, **options)
     collectives = []
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -31,7 +30,13 @@ def train(layout: str, method: str, before: Any) -> dict[str, Any]:
         with CommDebugMode() as communication:
             optimizer.step()
         collectives.append(reduces(communication.get_comm_counts()))
-    return {"params": job.full(), "collectives": collectives[1:]}
+    return {"params": job.full(), "collectives": collectives[1:], "scalars": scalars_of(optimizer)}
+
+
+def scalars_of(optimizer: Any) -> str:
+    """To the last bit, and NaN is NaN."""
+    optimizer.step_size._settle()
+    return repr(optimizer.step_size._scalars.fingerprint())
 
 
 def clipped(grads: list[Any]) -> list[Any]:
@@ -43,16 +48,18 @@ def clipped(grads: list[Any]) -> list[Any]:
     return [None if g is None else next(found).grad for g in grads]
 
 
-def check(layout: str, method: str, before: str, pools: Any) -> None:
-    results = pools(LAYOUTS[layout][0]).run(train, layout, method, before)
+def check(layout: str, method: str, before: str, pools: Any, **given: Any) -> None:
+    options = parts(method) | given
+    results = pools(LAYOUTS[layout][0]).run(train, layout, method, before, options)
     model = Tiny(depth=depth_of(layout))
     names, frozen = [name for name, _ in model.named_parameters()], frozen_in(layout)
     untrained = [i for i, name in enumerate(names) if name in frozen]
-    oracle = ORACLES[method]([*model.parameters()], lagged=before == "lagged", untrained=untrained, **parts(method))
+    oracle = ORACLES[method]([*model.parameters()], lagged=before == "lagged", untrained=untrained, **options)
     for step in range(STEPS):
         found = gradients(model, oracle.params, step)
         oracle.step(clipped([None if name in frozen else g for name, g in zip(names, found, strict=True)]))
     rides = before == "exact" and method in RIDES
+    assert len({result["scalars"] for result in results}) == 1
     for result in results:
         assert result["collectives"] == [1 - rides + reduces_of(method, lagged=before == "lagged")] * (STEPS - 1)
         for name, expected in zip(names, oracle.params, strict=True):
@@ -65,13 +72,95 @@ def test_the_norm_is_that_of_the_whole_gradient_under_every_layout(layout: str, 
     check(layout, "prodigy", "exact", pools)
 
 
-WAYS = [("cocob", "exact"), ("dog", "exact"), ("dog", "lagged"), ("momo_adam", "exact"), ("dadapt_sgd", "exact")]
-WAYS += [(method, "exact") for method in sorted(RIDES)]
+WAYS = [("cocob", "exact"), ("dog", "lagged"), ("momo_adam", "exact"), ("dadapt_sgd", "exact")]
+WAYS += [(method, "exact") for method in RIDES]
 
 
 @pytest.mark.parametrize(("method", "before"), WAYS)
 def test_sums_of_before_the_move_see_the_clipped_gradient(method: str, before: str, pools: Any) -> None:
     check("fsdp2 x tp", method, before, pools)
+
+
+@pytest.mark.parametrize("method", [name for name in RIDES if "weight_decay" in METHODS[name].options.checks()])
+def test_without_weight_decay_the_norm_rides_too(method: str, pools: Any) -> None:
+    check("fsdp2", method, "exact", pools, weight_decay=0.0)
+
+
+@pytest.mark.parametrize(("layout", "method"), [("ddp", "dual_averaging"), ("pipeline", "dog"), ("hsdp", "momo")])
+def test_the_norm_rides_under_other_layouts(layout: str, method: str, pools: Any) -> None:
+    check(layout, method, "exact", pools)
+
+
+def test_the_norm_rides_where_sums_have_the_coming_update_in_them(pools: Any) -> None:
+    check("fsdp2", "mechanic_sgd", "exact", pools, variant="authors", momentum=0.5)
+
+
+# ---------------------------------------------------------------- ranks with groups of their own
+
+
+SIZES, DECAYS = (7, 4), (0.5, 0.0)
+
+
+def gradient_of(x: torch.Tensor, rank: int, step: int) -> torch.Tensor:
+    return (x - 3 - rank) * (1 + step) * (1.0, 20.0)[rank]
+
+
+def train_apart(method: str) -> dict[str, Any]:
+    """Each rank holds a tensor of its own, in a group of its own."""
+    rank = dist.get_rank()
+    p = nn.Parameter(torch.ones(SIZES[rank], dtype=torch.float64))
+    decayed = [{"params": [(f"stage{rank}.weight", p)], "weight_decay": DECAYS[rank]}]
+    options = parts(method) | {"weight_decay": 0.0}
+    optimizer: Any = ALL[method](decayed, clip_norm=NORM, **options)
+    collectives = []
+    for step in range(STEPS):
+        p.grad = gradient_of(p.detach(), rank, step)
+        with CommDebugMode() as communication:
+            optimizer.step()
+        collectives.append(reduces(communication.get_comm_counts()))
+    return {"x": p.detach(), "collectives": collectives[1:], "scalars": scalars_of(optimizer)}
+
+
+@pytest.mark.parametrize("method", [name for name in RIDES if "weight_decay" in METHODS[name].options.checks()])
+def test_ranks_whose_groups_differ_start_the_same_collectives(method: str, pools: Any) -> None:
+    found = pools(2).run(train_apart, method)
+    groups = [{"indices": [rank], "weight_decay": decay} for rank, decay in enumerate(DECAYS)]
+    xs = [torch.ones(size, dtype=torch.float64) for size in SIZES]
+    oracle = ORACLES[method](xs, groups, **(parts(method) | {"weight_decay": 0.0}))
+    for step in range(STEPS):
+        oracle.step(clipped([gradient_of(x, rank, step) for rank, x in enumerate(oracle.params)]))
+    assert found[0]["scalars"] == found[1]["scalars"]
+    for result, expected in zip(found, oracle.params, strict=True):
+        assert result["collectives"] == [reduces_of(method)] * (STEPS - 1)
+        torch.testing.assert_close(result["x"], expected, rtol=1e-10, atol=0)
+
+
+def train_each() -> dict[str, Any]:
+    job = Job(shard2(Tiny()), *ranks())
+    optimizer: Any = dd.LDoG(job.model.named_parameters(), clip_norm=NORM, reps_rel=1e-3, weight_decay=0.01)
+    collectives = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        job.backward(step)
+        with CommDebugMode() as communication:
+            optimizer.step()
+        collectives.append(reduces(communication.get_comm_counts()))
+    return {"params": job.full(), "collectives": collectives[1:], "scalars": scalars_of(optimizer)}
+
+
+def test_one_norm_rides_with_the_sums_of_each_tensor(pools: Any) -> None:
+    results = pools(2).run(train_each)
+    model = Tiny()
+    oracles = {name: ORACLES["dog"]([p], reps_rel=1e-3, weight_decay=0.01) for name, p in model.named_parameters()}
+    for step in range(STEPS):
+        grads = clipped(gradients(model, [oracle.params[0] for oracle in oracles.values()], step))
+        for oracle, g in zip(oracles.values(), grads, strict=True):
+            oracle.step([g])
+    assert results[0]["scalars"] == results[1]["scalars"]
+    for result in results:
+        assert result["collectives"] == [1] * (STEPS - 1)
+        for name, oracle in oracles.items():
+            torch.testing.assert_close(result["params"][name], oracle.params[0], rtol=1e-10, atol=1e-14)
 
 
 def differ() -> str:

@@ -77,6 +77,7 @@ BY_DISTANCE = (
     "dog",
     "dowg",
 )  # whose d is a way that the weights have gone, and cannot be set below it
+RIDES = [name for name in ALWAYS_BEFORE if METHODS[name].polynomial_before]  # the norm to clip by rides in their reduce
 BEFORE_D = [name for name in ALWAYS_BEFORE if name in WITH_D]  # where a test judges those sums by the d that they give
 WITHOUT_SUMS = [name for name, m in METHODS.items() if m.start is m.before is m.after is None]
 _buffers, _numbers = defaultdict[str, Any](lambda: torch.ones(1)), defaultdict[str, Any](lambda: 1.0)

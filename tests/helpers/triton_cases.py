@@ -7,6 +7,7 @@ import torch
 
 from dadapt_dist.kernels import PerTensor, eager, triton_launch
 from dadapt_dist.methods import METHODS
+from dadapt_dist.methods.by_power import DECAY, by_power
 from dadapt_dist.methods.prodigy import ProdigyMethod
 from tests.helpers.classes import ALWAYS_BEFORE, COMPILED
 
@@ -205,6 +206,17 @@ def test_squares_of_gradients_that_are_changed_first_not_finite_or_skipped() -> 
 
 
 # -------------------------------------------------------------------- made of the method's own code
+
+
+@quietly
+@pytest.mark.parametrize("key", ["dual_averaging", "mechanic_sgd"])
+def test_split_sums_are_those_of_float64(key: str) -> None:
+    method, options = METHODS[key](), options_of(key)
+    split, decay = by_power(method), method.coupled_decay(options)
+    c = coefficients_of(method, options, DEVICE) | {DECAY: decay or None}
+    tasks = [on(task_of(key, size, options=options, seed=size, decay=decay), DEVICE) for size in (1, 600)]
+    found, right = _summed(triton_launch.measure(split, tasks, c)), eager.measure(split, tasks, c)
+    assert torch.allclose(found, right, rtol=1e-11, atol=1e-13 * float(right.abs().max()))
 
 
 @quietly

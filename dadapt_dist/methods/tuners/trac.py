@@ -47,7 +47,7 @@ class TRACRule(ScaledSum):
 
     options = TRACOptions
     before = Sums(("g_delta", "g_sq"), needs="g_sq")
-    gradient_powers = (1, 2)
+    polynomial_before = True
 
     def scale_unit(self, options: Options) -> float:
         return float(options["s_init"])

@@ -135,7 +135,7 @@ def compare(traces: list[Trace], ds: list[float], tolerance: float = 1e-6) -> No
     assert all(trace["k"] == trace["steps"] == STEPS for trace in traces)
     assert all(trace["reduces"] == [1] * (STEPS - 1) for trace in traces)  # the first places the parameters too
     assert traces[0]["d"] == pytest.approx(ds, rel=tolerance)
-    assert abs(ds[-1] / ds[0] - 1) > 0.2  # there was something to get wrong
+    assert abs(ds[-1] / ds[0] - 1) > 0.05  # there was something to get wrong
 
 
 # ---------------------------------------------------------------- pipeline

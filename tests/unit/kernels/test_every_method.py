@@ -12,8 +12,9 @@ import torch
 
 from dadapt_dist.kernels import cpu_c, eager
 from dadapt_dist.methods import METHODS
-from tests.helpers.classes import ALL, COMPILED
-from tests.helpers.kernel_cases import check, coefficients_of, copied, task_of
+from dadapt_dist.methods.by_power import DECAY, by_power
+from tests.helpers.classes import ALL, COMPILED, RIDES
+from tests.helpers.kernel_cases import check, coefficients_of, copied, options_of, task_of
 
 F32, BF16 = torch.float32, torch.bfloat16
 pytestmark = pytest.mark.skipif(not cpu_c.available(), reason="no C compiler: the plain loop runs instead")
@@ -76,6 +77,18 @@ def test_no_method_falls_back_to_plain_operations(key: str, given: dict[str, Any
             assert found is not None, "its sums before the step fall back"
             assert torch.allclose(found, eager.measure(method, tasks, c), rtol=1e-12, atol=0)
         check(method, tasks, c, cpu_c)
+
+
+@pytest.mark.parametrize("key", RIDES)
+def test_no_split_sums_fall_back_to_plain_operations(key: str) -> None:
+    method, options = METHODS[key](), options_of(key)
+    split, decay = by_power(method), method.coupled_decay(options)
+    c = coefficients_of(method, options) | {DECAY: decay or None}
+    tasks = [task_of(key, size, options=options, seed=size, decay=decay, maximize=True) for size in (3000, 5)]
+    found = cpu_c.measure(split, tasks, c)
+    assert found is not None
+    right = eager.measure(split, tasks, c)
+    assert torch.allclose(found, right, rtol=1e-11, atol=1e-13 * float(right.abs().max()))
 
 
 FIRST_USE = """
