@@ -99,6 +99,13 @@ class Member(Protocol):
         """Complete a checkpoint that a framework has put into state and groups; ValueError when it did not come whole."""
 
 
+def pieces_now(member: Member) -> set[int]:
+    """Keys of the pieces that the present call of step() brings: its tensors, or one key for a step in one piece."""
+    if not member._brought_by.in_pieces:
+        return {id(member)}
+    return {id(p) for group in member.param_groups for p in group["params"]}
+
+
 class Roster:
     """The optimizers of this process that share one StepSize."""
 

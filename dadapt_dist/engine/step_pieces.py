@@ -12,16 +12,6 @@ def all_pieces(member: Member) -> set[int]:
     return {id(p) for named in member._brought_by.tensors(member._all_groups) for _, p in named}
 
 
-def shown_pieces(member: Member) -> set[int]:
-    """Keys of the pieces that the present call of step() brings."""
-    return {id(p) for group in member.param_groups for p in group["params"]}
-
-
-def pieces_now(member: Member) -> set[int]:
-    """Keys of the pieces that the present call of step() brings: of an optimizer that has no pieces, its own."""
-    return shown_pieces(member) if member._brought_by.in_pieces else {id(member)}
-
-
 def in_pieces(member: Member) -> bool:
     """Return whether a step of this optimizer arrives in several calls of step()."""
     return member._brought_by.in_pieces and len(all_pieces(member)) > 1

@@ -29,9 +29,9 @@ from .estimates import Estimates, StepCount
 from .exchange import rest_others
 from .grad_norms import GradNorms
 from .local_step import Window, packed, unpacked
-from .members import Member, Roster
+from .members import Member, Roster, pieces_now
 from .skipped_steps import Overflows, check_scales, decide, refuse
-from .step_pieces import all_pieces, pieces_now, refuse_again
+from .step_pieces import all_pieces, refuse_again
 from .uneven_inputs import Joining
 
 
@@ -175,7 +175,7 @@ class StepSize(Estimates):
         the step on this rank, and adds its sums to the window's.
         """
         window = self._window_of(member, found)  # finish the step before, prepare, take the sums that come first
-        window.gave |= member.loss is not None
+        window.gave = window.gave or (self._scalars.method.wants_loss and member.loss is not None)
         try:
             run(window)
         except BaseException:
