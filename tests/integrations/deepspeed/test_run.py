@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dadapt_dist.integrations.deepspeed.run_script import _hint, main
+from dadapt_dist.integrations.run_script import _hint, main
 
 # What a script can see of how it was started. It tells at exit: then, too, it must find itself in sys.modules.
 PROGRAM = """

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if not line or line[0].startswith("-"):
         got = f"not {line[0]}" if line else "and there is none"
         _stop(f"the first argument must be the script, or -m and a module, {got}\n{USAGE.splitlines()[0]}")
-    from .registration import register
+    from .deepspeed.registration import register
 
     register()
     try:
@@ -103,7 +103,7 @@ def _is_text(path: str) -> bool:
 
 def _hint(error: BaseException) -> None:
     """Log which of our names was meant, if DeepSpeed did not find a name near one of them."""
-    from ...methods.registry import class_names
+    from ..methods.registry import class_names
 
     for pattern in _UNKNOWN_NAME:
         for asked in pattern.findall(str(error)):
