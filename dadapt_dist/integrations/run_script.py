@@ -52,8 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if not line or line[0].startswith("-"):
         got = f"not {line[0]}" if line else "and there is none"
         _stop(f"the first argument must be the script, or -m and a module, {got}\n{USAGE.splitlines()[0]}")
+    from .builtin import register_builtin
     from .deepspeed.registration import register
 
+    register_builtin()  # under the console script nothing has imported the public names, which do this
     register()
     try:
         (_run_module if as_module else _run_script)(line[0], local_rank + line[1:])

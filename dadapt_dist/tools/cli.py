@@ -260,10 +260,8 @@ def universal(
 )
 def run(context: typer.Context) -> None:
     """Run a script with the optimizers known to DeepSpeed by name: dadapt-dist run train.py ARGUMENTS."""
-    from ..integrations.builtin import register_builtin
     from ..integrations.run_script import main as run_script
 
-    register_builtin()
     run_script(context.args)
 
 
