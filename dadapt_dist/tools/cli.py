@@ -259,7 +259,7 @@ def universal(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
 )
 def run(context: typer.Context) -> None:
-    """Run a script with the optimizers known to DeepSpeed by name: dadapt-dist run train.py ARGUMENTS."""
+    """Run a script with the optimizers known to DeepSpeed, or to programs that import others: dadapt-dist run train.py."""
     from ..integrations.run_script import main as run_script
 
     run_script(context.args)
