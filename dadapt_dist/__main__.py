@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Run a command of tools/cli.py; `run` without it: it needs no typer, and nothing may stand between it and the script."""
     if sys.argv[1:2] == ["run"]:
-        from .integrations.deepspeed import run_script
+        from .integrations import run_script
 
         run_script.main(sys.argv[2:])
     from .tools.cli import app

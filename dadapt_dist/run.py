@@ -1,6 +1,6 @@
 """`python -m dadapt_dist.run train.py ARGUMENTS`: run a script with the optimizers known to DeepSpeed by name."""
 
-from .integrations.deepspeed.run_script import main
+from .integrations.run_script import main
 
 __all__ = ["main"]
 

@@ -41,6 +41,7 @@ MARKS = {
     "integrations/transformers": "huggingface",
     "integrations/lightning": "lightning",
     "integrations/mpi": "mpi",
+    "integrations/programs": "tools",
     "tools": "tools",
     "docs": "docs",
     "gpu": "gpu",

@@ -95,6 +95,35 @@ class DAdaptCallback(TrainerCallback):
                 _move_to_front(self, handler)
 
 
+class DAdaptCallbackWhereOurs(DAdaptCallback):
+    """The callback of `dadapt-dist run --optim`, for every Trainer of a script: it leaves those with another optimizer alone."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        if _is_ours(given.get("optimizer")):
+            super().on_train_begin(args, state, control, **given)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **given: Any,
+    ) -> None:
+        if _is_ours(given.get("optimizer")):
+            super().on_log(args, state, control, logs, **given)
+
+
+def _is_ours(optimizer: Any) -> bool:
+    try:
+        base_optimizer(optimizer)
+    except TypeError:
+        return False
+    return True
+
+
 def _move_to_front(callback: DAdaptCallback, handler: CallbackHandler) -> None:
     if not handler.callbacks or handler.callbacks[0] is not callback:
         handler.callbacks = [callback, *(other for other in handler.callbacks if other is not callback)]

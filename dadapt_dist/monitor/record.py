@@ -5,17 +5,18 @@ from typing import Any
 from torch.optim import Optimizer
 
 from ..engine.optimizer import LearningRateFree
+from ..sharding.unwrapping import innermost
 
 
 def base_optimizer(optimizer: Any) -> LearningRateFree:
     """Return the learning-rate-free optimizer inside a framework's wrappers (Accelerate, DeepSpeed, Lightning, ...).
 
     Args:
-        optimizer: What a framework returned or holds: an optimizer, a wrapper with an attribute `optimizer`, or a DeepSpeed
-            engine.
+        optimizer: What a framework returned or holds: an optimizer, a DeepSpeed engine, or any wrapper that has its optimizer
+            in an attribute `optimizer`, `optim`, `_base_optimizer` or `optimizers` (a list), however deep.
 
     Raises:
-        TypeError: The innermost object is not an optimizer of this package. The message names every layer.
+        TypeError: No innermost object is an optimizer of this package, or several are. The message names every layer.
 
     Example:
         >>> import torch, dadapt_dist
@@ -23,15 +24,15 @@ def base_optimizer(optimizer: Any) -> LearningRateFree:
         >>> dadapt_dist.base_optimizer(optimizer) is optimizer
         True
     """
-    chain = [optimizer]
-    while True:  # to the innermost: Lightning's wrapper passes for an instance of what it wraps
-        inner = getattr(chain[-1], "optimizer", None)
-        if inner is None or any(inner is outer for outer in chain):
-            break
-        chain.append(inner)
-    if not isinstance(chain[-1], LearningRateFree):
-        raise TypeError(_said([type(link).__name__ for link in chain]))
-    return chain[-1]
+    found = _ours(optimizer)
+    if len(found) == 1:
+        return found[0]
+    layers = next(innermost(optimizer))
+    if not found:
+        raise TypeError(_said([type(layer).__name__ for layer in layers]))
+    raise TypeError(
+        f"{type(optimizer).__name__} holds {len(found)} optimizers of dadapt_dist; give its members one by one"
+    )
 
 
 def log_values(optimizer: Any) -> dict[str, float]:
@@ -42,18 +43,22 @@ def log_values(optimizer: Any) -> dict[str, float]:
     waits for the pending reduce but starts no collective, so a single rank may call it. An optimizer with grad_norms=True has
     "grad_norm" and "grad_norm_l1" beside them: ‖g‖₂ and ‖g‖₁ of the last step.
 
+    Of a container of several optimizers, such as torchtitan's, a value that all have alike stands under its own name, as d
+    does where they share a StepSize; others end in the number of the optimizer: "d/0", "d/1".
+
     Args:
-        optimizer: As for `base_optimizer`.
+        optimizer: As for `base_optimizer`, or a container of several.
 
     Raises:
-        TypeError: As for `base_optimizer`.
+        TypeError: No innermost object is an optimizer of this package.
 
     Example:
         >>> import torch, dadapt_dist
         >>> dadapt_dist.log_values(dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters()))
         {'d': 1e-06, 'effective_lr': 1e-06, 'adamw_lr': 3.162277660168377e-06}
     """
-    numbers = record(base_optimizer(optimizer))
+    found = _ours(optimizer) or [base_optimizer(optimizer)]
+    numbers = _merged([_numbers(one) for one in found])
     return {name: value for name, value in numbers.items() if name.split("/")[0] != "lr"}
 
 
@@ -67,13 +72,18 @@ def record(optimizer: Optimizer) -> dict[str, float]:
     few steps.
 
     Args:
-        optimizer: Any torch optimizer.
+        optimizer: Any torch optimizer, or what `log_values` takes.
 
     Example:
         >>> import torch, dadapt_dist
         >>> record(dadapt_dist.Prodigy(torch.nn.Linear(2, 1).parameters(), d0=1e-5))
         {'lr': 1.0, 'd': 1e-05, 'effective_lr': 1e-05, 'adamw_lr': 3.162277660168378e-05}
     """
+    found: list[Any] = _ours(optimizer) or [optimizer]
+    return _merged([_numbers(one) for one in found])
+
+
+def _numbers(optimizer: Optimizer) -> dict[str, float]:
     groups: list[dict[str, Any]] = optimizer.param_groups
     lrs = [float(group["lr"]) for group in groups]
     numbers = _spread("lr", lrs)
@@ -100,6 +110,22 @@ def logged(optimizer: Any) -> dict[str, float]:
             values = {name: value for name, value in values.items() if name not in rates}
             values[rate] = next(iter(rates.values()))
     return values
+
+
+def _ours(optimizer: Any) -> list[LearningRateFree]:
+    """The optimizers of this package that are innermost: Lightning's wrapper passes for an instance of what it wraps."""
+    return [layers[-1] for layers in innermost(optimizer) if isinstance(layers[-1], LearningRateFree)]
+
+
+def _merged(values: list[dict[str, float]]) -> dict[str, float]:
+    """The values of several optimizers in one record."""
+    merged: dict[str, float] = {}
+    for name in dict.fromkeys(name for one in values for name in one):
+        of_each = [one.get(name) for one in values]
+        alike = len({*map(str, of_each)}) == 1  # as text: NaN equals no other NaN
+        names = [name] if alike else [f"{name}/{i}" for i in range(len(values))]
+        merged |= {key: value for key, value in zip(names, of_each, strict=False) if value is not None}
+    return merged
 
 
 def _said(names: list[str]) -> str:

@@ -15,6 +15,7 @@ from .fsdp1 import FSDP1Adapter
 from .live_objects import remember
 from .replicated import ReplicatedAdapter
 from .shard import LocalShard
+from .unwrapping import layers_of
 
 adapters: list[FrameworkAdapter] = [DTensorAdapter(), FSDP1Adapter(), ReplicatedAdapter()]
 """All of them, in that order."""
@@ -102,9 +103,9 @@ def attach(thing: Any) -> None:
 
     Args:
         thing: A DeepSpeed engine; a model of FullyShardedDataParallel (FSDP1) or DistributedDataParallel, or one that contains
-            such modules; a torch.amp.GradScaler; an Accelerator, or an optimizer that it prepared; a Lightning Trainer, once
-            training has begun (`on_train_start`); a torch `Join`. FSDP2 needs a call for methods with
-            `eval()` and `train()` alone, tensor parallelism none.
+            such modules; a torch.amp.GradScaler; an Accelerator, or an optimizer that it prepared, in any wrapper; a Lightning
+            Trainer, once training has begun (`on_train_start`); a torch `Join`. FSDP2 needs a call for methods with `eval()` and
+            `train()` alone, tensor parallelism none.
 
     Raises:
         TypeError: It is none of these, and contains none.
@@ -114,7 +115,8 @@ def attach(thing: Any) -> None:
         >>> scaler = torch.amp.GradScaler("cpu")
         >>> dadapt_dist.attach(scaler)
     """
-    found = list(_parts(thing, {id(thing)}))
+    seen = {id(thing)}
+    found = [part for layer in layers_of(thing) for part in _parts(layer, seen)]
     if not found:
         raise TypeError(
             f"{type(thing).__name__} holds nothing to attach: give a DeepSpeed engine, an FSDP1 or DDP model, a GradScaler, an "

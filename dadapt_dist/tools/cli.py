@@ -259,11 +259,9 @@ def universal(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
 )
 def run(context: typer.Context) -> None:
-    """Run a script with the optimizers known to DeepSpeed by name: dadapt-dist run train.py ARGUMENTS."""
-    from ..integrations.builtin import register_builtin
-    from ..integrations.deepspeed.run_script import main as run_script
+    """Run a script with the optimizers known to DeepSpeed, or to programs that import others: dadapt-dist run train.py."""
+    from ..integrations.run_script import main as run_script
 
-    register_builtin()
     run_script(context.args)
 
 

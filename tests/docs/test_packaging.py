@@ -69,10 +69,15 @@ def test_the_wheel_holds_every_module_and_the_type_marker_and_nothing_else(wheel
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         texts = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
-    assert names >= {path.relative_to(ROOT).as_posix() for path in (ROOT / "dadapt_dist").rglob("*.py")}
+    sources = [
+        *(ROOT / "dadapt_dist").rglob("*.py"),
+        *(ROOT / "lrfree").rglob("*.py"),
+        *(ROOT / "lrfree").rglob("*.pyi"),
+    ]
+    assert names >= {path.relative_to(ROOT).as_posix() for path in sources}
     source = {"dadapt_dist/kernels/cpu_c_step.c", "dadapt_dist/kernels/cpu_c_method.h"}
-    assert {"dadapt_dist/py.typed", *source} <= names
-    assert {name.split("/")[0] for name in names} == {"dadapt_dist", "dadapt_dist_cli.py"}
+    assert {"dadapt_dist/py.typed", "lrfree/py.typed", *source} <= names
+    assert {name.split("/")[0] for name in names} == {"dadapt_dist", "dadapt_dist_cli.py", "lrfree"}
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
     assert len(texts) == 1
 
@@ -82,7 +87,7 @@ def test_the_source_distribution_holds_what_its_tests_need_and_no_caches(dist: P
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     wanted = {"tests/helpers/pool.py", "tests/conftest.py", "Makefile", "constraints.txt", "LICENSE", "pyproject.toml"}
-    assert names >= wanted | {"configs/deepspeed/zero3-bf16.json"}
+    assert names >= wanted | {"configs/deepspeed/zero3-bf16.json", "lrfree/__init__.py", "lrfree/optimizers.pyi"}
     assert not [name for name in names if "cache/" in name or "cache__" in name or name.startswith((".venv", "shared"))]
 
 
@@ -103,7 +108,7 @@ def test_metadata_name_license_python_extras_and_only_torch_is_required(metadata
 
 def test_the_installed_wheel_imports_without_a_warning_and_without_optional_packages(installed: Path) -> None:
     program = (
-        "import sys, dadapt_dist; print(dadapt_dist.__file__);"
+        "import sys, dadapt_dist, lrfree.optimizers; print(dadapt_dist.__file__); assert lrfree.Prodigy;"
         "optional = 'typer rich matplotlib accelerate deepspeed transformers lightning pytorch_lightning mpi4py';"
         "print(set(optional.split()) & set(sys.modules))"
     )

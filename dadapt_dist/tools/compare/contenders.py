@@ -1,6 +1,5 @@
 """What takes part in a comparison: optimizers by name with options, untuned or at every learning rate of a grid."""
 
-import ast
 import inspect
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 from ...methods.registry import METHODS, class_name, flag_name, names_of
+from ...options.typed import split_at_commas, typed_options
 from ..suite.rates import parse_rates
 from ..suite.users import imported
 from ..suite.variants import SCHEDULES, Variant
@@ -19,8 +19,6 @@ from ..suite.variants import SCHEDULES, Variant
 SCHEDULE_NAMES = ("constant", *SCHEDULES, "cosine")
 RATES = "1e-4..1x9"
 _FUNCTION = re.compile(r"(?P<name>[\w.]+:\w+)(?::(?P<options>.*))?")
-_OPENING, _CLOSING = "([{", ")]}"
-_WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}
 
 
 @dataclass(frozen=True)
@@ -101,13 +99,13 @@ def _read(text: str, flag: str) -> tuple[str, dict[str, Any]]:
             raise ValueError(f"{flag} {text}: no optimizer is called {name!r}; give module:function, or one of {names}")
         optimizer, rest = function["name"], function["options"] or ""
         imported(optimizer, flag, "(parameters, total_steps)")
-    return optimizer, dict(_option(part, f"{flag} {text}") for part in _parts(rest))
+    return optimizer, typed_options(rest, f"{flag} {text}")
 
 
 def _without_lr(text: str) -> str:
     """The text of a contender without its option lr: runs at one rate have one name, whatever the grid."""
     head, colon, rest = text.rpartition(":")
-    kept = ",".join(part for part in _parts(rest) if part.partition("=")[0].strip() != "lr")
+    kept = ",".join(part for part in split_at_commas(rest) if part.partition("=")[0].strip() != "lr")
     return f"{head}{colon}{kept}" if kept else head
 
 
@@ -126,27 +124,3 @@ def _of_torch() -> dict[str, str]:
             if cls is not Optimizer and closure is not None and closure.default is not inspect.Parameter.empty:
                 found[name.lower()] = f"torch.optim.{name}"
     return found
-
-
-def _parts(text: str) -> list[str]:
-    """Split at commas that are in no bracket."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in _OPENING) - (letter in _CLOSING)
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts if text else []
-
-
-def _option(part: str, where: str) -> tuple[str, Any]:
-    name, equals, value = (piece.strip() for piece in part.partition("="))
-    if not (name.isidentifier() and equals and value):
-        raise ValueError(f"{where}: {part!r} must be option=value, for instance weight_decay=0.1")
-    if value.lower() in _WORDS:
-        return name, _WORDS[value.lower()]
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value

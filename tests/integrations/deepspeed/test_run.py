@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dadapt_dist.integrations.deepspeed.run_script import _hint, main
+from dadapt_dist.integrations.run_script import _hint, main
 
 # What a script can see of how it was started. It tells at exit: then, too, it must find itself in sys.modules.
 PROGRAM = """
@@ -31,6 +31,7 @@ if "code" in sys.argv:
 WAYS = {
     "dadapt-dist run": ["-m", "dadapt_dist", "run"],
     "python -m dadapt_dist.run": ["-m", "dadapt_dist.run"],
+    "console script": ["-c", "from dadapt_dist_cli import main; main()", "run"],
     "typer": ["-c", "from dadapt_dist.tools.cli import app; app()", "run"],
 }
 
@@ -196,3 +197,12 @@ def test_a_wrong_name_in_the_json_ends_with_a_hint_and_deepspeeds_error(folder: 
     assert done.returncode == 1
     assert "the optimizer type 'prodigy' is unknown; did you mean 'Prodigy'?" in done.stderr
     assert done.stderr.endswith("AssertionError: prodigy is not a supported DeepSpeed Optimizer\n")
+
+
+def test_the_console_script_knows_the_frameworks_as_an_import_of_the_package_does(folder: Path) -> None:
+    (folder / "names.py").write_text(
+        "import torch\nassert torch.optim.Prodigy\nfrom dadapt_dist.sharding.registry import adapters\n"
+        "print(*(adapter.name for adapter in adapters))"
+    )
+    done = call(folder, "-c", "from dadapt_dist_cli import main; main()", "run", "names.py")
+    assert {"deepspeed", "accelerate", "lightning"} <= {*done.stdout.split()}, done.stderr

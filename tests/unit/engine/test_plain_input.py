@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.fsdp import fully_shard
@@ -135,6 +136,24 @@ def test_betas_may_be_any_sequence_given_in_a_group_or_assigned_later(method: st
     assert [group["betas"] for group in optimizer.param_groups] == [(0.9, 0.99)] * 2
     for group in saved_and_loaded(optimizer)["param_groups"]:
         assert_plain(group)
+
+
+def test_a_yaml_file_gives_betas_and_a_step_size_that_is_shared_by_name() -> None:
+    text = "{lr: 1.0, betas: [0.9, 0.99], beta3: null, d0: 1.0e-3, recipe: null, estimates: null, step_size: from yaml}"
+    options = yaml.safe_load(text)
+    first, second = (dd.Prodigy([p], **options) for p in weights())
+    of_own = dd.Prodigy([weights()[0]], **{**options, "betas": Listed(*options["betas"]), "step_size": "another"})
+    assert first.step_size is second.step_size is not of_own.step_size
+    assert first.param_groups[0]["betas"] == of_own.param_groups[0]["betas"] == (0.9, 0.99)
+    for _ in range(5):
+        for optimizer in (first, second):
+            for p in optimizer.param_groups[0]["params"]:
+                p.grad = p.detach() - 3.0
+        first.step()
+        second.step()
+    assert first.d == second.d > 1e-3
+    many = yaml.safe_load("{estimates: [text, image]}")
+    assert dd.Prodigy([{"params": weights(), "estimate": "image"}], **many).d == {"text": 1e-6, "image": 1e-6}
 
 
 @pytest.mark.parametrize("value", [np.bool_(True), np.array(True), torch.tensor(True)], ids=lambda v: type(v).__name__)

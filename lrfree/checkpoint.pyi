@@ -1,0 +1,3 @@
+"""The module dadapt_dist.checkpoint, for type checkers."""
+
+from dadapt_dist.checkpoint import *

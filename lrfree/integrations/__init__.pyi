@@ -1,0 +1,1 @@
+"""The package dadapt_dist.integrations, for type checkers."""

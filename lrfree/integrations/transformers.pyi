@@ -1,0 +1,3 @@
+"""The module dadapt_dist.integrations.transformers, for type checkers."""
+
+from dadapt_dist.integrations.transformers import *

@@ -1,0 +1,3 @@
+"""The module dadapt_dist.launch, for type checkers."""
+
+from dadapt_dist.launch import *

@@ -1,0 +1,3 @@
+"""The module dadapt_dist.mpi, for type checkers."""
+
+from dadapt_dist.mpi import *

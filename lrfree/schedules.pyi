@@ -1,0 +1,3 @@
+"""The module dadapt_dist.schedules, for type checkers."""
+
+from dadapt_dist.schedules import *

@@ -1,0 +1,3 @@
+"""The module dadapt_dist.universal, for type checkers."""
+
+from dadapt_dist.universal import *

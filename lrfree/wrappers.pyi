@@ -1,0 +1,3 @@
+"""The module dadapt_dist.wrappers, for type checkers."""
+
+from dadapt_dist.wrappers import *
