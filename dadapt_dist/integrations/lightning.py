@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..engine.optimizer import LearningRateFree
-from ..monitor.record import base_optimizer, logged
+from ..monitor.values import base_optimizer, logged
 from .advice import mistakes
 
 _OLDER = not sys.modules.get("lightning.pytorch") and (

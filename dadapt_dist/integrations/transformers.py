@@ -10,7 +10,7 @@ try:
 except ImportError as error:
     raise ImportError("the Trainer's callback needs transformers: pip install dadapt-dist[trainer]") from error
 
-from ..monitor.record import base_optimizer, logged
+from ..monitor.values import base_optimizer, logged
 from ..sharding.live_objects import living
 from .advice import mistakes
 

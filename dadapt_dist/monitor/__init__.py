@@ -2,7 +2,7 @@
 
 from .._moved_paths import OLD_NAMES as _OLD_NAMES
 from .jsonl import JsonlWriter, read_jsonl
-from .record import record
+from .values import record
 
 __path__.append(_OLD_NAMES)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import dadapt_dist as dd
 from dadapt_dist.engine.diagnostics.no_gradients import PATIENCE
-from dadapt_dist.monitor.record import base_optimizer, log_values
+from dadapt_dist.monitor.values import base_optimizer, log_values
 from tests.helpers.accelerate_checks import BF16, EXACT, FILES, ROOT, check, deviations, shortened
 from tests.helpers.accelerate_launch import CONFIGS, OPTIONS, Case, launched
 from tests.helpers.accelerate_runs import STEPS, Runs, attempt, train

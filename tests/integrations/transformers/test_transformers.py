@@ -123,7 +123,7 @@ def test_a_callback_that_is_installed_comes_first_also_behind_a_frozen_heap(tmp_
 
 
 def test_groups_with_rates_of_their_own_are_logged_one_by_one() -> None:
-    from dadapt_dist.monitor.record import logged
+    from dadapt_dist.monitor.values import logged
 
     first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     groups = [{"params": first.parameters(), "lr": 1.0}, {"params": second.parameters(), "lr": 0.5}]
