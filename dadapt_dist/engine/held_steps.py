@@ -12,11 +12,15 @@ class _Held(Protocol):
 
 
 class _Diagnostics(Protocol):
-    held: _Held
+    @property
+    def held(self) -> _Held:
+        """The report on held steps."""
 
 
-class _Reduce(Protocol):
-    ranks: int
+class _Layout(Protocol):
+    @property
+    def world_size(self) -> int:
+        """How many ranks add up their sums."""
 
 
 class Holding(Protocol):
@@ -31,8 +35,8 @@ class Holding(Protocol):
         """What is said of the run."""
 
     @property
-    def _reduce(self) -> _Reduce:
-        """The reduce of a step."""
+    def _layout(self) -> _Layout:
+        """The ranks that the sums run over."""
 
 
 def counts(step_size: Holding) -> dict[str, float]:
@@ -41,6 +45,6 @@ def counts(step_size: Holding) -> dict[str, float]:
     The first count is that of the whole run, the second begins anew in each process.
     """
     held = float(step_size.held_steps)
-    if step_size._reduce.ranks == 1:
+    if step_size._layout.world_size == 1:
         return {HELD: held}
     return {HELD: held, APART: min(step_size._diagnostics.held.apart, held)}

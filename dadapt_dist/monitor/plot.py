@@ -5,19 +5,24 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from . import names
-from .run_log import RunLog, find_log, open_runs
+from .find_runs import find_log, open_runs
+from .run_log import RunLog
 
 if TYPE_CHECKING:
     from .refine import Refined
 
 __all__ = ["plot_run", "plot_runs", "plot_schedule"]
 LOSS_PANEL, D_PANEL = (names.LOSS,), (names.D,)
-RATE_PANEL = (names.EFFECTIVE_LR, names.ADAMW_LR)
+RATE_PANEL, NORM_PANEL = (names.EFFECTIVE_LR, names.ADAMW_LR), (names.GRAD_NORM, names.GRAD_NORM_L1)
 PANELS: tuple[tuple[str, ...], ...] = (LOSS_PANEL, D_PANEL, RATE_PANEL)
-STEP_AXIS, RATE_AXIS = "step (optimizer steps)", "learning rate (units of the weights)"
+STEP_AXIS = "step (optimizer steps)"
+AXES: dict[tuple[str, ...], str] = {
+    RATE_PANEL: "learning rate (units of the weights)",
+    NORM_PANEL: "norm (loss per unit of the weights)",
+}
 STYLES = ("-", "--", ":", "-.")
 MOST_POINTS = 2000  # of a line: more cannot be told apart
 logger = logging.getLogger(__name__)
@@ -53,7 +58,8 @@ def plot_runs(logs: Sequence[str | os.PathLike[str]], picture: str | os.PathLike
         draw(axis, runs, panel)
     axes[0].set_title(plain(title))
     axes[-1].set_xlabel(STEP_AXIS)
-    return save(figure, picture)
+    save(figure, picture)
+    return Path(picture)
 
 
 def picture_beside(logs: Sequence[str | os.PathLike[str]]) -> Path:
@@ -95,7 +101,7 @@ def draw(axis: Any, runs: Sequence[RunLog], panel: Sequence[str]) -> None:
             axis.plot(steps, values, label=plain(label), linewidth=1.3, marker=marker, **style)
             labels.append(label)
     quantity = names.QUANTITIES[panel[0]]
-    axis.set_ylabel(quantity.axis if len(panel) == 1 else RATE_AXIS)
+    axis.set_ylabel(AXES.get(tuple(panel), quantity.axis))
     if quantity.is_logarithmic:
         axis.set_yscale("log")
     if len(labels) > 1 or any(labels):
@@ -109,12 +115,11 @@ def plain(text: str) -> str:
     return f" {shown}" if shown.startswith("_") else shown
 
 
-def save(figure: Any, picture: Any, **options: Any) -> Any:
+def save(figure: Any, picture: str | os.PathLike[str] | IO[str], **options: Any) -> None:
     """Write a picture; a font that lacks a letter of a name, or an axis without a number, is nothing to warn of."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         figure.savefig(picture, dpi=120, **options)
-    return Path(picture) if isinstance(picture, (str, os.PathLike)) else picture
 
 
 def plot_schedule(refined: "Refined", picture: str | os.PathLike[str], *, norm: str) -> Path:

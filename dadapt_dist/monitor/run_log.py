@@ -2,21 +2,19 @@
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from ..files.bounded_read import open_regular
 from .columns import Columns
 
-__all__ = ["RunLog", "find_log", "open_run", "open_runs"]
+__all__ = ["RunLog"]
 
 LOG_NAME = "metrics.jsonl"
-EVENTS = "tfevents"
 MOST_FAULTS = 1000
 CHUNK = 1 << 22
 MOST_LINE = 1 << 24
-MARK = 64  # bytes before the place read so far, by which a file that was written anew is known
+MARK = 1024  # bytes before the place read so far, by which a file that was written anew is known
 
 
 class RunLog:
@@ -106,61 +104,6 @@ class RunLog:
     def _blame(self, problem: str) -> None:
         if len(self.faults) < MOST_FAULTS:
             self.faults.append(f"{self.path}, line {self._line}: {problem}; it is left out")
-
-
-def find_log(path: str | os.PathLike[str]) -> Path:
-    """The log that a path means: itself, or in a folder metrics.jsonl, its only .jsonl file, or TensorBoard's event files.
-
-    Returns:
-        A JSONL file, an event file, or the folder that holds event files.
-
-    Raises:
-        FileNotFoundError: There is nothing of that name.
-        ValueError: A folder holds no log, or several.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: name the log of a run, or its folder")
-    if not path.is_dir():
-        return path
-    if (path / LOG_NAME).exists():
-        return path / LOG_NAME
-    logs: Iterable[Path] = sorted(path.glob("*.jsonl"))
-    found = [*logs] or sorted({events.parent for events in path.rglob(f"*{EVENTS}*")})
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise ValueError(f"{path} holds no {LOG_NAME}, no other .jsonl file and no event files: name the log of a run")
-    listed = ", ".join(one.relative_to(path).as_posix() for one in found[:5])
-    raise ValueError(f"{path} holds {len(found)} logs: name one of them ({listed}{', ...' if len(found) > 5 else ''})")
-
-
-def open_run(path: str | os.PathLike[str], name: str | None = None) -> RunLog:
-    """The log that a path means, with what it holds by now.
-
-    Raises:
-        ImportError: It is one of TensorBoard's, and tensorboard is not installed.
-        OSError: It cannot be read.
-        ValueError: As for `find_log`, or it is no regular file.
-    """
-    found = find_log(path)
-    if found.is_dir() or EVENTS in found.name:
-        from .event_files import EventLog
-
-        log: RunLog = EventLog(found, name)
-    else:
-        log = RunLog(found, name)
-    log.refresh()
-    return log
-
-
-def open_runs(paths: Iterable[str | os.PathLike[str]]) -> list[RunLog]:
-    """The logs of several runs, each with a name of its own. Raises as `open_run`."""
-    logs = [open_run(path) for path in paths]
-    for log in logs:
-        if sum(other.name == log.name for other in logs) > 1:
-            log.name = str(log.path)
-    return logs
 
 
 def _name(path: Path) -> str:

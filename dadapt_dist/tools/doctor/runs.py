@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...monitor.diagnosis import diagnose, summary, verdict
-from ...monitor.run_log import open_run
+from ...monitor.find_runs import open_run
 from ..printable import printable
 
 if TYPE_CHECKING:

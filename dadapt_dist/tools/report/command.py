@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...files.whole_write import write_whole
+from ...monitor.find_runs import open_runs
 from ...monitor.plot import readable
-from ...monitor.run_log import open_runs
 from .page import MARK, page
 from .pictures import pictures
 from .settings import settings_of

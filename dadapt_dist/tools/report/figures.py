@@ -1,5 +1,6 @@
 """The numbers of a report: runs side by side, and when steps were held and why."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -57,7 +58,8 @@ def _figures(log: RunLog) -> dict[str, str]:
     found["held steps"] = span([one.last for one in columns.parts(names.HELD_STEPS).values()])
     clock = columns.get(names.SECONDS).finite
     found["seconds"] = f"{clock[-1]:.4g}" if clock else "-"
-    found["steps per second, at the end"] = span([speed(columns)]) if clock else "-"
+    pace = speed(columns)
+    found["steps per second, at the end"] = "-" if math.isnan(pace) else f"{pace:.3g}"
     return found
 
 

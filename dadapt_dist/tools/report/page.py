@@ -24,7 +24,8 @@ nav a { margin-right: 1rem; } a { color: inherit; }
 .table { overflow-x: auto; } table { border-collapse: collapse; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top;
          font-variant-numeric: tabular-nums; }
-svg { display: block; width: 100%; height: auto; } .wrong { color: var(--bad); } .soft { color: var(--soft); }
+.picture { overflow-x: auto; } svg { display: block; width: 100%; min-width: 34rem; height: auto; }
+.wrong { color: var(--bad); } .soft { color: var(--soft); }
 code { overflow-wrap: anywhere; }
 """
 
@@ -40,7 +41,7 @@ def page(logs: Sequence[RunLog], settings: Sequence[Settings], pictures: Iterabl
     sections = [
         ("verdict", "Verdict", _verdict(logs)),
         ("values", "Values", _values(logs)),
-        *((_anchor(picture.title), picture.title.capitalize(), _picture(picture)) for picture in pictures),
+        *((_anchor(picture.title), _heading(picture.title), _picture(picture)) for picture in pictures),
         ("held", "Held steps and their reasons", _held(logs[0])),
         ("settings", "Settings", _settings(logs, settings)),
         ("log", "Notes on the logs", _notes(logs, settings)),
@@ -77,6 +78,10 @@ def _anchor(title: str) -> str:
     return "picture-" + title.replace(" ", "-")
 
 
+def _heading(title: str) -> str:
+    return title if title == names.D else title.capitalize()
+
+
 def _verdict(logs: Sequence[RunLog]) -> str:
     log = logs[0]
     if not log.columns.parts(names.D):
@@ -103,7 +108,11 @@ def _values(logs: Sequence[RunLog]) -> str:
 
 
 def _picture(picture: Picture) -> str:
-    return picture.svg or f"<p>No log has a finite {escape(picture.title)}.</p>"
+    return (
+        f'<div class="picture">{picture.svg}</div>'
+        if picture.svg
+        else f"<p>No log has a finite {escape(picture.title)}.</p>"
+    )
 
 
 def _held(log: RunLog) -> str:

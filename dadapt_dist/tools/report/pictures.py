@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ...monitor import names
-from ...monitor.plot import D_PANEL, LOSS_PANEL, RATE_PANEL, STEP_AXIS, draw, figure_class, save
+from ...monitor.plot import D_PANEL, LOSS_PANEL, NORM_PANEL, RATE_PANEL, STEP_AXIS, draw, figure_class, save
 from ...monitor.run_log import RunLog
 
 INK = "#010203"  # stands for the colour of the page's text until the picture is drawn
@@ -15,7 +15,7 @@ PANELS = {
     "loss": LOSS_PANEL,
     "d": D_PANEL,
     "learning rates": RATE_PANEL,
-    "norms of the gradients": (names.GRAD_NORM, names.GRAD_NORM_L1),
+    "norms of the gradients": NORM_PANEL,
     "held steps": (names.HELD_STEPS,),
 }
 ANYWAY = ("loss", "d")

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...monitor.run_log import RunLog, open_runs
+from ...monitor.find_runs import open_runs
+from ...monitor.run_log import RunLog
 from .view import view
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 MOST_LINES = 4  # of d: a run may have an estimate for each tensor
 MOST_NOTES = 6  # of a run
-MARGIN = 46  # letters of a line beside its sparkline
+WIDER = 21  # letters more for the names of several runs
+MARGIN = 32  # letters of a line beside its sparkline: a name before it, the first and the last value after it
 
 
 def view(logs: Sequence[RunLog], width: int, *, unicode: bool = True, paces: Sequence[float] = ()) -> "RenderableType":
@@ -54,14 +55,14 @@ def rows(log: RunLog, pace: float = math.nan) -> dict[str, str]:
 def notes(log: RunLog, *, several: bool) -> Iterator[str]:
     """What there is to say of a run: its log, what seems wrong, at most a few lines."""
     who = f"{log.name}: " if several else ""
-    said = [printable(fault) for fault in log.faults[-2:]]
+    said = log.faults[-2:]
     if log.columns and not log.columns.parts(names.D):
         said.append(f"{who}the log has no d: log **dadapt_dist.monitor.record(optimizer)")
     elif log.columns:
         said += [f"{who}{symptom}" for symptom in diagnose(log, is_over=False)]
     else:
         said.append(f"{who}no record with a step yet")
-    yield from said[:MOST_NOTES]
+    yield from map(printable, said[:MOST_NOTES])
 
 
 def _table(logs: Sequence[RunLog], paces: Sequence[float]) -> "RenderableType":
@@ -85,7 +86,9 @@ def _pictures(log: RunLog, width: int, *, several: bool, unicode: bool) -> Itera
         if one.finite:
             who = printable(f"{log.name[:12]} {name[:14]}" if several else name[:24])
             blocks = BLOCKS if unicode else ASCII
-            line = sparkline(one.values, max(width - MARGIN, 8), logarithmic=logarithmic, blocks=blocks)
+            line = sparkline(
+                one.values, max(width - MARGIN - (WIDER if several else 0), 8), logarithmic=logarithmic, blocks=blocks
+            )
             yield f"{who:<{27 if several else 6}} {line} {one.finite[0]:.3g} to {one.finite[-1]:.3g}"
 
 
