@@ -31,7 +31,7 @@ kernels: kernels.memory=memory_checks kernels.native=cpu_c kernels.protected=mem
 kernels: kernels.rounding=stochastic_rounding kernels.taming=overflow_guard
 kernels: kernels.triton_step=triton_kernel kernels.work=tensor_task
 methods: kernels.specs=base methods.scratch=ops
-monitor: integrations.logged=record monitor.log_values=record
+monitor: integrations.logged=values monitor.log_values=values
 options: plain=fields
 sharding: adapters=registry adapters.base=shard adapters.ddp=replicated adapters.dtensor adapters.fsdp1
 sharding: adapters.living=live_objects adapters.plain=replicated claims=rank_claims coverage=replicas

@@ -5,7 +5,7 @@ from .engine.optimizer import LearningRateFree
 from .engine.step_size import StepSize
 from .errors import NonFiniteError, PlacementError
 from .integrations.builtin import register_builtin
-from .monitor.record import base_optimizer, log_values
+from .monitor.values import base_optimizer, log_values
 from .optimizers import *  # noqa: F403 - the classes of all methods
 from .sharding.registry import attach
 from .wrappers import TRAC, Mechanic

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ..methods import Method
 from ..methods.base import Options
-from . import loss_channel, param_groups
+from . import held_steps, loss_channel, param_groups
 from .estimate_state import ScalarTable, estimates_of
 
 
-class Estimating(Protocol):
+class Estimating(held_steps.Holding, Protocol):
     """A StepSize to those who read and set its estimates."""
 
     @property
@@ -92,6 +92,11 @@ class Readings:
         a gradient that was not finite; {} before the first step, and without grad_norms=True. Waits for the reduce under way.
         """
         return self.step_size._last_norms()
+
+    @property
+    def _held_steps(self) -> dict[str, float]:
+        """Counts of held steps by reason: "held_steps" of all, "held_apart" of those in which the ranks differed."""
+        return held_steps.counts(self.step_size)
 
     def set_d(self, value: float, estimate: str | None = None) -> None:
         """Set d by hand; it stays there until a larger one is found. Do so on all ranks, between the same two steps.

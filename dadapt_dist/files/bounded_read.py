@@ -5,17 +5,17 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 CONFIG_BYTES = 1 << 18
 """A config has a few thousand."""
 
 
-def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
-    """Return the content of a regular file of at most `most` bytes.
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading, and never wait for one that is none.
 
-    A pipe, a socket, a device or a folder raises ValueError instead of being waited for, and so do a larger file and a name
-    that cannot be one; a file that is not there or may not be read raises OSError, as open() does.
+    A pipe, a socket, a device or a folder raises ValueError, and so does a name that cannot be one; a file that is not there or
+    may not be read raises OSError, as open() does.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
     try:
@@ -30,7 +30,15 @@ def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         raise ValueError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
-    with open(descriptor, "rb") as file:
+    return open(descriptor, "rb")
+
+
+def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
+    """Return the content of a regular file of at most `most` bytes.
+
+    A larger file raises ValueError; otherwise as `open_regular`.
+    """
+    with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"{path} is larger than the {most >> 10} KiB that are read of such a file")

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..engine.optimizer import LearningRateFree
-from ..monitor.record import base_optimizer, logged
+from ..monitor.values import base_optimizer, logged
 from .advice import mistakes
 
 _OLDER = not sys.modules.get("lightning.pytorch") and (
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class DAdaptCallback(Callback):
-    """Logs "d", "effective_lr" = d·lr and "adamw_lr" of the step being taken, every `log_every_n_steps`.
+    """Logs "d", "effective_lr" = d·lr, "adamw_lr" and "held_steps" of the step being taken, every `log_every_n_steps`.
 
     They go to the logger and to callback_metrics.
 

@@ -10,7 +10,7 @@ try:
 except ImportError as error:
     raise ImportError("the Trainer's callback needs transformers: pip install dadapt-dist[trainer]") from error
 
-from ..monitor.record import base_optimizer, logged
+from ..monitor.values import base_optimizer, logged
 from ..sharding.live_objects import living
 from .advice import mistakes
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class DAdaptCallback(TrainerCallback):
-    """Adds "d", "effective_lr" = d·lr and "adamw_lr" to the Trainer's logs, beside "loss", "learning_rate" and "grad_norm".
+    """Adds "d", "effective_lr" = d·lr, "adamw_lr" and "held_steps" to the Trainer's logs, beside "loss" and "learning_rate".
 
     `Trainer(..., callbacks=[DAdaptCallback()])` is enough: it moves itself before the integrations that report to
     trackers, and state.log_history gets the values too. Both belong to the coming step. At the start of training, rank 0

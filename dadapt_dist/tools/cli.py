@@ -26,6 +26,7 @@ app.command()(doctor)
 console = Console(soft_wrap=True, highlight=False)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 Hidden = typer.Option(hidden=True)
+LOGS = "Logs of runs: metrics.jsonl, TensorBoard's event files, or folders with either."
 
 
 def _show_version(wanted: bool) -> None:
@@ -193,16 +194,49 @@ def compare(
 
 
 @app.command()
-def plot(
-    log: Annotated[Path, typer.Argument(help="A JSONL log with step, loss and d, as the demo writes it.")],
-    out: Annotated[Path | None, typer.Option(help="The picture; its ending chooses the format.")] = None,
+def watch(
+    logs: Annotated[list[Path], typer.Argument(help=LOGS)],
+    every: Annotated[float, typer.Option(help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Show the present state and exit.")] = False,
 ) -> None:
-    """Draw loss and d over the steps of a run."""
-    from ..monitor.plot import plot_run
+    """Show step, loss, d, d·lr, AdamW-equivalent rate, held steps and speed of runs while they train. Ctrl-C ends it."""
 
     def work() -> int:
-        picture = plot_run(log, out or log.with_suffix(".png"))
-        console.print(f"plot: {picture}")
+        from .watch.command import run_watch
+
+        return run_watch(logs, console, every=every, once=once)
+
+    raise typer.Exit(_or_2(work))
+
+
+@app.command()
+def plot(
+    logs: Annotated[list[Path], typer.Argument(help=LOGS)],
+    out: Annotated[Path | None, typer.Option(help="The picture; its ending chooses the format.")] = None,
+) -> None:
+    """Draw loss, d and learning rates over the steps, of several runs in one picture."""
+
+    def work() -> int:
+        from ..monitor.plot import picture_beside, plot_runs
+
+        console.print(f"plot: {plot_runs(logs, out or picture_beside(logs))}", markup=False)
+        return 0
+
+    raise typer.Exit(_or_2(work))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The log of a run: metrics.jsonl or event files, or its folder.")],
+    others: Annotated[list[Path] | None, typer.Argument(help="Runs to compare it with.")] = None,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+) -> None:
+    """Write one HTML page on a run: settings, pictures, held steps, what seems wrong, and a comparison with other runs."""
+
+    def work() -> int:
+        from .report.command import write_report
+
+        console.print(f"report: {write_report(run, others or [], out)}", markup=False)
         return 0
 
     raise typer.Exit(_or_2(work))

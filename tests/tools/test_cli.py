@@ -32,6 +32,9 @@ def child(program: str) -> str:
         (["demo", "--help"], "dadapt"),
         (["doctor", "--help"], "configs"),
         (["compare", "--help"], "untuned"),
+        (["watch", "--help"], "held steps"),
+        (["report", "--help"], "html page"),
+        (["plot", "--help"], "several runs"),
         (["bench", "step", "--help"], "prodigy"),
     ],
 )

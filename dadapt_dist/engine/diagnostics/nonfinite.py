@@ -39,7 +39,11 @@ class HeldReport:
             0, dtype=torch.bool, device="cpu"
         )  # were the ranks in different steps, and which marks differed?
         self._pins = False
-        self._excused: Tensor | float = 0.0  # steps that were held because the ranks differed
+        self._excused: Tensor | float = (
+            0.0  # steps that were held because the ranks differed, of all estimates together
+        )
+        self._apart: Tensor | float = 0.0  # the same, of one estimate
+        self._known: Tensor | float = 0.0  # held steps as of the last note, of all estimates together
         self._said = [False, False, False]
         self._told: set[str] = set()
         self.culprit = "a gradient"
@@ -56,13 +60,21 @@ class HeldReport:
 
     def note(self, held: Tensor, differ: Tensor | None) -> None:
         """Send the counts of held steps, and in what the ranks differed, off to the host."""
-        excused = 0.0 if differ is None else differ.any() * held.numel()
-        self._excused = self._excused + excused
+        apart: Tensor | float = 0.0 if differ is None else differ.any()
+        self._excused = self._excused + apart * held.numel()
+        total = held.sum()
+        self._apart = self._apart + apart * (total > self._known)  # marks that only tell of gradients hold nothing
+        self._known = total
         self._held.copy_(held.sum() - self._excused, non_blocking=True)
         if differ is not None:
             if differ.shape != self._differ.shape:
                 self._differ = torch.zeros(differ.shape, dtype=torch.bool, device="cpu", pin_memory=self._pins)
             self._differ.copy_(differ, non_blocking=True)
+
+    @property
+    def apart(self) -> float:
+        """Steps, since the start of this process, that were held because the ranks differed; waits for the device."""
+        return float(self._apart)
 
     @property
     def count(self) -> float:

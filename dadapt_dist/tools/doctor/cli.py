@@ -21,11 +21,25 @@ def doctor(
     ] = None,
     reduce: Annotated[bool, typer.Option(help="Start torch.distributed and time the optimizer's reduce.")] = True,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the other ranks.")] = 60,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--run", help="The log of a run, or its folder: says what went wrong in it. May be given again."),
+    ] = None,
 ) -> None:
     """Show what a job would find here, and every setting that makes learning-rate-free training wrong, with its cure.
 
     Start it as you start your training: torchrun --nproc-per-node 2 -m dadapt_dist doctor ds.json
+
+    With --run and without configs it only reads the logs of runs.
     """
+    if runs:
+        from .runs import examine
+
+        code = examine(runs, console, _error)
+        if not configs:
+            raise typer.Exit(code)
+    else:
+        code = 0
     from ... import launch
 
     try:
@@ -40,7 +54,7 @@ def doctor(
         for reason in unreadable:
             _error(reason)
     is_wrong = any(finding.is_error for _, _, findings in wrong for finding in findings)
-    raise typer.Exit(2 if unreadable else int(is_wrong))
+    raise typer.Exit(max(code, 2 if unreadable else int(is_wrong)))
 
 
 def _checked(configs: list[Path]) -> "tuple[config_files.Checked, list[config_files.UnreadableError]]":

@@ -78,7 +78,7 @@ def check_logged(runs: Sequence[Runs]) -> None:
     seen = runs[0].last.logged
     assert [step for step, _ in seen] == list(range(STEPS))
     assert [values["d"] for _, values in seen] == runs[0].d
-    assert all(values.keys() == {"d", "effective_lr", "adamw_lr"} for _, values in seen)
+    assert all(values.keys() == {"d", "effective_lr", "adamw_lr", "held_steps", "held_apart"} for _, values in seen)
     assert runs[1].last.logged == []
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import dadapt_dist as dd
 from dadapt_dist.engine.diagnostics.no_gradients import PATIENCE
-from dadapt_dist.monitor.record import base_optimizer, log_values
+from dadapt_dist.monitor.values import base_optimizer, log_values
 from tests.helpers.accelerate_checks import BF16, EXACT, FILES, ROOT, check, deviations, shortened
 from tests.helpers.accelerate_launch import CONFIGS, OPTIONS, Case, launched
 from tests.helpers.accelerate_runs import STEPS, Runs, attempt, train
@@ -97,9 +97,9 @@ def test_the_optimizer_is_found_behind_wrappers() -> None:
     assert base_optimizer(Wrapper(Wrapper(optimizer))) is base_optimizer(optimizer) is optimizer
     rates = {"effective_lr/0": 1e-3, "effective_lr/1": 5e-4}
     of_adamw = {"adamw_lr/0": pytest.approx(10**0.5 * 1e-3), "adamw_lr/1": pytest.approx(10**0.5 * 5e-4)}
-    assert log_values(Wrapper(optimizer)) == {"d": 1e-3, **rates, **of_adamw}
+    assert log_values(Wrapper(optimizer)) == {"d": 1e-3, **rates, **of_adamw, "held_steps": 0.0}
     groups[1]["estimate"] = "b"
-    assert log_values(dd.Prodigy(groups, d0=1e-3)).keys() == {"d/default", "d/b", *rates, *of_adamw}
+    assert log_values(dd.Prodigy(groups, d0=1e-3)).keys() == {"d/default", "d/b", *rates, *of_adamw, "held_steps"}
 
 
 def test_another_optimizer_is_named_with_the_cure() -> None:

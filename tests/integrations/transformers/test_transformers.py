@@ -123,15 +123,16 @@ def test_a_callback_that_is_installed_comes_first_also_behind_a_frozen_heap(tmp_
 
 
 def test_groups_with_rates_of_their_own_are_logged_one_by_one() -> None:
-    from dadapt_dist.monitor.record import logged
+    from dadapt_dist.monitor.values import logged
 
     first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     groups = [{"params": first.parameters(), "lr": 1.0}, {"params": second.parameters(), "lr": 0.5}]
+    held = {"held_steps": 0.0}
     of_adamw = {"adamw_lr/0": pytest.approx(10**0.5 * 1e-6), "adamw_lr/1": pytest.approx(10**0.5 * 5e-7)}
-    assert logged(dd.Prodigy(groups)) == {"d": 1e-6, "effective_lr/0": 1e-6, "effective_lr/1": 5e-7, **of_adamw}
+    assert logged(dd.Prodigy(groups)) == {"d": 1e-6, "effective_lr/0": 1e-6, "effective_lr/1": 5e-7, **of_adamw, **held}
     groups = [{"params": first.parameters(), "estimate": "a"}, {"params": second.parameters(), "estimate": "b"}]
     of_adamw = {"adamw_lr": pytest.approx(10**0.5 * 1e-6)}
-    assert logged(dd.Prodigy(groups)) == {"d/a": 1e-6, "d/b": 1e-6, "effective_lr": 1e-6, **of_adamw}
+    assert logged(dd.Prodigy(groups)) == {"d/a": 1e-6, "d/b": 1e-6, "effective_lr": 1e-6, **of_adamw, **held}
 
 
 def test_a_run_resumed_in_one_process_is_the_uninterrupted_one_to_the_bit(alone: Any) -> None:

@@ -1,0 +1,1 @@
+"""Command `dadapt-dist watch`: the state of runs in a terminal, while they train."""

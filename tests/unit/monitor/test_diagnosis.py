@@ -1,0 +1,87 @@
+"""What went wrong in a run is named from its log, with a section of the documentation that exists."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dadapt_dist.monitor import diagnosis
+from dadapt_dist.monitor.diagnosis import diagnose, summary, verdict
+from dadapt_dist.monitor.find_runs import open_run
+from tests.helpers.logs import records, write
+
+ROOT = Path(__file__).parents[3]
+STEPS = 300
+
+
+def found(tmp_path: Path, steps: int = STEPS, **changed: Any) -> list[tuple[str, bool]]:
+    run = open_run(write(tmp_path / "metrics.jsonl", records(steps, **changed)))
+    return [(symptom.anchor, symptom.is_error) for symptom in diagnose(run)]
+
+
+def test_a_good_run_has_no_symptom(tmp_path: Path) -> None:
+    assert found(tmp_path) == []
+    run = open_run(tmp_path)
+    assert verdict([], run) == "verdict: nothing wrong"
+    assert summary(run) == "300 steps, loss 3.103 to 0.4727, d from 1.259e-06 to 0.001"
+
+
+@pytest.mark.parametrize(
+    ("changed", "anchor", "is_error"),
+    [
+        ({"d": 1e-6}, "d-stays-at-d0", True),
+        ({"d": None, "d/a": 1e-6, "d/b": lambda step: 1e-6 * min(step, 30)}, "d-stays-at-d0", True),
+        ({"lr": 1e-3}, "lr-is-not-10", True),
+        ({"d": 2.0}, "d0-is-too-large", True),
+        ({"d": lambda step: 1e-6 * 1.05**step}, "total_steps-is-too-short", False),
+        ({"d": lambda step: 1e-6 if step < 200 else 1e-3}, "total_steps-is-too-short", False),
+        ({"loss": lambda step: math.nan if step > 250 else 1.0}, "every-step-is-held", True),
+        ({"loss": lambda step: 1 / step if step < 150 else step / 100}, "no-message-but-training-is-not-what-it-should-be", True),
+        ({"held_steps": lambda step: float(step > 20)}, "every-step-is-held", False),
+        ({"held_steps": lambda step: float(max(step - 200, 0))}, "every-step-is-held", True),
+        ({"held_steps": 3.0, "held_apart": 2.0}, "errors-and-other-log-messages", True),
+        ({"effective_lr": lambda step: 0.0 if step > 200 else 1e-3}, "lr-is-0", True),
+        ({"effective_lr": 0.0}, "lr-is-0", True),
+    ],
+)  # fmt: skip
+def test_a_symptom_is_named(tmp_path: Path, changed: dict[str, Any], anchor: str, is_error: bool) -> None:
+    assert (anchor, is_error) in found(tmp_path, **changed)
+
+
+def test_what_only_a_finished_run_shows_is_kept_back_before(tmp_path: Path) -> None:
+    run = open_run(write(tmp_path / "metrics.jsonl", records(100, d=lambda step: 1e-6 * 1.1**step)))
+    assert diagnose(run, is_over=False) == []
+    assert diagnose(run)[0].problem.startswith("d still grows at the end: ")
+
+
+def test_few_records_say_little(tmp_path: Path) -> None:
+    assert found(tmp_path, steps=3) == [("total_steps-is-too-short", False)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([], "no record with a step"),
+        ([{"step": 1, "loss": 1.0}], "no d that is finite, only loss: log"),
+        ([{"step": 1, "d": None}], "no d that"),
+    ],
+)
+def test_a_log_without_d_is_refused_with_the_cure(tmp_path: Path, lines: list[dict[str, Any]], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        diagnose(open_run(write(tmp_path / "metrics.jsonl", lines)))
+
+
+def test_every_anchor_is_a_section_of_the_page() -> None:
+    headings = re.findall(r"^#+ (.+)$", (ROOT / diagnosis.PAGE).read_text(encoding="utf-8"), re.MULTILINE)
+    sections = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    source = Path(diagnosis.__file__).read_text(encoding="utf-8")
+    named = set(re.findall(r'"([a-z0-9_]+(?:-[a-z0-9_]+)+)"', source))
+    assert len(named) >= 7
+    assert named <= sections
+
+
+def test_a_verdict_counts_faulty_lines_too(tmp_path: Path) -> None:
+    run = open_run(write(tmp_path / "metrics.jsonl", records(STEPS, d=1e-6), after="nonsense\n"))
+    assert verdict(diagnose(run), run) == "verdict: 1 wrong, 1 could be better"
