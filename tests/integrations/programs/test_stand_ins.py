@@ -219,6 +219,7 @@ def main():
         child.join()
     with open(f"rank-{rank}.json", "w") as file:
         json.dump({**found, "d": float(found["d"])}, file)
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 if __name__ == "__main__":
