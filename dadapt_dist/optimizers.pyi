@@ -1940,7 +1940,7 @@ class MoMo(LearningRateFree):
         ...     loss = model(torch.ones(8, 4)).square().mean()
         ...     optimizer.zero_grad()
         ...     loss.backward()
-        ...     optimizer.step()
+        ...     optimizer.step(loss=loss)
         >>> optimizer.step_size.steps
         3
 
@@ -2046,7 +2046,7 @@ class MoMoAdam(LearningRateFree):
         ...     loss = model(torch.ones(8, 4)).square().mean()
         ...     optimizer.zero_grad()
         ...     loss.backward()
-        ...     optimizer.step()
+        ...     optimizer.step(loss=loss)
         >>> optimizer.step_size.steps
         3
 
@@ -2154,7 +2154,7 @@ class NGN(LearningRateFree):
         ...     loss = model(torch.ones(8, 4)).square().mean()
         ...     optimizer.zero_grad()
         ...     loss.backward()
-        ...     optimizer.step()
+        ...     optimizer.step(loss=loss)
         >>> optimizer.step_size.steps
         3
 
@@ -2690,7 +2690,7 @@ class ScheduleFreePlus(LearningRateFree):
         ...     loss = model(torch.ones(8, 4)).square().mean()
         ...     optimizer.zero_grad()
         ...     loss.backward()
-        ...     optimizer.step()
+        ...     optimizer.step(loss=loss)
         >>> optimizer.step_size.steps
         3
 

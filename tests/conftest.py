@@ -65,7 +65,7 @@ def mark_of(path: Path, fixtures: set[str]) -> str:
 # Methods that are run wherever a test runs over methods: Prodigy and D-Adaptation, and one each without sums, and with sums
 # before the move. Of what the others would run, one in SHARE is; the conformance suite runs over all.
 ALWAYS = {*RELEASED, "dog", "cocob"}
-SHARE = 20
+SHARE = 40
 EVERY = "TEST_EVERY_METHOD" in os.environ
 
 

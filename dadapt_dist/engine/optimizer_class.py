@@ -150,7 +150,8 @@ def _docstring_lines(method: type[Method], variant: Variant | None) -> Iterator[
     yield from ("", "Raises:")
     yield from _argument("ValueError", "an option is out of its range; nothing is built")
     yield from _argument("TypeError", "a keyword is unknown; the message names the nearest")
-    yield from ("", "Example:", *(f"    {line}" for line in _EXAMPLE.format(name=name).splitlines()), "", "References:")
+    example = _EXAMPLE.format(name=name, loss="loss=loss" if method.wants_loss else "")
+    yield from ("", "Example:", *(f"    {line}" for line in example.splitlines()), "", "References:")
     yield from textwrap.wrap(f"{words.reference}.", 100, initial_indent="    ", subsequent_indent="    ")
 
 
@@ -168,7 +169,7 @@ _EXAMPLE = """\
 ...     loss = model(torch.ones(8, 4)).square().mean()
 ...     optimizer.zero_grad()
 ...     loss.backward()
-...     optimizer.step()
+...     optimizer.step({loss})
 >>> optimizer.step_size.steps
 3"""
 

@@ -64,7 +64,7 @@ def collectives_of(case: Case, n: int, *, first: bool) -> int:
     method, frozen = METHODS[case.method], n >= case.options.get("freeze_after", case.steps)
     sized = "recipe" in case.options  # the sizes of tensors are wanted in every step, and measured when they are placed
     number = reduces_of(case.method, lagged=case.in_pieces, frozen=frozen and not sized)
-    number += (2 + 2 * sized) * (n == 0)  # placing takes two, and two more for the sizes
+    number += (2 + 2 * sized + method.wants_loss) * (n == 0)  # of placing; two for the sizes, one for who shares a loss
     if case.in_pieces:
         return number
     once = method.before is not None and case.method not in ALWAYS_BEFORE

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from dadapt_dist import monitor
+from dadapt_dist import LearningRateFree, monitor
 
 from .checkpoint import Checkpoints
 from .common import LOG_EVERY, class_of, finish, held_out_bits, logger, mean, options, pick_device, schedule
@@ -69,6 +69,8 @@ def train(settings: Settings, text: Text) -> None:
                 numbers = {"loss": mean(loss), **monitor.record(optimizer)}
                 log.write(step, **numbers, seconds=round(time.monotonic() - began, 3))
                 progress.show(step, numbers)
+            if isinstance(optimizer, LearningRateFree):
+                optimizer.loss = loss
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()

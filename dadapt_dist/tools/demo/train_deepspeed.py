@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from dadapt_dist import monitor
+from dadapt_dist import LearningRateFree, monitor
 
 from .common import LOG_EVERY, class_of, finish, held_out_bits, logger, mean, options, pick_device, schedule
 from .model import SIZES, ByteModel
@@ -69,6 +69,8 @@ def train_zero(settings: Settings, text: Text) -> None:
                 numbers = {"loss": mean(loss), **monitor.record(engine.basic_optimizer)}
                 log.write(step, **numbers, seconds=round(time.monotonic() - began, 3))
                 progress.show(step, numbers)
+            if isinstance(engine.basic_optimizer, LearningRateFree):
+                engine.basic_optimizer.loss = loss
             engine.step()  # steps the schedule and clears the gradients, too
             if step % settings.save_every == 0 or step == settings.steps:
                 engine.save_checkpoint(checkpoints, tag=f"step-{step:08d}", client_state={"step": step})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.classes import ALWAYS_BEFORE, SETTINGS, WITHOUT_SUMS
+from tests.helpers.classes import ALWAYS_BEFORE, IN_ONE_GO, SETTINGS, WITHOUT_SUMS
 from tests.helpers.deepspeed_checks import (
     CLIP,
     HPZ,
@@ -23,7 +23,7 @@ from tests.helpers.deepspeed_checks import (
     run_and_check,
 )
 from tests.helpers.deepspeed_reference import deviation, deviation_of_d, reference
-from tests.helpers.deepspeed_runs import OPTIONS, SUB_GROUP, Case
+from tests.helpers.deepspeed_runs import SUB_GROUP, Case
 from tests.helpers.pool import WorkerPool
 
 Pools = Callable[[int], WorkerPool]
@@ -37,9 +37,10 @@ def test_every_stage_follows_one_process(stage: int, pool2: WorkerPool) -> None:
     run_and_check(pool2, matrix(stage))
 
 
+@pytest.mark.in_one_go
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_every_method_follows_one_process(stage: int, pool2: WorkerPool) -> None:
-    run_and_check(pool2, [Case(stage=stage, method=method, groups=3, sub_group=SUB_GROUP) for method in OPTIONS])
+    run_and_check(pool2, [Case(stage=stage, method=method, groups=3, sub_group=SUB_GROUP) for method in IN_ONE_GO])
 
 
 @pytest.mark.parametrize("method", [*ALWAYS_BEFORE, *WITHOUT_SUMS])

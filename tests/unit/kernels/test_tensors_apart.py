@@ -184,7 +184,11 @@ def test_c_refuses_factors_without_squares_and_squares_without_factors() -> None
     rows.point(tasks)
     loaded = cpu_c.cpu_c_library.find()
     [call] = cpu_c._calls(METHOD, [rows], c, bounded=True)
-    job, out, numbers = cpu_c._job(call, tasks[0], c, False, METHOD.scaled), (ctypes.c_double * 8)(), torch.ones(1)
+    job, out, numbers = (
+        cpu_c._job(call, tasks[0], c, False, METHOD.scaled),
+        (ctypes.c_double * cpu_c.SUMS)(),
+        torch.ones(1),
+    )
     numbers = numbers.double()
     for given in ((numbers.data_ptr(), None), (None, numbers.data_ptr())):
         places = rows.places.buffer_info()[0], rows.weights.buffer_info()[0]
