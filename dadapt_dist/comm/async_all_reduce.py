@@ -232,5 +232,5 @@ def _drain_all() -> None:
     reduces = list(_live)
     for reduce in reduces:
         reduce.drain()
-    if any(reduce.count and reduce.layout.is_distributed for reduce in reduces):
+    if any(reduce.count and reduce.ranks > 1 for reduce in reduces):  # also where the group is destroyed by now
         time.sleep(PAUSE_AT_EXIT)

@@ -77,11 +77,6 @@ class ShardLayout:
         return ShardLayout(self.process_group, copies)
 
     @property
-    def is_distributed(self) -> bool:
-        """Whether torch.distributed runs with more than one rank. Never raises, not even while a process ends."""
-        return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-    @property
     def world_size(self) -> int:
         """Ranks of the group; 1 when torch.distributed is not initialised."""
         if not (dist.is_available() and dist.is_initialized()):

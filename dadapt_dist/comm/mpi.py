@@ -58,10 +58,6 @@ class MPILayout(ShardLayout):
         return other
 
     @property
-    def is_distributed(self) -> bool:
-        return self._size > 1
-
-    @property
     def world_size(self) -> int:
         return self._size
 

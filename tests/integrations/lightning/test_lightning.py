@@ -213,10 +213,10 @@ def fit(case: Case, net: Any, folder: Path) -> list[dict[str, float]]:
 def test_two_optimizers_are_logged_apart_and_others_are_passed_over(tmp_path: Path) -> None:
     case = Case(kind="one")
     both = fit(case, with_optimizers(case, dd.Prodigy, dd.DAdaptAdam), tmp_path)
-    names = {f"{name}/optimizer{i}" for name in ("d", "effective_lr") for i in (0, 1)}
+    names = {f"{name}/optimizer{i}" for name in ("d", "effective_lr", "held_steps") for i in (0, 1)}
     assert set(both[-1]) - {"epoch", "step"} == {*names, "adamw_lr/optimizer0"}
     mixed = fit(case, with_optimizers(case, torch.optim.AdamW, dd.Prodigy), tmp_path)
-    assert set(mixed[-1]) - {"epoch", "step"} == {"d", "effective_lr", "adamw_lr"}
+    assert set(mixed[-1]) - {"epoch", "step"} == {"d", "effective_lr", "adamw_lr", "held_steps"}
 
 
 def test_a_module_without_our_optimizers_is_refused(tmp_path: Path) -> None:
