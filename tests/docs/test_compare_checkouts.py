@@ -11,6 +11,7 @@ from docs.compare_checkouts import Checkout
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.matrix
 def test_a_checkout_compared_with_itself_takes_as_long() -> None:
     line = [sys.executable, "-m", "docs.compare_checkouts", "--before", str(ROOT), "--case", "tiny", "--rounds", "20"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)

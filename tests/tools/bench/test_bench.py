@@ -138,6 +138,7 @@ def test_traffic_reads_and_writes_what_it_says() -> None:
     assert torch.equal(x, torch.full((5000,), 1.0))
 
 
+@pytest.mark.matrix
 def test_memory_tells_state_and_peak_of_every_option(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     done = bench("memory", "--params", "300000", "--json", str(path))

@@ -104,6 +104,7 @@ def logged(out: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.timeout(400)
 def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path: Path, words: Path, pool2: WorkerPool) -> None:
     """First a rank dies by SIGKILL, later the launcher; the resumed run has the same d, loss and log to the bit."""
@@ -169,7 +170,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory, words: Path, pools: Callable
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("sharding", [name for name in SHARDINGS if name != "none"])
+@pytest.mark.parametrize(
+    "sharding",
+    [
+        pytest.param(name, marks=[] if name in ("fsdp2", "zero3") else pytest.mark.matrix)
+        for name in SHARDINGS
+        if name != "none"
+    ],
+)
 def test_every_layout_sees_the_same_batches_and_finds_the_same_d(
     tmp_path: Path, words: Path, alone: Path, pools: Callable[[int], WorkerPool], sharding: str
 ) -> None:
