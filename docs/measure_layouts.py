@@ -1,6 +1,6 @@
 """Measure how far each layout departs from one process and which collectives run, and write the tables of docs/layouts.md.
 
-    python -m docs.measure_layouts
+    python -m docs.measure_layouts [LAYOUT ...]
 
 Every layout of tests/helpers/layouts.py trains the float64 model of tests/helpers/models.py for 10 steps with every method, on
 the global batch that one process sees; with sums before the move twice, exact and lagged. The deviation of d is max |d/d1 - 1|
@@ -72,7 +72,10 @@ def kind_of(layout: str) -> str:
 def row_of_method(way: tuple[str, str], by_layout: dict[str, dict[tuple[str, str], Deviations]]) -> str:
     """One method: worst deviation of d over all layouts, and of the parameters in the layouts of each kind."""
     found = {layout: of[way] for layout, of in by_layout.items()}
-    of_kinds = [worst([of for layout, of in found.items() if kind_of(layout) == kind])[1] for kind in KINDS]
+    of_kinds = [
+        worst([of for layout, of in found.items() if kind_of(layout) == kind] or [(0.0, 0.0, True)])[1]
+        for kind in KINDS
+    ]
     of_d, _, equal = worst([*found.values()])
     method, before = way
     name = f"`{method}`" + (", lagged" if before == "lagged" else "")
@@ -95,14 +98,15 @@ def main() -> None:
     out = sys.stdout.write
     out(f"{HEAD}\n{'|---' * 7}|\n")
     by_layout = {}
-    for layout, (ranks, _) in LAYOUTS.items():
+    for layout in sys.argv[1:] or LAYOUTS:
+        ranks, _ = LAYOUTS[layout]
         if ranks not in pools:
             pools[ranks] = WorkerPool(ranks)
         pool = pools[ranks]
         by_layout[layout] = measured(pool, layout)
         out(row_of_layout(pool, layout, [*by_layout[layout].values()]))
         sys.stdout.flush()
-    for precision in ("float32", "mixed precision"):
+    for precision in () if sys.argv[1:] else ("float32", "mixed precision"):
         ds = pools[2].run(train_low_precision, precision)[0]
         out(f"{precision}: {max(abs(d / d1 - 1) for d, d1 in zip(ds, reference('prodigy', 1)[0], strict=True)):.1e}\n")
     out(line("method", "d", *KINDS, "d equal on ranks") + f"{'|---' * (3 + len(KINDS))}|\n")
