@@ -170,7 +170,7 @@ def test_the_oldest_deepspeed_trains_at_every_stage(monkeypatch: pytest.MonkeyPa
     monkeypatch.syspath_prepend(str(FOLDER))  # workers receive it
     pool = WorkerPool(2)
     try:
-        check(pool.run(train_all, CASES), OLDEST, CASES)
+        check(pool.run(train_all, CASES, timeout=200), OLDEST, CASES)
     finally:
         pool.close()
 
