@@ -177,6 +177,7 @@ class Reduce:
         buffer[:size].copy_(sums.flatten())
         self.agreement.encode(buffer[width + 1 :], self.count, tag, self.pace_now)
         self.layout.count_launch()
+        _started[0] = True
         return Sent(buffer, self.layout.all_reduce(buffer), sums.shape, width, self.ranks)
 
     def _finish(self, sent: Sent) -> Tensor:
@@ -221,6 +222,7 @@ def _told(step: int, *, lost: bool) -> Iterator[None]:
 
 
 _live: "weakref.WeakSet[Reduce]" = weakref.WeakSet()
+_started = [False]  # has any reduce been started? Its optimizer, and its process group, may be gone by the end
 
 
 @atexit.register
@@ -229,8 +231,7 @@ def _drain_all() -> None:
 
     They also do when they still hold the tensors of one that is complete, hence the moment's pause.
     """
-    reduces = list(_live)
-    for reduce in reduces:
+    for reduce in list(_live):
         reduce.drain()
-    if any(reduce.count and reduce.ranks > 1 for reduce in reduces):  # also where the group is destroyed by now
+    if _started[0]:
         time.sleep(PAUSE_AT_EXIT)

@@ -161,9 +161,8 @@ def _is_finite(sums: Tensor) -> Tensor:
 def _is_missing(found: Tensor, usable: Tensor) -> bool:
     """Whether gradients came without any loss. Waits for the device. found: the sums of a phase, [n_estimates, width]."""
     others = found[:, len(loss_channel.COLUMNS) :]
-    trains = (
-        others.any(1) if others.shape[1] else torch.ones_like(usable)
-    )  # 0 in a step that overflowed, or without any
+    # 0 in a step that overflowed, or without gradients
+    trains = others.any(1) if others.shape[1] else torch.ones_like(usable)
     return bool((usable & (found[:, 1] == 0) & trains).any())
 
 

@@ -38,6 +38,7 @@ def tensor_parallel_ranks(params: Sequence["DTensor"], fsdp_modules: Iterable[An
                 named.add(_along(mesh, axis))
             elif knows_all and (name in PERHAPS or (name is None and mesh.ndim == 1)) and _cuts_columns(p, axis):
                 likely.add(_along(mesh, axis))
+    data.add(())
     found = (named - data) or (likely - data)
     return found.pop() if len(found) == 1 else ()
 
@@ -55,8 +56,10 @@ def _axes_of_fsdp(modules: Iterable[Any], wanted: set[int]) -> Iterator[Ranks]:
 
 
 def _along(mesh: Any, axis: int) -> Ranks:
-    """The ranks of a line through this one."""
+    """The ranks of a line through this one; none where this one is not in the mesh, as in another stage of a pipeline."""
     at = mesh.get_coordinate()
+    if at is None:
+        return ()
     return tuple(mesh.mesh[tuple(slice(None) if i == axis else at[i] for i in range(mesh.ndim))].tolist())
 
 

@@ -37,9 +37,10 @@ def contrast(params: Sequence[Tensor], layout: ShardLayout, device: torch.device
     Groups count that lie in the layout as a whole, and whose ranks agree on it.
     """
     ranks = registry.tensor_parallel_ranks(params) if layout.world_size > 1 and dist.is_initialized() else ()
-    row = [ranks[0], len(ranks), ranks.index(dist.get_rank())] if len(ranks) > 1 else [-1, 0, 0]
     if layout.world_size == 1:
         return Contrast()
+    there = len(ranks) > 1 and dist.get_rank() in ranks
+    row = [ranks[0], len(ranks), ranks.index(dist.get_rank())] if there else [-1, 0, 0]
     places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for first, size, place in layout.all_gather(torch.tensor(row, dtype=torch.int64, device=device)).tolist():
         places[first, size].append(place)

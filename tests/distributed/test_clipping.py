@@ -23,6 +23,10 @@ STEPS, NORM = 6, 0.05
 def train(layout: str, method: str, before: Any, options: dict[str, Any]) -> dict[str, Any]:
     job: Job = LAYOUTS[layout][1]()
     optimizer: Any = ALL[method](job.params(), clip_norm=NORM, before=before, **options)
+    return trained(job, optimizer)
+
+
+def trained(job: Job, optimizer: Any) -> dict[str, Any]:
     collectives = []
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -138,14 +142,7 @@ def test_ranks_whose_groups_differ_start_the_same_collectives(method: str, pools
 def train_each() -> dict[str, Any]:
     job = Job(shard2(Tiny()), *ranks())
     optimizer: Any = dd.LDoG(job.model.named_parameters(), clip_norm=NORM, reps_rel=1e-3, weight_decay=0.01)
-    collectives = []
-    for step in range(STEPS):
-        optimizer.zero_grad()
-        job.backward(step)
-        with CommDebugMode() as communication:
-            optimizer.step()
-        collectives.append(reduces(communication.get_comm_counts()))
-    return {"params": job.full(), "collectives": collectives[1:], "scalars": scalars_of(optimizer)}
+    return trained(job, optimizer)
 
 
 def test_one_norm_rides_with_the_sums_of_each_tensor(pools: Any) -> None:

@@ -1,6 +1,8 @@
 """Check that the single reduce of a step is the same on every rank, runs one at a time, and never blocks the step."""
 
+import gc
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
 import dadapt_dist as dd
-from dadapt_dist.comm import communicator
+from dadapt_dist.comm import async_all_reduce, communicator
 from dadapt_dist.comm.async_all_reduce import Reduce
 from dadapt_dist.comm.communicator import ShardLayout
 from dadapt_dist.tools.bench.emulated_network import Network, why_not
@@ -68,6 +70,30 @@ def waits() -> tuple[int, int, float]:
 
 def test_a_step_does_not_wait_for_its_reduce(pool2: WorkerPool) -> None:
     assert {(inside, read) for inside, read, _ in pool2.run(waits)} == {(0, 1)}
+
+
+def naps_at_exit() -> list[float]:
+    """How long a process pauses at its end whose optimizer has gone out of scope before."""
+
+    def train() -> None:
+        p = torch.nn.Parameter(torch.ones(3))
+        optimizer = dd.Prodigy([p])
+        p.grad = torch.ones(3)
+        optimizer.step()
+
+    async_all_reduce._started[0] = False
+    train()
+    gc.collect()
+    naps: list[float] = []
+    with patch.object(async_all_reduce.time, "sleep", naps.append):
+        async_all_reduce._drain_all()
+    return naps
+
+
+def test_a_process_pauses_at_its_end_also_without_its_optimizer(pool2: WorkerPool) -> None:
+    """gloo's threads may still hold the tensors of the last reduce, and abort a process that ends then."""
+    for naps in pool2.run(naps_at_exit):
+        assert async_all_reduce.PAUSE_AT_EXIT in naps
 
 
 def test_two_reduces_cannot_be_under_way() -> None:

@@ -39,10 +39,9 @@ class HeldReport:
             0, dtype=torch.bool, device="cpu"
         )  # were the ranks in different steps, and which marks differed?
         self._pins = False
-        self._excused: Tensor | float = (
-            0.0  # steps that were held because the ranks differed, of all estimates together
-        )
-        self._apart: Tensor | float = 0.0  # the same, of one estimate
+        # Steps that were held because the ranks differed: of all estimates together, and of one.
+        self._excused: Tensor | float = 0.0
+        self._apart: Tensor | float = 0.0
         self._known: Tensor | float = 0.0  # held steps as of the last note, of all estimates together
         self._said = [False, False, False]
         self._told: set[str] = set()
