@@ -9,6 +9,8 @@ try:
 except ImportError as error:
     raise ImportError("the demo needs rich: pip install dadapt-dist[demo]") from error
 
+from ...monitor import names
+
 
 class Progress:
     """A progress bar over `steps`, starting at `start`; with visible=False every call does nothing."""
@@ -25,7 +27,10 @@ class Progress:
         """Show the state after a step."""
         if not self.visible:
             return
-        text = "  ".join(f"{_label(key)} {value:.4g}" for key, value in numbers.items() if key != "lr")
+        shown = {
+            key: value for key, value in numbers.items() if key != names.LR and (value or key not in names.HELD_BECAUSE)
+        }
+        text = "  ".join(f"{_label(key)} {value:.4g}" for key, value in shown.items())
         self._bar.update(self._task, completed=step, description=text)
         if not self._console.is_terminal and (step >= self._next_line or step == self.steps):
             self._console.print(f"step {step}/{self.steps}  {text}", highlight=False, soft_wrap=True)
@@ -40,4 +45,4 @@ class Progress:
 
 
 def _label(key: str) -> str:
-    return key.replace("effective_lr", "d·lr").replace("adamw_lr", "AdamW lr")
+    return key.replace("effective_lr", "d·lr").replace("adamw_lr", "AdamW lr").replace("held_", "held ")
