@@ -82,11 +82,17 @@ def is_of_the_matrix(item: pytest.Item, mark: str) -> bool:
     return zlib.crc32(item.nodeid.encode()) % share != 0
 
 
+def is_left_out(item: pytest.Item) -> bool:
+    """Whether a case of a test that is marked `one_in(n)` is one of the n - 1 in n that are left to `make test-matrix`."""
+    marked = item.get_closest_marker("one_in")
+    return marked is not None and zlib.crc32(item.nodeid.encode()) % int(marked.args[0]) != 0
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         mark = mark_of(item.path, set(getattr(item, "fixturenames", ())))
         item.add_marker(mark)
-        if is_of_the_matrix(item, mark) or (EVERY and item.get_closest_marker("in_one_go")):
+        if is_of_the_matrix(item, mark) or is_left_out(item) or (EVERY and item.get_closest_marker("in_one_go")):
             item.add_marker("matrix")
 
 

@@ -63,7 +63,7 @@ def through_all(form: str, layout: str) -> dict[str, tuple[Result, Result]]:
 
 # torch itself cannot give out full tensors again over meshes of two axes, unless rank 0 broadcasts them.
 @pytest.mark.in_one_go
-@pytest.mark.parametrize("layout", ["fsdp2", "fsdp2 x tp"])
+@pytest.mark.parametrize("layout", ["fsdp2", pytest.param("fsdp2 x tp", marks=pytest.mark.matrix)])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_an_optimizer_state_dict_carries_everything(form: str, layout: str, pools: Any) -> None:
     if form == "full" and layout == "fsdp2 x tp":

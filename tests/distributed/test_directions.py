@@ -173,6 +173,7 @@ def resumed(layout: str, method: str, mode: str) -> bool:
         return alike and all(torch.equal(local(p), local(q)) for p, q in pairs)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("method", TOYS)
 @pytest.mark.parametrize("layout", ["ddp", "fsdp2", "fsdp1 orig params"])
@@ -201,6 +202,7 @@ def switching(layout: str) -> list[Any]:
         return [losses, job.full()]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "layout",
     [

@@ -1,4 +1,4 @@
-"""Check that the sums of a 512-rank mesh add up to the whole model, with one small all-reduce per rank.
+"""Check that the sums of 64 and of 512 ranks add up to the whole model, with one small all-reduce per rank.
 
 One process visits every rank of a 2 x 32 x 8 mesh (replicate x shard x tensor parallel) under a fake process group, records
 what that rank would send, and adds it up. The fake group is internal to torch: where it is missing the test is skipped and
@@ -6,6 +6,7 @@ says so.
 """
 
 import gc
+import math
 from inspect import signature
 from typing import Any
 
@@ -21,7 +22,8 @@ from dadapt_dist.comm.communicator import ShardLayout
 
 fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg", reason="this torch has no fake process group")
 
-MESH = (2, 32, 8)
+# Replicate x shard x tensor parallel; the tests of every day take the small one.
+MESHES = [(2, 8, 4), pytest.param((2, 32, 8), marks=pytest.mark.matrix)]
 R, S = Replicate(), Shard
 SHAPES = {
     "even": (64, 16),
@@ -65,18 +67,18 @@ def whole(name: str, step: int = -1) -> Tensor:
 UNSENT: dict[str, Any] = {"src_data_rank": None} if "src_data_rank" in signature(distribute_tensor).parameters else {}
 
 
-def visit(rank: int, world_size: int) -> tuple[Tensor, Tensor]:
+def visit(rank: int, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """What one rank sends: its weighted element count once, and its sums of the first step."""
-    dist.init_process_group("fake", rank=rank, world_size=world_size, store=fake.FakeStore())
+    dist.init_process_group("fake", rank=rank, world_size=math.prod(shape), store=fake.FakeStore())
     try:
-        mesh = init_device_mesh("cpu", MESH, mesh_dim_names=("replicate", "shard", "tp"))
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard", "tp"))
 
         def place(name: str, t: Tensor) -> Tensor:
             return t if name == "plain" else distribute_tensor(t, mesh, PLACEMENTS[name], **UNSENT)
 
         params = [nn.Parameter(place(name, whole(name))) for name in SHAPES]
         optimizer = dd.DAdaptAdan(params, d0=1e-3)
-        optimizer.amp_scaling = "external"  # no search for a scaler, 512 times
+        optimizer.amp_scaling = "external"  # no search for a scaler, once for each rank
         for name, p in zip(SHAPES, params, strict=True):
             p.grad = place(name, whole(name, 0))
             assert isinstance(p, DTensor) == (name != "plain")
@@ -90,16 +92,18 @@ def visit(rank: int, world_size: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.filterwarnings("ignore:DTensor random operators:UserWarning")  # before torch 2.7
 @pytest.mark.slow
-def test_512_ranks_count_every_element_once(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("mesh", MESHES)
+def test_every_rank_of_a_large_mesh_counts_each_element_once(
+    mesh: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     # A single rank cannot see the others' counts: the check itself is made below, on the sum over all ranks.
     monkeypatch.setattr("dadapt_dist.sharding.replicas._check_total", lambda counted, expected, counts: None)
     monkeypatch.setattr(ShardLayout, "all_reduce", record)
-    world_size = MESH[0] * MESH[1] * MESH[2]
     counted, sums = torch.zeros(1, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.float64)
     gc.freeze()  # each visit looks among all objects for wrappers of its parameters
     request.addfinalizer(gc.unfreeze)
-    for rank in range(world_size):
-        of_rank = visit(rank, world_size)
+    for rank in range(math.prod(mesh)):
+        of_rank = visit(rank, mesh)
         counted += of_rank[0]
         sums += of_rank[1][:4].view(1, -1)  # what follows tells whether the ranks agree
 
