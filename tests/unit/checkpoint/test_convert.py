@@ -72,6 +72,7 @@ def assert_goes_on(ours: Trace, theirs: Trace) -> None:
     assert float((theirs.x[-1] - theirs.x[0]).abs().max()) > 1e-4, "nothing moved: the comparison would be empty"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "options"), [*CASES, *MORE], ids=str)
 def test_the_next_100_steps_are_those_of_the_released_optimizer(key: str, options: dict[str, Any]) -> None:
     ours, theirs = go_on(key, {"d0": 1e-4, **options})
@@ -113,6 +114,7 @@ def of_dadaptation_3_0(state_dict: dict[str, Any]) -> dict[str, Any]:
     return {**state_dict, "param_groups": groups}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "aged", "options"),
     [

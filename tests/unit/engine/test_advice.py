@@ -250,6 +250,7 @@ HEALTHY: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEALTHY)
 def test_nothing_is_said_of_a_right_run(name: str, library_log: Any) -> None:
     steps = 120 if name == "dadapt_lion" else 230  # at a constant lr Lion's d grows without end
@@ -322,6 +323,7 @@ def said_on_a_rank() -> list[str]:
     return said
 
 
+@pytest.mark.slow
 def test_one_rank_speaks(pool2: WorkerPool) -> None:
     assert pool2.run(said_on_a_rank) == [[LR.format("0.001")], []]
 

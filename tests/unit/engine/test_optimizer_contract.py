@@ -168,6 +168,7 @@ def test_groups_may_be_generators_and_named() -> None:
     assert names[1] == names[2] == [name for name, _ in model.named_parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_three_hundred_tensors_are_one_long_tensor(method: str) -> None:
     torch.manual_seed(0)
@@ -529,6 +530,7 @@ def sliced(slice_p: int) -> tuple[list[float], dict[str, Tensor], int]:
     return ds, job.full(), sum(state["s"].numel() for state in states) if states else 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize("slice_p", [3, 11])
 def test_slices_are_those_of_the_whole_tensors_however_they_are_sharded(

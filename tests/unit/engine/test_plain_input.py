@@ -427,6 +427,7 @@ def adapt_on_ranks(sharded: bool) -> tuple[list[Any], list[Any]]:
     return ds + adapt(optimizer, net, 10), adapt(wanted, alone, 10) + adapt(wanted, alone, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, True], ids=["replicated", "FSDP2"])
 def test_frozen_parameters_of_any_dtype_are_left_alone_on_ranks(sharded: bool, pool2: WorkerPool) -> None:
     (first, wanted), (second, _) = pool2.run(adapt_on_ranks, sharded)

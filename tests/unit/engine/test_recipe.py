@@ -70,6 +70,7 @@ GROUPS: dict[str, list[dict[str, Any]] | None] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", GROUPS)
 @pytest.mark.parametrize(
     "options",

@@ -654,6 +654,7 @@ def zero_redundancy(key: str, options: dict[str, Any]) -> tuple[list[float], lis
     return whole, again, all(map(torch.equal, params, copies))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "options"),
     [*((key, {}) for key in ALL), ("prodigy", {"slice_p": 4}), ("dadapt_sgd", {"momentum": 0.9})],

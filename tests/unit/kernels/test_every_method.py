@@ -111,6 +111,7 @@ for name, cls in optimizers.classes().items():
 """Steps once with every method, and says how long the processor was busy with it."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the time of children")
 def test_first_use_takes_less_than_two_seconds_and_the_second_process_finds_what_was_built(tmp_path: Path) -> None:
     def taken() -> dict[str, float]:

@@ -40,6 +40,7 @@ def everything(optimizer: Any) -> list[torch.Tensor]:
     return [*state.values(), *optimizer.step_size._scalars.values.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("key", ALL)
 def test_everything_stays_finite_and_what_overflows_acts_as_if_it_were_not_finite(key: str, backend: str) -> None:
@@ -160,6 +161,7 @@ def test_the_log_and_the_error_say_what_happened(library_log: pytest.LogCaptureF
         run("prodigy", "auto", {4: 1e38}, nonfinite="raise")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("key", ["prodigy", "dadapt_lion", "cocob"])
 @pytest.mark.parametrize("size", [1.0, 1e18])

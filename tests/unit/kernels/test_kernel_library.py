@@ -135,6 +135,7 @@ def test_a_processor_without_the_special_versions_gets_the_plain_one(
     assert cpu_c_library.find().dadapt_version() == cpu_c_library.VERSION
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_forked_process_can_step(tmp_path: Path) -> None:
     """Data loaders fork: threads that a runtime keeps would not survive it; the step starts its own and ends them."""

@@ -121,6 +121,7 @@ PLANTED: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", PLANTED)
 def test_a_planted_library_is_never_loaded(
     how: str, home: Path, tmp_path: Path, library_log: pytest.LogCaptureFixture

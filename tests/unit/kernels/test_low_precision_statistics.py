@@ -51,6 +51,7 @@ def train(backend: str, steps: int, **options: Any) -> tuple[list[float], torch.
     return ds, p.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["c", "eager"])
 def test_d_stays_near_that_of_float32_over_2000_steps(backend: str) -> None:
     """The bound that the documentation gives: 1 %. Rounded to nearest, s would not decay, and d be a quarter too small."""

@@ -245,6 +245,7 @@ def test_step_c_refuses_rows_that_cannot_be(field: tuple[int, int]) -> None:
     assert torch.equal(task.x, before)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sanitized.VARIABLE in sanitized.os.environ, reason="this is a sanitizer's run")
 def test_the_address_sanitizer_sees_a_row_that_claims_an_element_too_many() -> None:
     try:

@@ -294,6 +294,7 @@ def test_a_base_is_not_stepped_by_the_trial_of_a_step() -> None:
         assert torch.equal(*runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOYS)
 def test_an_overflow_under_a_grad_scaler_leaves_no_trace(name: str, toys: dict[str, Class]) -> None:
     runs = []

@@ -55,6 +55,7 @@ def bounds(optimizer: dd.LearningRateFree) -> tuple[Tensor, Tensor]:
     return torch.where(s_sq > 0, first, 0.0), torch.where(s_sq > 0, values["numerator"] / norm, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "falling"), [("exact", False), ("lagged", False), ("lagged", True)])
 def test_d_stays_below_the_distance_and_reaches_its_share(before: Any, falling: bool) -> None:
     """Proven for full gradients of a convex loss: d <= D in every step, whatever the lr, and Option I <= Option II of one run.

@@ -41,6 +41,7 @@ def first(key: str) -> tuple[dict[str, Any], float]:
     return first_d(key, d0), d0 if key in WITH_D else 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "options"), CASES, ids=lambda value: str(value).replace(" ", ""))
 def test_a_method_gives_the_released_numbers_over_200_steps(key: str, options: dict[str, Any]) -> None:
     options = with_eps(key, options)

@@ -36,6 +36,7 @@ from tests.helpers.oracles.released import (
 METHODS = list(RELEASED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "options"), CASES, ids=lambda value: str(value).replace(" ", ""))
 def test_oracle_gives_the_released_numbers(key: str, options: dict[str, Any]) -> None:
     assert_same(*run_both(key, with_eps(key, options)), d0=options.get("d0", 1e-6))

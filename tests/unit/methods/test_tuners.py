@@ -65,6 +65,7 @@ def built(case: str, form: str, p: nn.Parameter, delta: str) -> dd.LearningRateF
 
 
 # The released Δ is worked out from x, which rounding leaves 1e-10 of where S is 1e-7.
+@pytest.mark.slow
 @pytest.mark.parametrize(("delta", "tolerance"), [("recomputed", 1e-12), ("stored", 2e-10)])
 @pytest.mark.parametrize("form", ["fused", "around a base"])
 @pytest.mark.parametrize("case", recorded())

@@ -41,6 +41,7 @@ def test_a_record_is_on_disk_as_soon_as_it_is_written(tmp_path: Path) -> None:
     log.close()
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_abruptly_leaves_every_record(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     script = (
@@ -208,6 +209,7 @@ def test_a_faulty_line_is_named_and_the_rest_drawn(tmp_path: Path, library_log: 
     assert [line.split(":")[0][-7:] for line in library_log.messages] == ["line 10"]
 
 
+@pytest.mark.slow
 def test_reading_and_drawing_a_log_needs_no_torch(tmp_path: Path) -> None:
     script = (
         "import sys, dadapt_dist_cli\nfrom dadapt_dist.monitor import read_jsonl\n"
