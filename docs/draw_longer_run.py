@@ -9,7 +9,6 @@ Needs matplotlib: pip install dadapt-dist[demo].
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def name_of(folder: Path) -> str:
 def curve(folder: Path) -> tuple[list[int], list[float]]:
     """Steps, and the mean training loss around each in bits a byte."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    logged = [(entry["step"], entry["loss"] / math.log(2)) for entry in map(json.loads, lines) if "loss" in entry]
+    logged = [(entry["step"], entry["loss"]) for entry in map(json.loads, lines) if "loss" in entry]
     windows = [logged[at - MEAN_OVER : at] for at in range(MEAN_OVER, len(logged) + 1)]
     return [w[MEAN_OVER // 2][0] for w in windows], [sum(loss for _, loss in w) / MEAN_OVER for w in windows]
 

@@ -21,9 +21,8 @@ from .settings import Settings
 from .text import HELD_OUT_BATCHES, Text
 
 logger = logging.getLogger("dadapt_dist.tools.demo")
-LOG_EVERY = 5
 WARMUP = 0.05
-BITS = 1 / torch.tensor(2.0).log().item()  # the loss is in nats a byte
+BITS = 1 / torch.tensor(2.0).log().item()  # of a nat; cross_entropy gives nats a byte, and people read bits a byte
 
 
 def class_of(method: str) -> Callable[..., Optimizer]:
@@ -51,6 +50,23 @@ def schedule(optimizer: Optimizer, method: str, steps: int) -> LRScheduler:
     return schedules.linear_decay_with_warmup(optimizer, steps, warmup=WARMUP)
 
 
+def numbers(settings: Settings, loss: torch.Tensor, optimizer: Optimizer) -> dict[str, float]:
+    """What is logged of a step: the loss in bits per byte, and d and its company."""
+    found = {"loss": mean(loss) * BITS, **monitor.record(optimizer)}
+    if settings.count_ranks:
+        found["ranks_with_same_d"] = _ranks_with_d_of_rank_0(found["d"])
+    return found
+
+
+def _ranks_with_d_of_rank_0(d: float) -> int:
+    """The number of ranks on which d has the bits that it has on rank 0."""
+    mine = torch.tensor([d], dtype=torch.float64)
+    of_ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(of_ranks, mine)
+    bits = torch.cat(of_ranks).view(torch.int64)  # compared as integers: a NaN equals itself
+    return int((bits == bits[0]).sum())
+
+
 def finish(settings: Settings, bits: float, optimizer: Optimizer, seconds: float) -> None:
     """Write result.json and log the held-out loss, on rank 0."""
     if dist.get_rank() == 0:
@@ -61,7 +77,7 @@ def finish(settings: Settings, bits: float, optimizer: Optimizer, seconds: float
 
 def held_out_bits(model: nn.Module, rows: Rows, text: Text, device: torch.device) -> float:
     """Mean loss on the held-out bytes in bits per byte, the same on every rank."""
-    total = torch.zeros((), device=device)
+    total = torch.zeros((), dtype=torch.float64, device=device)
     with torch.no_grad():
         for batch in text.held_out_batches():
             inputs, targets = (rows.of(part).to(device) for part in batch)

@@ -38,11 +38,17 @@ _MAY_CHANGE = {
     "save_every",
 }  # on --resume; the rest is the run's own
 _FILES = ("run.json", "metrics.jsonl", "result.json", "loss_and_d.png", "checkpoints")
+COMPARISON = "comparison.json"  # in a folder of runs under several layouts
+DTYPES = ("float32", "float64")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One run. nproc 0: the sharding's own; lr None: 1.0, and 1e-3 for AdamW; text None: the standard library."""
+    """One run. nproc 0: the sharding's own; lr None: 1.0, and 1e-3 for AdamW; text None: the standard library.
+
+    The last four are for runs that are compared digit by digit. dtype: of the weights; backwards: the rows of each batch in
+    reverse order; count_ranks: log on how many ranks d has the same bits.
+    """
 
     method: str = "prodigy"
     sharding: str = "fsdp2"
@@ -56,6 +62,10 @@ class Settings:
     save_every: int = 100
     resume: bool = False
     overwrite: bool = False
+    dtype: str = "float32"
+    log_every: int = 5
+    backwards: bool = False
+    count_ranks: bool = False
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> "Settings":
@@ -124,10 +134,11 @@ class Settings:
             ("method", (*method_flags(), "adamw")),
             ("sharding", tuple(SHARDINGS)),
             ("size", tuple(SIZES)),
+            ("dtype", DTYPES),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"--{name} {getattr(self, name)} is unknown: choose one of {', '.join(known)}")
-        for name, least, below in (("steps", 1, 10**9), ("save_every", 1, 10**9), ("seed", 0, 2**31)):
+        for name, least, below in (("steps", 1, 10**9), ("save_every", 1, 10**9), ("log_every", 1, 10**9), ("seed", 0, 2**31)):
             if not least <= getattr(self, name) < below:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} {getattr(self, name)} must be at least {least} and below {below}")
@@ -138,11 +149,15 @@ class Settings:
             raise ValueError(f"--sharding {self.sharding} --nproc {self.nproc}: needs {possible}; try --nproc {number}")
         if self.zero_stage and importlib.util.find_spec("deepspeed") is None:
             raise ValueError(f"--sharding {self.sharding} needs DeepSpeed: pip install 'dadapt-dist[deepspeed]'")
+        if self.zero_stage and self.dtype != "float32":
+            raise ValueError(f"--dtype {self.dtype}: DeepSpeed keeps its weights in float32; leave --dtype out")
         self._check_folder()
 
     def _check_folder(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--out {self.out} is a file: name a folder")
+        if (self.folder / COMPARISON).exists():
+            raise ValueError(f"--out {self.out} holds a comparison of layouts: add --compare, or name another folder")
         found = [name for name in _FILES if (self.folder / name).exists()]
         if found and not self.resume and not self.overwrite:
             raise ValueError(
@@ -156,10 +171,10 @@ class Settings:
 def parse(line: Sequence[str] | None = None) -> dict[str, Any]:
     """The options that a command line gives, for `Settings.of`."""
     parser = argparse.ArgumentParser("dadapt_dist.tools.demo.train", argument_default=argparse.SUPPRESS)
-    kinds: dict[str, type] = {"steps": int, "seed": int, "save_every": int, "lr": float}
+    kinds: dict[str, type] = {"steps": int, "seed": int, "save_every": int, "log_every": int, "lr": float}
     for name in (field.name for field in fields(Settings) if field.name != "nproc"):  # nproc is the launcher's business
         flag = f"--{name.replace('_', '-')}"
-        if name in ("resume", "overwrite"):
+        if isinstance(getattr(Settings, name), bool):
             parser.add_argument(flag, action="store_true")
         else:
             parser.add_argument(flag, type=kinds.get(name, str))

@@ -19,12 +19,16 @@ _SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__", ".
 
 @dataclass(frozen=True)
 class Text:
-    """Bytes to learn and to be judged on, uint8 [n]; fingerprint: SHA-256 of them all; context: bytes of a sequence."""
+    """Bytes to learn and to be judged on, uint8 [n]; fingerprint: SHA-256 of them all; context: bytes of a sequence.
+
+    backwards: the rows of a batch stand in reverse order. Sums over them round differently, and nothing else changes.
+    """
 
     train: Tensor
     held_out: Tensor
     fingerprint: str
     context: int
+    backwards: bool = False
 
     def batch(self, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a step, int64 [BATCH, context]: a pure function of (seed, step)."""
@@ -32,7 +36,7 @@ class Text:
         mixed = hashlib.sha256(f"{seed},{step}".encode()).digest()[:4]
         generator = torch.Generator().manual_seed(int.from_bytes(mixed, "big"))
         starts = torch.randint(len(self.train) - self.context, (BATCH,), generator=generator)
-        return _cut(self.train, starts, self.context)
+        return _cut(self.train, starts.flip(0) if self.backwards else starts, self.context)
 
     def held_out_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """HELD_OUT_BATCHES pairs as `batch` gives, spread evenly over the held-out bytes."""
@@ -40,10 +44,10 @@ class Text:
         return (_cut(self.held_out, part, self.context) for part in starts.view(-1, BATCH))
 
 
-def load_text(path: str | None, context: int) -> Text:
+def load_text(path: str | None, context: int, *, backwards: bool = False) -> Text:
     """Read a file, all text files below a folder, or (None) the Python standard library's own .py files.
 
-    Files are joined in the order of their names' hashes, so that a cut at MOST_BYTES is a fair sample.
+    backwards: as for `Text`. Files are joined in the order of their names' hashes, so that a cut at MOST_BYTES is a fair sample.
     Raises ValueError when the path is missing or holds too few bytes for one batch.
     """
     raw = _read(path)
@@ -53,7 +57,7 @@ def load_text(path: str | None, context: int) -> Text:
         name = path or "of the standard library"
         raise ValueError(f"--text {name} holds {len(raw)} bytes; one batch needs at least {least}: give a longer text")
     data = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
-    return Text(data[:border], data[border:], hashlib.sha256(raw).hexdigest(), context)
+    return Text(data[:border], data[border:], hashlib.sha256(raw).hexdigest(), context, backwards)
 
 
 def _read(path: str | None) -> bytes:

@@ -21,7 +21,7 @@ from torch.optim import AdamW, Optimizer
 from dadapt_dist import LearningRateFree, monitor
 
 from .checkpoint import Checkpoints
-from .common import LOG_EVERY, class_of, finish, held_out_bits, logger, mean, options, pick_device, schedule
+from .common import class_of, finish, held_out_bits, logger, numbers, options, pick_device, schedule
 from .elastic import exit_with_launcher
 from .model import SIZES, ByteModel
 from .parallel import spread
@@ -45,9 +45,9 @@ def train(settings: Settings, text: Text) -> None:
         from .train_deepspeed import train_zero
 
         return train_zero(settings, text)
-    rank, device = dist.get_rank(), pick_device()
+    rank, device, dtype = dist.get_rank(), pick_device(), getattr(torch, settings.dtype)
     torch.manual_seed(settings.seed)  # the same weights on every rank; batches depend on (seed, step) alone
-    model, rows = spread(ByteModel(SIZES[settings.size]).to(device), settings.sharding, device)
+    model, rows = spread(ByteModel(SIZES[settings.size]).to(device, dtype), settings.sharding, device)
     optimizer = build_optimizer(settings, model)
     scheduler = schedule(optimizer, settings.method, settings.steps)
 
@@ -64,11 +64,11 @@ def train(settings: Settings, text: Text) -> None:
             inputs, targets = (rows.of(part).to(device) for part in text.batch(settings.seed, step))
             loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
             loss.backward()
-            if step % LOG_EVERY == 0 or step in (1, settings.steps):
+            if step % settings.log_every == 0 or step in (1, settings.steps):
                 # Before step(), the reduce of d is long done: reading d here waits for nothing.
-                numbers = {"loss": mean(loss), **monitor.record(optimizer)}
-                log.write(step, **numbers, seconds=round(time.monotonic() - began, 3))
-                progress.show(step, numbers)
+                logged = numbers(settings, loss, optimizer)
+                log.write(step, **logged, seconds=round(time.monotonic() - began, 3))
+                progress.show(step, logged)
             if isinstance(optimizer, LearningRateFree):
                 optimizer.loss = loss
             optimizer.step()
@@ -88,7 +88,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO if os.environ["RANK"] == "0" else logging.ERROR, format="%(message)s")
     try:
         settings = Settings.of(parse() | {"nproc": int(os.environ["WORLD_SIZE"])})
-        text = load_text(settings.text, SIZES[settings.size].context)
+        text = load_text(settings.text, SIZES[settings.size].context, backwards=settings.backwards)
     except ValueError as error:
         if os.environ["RANK"] == "0":
             logger.error("error: %s", error)

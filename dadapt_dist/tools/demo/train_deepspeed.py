@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from dadapt_dist import LearningRateFree, monitor
 
-from .common import LOG_EVERY, class_of, finish, held_out_bits, logger, mean, options, pick_device, schedule
+from .common import class_of, finish, held_out_bits, logger, numbers, options, pick_device, schedule
 from .model import SIZES, ByteModel
 from .parallel import Rows
 from .progress import Progress
@@ -65,10 +65,10 @@ def train_zero(settings: Settings, text: Text) -> None:
             inputs, targets = (rows.of(part).to(device) for part in text.batch(settings.seed, step))
             loss = F.cross_entropy(engine(inputs).flatten(0, 1), targets.flatten())
             engine.backward(loss)
-            if step % LOG_EVERY == 0 or step in (1, settings.steps):
-                numbers = {"loss": mean(loss), **monitor.record(engine.basic_optimizer)}
-                log.write(step, **numbers, seconds=round(time.monotonic() - began, 3))
-                progress.show(step, numbers)
+            if step % settings.log_every == 0 or step in (1, settings.steps):
+                logged = numbers(settings, loss, engine.basic_optimizer)
+                log.write(step, **logged, seconds=round(time.monotonic() - began, 3))
+                progress.show(step, logged)
             if isinstance(engine.basic_optimizer, LearningRateFree):
                 engine.basic_optimizer.loss = loss
             engine.step()  # steps the schedule and clears the gradients, too

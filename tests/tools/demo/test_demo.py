@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from dadapt_dist.monitor import read_jsonl
 from dadapt_dist.tools.cli import app
-from dadapt_dist.tools.demo.command import curve_of, load_grid
+from dadapt_dist.tools.demo.curve import curve_of, load_grid
 from dadapt_dist.tools.demo.model import SIZES, ByteModel
 from dadapt_dist.tools.demo.parallel import LAYOUTS, Rows
 from dadapt_dist.tools.demo.settings import SHARDINGS, Settings, parse
