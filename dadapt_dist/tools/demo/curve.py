@@ -62,7 +62,9 @@ def notes(stored: Stored, fingerprint: str) -> list[str]:
     lines = ["Measure the stored figures anew with: dadapt-dist demo-grid"]
     if stored.table["text_sha256"] != fingerprint:
         version = stored.table["python"]
-        lines.append(f"The stored figures are for the standard library of Python {version}; the text of this run differs.")
+        lines.append(
+            f"The stored figures are for the standard library of Python {version}; the text of this run differs."
+        )
     return lines
 
 

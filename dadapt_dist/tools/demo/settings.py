@@ -138,7 +138,12 @@ class Settings:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"--{name} {getattr(self, name)} is unknown: choose one of {', '.join(known)}")
-        for name, least, below in (("steps", 1, 10**9), ("save_every", 1, 10**9), ("log_every", 1, 10**9), ("seed", 0, 2**31)):
+        for name, least, below in (
+            ("steps", 1, 10**9),
+            ("save_every", 1, 10**9),
+            ("log_every", 1, 10**9),
+            ("seed", 0, 2**31),
+        ):
             if not least <= getattr(self, name) < below:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} {getattr(self, name)} must be at least {least} and below {below}")
