@@ -49,32 +49,55 @@ def main(
 
 @app.command()
 def demo(
-    method: Annotated[str | None, typer.Option(help=f"{', '.join(method_flags())}, or adamw.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"{', '.join(method_flags())}, or adamw. Unless given, prodigy.")
+    ] = None,
     sharding: Annotated[
-        str | None, typer.Option(help="none, ddp, fsdp1, fsdp2, hsdp, tp, fsdp2+tp, or zero1, zero2, zero3.")
+        str | None,
+        typer.Option(help="none, ddp, fsdp1, fsdp2, hsdp, tp, fsdp2+tp, or zero1, zero2, zero3. Unless given, fsdp2."),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Layouts, such as none,fsdp2,zero3,tp: run the same training under each, and compare d."),
     ] = None,
     nproc: Annotated[
         int | None, typer.Option(help="Processes on this machine; unless given, 1, 2 or 4 by sharding.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps; unless given, 600, and 150 with --compare.")
+    ] = None,
     text: Annotated[
         Path | None, typer.Option(help="A file or folder to learn; else Python's standard library.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, metrics.jsonl and the plot.")] = Path("demo-out"),
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for logs, checkpoints and the plot; unless given, demo-out, or demo-compare."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what is in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of the weights and of the order of the text.")] = None,
     lr: Annotated[float | None, typer.Option(help="Multiplier of d (1.0); for adamw its learning rate.")] = None,
-    size: Annotated[str | None, Hidden] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Of the model: tiny, small or medium. Unless given, small, and tiny with --compare."),
+    ] = None,
     save_every: Annotated[int | None, Hidden] = None,
 ) -> None:
     """Train a small byte-level language model on several processes, without a learning rate."""
-    from .demo.command import run_demo
-
     options = _given(method=method, sharding=sharding, nproc=nproc, steps=steps, seed=seed, lr=lr, size=size)
-    options |= _given(save_every=save_every, text=text and str(text), out=str(out))
+    options |= _given(save_every=save_every, text=text and str(text), out=out and str(out))
     options |= _given(resume=resume or None, overwrite=overwrite or None)
-    raise typer.Exit(_or_2(lambda: run_demo(options, console)))
+
+    def work() -> int:
+        if compare is not None:
+            from .demo.comparison.command import run_comparison
+
+            return run_comparison(compare, options, console)
+        from .demo.command import run_demo
+
+        return run_demo(options, console)
+
+    raise typer.Exit(_or_2(work))
 
 
 @app.command("demo-grid")

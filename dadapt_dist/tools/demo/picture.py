@@ -50,7 +50,7 @@ def _draw_curve(axis: Any, settings: Settings, bits: float, stored: Stored) -> N
         label = f"Prodigy, stored: mean of {seeds} seeds"
         axis.axhline(stored.prodigy, color="C0", linestyle="--", linewidth=1.2, label=label)
     axis.axhline(bits, color="C0", linewidth=1.6, label=plain(f"{settings.method}, this run: {bits:.3f}"))
-    axis.set(xscale="log", xlabel="AdamW's learning rate (units of the weights per step)", ylabel=HELD_OUT_AXIS)
+    axis.set(xscale="log", xlabel="AdamW's learning rate (units of the weights)", ylabel=HELD_OUT_AXIS)
     axis.set_xticks(rates, [f"{rate:g}" for rate in rates], fontsize="small", rotation=30)
     axis.minorticks_off()
     axis.legend(fontsize="small")

@@ -1,0 +1,1 @@
+"""One training under several layouts, compared by the d that it finds."""
