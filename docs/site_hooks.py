@@ -1,7 +1,8 @@
 """Turn the pages of docs/, written to be read on a code host too, into what the site generator understands: mkdocs runs this.
 
-Three things differ. Links that leave docs/ lead to the repository, or become text where none is given. Marks of code blocks
-that speak to the tests (`ranks=2`, `no-run ...`) go. A line `<!-- README: Use -->` gives that section of README.md.
+Four things differ. Links that leave docs/ lead to the repository, or become text where none is given. A link that is named by
+its file, [kernels.md](kernels.md), is named by the page's heading. Marks of code blocks that speak to the tests (`ranks=2`,
+`no-run ...`) go. A line `<!-- README: Use -->` gives that section of README.md.
 """
 
 import os
@@ -12,13 +13,16 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)")
+_FILE = re.compile(r"[\w./-]+\.md")
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 _INFO = re.compile(r"^( *```python)[^\n]+$", re.MULTILINE)
 _SECTION = re.compile(r"^<!-- README: (?P<title>.+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
-    """Rewrite a page's source; mkdocs calls it."""
+    """Rewrite a page's source; mkdocs calls it. A page that is alone in its part of the site needs no list of pages beside it."""
+    if page.parent is None:
+        page.meta.setdefault("hide", ["navigation"])
     return rewritten(markdown, page.file.src_uri, str(config.repo_url or ""))
 
 
@@ -35,7 +39,11 @@ def rewritten(text: str, page: str, repository: str = "") -> str:
     """
     folder = normpath(f"docs/{page}/..")
     text = _outside_code(text, lambda part: _links(part, folder, folder, repository))
-    text = _SECTION.sub(lambda found: _outside_code(section(found["title"]), lambda part: _links(part, ".", folder, repository)), text)
+
+    def of_readme(found: re.Match[str]) -> str:
+        return _outside_code(section(found["title"]), lambda part: _links(part, ".", folder, repository))
+
+    text = _SECTION.sub(of_readme, text)
     return _INFO.sub(r"\1", text)
 
 
@@ -50,6 +58,11 @@ def section(title: str) -> str:
     if found is None:
         raise ValueError(f"README.md has no heading {title!r}, which a page of the site includes: name one that it has")
     return found[1].strip()
+
+
+def _heading(path: str) -> str:
+    found = re.search(r"^# (.+)$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else path
 
 
 def _outside_code(text: str, change: Any) -> str:
@@ -70,7 +83,8 @@ def _links(text: str, written_in: str, shown_in: str, repository: str) -> str:
             return found[0]
         target = normpath(os.path.join(written_in, path))
         if target.startswith("docs/") and (ROOT / target).is_file() and not target.endswith(".py"):
-            return f"{found['image']}[{found['text']}]({relpath(target, shown_in)}{hash_mark}{anchor})"
+            shown = _heading(target) if _FILE.fullmatch(found["text"]) and not anchor else found["text"]
+            return f"{found['image']}[{shown}]({relpath(target, shown_in)}{hash_mark}{anchor})"
         if not repository:
             return found["text"]
         kind = "tree" if (ROOT / target).is_dir() else "blob"
