@@ -66,7 +66,11 @@ _KEPT = (
     ("steps", "all", "steps taken, a whole number"),
     ("started", "AdaGradPP, AdamPP, DoG, LDoG", "1 once the sums of the start are in"),
     ("updates", "those that count them", "steps in which something could move"),
-    ("mode", "those with an average, while on; Schedule-Free", '`"train"` or `"eval"`: which of the two the parameters hold'),
+    (
+        "mode",
+        "those with an average, while on; Schedule-Free",
+        '`"train"` or `"eval"`: which of the two the parameters hold',
+    ),
     ("method", "all", "name of the method"),
     ("format", "all", "version of the format, 1"),
     ("tensor_estimates", 'all, with `estimates="per_tensor"`', "names of the tensors"),
@@ -161,7 +165,9 @@ def cli() -> str:
         shown = [p for p in command.params if not p.hidden and p.name != "help"]
         arguments = [_argument(p) for p in shown if p.param_type_name == "argument"]
         has_options = any(p.param_type_name == "option" for p in shown)
-        usage = USAGE.strip() if name == "run" else " ".join([*words, *arguments, *(["[OPTIONS]"] if has_options else [])])
+        usage = (
+            USAGE.strip() if name == "run" else " ".join([*words, *arguments, *(["[OPTIONS]"] if has_options else [])])
+        )
         parts += [f"## {name}", textwrap.dedent(command.help or "").strip(), f"```text\n{usage}\n```"]
         if shown:
             rows = [f"| {_flags(p)} | {_default(p)} | {_cell(p.help or '')} |" for p in shown]

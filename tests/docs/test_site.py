@@ -17,6 +17,8 @@ from tests.helpers.logs import records, write
 
 PAGES = sorted(p.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for p in (ROOT / "docs").rglob("*.md"))
 WIDTHS = {"telephone": 390, "desk": 1280}
+# Every page reads the index of the search as it loads, which takes longer than all else: where nothing is searched, an empty one.
+NO_SEARCH = {"/search/search_index.json": b'{"config": {"lang": ["en"], "separator": " ", "pipeline": []}, "docs": []}'}
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +60,16 @@ def test_all_pages_are_built_and_nothing_of_their_source_is_left(site: Path) -> 
     assert [path for path in site.rglob("*") if path.suffix in (".py", ".pyi", ".md")] == []
     for page in PAGES:
         text = (site / page).read_text(encoding="utf-8")
-        for mark in (r"\|---", r"```", r"^\s*>>>", r"\]\(", r"(?:^|\s)\*\*[A-Z]", r"^ *(?:- |\d\. )\w", r":::", r"<!--"):
+        for mark in (
+            r"\|---",
+            r"```",
+            r"^\s*>>>",
+            r"\]\(",
+            r"(?:^|\s)\*\*[A-Z]",
+            r"^ *(?:- |\d\. )\w",
+            r":::",
+            r"<!--",
+        ):
             assert not re.search(mark, words(text), re.MULTILINE), (page, mark)
 
 
@@ -68,20 +79,23 @@ def test_the_start_page_has_the_quick_start_of_the_readme(site: Path) -> None:
     assert 'href="quality.html"' in (site / "index.html").read_text(encoding="utf-8")
 
 
-def test_every_page_loads_and_fits(browser: Browser, address: str) -> None:
+def test_every_page_loads_and_fits(browser: Browser, site: Path) -> None:
     """On a telephone and on a desk, without an error in the console, a failed request or one to another host."""
-    browser.troubles(address)
-    found = {}
-    for page in PAGES:
-        browser.driver.get(f"{address}/{page}")
-        wrong = [] if browser.driver.execute_script("return document.querySelector('article h1').innerText") else ["no heading"]
-        for width in WIDTHS.values():
-            browser.resize(width)
-            if elements := browser.driver.execute_script(WIDER):
-                wrong.append(f"wider than {width}: {elements}")
-        if wrong := [*browser.troubles(address), *wrong]:
-            found[page] = wrong
+    with served(site, NO_SEARCH) as address:
+        browser.troubles(address)
+        found = {page: wrong for page in PAGES if (wrong := troubles_of(browser, address, page))}
     assert found == {}
+
+
+def troubles_of(browser: Browser, address: str, page: str) -> list[str]:
+    """What is wrong with a page at both widths."""
+    browser.driver.get(f"{address}/{page}")
+    wrong = [] if browser.driver.find_elements(By.CSS_SELECTOR, "article h1") else ["no heading"]
+    for width in WIDTHS.values():
+        browser.resize(width)
+        if elements := browser.driver.execute_script(WIDER):
+            wrong.append(f"wider than {width}: {elements}")
+    return browser.troubles(address) + wrong
 
 
 def test_tables_and_code_are_shown(browser: Browser, address: str) -> None:
@@ -133,7 +147,9 @@ def test_the_pages_can_be_read_without_javascript(browser: Browser, address: str
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_the_report_of_a_run_can_be_read(browser: Browser, tmp_path: Path, width: int) -> None:
-    runs = [write(tmp_path / name / "metrics.jsonl", records(40)) for name in ("first", "a-second-run-with-a-long-name")]
+    runs = [
+        write(tmp_path / name / "metrics.jsonl", records(40)) for name in ("first", "a-second-run-with-a-long-name")
+    ]
     made = CliRunner().invoke(app, ["report", *map(str, runs), "--out", str(tmp_path / "report.html")])
     assert made.exit_code == 0, made.output
     browser.resize(width)

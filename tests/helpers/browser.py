@@ -52,15 +52,30 @@ def build_site(folder: Path) -> str:
     return said
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """Nothing is printed."""
+class _Handler(SimpleHTTPRequestHandler):
+    """Files of a folder, or what is given in the place of one; prints nothing."""
+
+    def __init__(self, *args: Any, instead: dict[str, bytes], **kwargs: Any) -> None:
+        self.instead = instead
+        super().__init__(*args, **kwargs)
+
+    def do_GET(self) -> None:
+        if self.path not in self.instead:
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.instead[self.path])))
+        self.end_headers()
+        self.wfile.write(self.instead[self.path])
+
+    def log_message(self, *_: Any) -> None: ...
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Serve a folder on this machine; gives its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+def served(folder: Path, instead: dict[str, bytes] | None = None) -> Iterator[str]:
+    """Serve a folder on this machine; gives its address. instead: what takes the place of some files."""
+    handler = partial(_Handler, directory=str(folder), instead=instead or {})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -108,7 +123,9 @@ class Browser:
 
 
 def _trouble(event: str, said: Any, address: str) -> list[str]:
-    if event == "Network.requestWillBeSent" and not said["request"]["url"].startswith((address, "data:", "blob:", "about:")):
+    if event == "Network.requestWillBeSent" and not said["request"]["url"].startswith(
+        (address, "data:", "blob:", "about:")
+    ):
         return [f"asked another host: {said['request']['url']}"]
     if event == "Network.responseReceived" and said["response"]["status"] >= 400:
         return [f"{said['response']['status']}: {said['response']['url']}"]
@@ -124,6 +141,7 @@ def opened(profile: Path) -> Iterator[Browser]:
     options.binary_location = next(path for path in map(shutil.which, BROWSERS) if path)
     for switch in (*SWITCHES, f"--user-data-dir={profile}"):
         options.add_argument(switch)
+    options.add_experimental_option("perfLoggingPrefs", {"enableNetwork": True, "enablePage": False})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
     try:
