@@ -18,7 +18,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-matrix test-fast test-distributed test-deepspeed fuzz restarts sanitize lint format wheel clean
+.PHONY: help setup demo test test-matrix test-fast test-distributed test-deepspeed fuzz restarts sanitize lint format docs browser wheel clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -100,6 +100,12 @@ format: $(STAMP) ## Write what follows from the methods' files, sort imports, ap
 	$(BIN)/python -m dadapt_dist.tools.generate
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP) ## Build the documentation site into build/site; while you write: make docs ARGS=--serve.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(if $(filter --serve,$(ARGS)),serve,build)
+
+browser: ## Install the browser that the site's tests need, where apt-get can; else say how.
+	@.ci/browser
 
 wheel: $(STAMP) ## Build the source distribution and the wheel into dist/.
 	$(BIN)/python -m build --no-isolation --outdir dist .

@@ -1,4 +1,4 @@
-"""Write what follows from the methods' files: the stub of the public classes, and their section of docs/methods.md.
+"""Write what follows from the code: stubs of the public classes, their section of docs/methods.md, and tables of docs/reference.
 
 `make format` runs it in a clone: python -m dadapt_dist.tools.generate
 """
@@ -11,14 +11,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ..engine.optimizer import LearningRateFree
 from ..engine.optimizer_class import docstring_of, paragraph, signature_of
 from ..methods import METHODS, Method
 from ..methods.base import Documentation, Variant
 from ..methods.registry import class_name, class_names
 from ..options.fields import MethodOptions
+from ..wrappers import TRAC, Mechanic
+from . import reference_pages
 
 ROOT = Path(__file__).parents[2]
 STUB, PAGE = ROOT / "dadapt_dist/optimizers.pyi", ROOT / "docs/methods.md"
+WRAPPERS = ROOT / "dadapt_dist/wrappers.pyi"
 BEGIN, END = "<!-- methods: written by `make format` from dadapt_dist/methods -->", "<!-- end of methods -->"
 _ARXIV = re.compile(r"arXiv \d{4}\.\d{5}")
 _HEAD = """\
@@ -39,10 +43,29 @@ def register(method: type[Method]) -> type[LearningRateFree]: ...
 """
 
 
+_HEAD_OF_WRAPPERS = """\
+# Written by `make format` from engine/wrapped.py.
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .engine.step_size import StepSize
+from .engine.wrapped import Wrapped
+"""
+
+
 def main() -> None:
-    """Write both files."""
-    STUB.write_text(stub(), encoding="utf-8")
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    """Write all files."""
+    for path, text in texts().items():
+        path.write_text(text, encoding="utf-8")
+
+
+def texts() -> dict[Path, str]:
+    """What each file should hold."""
+    pages = {ROOT / name: text for name, text in reference_pages.pages().items()}
+    return {STUB: stub(), WRAPPERS: stub_of_wrappers(), PAGE: page(PAGE.read_text(encoding="utf-8")), **pages}
 
 
 def stub() -> str:
@@ -50,6 +73,13 @@ def stub() -> str:
     listed = "".join(f'    "{name}",\n' for name in sorted(class_names(), key=lambda name: (not name.isupper(), name)))
     stubs = "".join(_stub_of(method, variant) for method, variant in _classes())
     return _HEAD + stubs + f"\n__all__ = [\n{listed}]\n"
+
+
+def stub_of_wrappers() -> str:
+    """The text of wrappers.pyi."""
+    classes = (Mechanic, TRAC)
+    stubs = "".join(_class(cls.__name__, "Wrapped", cls.__doc__, inspect.signature(cls)) for cls in classes)
+    return _HEAD_OF_WRAPPERS + stubs + '\n__all__ = ["TRAC", "Mechanic"]\n'
 
 
 def _classes() -> list[tuple[type[Method], Variant | None]]:
@@ -109,12 +139,16 @@ def _repr(value: Any) -> str:
 
 
 def _stub_of(method: type[Method], variant: Variant | None) -> str:
-    lines = [f"\nclass {_words(method, variant)[0]}(LearningRateFree):"]
-    documented = f'"""{docstring_of(method, variant)}"""'
-    lines += [f"    {line}".rstrip() for line in documented.splitlines()]
+    name = _words(method, variant)[0]
+    return _class(name, LearningRateFree.__name__, docstring_of(method, variant), signature_of(method, variant))
+
+
+def _class(name: str, base: str, docstring: str | None, signature: inspect.Signature) -> str:
+    lines = [f"\nclass {name}({base}):"]
+    lines += [f"    {line}".rstrip() for line in f'"""{docstring}"""'.splitlines()]
     lines += ["", "    def __init__(", "        self,"]
     keyword_only = False
-    for parameter in signature_of(method, variant).parameters.values():
+    for parameter in signature.parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
             keyword_only = True
             lines.append("        *,")
