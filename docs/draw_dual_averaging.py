@@ -2,7 +2,7 @@
 
     python -m docs.draw_dual_averaging [--out docs/dual-averaging.png]
 
-Needs matplotlib: pip install dadapt-dist[demo].
+Needs matplotlib: pip install 'dadapt-dist[cli]'.
 """
 
 import argparse

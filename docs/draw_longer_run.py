@@ -4,7 +4,7 @@
 
 Each folder is the `--out` of a demo. Curves are means over 50 of the logged losses.
 
-Needs matplotlib: pip install dadapt-dist[demo].
+Needs matplotlib: pip install 'dadapt-dist[cli]'.
 """
 
 import argparse

@@ -169,5 +169,5 @@ def figure_class() -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: F401  (fails early where Agg cannot load)
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install dadapt-dist[demo]") from error
+        raise ImportError("plots need matplotlib: pip install 'dadapt-dist[cli]'") from error
     return Figure

@@ -6,27 +6,37 @@ from typing import Annotated, Any
 
 try:
     import typer
-    from rich.console import Console
+    from rich import console as _console  # noqa: F401
 except ImportError as error:
-    raise ImportError("the command line needs typer and rich: pip install dadapt-dist[demo]") from error
+    raise ImportError("the command line needs typer and rich: pip install 'dadapt-dist[cli]'") from error
 
 from .. import __version__
 from .bench import cli
 from .doctor.cli import doctor
 from .method_names import method_flags
+from .terminal import HELP, Commands, console, errors
+from .terminal import or_2 as _or_2
 
 app = typer.Typer(
     help="Learning-rate-free optimizers for sharded training.",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings=HELP,
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli.app, name="bench")
 app.command()(doctor)
-console = Console(soft_wrap=True, highlight=False)
-errors = Console(stderr=True, soft_wrap=True, highlight=False)
 Hidden = typer.Option(hidden=True)
+SHARDINGS = ("none", "ddp", "fsdp1", "fsdp2", "hsdp", "tp", "fsdp2+tp", "zero1", "zero2", "zero3")
 LOGS = "Logs of runs: metrics.jsonl, TensorBoard's event files, or folders with either."
+
+
+def _methods(incomplete: str) -> list[str]:
+    return [name for name in (*method_flags(), "adamw") if name.startswith(incomplete)]
+
+
+def _shardings(incomplete: str) -> list[str]:
+    return [name for name in SHARDINGS if name.startswith(incomplete)]
 
 
 def _show_version(wanted: bool) -> None:
@@ -50,36 +60,45 @@ def main(
 @app.command()
 def demo(
     method: Annotated[
-        str | None, typer.Option(help=f"{', '.join(method_flags())}, or adamw. Unless given, prodigy.")
+        str | None,
+        typer.Option(help=f"{', '.join(method_flags())}, or adamw.", show_default="prodigy", autocompletion=_methods),
     ] = None,
     sharding: Annotated[
         str | None,
-        typer.Option(help="none, ddp, fsdp1, fsdp2, hsdp, tp, fsdp2+tp, or zero1, zero2, zero3. Unless given, fsdp2."),
+        typer.Option(help=f"One of {', '.join(SHARDINGS)}.", show_default="fsdp2", autocompletion=_shardings),
     ] = None,
     compare: Annotated[
         str | None,
-        typer.Option(help="Layouts, such as none,fsdp2,zero3,tp: run the same training under each, and compare d."),
+        typer.Option(
+            help="Layouts, such as none,fsdp2,zero3,tp: run the same training under each, and compare d.",
+            show_default="none: a single run",
+        ),
     ] = None,
     nproc: Annotated[
-        int | None, typer.Option(help="Processes on this machine; unless given, 1, 2 or 4 by sharding.")
+        int | None, typer.Option(min=1, help="Processes on this machine.", show_default="1, 2 or 4 by sharding")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps; unless given, 600, and 150 with --compare.")
+        int | None, typer.Option(help="Optimizer steps, at least 1.", show_default="600, and 150 with --compare")
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(help="A file or folder to learn; else Python's standard library.")
+        Path | None, typer.Option(help="A file or folder to learn.", show_default="Python's standard library")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for logs, checkpoints and the plot; unless given, demo-out, or demo-compare."),
+        typer.Option(help="Folder for logs, checkpoints and the plot.", show_default="demo-out, or demo-compare"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue what is in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of the weights and of the order of the text.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Multiplier of d (1.0); for adamw its learning rate.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the weights and of the order of the text, at least 0.", show_default="0")
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Multiplier of d; for adamw its learning rate.", show_default="1.0, and 1e-3 for adamw"),
+    ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Of the model: tiny, small or medium. Unless given, small, and tiny with --compare."),
+        typer.Option(help="Of the model: tiny, small or medium.", show_default="small, and tiny with --compare"),
     ] = None,
     save_every: Annotated[int | None, Hidden] = None,
 ) -> None:
@@ -109,7 +128,9 @@ def demo_grid(
     seeds: Annotated[
         str, typer.Option(help="Seeds of the weights and of the order of the text, separated by commas.")
     ] = "0,1,2",
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps of each run.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps of each run, at least 1.", show_default="600")
+    ] = None,
     size: Annotated[str | None, Hidden] = None,
 ) -> None:
     """Measure AdamW over a grid of learning rates and Prodigy, on the demo's model and text. Goes on where it was stopped."""
@@ -140,18 +161,28 @@ def suite(
         str, typer.Option(help="Names separated by commas, or all, deep, logistic, chosen, reported.")
     ] = "all",
     variants: Annotated[
-        str | None, typer.Option(help="Names separated by commas, or all, or none: AdamW alone.")
+        str | None,
+        typer.Option(
+            help="Names separated by commas, or all, or none: AdamW alone.", show_default="released-linear,recipe,auto"
+        ),
     ] = None,
     optimizer: Annotated[
-        list[str] | None, typer.Option(help="module:function of (parameters, total_steps), may be given again.")
+        list[str] | None,
+        typer.Option(help="module:function of (parameters, total_steps), may be given again.", show_default="none"),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Runs of each row, with seeds 0, 1, ...; unless given, 3.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs of each row, with seeds 0, 1, and so on, at least 1.", show_default="3")
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Steps of every run; unless given, each task's usual length.")
+        int | None, typer.Option(help="Steps of every run, at least 1.", show_default="each task's usual length")
     ] = None,
-    length: Annotated[float | None, typer.Option(help="Steps as a factor on each task's usual length.")] = None,
-    rates: Annotated[str | None, typer.Option(help="AdamW's learning rates; unless given, nine for each task.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Processes; unless given, one for each core.")] = None,
+    length: Annotated[
+        float | None, typer.Option(help="Steps as a factor on each task's usual length, up to 100.", show_default="1.0")
+    ] = None,
+    rates: Annotated[
+        str | None, typer.Option(help="AdamW's learning rates.", show_default="nine for each task")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes, at least 1.", show_default="one for each core")] = None,
     only_report: Annotated[bool, typer.Option("--only-report", help="Run nothing, report what is there.")] = False,
 ) -> None:
     """Compare untuned optimizers with AdamW at its best learning rate, on two dozen small tasks."""
@@ -183,24 +214,30 @@ def compare(
     ],
     method: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[:option=value,...], untuned; may be given again. Unless given, prodigy:recipe=auto."),
+        typer.Option(help="NAME[:option=value,...], untuned; may be given again.", show_default="prodigy:recipe=auto"),
     ] = None,
     tuned: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[:option=value,...], at every rate; may be given again. Unless given, adamw; or none."),
+        typer.Option(help="NAME[:option=value,...], at every rate, or none; may be given again.", show_default="adamw"),
     ] = None,
     rates: Annotated[
-        str | None, typer.Option(help="Learning rates: a list, or LOWEST..HIGHESTxCOUNT. Unless given, 1e-4..1x9.")
+        str | None, typer.Option(help="Learning rates: a list, or LOWEST..HIGHESTxCOUNT.", show_default="1e-4..1x9")
     ] = None,
     schedule: Annotated[
         str | None,
-        typer.Option(help="warmup (linear decay after 5 % of it), linear, cosine, constant, or a .json file."),
+        typer.Option(
+            help="warmup (linear decay after 5 % of it), linear, cosine, constant, or a .json file.",
+            show_default="warmup",
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps of each run; a task of the suite has its own.")
+        int | None,
+        typer.Option(help="Optimizer steps of each run, at least 1.", show_default="a task of the suite has its own"),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Runs of each row, with seeds 0, 1, ...; unless given, 3.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Processes; unless given, one for each core.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs of each row, with seeds 0, 1, and so on, at least 1.", show_default="3")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes, at least 1.", show_default="one for each core")] = None,
     out: Annotated[Path, typer.Option(help="Folder for results; a second start goes on.")] = Path("compare-out"),
 ) -> None:
     """Compare optimizers on your own task, untuned and with tuned learning rates, and count the runs that each takes."""
@@ -235,7 +272,10 @@ def watch(
 @app.command()
 def plot(
     logs: Annotated[list[Path], typer.Argument(help=LOGS)],
-    out: Annotated[Path | None, typer.Option(help="The picture; its ending chooses the format.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The picture; its ending chooses the format.", show_default="beside the first log"),
+    ] = None,
 ) -> None:
     """Draw loss, d and learning rates over the steps, of several runs in one picture."""
 
@@ -251,7 +291,7 @@ def plot(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="The log of a run: metrics.jsonl or event files, or its folder.")],
-    others: Annotated[list[Path] | None, typer.Argument(help="Runs to compare it with.")] = None,
+    others: Annotated[list[Path] | None, typer.Argument(help="Runs to compare it with.", show_default="none")] = None,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
 ) -> None:
     """Write one HTML page on a run: settings, pictures, held steps, what seems wrong, and a comparison with other runs."""
@@ -272,7 +312,7 @@ def refine_schedule(
         str, typer.Option(help="l1, for Adam, Prodigy and others like them; l2, for methods like SGD.")
     ] = "l1",
     steps: Annotated[
-        int | None, typer.Option(help="Steps of the run to come; unless given, as many as in the log.")
+        int | None, typer.Option(help="Steps of the run to come, at least 1.", show_default="as many as in the log")
     ] = None,
     smooth: Annotated[float, typer.Option(help="Width of the running median, as a part of the run.")] = 0.1,
     out: Annotated[Path, typer.Option(help="The schedule; its picture stands beside it.")] = Path("schedule.json"),
@@ -291,8 +331,10 @@ def refine_schedule(
 def universal(
     checkpoint: Annotated[Path, typer.Argument(help="The folder given to save_checkpoint, or one tag's.")],
     output: Annotated[Path, typer.Argument(help="The new folder.")],
-    tag: Annotated[str | None, typer.Option(help="Unless given, the one that `latest` names.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that read and merge.")] = 1,
+    tag: Annotated[
+        str | None, typer.Option(help="The checkpoint's tag.", show_default="the one that `latest` names")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read and merge.")] = 1,
     trust: Annotated[
         bool, typer.Option("--trust", help="Take files that others own or may write, too: code in them is run.")
     ] = False,
@@ -325,12 +367,3 @@ def run(context: typer.Context) -> None:
 def _given(**options: Any) -> dict[str, Any]:
     """What the user typed: an option left out must not look like a choice, because --resume compares."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _or_2(work: Any) -> int:
-    """The exit code of `work`; bad input becomes one line and exit code 2."""
-    try:
-        return int(work())
-    except (ValueError, OSError, ImportError) as error:
-        errors.print(f"error: {error}", markup=False)
-        return 2

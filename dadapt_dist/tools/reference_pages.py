@@ -18,7 +18,7 @@ _GENERATED = "<!-- Written by `make format` from the code. -->"
 _CLI = """\
 # Command line
 
-The commands of `dadapt-dist`, which come with `pip install dadapt-dist[demo]`. Each ends with exit status 0 where it did its work and
+The commands of `dadapt-dist`, which come with `pip install dadapt-dist[cli]`. Each ends with exit status 0 where it did its work and
 with 2, after one line, where its input is wrong. `python -m dadapt_dist` is the same program.
 """
 _GROUPS = """\

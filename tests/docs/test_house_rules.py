@@ -31,6 +31,7 @@ OPTIONAL = {
 }
 FRONT_ENDS = (
     "dadapt_dist/tools/cli.py",
+    "dadapt_dist/tools/terminal.py",
     "dadapt_dist/tools/demo/",
     "dadapt_dist/tools/bench/",
     "dadapt_dist/tools/suite/",

@@ -17,7 +17,7 @@ import pytest
 import dadapt_dist
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = {"demo", "suite", "accelerate", "deepspeed", "trainer", "lightning", "mpi", "test", "dev", "all"}
+EXTRAS = {"cli", "demo", "suite", "accelerate", "deepspeed", "trainer", "lightning", "mpi", "test", "dev", "all"}
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:

@@ -1,11 +1,16 @@
 """The command line answers for itself without torch."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
 import dadapt_dist
+from dadapt_dist.monitor import plot
+from dadapt_dist.tools.cli import app
 
 PROGRAM = """
 import sys, dadapt_dist_cli
@@ -66,3 +71,117 @@ def test_importing_the_package_leaves_the_compiler_dtensors_and_plots_alone() ->
         "import dadapt_dist\n"
         "assert not [name for name in heavy if name in sys.modules], [n for n in heavy if n in sys.modules]\n"
     )
+
+
+# ---------------------------------------------------------------- one way to end
+
+
+def dadapt_dist_app(*words: str) -> Result:
+    return CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+
+
+def commands() -> list[list[str]]:
+    bench = ["step", "sync", "memory", "scale"]
+    others = [
+        "demo",
+        "demo-grid",
+        "doctor",
+        "suite",
+        "compare",
+        "watch",
+        "plot",
+        "report",
+        "refine-schedule",
+        "universal",
+    ]
+    return [[], *([name] for name in others), *(["bench", name] for name in bench)]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_h_is_help_everywhere_and_every_option_shows_its_default(words: list[str]) -> None:
+    short, long = (dadapt_dist_app(*words, flag) for flag in ("-h", "--help"))
+    assert (short.exit_code, short.output) == (0, long.output)
+    options = re.split(r"\n│ (?=--)", short.output)[1:]
+    if words:
+        silent = [one.split()[0] for one in options if "<bool>" not in one and "[default: " not in one]
+        assert set(silent) <= {"--json", "--plot", "--threads", "--run"}, silent
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["demo", "--nproc", "0"], "'--nproc'"),
+        (["demo", "--nprocs", "2"], "--nprocs"),
+        (["demo", "--steps", "many"], "'--steps'"),
+        (["dmo"], "dmo"),
+        (["plot"], "logs"),
+        (["plot", "."], ". holds no metrics.jsonl"),
+        (["plot", "/dev/null"], "/dev/null is no regular file"),
+        (["bench", "step", "--device", "tpu"], "--device tpu"),
+        (["bench", "memory", "--params", "1"], "'--params'"),
+        (["suite", "--jobs", "0"], "--jobs 0 must be at least 1"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = dadapt_dist_app(*words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C\n"),
+        (OSError(28, "No space left on device", "x.png"), 2, "error: x.png: No space left on device\n"),
+        (PermissionError(13, "Permission denied", "a", None, "b"), 2, "error: a and b: Permission denied\n"),
+        (ValueError("two\nlines \x1b[2J"), 2, "error: two lines \\x1b[2J\n"),
+        (BrokenPipeError(32, "Broken pipe"), 1, ""),
+    ],
+)
+def test_what_goes_wrong_in_a_command_is_one_line(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(plot, "plot_runs", fails)
+    done = dadapt_dist_app("plot", "x.jsonl", "--out", "x.png")
+    assert (done.exit_code, done.stdout, done.stderr) == (code, "", said)
+
+
+def test_a_bug_is_no_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plot, "plot_runs", lambda *_, **__: 1 / 0)
+    assert isinstance(dadapt_dist_app("plot", "x.jsonl", "--out", "x.png").exception, ZeroDivisionError)
+
+
+def test_methods_are_completed_without_torch() -> None:
+    env = '_DADAPT_DIST_COMPLETE="complete_bash", COMP_WORDS="dadapt-dist demo --method mech", COMP_CWORD="3"'
+    shown = child(f"import os\nos.environ.update({env})\n" + PROGRAM.format(arguments=[]))
+    assert shown.split() == ["mechanic-sgd", "mechanic-adam", "mechanic-lion"]
+
+
+WITHOUT = """
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "typer" else found(name, *rest)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"), [(["--version"], dadapt_dist.__version__), (["-h"], "dadapt-dist[cli]")]
+)
+def test_without_typer_help_and_version_answer(arguments: list[str], shown: str) -> None:
+    assert shown in child(WITHOUT + PROGRAM.format(arguments=arguments))
+
+
+def test_without_typer_a_command_is_one_line_with_the_cure() -> None:
+    program = WITHOUT + PROGRAM.format(arguments=["plot", "x"])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: the command line needs typer: pip install 'dadapt-dist[cli]'\n"

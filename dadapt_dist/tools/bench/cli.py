@@ -180,5 +180,5 @@ def _require(right: bool, message: str) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    errors.print(message)
+    errors.print(f"error: {message}", markup=False)
     raise typer.Exit(2)

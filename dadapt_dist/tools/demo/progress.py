@@ -8,7 +8,7 @@ try:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 except ImportError as error:
-    raise ImportError("the demo needs rich: pip install dadapt-dist[demo]") from error
+    raise ImportError("the demo needs rich: pip install 'dadapt-dist[cli]'") from error
 
 from ...monitor import names
 
