@@ -51,7 +51,9 @@ def read_text(path: str | os.PathLike[str], most: int = CONFIG_BYTES) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: byte {error.start} is 0x{content[error.start]:02x}") from error
+        raise ValueError(
+            f"{path} is no text in UTF-8: byte {error.start} is 0x{content[error.start]:02x}; save it as UTF-8"
+        ) from error
 
 
 def read_json_object(path: Path, most: int = CONFIG_BYTES) -> dict[str, Any]:
@@ -61,5 +63,13 @@ def read_json_object(path: Path, most: int = CONFIG_BYTES) -> dict[str, Any]:
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no well-formed JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not settings by name")
+        raise ValueError(f"{path} holds {in_words(content)}, not settings by name")
     return content
+
+
+def in_words(content: object) -> str:
+    """What kind of value a file holds, for people who do not write Python."""
+    if content is None:
+        return "nothing"
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "settings"}
+    return next((said for kind, said in kinds.items() if isinstance(content, kind)), f"a {type(content).__name__}")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from ... import launch
     from . import config_files, environment
 
 console = Console(soft_wrap=True, highlight=False)
@@ -40,50 +41,18 @@ def doctor(
             raise typer.Exit(code)
     else:
         code = 0
-    from ... import launch
-
-    try:
-        speaks, found = _environment(reduce, timeout)
-    except (launch.LaunchError, RuntimeError) as error:
-        _error(error)
-        raise typer.Exit(2) from None
-    wrong, unreadable = _checked(configs or [])
-    if speaks:
-        if wrong or not unreadable:
-            _show(found, wrong)
-        for reason in unreadable:
-            _error(reason)
-    is_wrong = any(finding.is_error for _, _, findings in wrong for finding in findings)
-    raise typer.Exit(max(code, 2 if unreadable else int(is_wrong)))
-
-
-def _checked(configs: list[Path]) -> "tuple[config_files.Checked, list[config_files.UnreadableError]]":
-    """What is wrong in every file that can be read, and why another cannot be."""
     from . import config_files
 
-    wrong: config_files.Checked = []
-    unreadable: list[config_files.UnreadableError] = []
-    for path in configs:
-        found = _or_error(path)
-        if isinstance(found, config_files.UnreadableError):
-            unreadable.append(found)
-        else:
-            wrong += found
-    return wrong, unreadable
+    world, found, failed = _environment(reduce, timeout)
+    report = config_files.check_all(configs or [])
+    if failed is not None:
+        _error(failed)
+    if world is None or world.rank == 0:
+        _show(found, report, verdict=bool(configs))
+    raise typer.Exit(max(code, 2 if report.unreadable or failed else int(report.counts()[0] > 0)))
 
 
-def _or_error(path: Path) -> "config_files.Checked | config_files.UnreadableError":
-    from . import config_files
-
-    try:
-        return config_files.check(path)
-    except config_files.UnreadableError as error:
-        return error
-    except RecursionError:
-        return config_files.UnreadableError(f"{path} is nested too deeply")
-
-
-def _error(reason: Exception) -> None:
+def _error(reason: object) -> None:
     errors.print(f"error: {_line(reason)}", markup=False)
 
 
@@ -94,25 +63,38 @@ def _line(said: object, most: int = 600) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def _environment(reduce: bool, timeout: float) -> "tuple[bool, environment.Facts]":
+def _environment(reduce: bool, timeout: float) -> "tuple[launch.World | None, environment.Facts, Exception | None]":
+    """What there is here, and why the ranks did not meet, if so: files can be checked all the same."""
     from ... import launch
     from . import environment
 
-    world = launch.detect(os.environ)
-    found = environment.environment(world, os.environ)
-    if reduce:
-        found += environment.reduce(timeout)
-    return world.rank == 0, [*found, *environment.versions()]
+    world: launch.World | None = None
+    found: environment.Facts = []
+    failed: Exception | None = None
+    try:
+        world = launch.detect(os.environ)
+        found += environment.environment(world, os.environ)
+        if reduce:
+            found += environment.reduce(timeout)
+    except (launch.LaunchError, RuntimeError) as error:
+        failed = error
+    return world, [*found, *environment.versions()], failed
 
 
-def _show(found: "environment.Facts", wrong: "config_files.Checked") -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in found:
-        table.add_row(name, value)
-    console.print(table)
-    for path, kind, findings in wrong:
-        console.print(f"\n{_line(path)} ({kind}): {'nothing wrong' if not findings else ''}", markup=False)
+def _show(found: "environment.Facts", report: "config_files.Report", *, verdict: bool) -> None:
+    if report.checked or (found and not report.unreadable):
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for name, value in found:
+            table.add_row(name, value)
+        console.print(table)
+    for path, kind, findings in report.checked:
+        console.print(
+            f"\n{_line(path)} ({kind}): {'' if any(not one.is_note for one in findings) else 'nothing wrong'}",
+            markup=False,
+        )
         for finding in findings:
-            mark = "wrong" if finding.is_error else "better"
-            said = _line(f"{mark}: {finding.where}: {finding.problem}; {finding.cure}")
-            console.print(f"  {said}", markup=False)
+            console.print(f"  {_line(finding)}", markup=False)
+    for reason in report.unreadable:
+        _error(reason)
+    if verdict:
+        console.print(report.verdict(), markup=False)

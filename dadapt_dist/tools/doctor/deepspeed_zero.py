@@ -5,8 +5,9 @@ import re
 from typing import Any
 
 from ...integrations.known_issues import DEFECTS, ELASTIC_CHECKPOINT, FEATURES
-from .findings import Config, Finding, Findings, is_off, is_on, number, section
+from .findings import Config, Finding, Findings, is_off, is_on, number, section, shown
 
+STAGES = (0, 1, 2, 3)
 TWIN_FLOW = next(feature for feature in FEATURES if feature.title == "Twin-Flow")
 
 
@@ -14,6 +15,14 @@ def check_zero(config: Config) -> Findings:
     """Every setting that is wrong, but the offload's."""
     zero = section(config, "zero_optimization")
     stage = number(zero.get("stage", 0))
+    if zero.get("stage", 0) != "auto" and stage not in STAGES:
+        yield Finding(
+            "zero_optimization.stage", f"{shown(zero['stage'])} is no stage of ZeRO", "set it to 0, 1, 2 or 3"
+        )
+    if all(is_on(section(config, name).get("enabled")) for name in ("fp16", "bf16")):
+        yield Finding(
+            "bf16.enabled", "fp16 is enabled, too, and DeepSpeed takes one of them", "disable one; bf16 needs no scale"
+        )
     for feature in FEATURES:
         key = feature.key
         if key != TWIN_FLOW.key and (is_on(zero.get(key)) or is_on(section(zero, "offload_optimizer").get(key))):

@@ -1,24 +1,32 @@
 """A finding of the doctor, and helpers that read settings from configs."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...engine.diagnostics.advice_texts import LR, WARM_UP
+
+MOST_SHOWN = 60  # letters of a value
 
 
 @dataclass(frozen=True)
 class Finding:
     """One setting: where it stands, what is wrong with it, and the cure.
 
-    is_error: training fails or is wrong; otherwise it is only worse than it could be.
+    is_error: training fails or is wrong; otherwise it is only worse than it could be. is_note: neither; it has to be known.
     """
 
     where: str
     problem: str
     cure: str
     is_error: bool = True
+    is_note: bool = False
+
+    def __str__(self) -> str:
+        mark = "note" if self.is_note else "wrong" if self.is_error else "better"
+        return f"{mark}: {self.where}: {self.problem}; {self.cure}"
 
 
 Findings = Iterator[Finding]
@@ -53,11 +61,38 @@ def is_on(value: Any) -> bool:
     return bool(value) and value != "auto" and not is_off(value)
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like it; None where none is."""
+def shown(value: Any) -> str:
+    """A value as it stands in a JSON file, cut where it is long."""
+    try:
+        text = json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
+def key_name(key: Any) -> str:
+    """A key of a file, as it can stand in a line; YAML has keys that are no texts."""
+    return key[:MOST_SHOWN] if isinstance(key, str) and key.strip() else shown(key)
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most like it; None where none is. cutoff: how like, from 0 to 1.
+
+    One that begins each of its words the same way goes first: warmup_step is nearer to warmup_num_steps than to warmup_type.
+    """
     lower = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(name.lower(), list(lower), n=1)
+    near = difflib.get_close_matches(name.lower(), list(lower), n=3, cutoff=cutoff)
+    words = name.lower().split("_")
+    near.sort(key=lambda one: not all(any(part.startswith(word) for part in one.split("_")) for word in words))
     return lower[near[0]] if near else None
+
+
+def meant(name: Any, known: Iterable[str], present: Container[Any], cutoff: float = 0.6) -> str | None:
+    """A cure for a name that is not known: the one that is most like it; None where none is."""
+    near = nearest(str(name), known, cutoff)
+    if near is None:
+        return None
+    return f"remove it: {near} is there, too" if near in present else f"did you mean {near}?"
 
 
 def suggested(name: str, known: Iterable[str]) -> str:
