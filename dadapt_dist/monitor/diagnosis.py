@@ -8,6 +8,7 @@ from typing import NamedTuple
 from . import names
 from .columns import Series, span
 from .run_log import RunLog
+from .without_d import CURE, instead_of_d, rate_label
 
 PAGE = "docs/troubleshooting.md"
 FEWEST = 5  # records, below which nothing can be said
@@ -51,15 +52,14 @@ def diagnose(run: RunLog, *, is_over: bool = True) -> list[Symptom]:
         is_over: False leaves out what can only be said of a run that has ended.
 
     Raises:
-        ValueError: It has no record with a step, or no d.
+        ValueError: It has no record with a step, or neither d nor what a method without d logs.
     """
     if not run.columns:
         why = f" ({run.faults[0]})" if run.faults else ""
         raise ValueError(f"{run.path} holds no record with a step{why}: give the metrics.jsonl of a run")
-    if not run.columns.parts(names.D):
+    if not run.columns.parts(names.D) and not instead_of_d(run.columns):
         found = ", ".join(list(run.columns.series)[:8]) or "nothing"
-        cure = "log **dadapt_dist.monitor.record(optimizer) with each step"
-        raise ValueError(f"{run.path} has no d that is finite, only {found}: {cure}, of a method that estimates d")
+        raise ValueError(f"{run.path} has nothing of an optimizer, only {found}: {CURE}")
     found_all = [symptom for check in (CHECKS if is_over else CHECKS[:-2]) for symptom in check(run)]
     return sorted(found_all, key=lambda symptom: not symptom.is_error)
 
@@ -77,9 +77,12 @@ def summary(run: RunLog) -> str:
     loss = run.columns.loss
     finite = loss.finite
     parts = run.columns.parts(names.D).values()
+    what = "d"
+    if not parts:
+        what, parts = rate_label(run.columns), run.columns.parts(names.EFFECTIVE_LR).values()
     first, last = (span([one.values[place] for one in parts]) for place in (0, -1))
     said = f"loss {finite[0]:.4g} to {finite[-1]:.4g}" if finite else "no loss"
-    return f"{run.columns.last_step:.0f} steps, {said}, d from {first} to {last}"
+    return f"{run.columns.last_step:.0f} steps, {said}, " + (f"{what} from {first} to {last}" if parts else "no d")
 
 
 def _short(run: RunLog) -> Symptoms:
@@ -93,6 +96,8 @@ def _short(run: RunLog) -> Symptoms:
 
 
 def _peak(run: RunLog) -> Symptoms:
+    if instead_of_d(run.columns):  # its lr is a rate
+        return
     peaks = [max(one.finite) for one in run.columns.parts(names.LR).values()]
     peak = max(peaks, default=1.0)
     if 0 < peak <= LOW_LR:
@@ -165,9 +170,10 @@ def _diverged(run: RunLog) -> Symptoms:
         return
     grown = max((one.finite[-1] / max(one.at(step), 1e-300) for one in run.columns.parts(names.D).values()), default=1)
     because = f", while d grew {grown:.3g} times" if grown >= GROWN else ""
+    cure = "use recipe='auto', or d_coef=0.5 and safeguard_warmup=True, with a schedule that falls to 0"
     yield Symptom(
         f"the loss has risen from {least:.4g} near step {step:.0f} to {last:.4g} at the end{because}",
-        "use recipe='auto', or d_coef=0.5 and safeguard_warmup=True, with a schedule that falls to 0",
+        "use a smaller lr, with a schedule that falls to 0" if instead_of_d(run.columns) else cure,
         "no-message-but-training-is-not-what-it-should-be",
         is_error=grown >= GROWN or last > smooth[0][1],
     )

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 from . import names
 from .find_runs import find_log, open_runs
 from .run_log import RunLog
+from .without_d import CURE, instead_of_d, rate_label
 
 if TYPE_CHECKING:
     from .refine import Refined
@@ -69,7 +70,7 @@ def picture_beside(logs: Sequence[str | os.PathLike[str]]) -> Path:
 
 
 def readable(run: RunLog) -> RunLog:
-    """A run with something to see; its faulty lines are logged. Raises ValueError for one with neither loss nor d."""
+    """A run with something to see; its faulty lines are logged. Raises ValueError for one with neither loss, d nor rate."""
     for fault in run.faults:
         logger.warning("%s", fault)
     if not run.columns:
@@ -77,11 +78,13 @@ def readable(run: RunLog) -> RunLog:
         raise ValueError(
             f"{run.path} holds no record with a step{why}: give the metrics.jsonl of a run that has taken one"
         )
-    if not run.columns.loss.finite and not run.columns.parts(names.D):
+    if not run.columns.loss.finite and not any(map(run.columns.parts, (names.D, names.EFFECTIVE_LR))):
         found = ", ".join(list(run.columns.series)[:8]) or "nothing"
+        instead = instead_of_d(run.columns)
+        more = f"; {instead}" if instead else ""
         raise ValueError(
-            f"{run.path} has neither a loss nor a d that is finite (it has {found}): log "
-            "loss=... and **dadapt_dist.monitor.record(optimizer) with each step"
+            f"{run.path} has neither a loss nor a d nor a learning rate that is finite (it has {found}{more}): "
+            f"log loss=..., and {CURE.removeprefix('log ')}"
         )
     return run
 
@@ -159,7 +162,7 @@ def _label(run: RunLog, key: str, part: str, *, several: bool, alone: bool) -> s
     quantity = names.QUANTITIES.get(key)
     words = [run.name] if several else []
     if not alone and quantity is not None:
-        words.append(quantity.label)
+        words.append(rate_label(run.columns) if key == names.EFFECTIVE_LR else quantity.label)
     return ", ".join([*words, part] if part else words)
 
 

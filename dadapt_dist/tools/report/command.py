@@ -24,7 +24,7 @@ def write_report(run: Path, others: Sequence[Path], out: Path) -> Path:
     Raises:
         ImportError: matplotlib is not installed, or tensorboard to read its files.
         OSError: A log cannot be read, or the page not be written.
-        ValueError: A log has neither loss nor d, or something that is no report stands at `out`.
+        ValueError: A log has neither loss, d nor a learning rate, or something that is no report stands at `out`.
     """
     if out.is_dir() or (out.exists() and not _is_report(out)):
         raise ValueError(f"{out} exists and is no report: name another file with --out")

@@ -7,6 +7,7 @@ from itertools import pairwise
 from ...monitor import names
 from ...monitor.columns import Series, span, speed
 from ...monitor.run_log import RunLog
+from ...monitor.without_d import rate_label
 
 MOST_EVENTS = 100
 SETTLED = 0.9  # of the last d
@@ -48,7 +49,7 @@ def _figures(log: RunLog) -> dict[str, str]:
         ", ".join(sorted({f"step {_settled(one):.0f}" for one in d.values()})[:3]) or "-"
     )
     for name in (names.EFFECTIVE_LR, names.ADAMW_LR):
-        label = names.QUANTITIES[name].label
+        label = rate_label(columns) if name == names.EFFECTIVE_LR else names.QUANTITIES[name].label
         parts = columns.parts(name).values()
         found[f"largest {label}"] = span([max(one.finite) for one in parts])
         found[f"last {label}"] = span([one.last for one in parts])

@@ -6,6 +6,7 @@ from html import escape
 from ...monitor import names
 from ...monitor.diagnosis import Symptom, diagnose, summary, verdict
 from ...monitor.run_log import RunLog
+from ...monitor.without_d import CURE, instead_of_d
 from .figures import comparison, held_events
 from .pictures import Picture
 from .settings import Settings
@@ -84,11 +85,13 @@ def _heading(title: str) -> str:
 
 def _verdict(logs: Sequence[RunLog]) -> str:
     log = logs[0]
-    if not log.columns.parts(names.D):
-        return "<p>The log has no d: nothing can be said of it.</p>"
+    instead = instead_of_d(log.columns)
+    if not instead and not log.columns.parts(names.D):
+        return f"<p>The log has no d: {escape(CURE)}.</p>"
     symptoms = diagnose(log)
     items = "\n".join(map(_symptom, symptoms))
-    return f"<p>{escape(verdict(symptoms, log).capitalize())}.</p>" + (f"\n<ul>\n{items}\n</ul>" if items else "")
+    said = f"<p>{escape(verdict(symptoms, log).capitalize())}.</p>" + (f"\n<ul>\n{items}\n</ul>" if items else "")
+    return said + (f'\n<p class="soft">Of d nothing is said: {escape(instead)}.</p>' if instead else "")
 
 
 def _symptom(symptom: Symptom) -> str:

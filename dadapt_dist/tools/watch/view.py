@@ -8,6 +8,7 @@ from ...monitor import names
 from ...monitor.columns import Series, span, speed
 from ...monitor.diagnosis import diagnose
 from ...monitor.run_log import RunLog
+from ...monitor.without_d import CURE, instead_of_d, rate_label
 from ..printable import printable
 from .sparkline import ASCII, BLOCKS, sparkline
 
@@ -44,7 +45,7 @@ def rows(log: RunLog, pace: float = math.nan) -> dict[str, str]:
     values = {
         "step": f"{columns.last_step:.0f}" if columns else "-",
         "loss": _last(columns.loss),
-        **{names.QUANTITIES[name].label: _latest(log, name) for name in (names.D, names.EFFECTIVE_LR, names.ADAMW_LR)},
+        **{_label(log, name): _latest(log, name) for name in _rates(log)},
         "held steps": _latest(log, names.HELD_STEPS),
         "steps/s": _speed(pace if math.isnan(own) else own),
     }
@@ -52,12 +53,23 @@ def rows(log: RunLog, pace: float = math.nan) -> dict[str, str]:
     return values | norms
 
 
+def _rates(log: RunLog) -> tuple[str, ...]:
+    return (names.EFFECTIVE_LR,) if instead_of_d(log.columns) else (names.D, names.EFFECTIVE_LR, names.ADAMW_LR)
+
+
+def _label(log: RunLog, name: str) -> str:
+    return rate_label(log.columns) if name == names.EFFECTIVE_LR else names.QUANTITIES[name].label
+
+
 def notes(log: RunLog, *, several: bool) -> Iterator[str]:
     """What there is to say of a run: its log, what seems wrong, at most a few lines."""
     who = f"{log.name}: " if several else ""
     said = log.faults[-2:]
-    if log.columns and not log.columns.parts(names.D):
-        said.append(f"{who}the log has no d: log **dadapt_dist.monitor.record(optimizer)")
+    instead = instead_of_d(log.columns)
+    if instead:
+        said.append(f"{who}{instead}")
+    if log.columns and not instead and not log.columns.parts(names.D):
+        said.append(f"{who}the log has no d: {CURE}")
     elif log.columns:
         said += [f"{who}{symptom}" for symptom in diagnose(log, is_over=False)]
     else:
@@ -80,8 +92,9 @@ def _table(logs: Sequence[RunLog], paces: Sequence[float]) -> "RenderableType":
 
 def _pictures(log: RunLog, width: int, *, several: bool, unicode: bool) -> Iterator[str]:
     shown: list[tuple[str, Series, bool]] = [("loss", log.columns.loss, False)]
-    parts = log.columns.parts(names.D)
-    shown += [(f"d {part}".strip(), one, True) for part, one in list(parts.items())[:MOST_LINES]]
+    what, key = ("rate", names.EFFECTIVE_LR) if instead_of_d(log.columns) else ("d", names.D)
+    parts = log.columns.parts(key)
+    shown += [(f"{what} {part}".strip(), one, True) for part, one in list(parts.items())[:MOST_LINES]]
     for name, one, logarithmic in shown:
         if one.finite:
             who = printable(f"{log.name[:12]} {name[:14]}" if several else name[:24])

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 import dadapt_dist as dd
 from dadapt_dist.methods.registry import class_names, tensors_of
 from dadapt_dist.tools.cli import app
-from dadapt_dist.tools.doctor import config_files, deepspeed_config, deepspeed_zero
+from dadapt_dist.tools.doctor import config_files, deepspeed_config, deepspeed_model, deepspeed_zero
 from tests.helpers.launchers import ROOT, environment
 
 GOOD: dict[str, Any] = {
@@ -48,7 +48,8 @@ def scheduler(kind: str, **params: Any) -> dict[str, Any]:
 
 
 def said(config: dict[str, Any]) -> list[tuple[str, str, bool]]:
-    return [(f.where, f"{f.problem}; {f.cure}", f.is_error) for f in deepspeed_config.check(config)]
+    found = deepspeed_config.check(config)
+    return [(f.where, f"{f.problem}; {f.cure}", f.is_error) for f in found if not f.is_note]
 
 
 def doctor(*arguments: object) -> Result:
@@ -77,7 +78,7 @@ def test_nothing_is_said_of_what_is_right() -> None:
         (with_params(slice_p=11), "optimizer.params.slice_p", "at stage 2 .* set it to 1"),
         (with_params(copies="x"), "optimizer.params", "copies='x' must be a function"),
         (with_params(process_group="x"), "optimizer.params", "process_group='x' must be a process group"),
-        (scheduler("OneCycle", cycle_max_lr=0.1), "scheduler.params.cycle_max_lr", "set it to 1.0"),
+        (scheduler("OneCycle", cycle_min_lr=0.0, cycle_max_lr=0.1), "scheduler.params.cycle_max_lr", "set it to 1.0"),
         (scheduler("LRRangeTest"), "scheduler.type", "remove the scheduler"),
         ({**changed(optimizer=None, scheduler=None), **OFFLOAD}, "zero_force_ds_cpu_optimizer", "set it to false"),
         ({**GOOD, **NVME}, "zero_optimization.offload_optimizer.buffer_count", "5 is fewer than the 6 .* set it to 6"),
@@ -149,10 +150,18 @@ def test_precisions_that_deepspeed_gets_wrong_at_stage_0(
         assert said(at_stage_0 | {name: {"enabled": value}}) == []
 
 
-def test_auto_is_left_to_whoever_fills_it_in() -> None:
-    config = with_params(lr="auto")
-    config["optimizer"]["params"]["weight_decay"] = "auto"
-    assert said(config) == []
+def test_an_option_that_is_auto_is_left_to_whoever_fills_it_in() -> None:
+    assert said(with_params(weight_decay="auto")) == []
+
+
+def test_a_learning_rate_that_is_auto_is_wrong_unless_something_fills_it_in_with_1() -> None:
+    plain, filled = with_params(lr="auto"), with_params(lr="auto") | {"train_micro_batch_size_per_gpu": "auto"}
+    assert [(at, is_error) for at, _, is_error in said(plain)] == [("optimizer.params.lr", True)]
+    assert [(at, is_error) for at, _, is_error in said(filled)] == [("optimizer.params.lr", False)]
+    assert [*deepspeed_config.check(filled, alone=False, lr=1.0)] == []
+    (finding,) = deepspeed_config.check(filled, alone=False, lr=5e-5)
+    assert finding.is_error
+    assert '"auto" is the Trainer\'s learning_rate, which is 5e-05, not 1.0' in str(finding)
 
 
 def test_the_numbers_of_tensors_are_those_of_the_methods() -> None:
@@ -164,14 +173,127 @@ def test_the_numbers_of_tensors_are_those_of_the_methods() -> None:
         assert tensors_of(name) == 2 + len(state), name
 
 
+# ---------------------------------------------------------------- names and values, as DeepSpeed itself has them
+
+
+@pytest.mark.parametrize(
+    ("config", "where", "what"),
+    [
+        (changed() | {"gradient_cliping": 1.0}, "gradient_cliping", "remove it: gradient_clipping is there, too"),
+        (changed() | {"steps_per_prnt": 1}, "steps_per_prnt", "passes over it; did you mean steps_per_print?"),
+        (changed() | {"fp16": {"los_scale": 1}}, "fp16.los_scale", "refuses a setting .* did you mean loss_scale?"),
+        (changed() | {"tensorboard": {"enabeld": 1}}, "tensorboard.enabeld", "did you mean enabled?"),
+        (changed() | {"flops_profiler": {"enabeld": 1}}, "flops_profiler.enabeld", "did you mean enabled?"),
+        (changed() | {"checkpoint": {"tag_validation": "x"}}, "checkpoint", "DeepSpeed refuses .*tag_validation"),
+        (changed() | {"activation_checkpointing": []}, "activation_checkpointing", r"cannot read \[\]"),
+        (changed() | {"fp16": 3}, "fp16", '3 is no section of settings; write {"enabled": true}'),
+        (changed(optimizer="Prodigy"), "optimizer", '"Prodigy" is no section of settings; write {"type": "Prodigy"'),
+        (changed(optimizer={"params": {"lr": 1.0}}), "optimizer.type", "there is none; It has .*Prodigy"),
+        (changed(zero_optimization={"stage": 7}), "zero_optimization.stage", "7 is no stage .* set it to 0, 1, 2 or 3"),
+        (changed(zero_optimization={"stage": "two"}), "zero_optimization.stage", '"two" is no stage'),
+        (
+            changed(zero_optimization={"stage": 2, "overlap_com": True}),
+            "zero_optimization.overlap_com",
+            "did you mean overlap_comm?",
+        ),
+        (
+            changed(zero_optimization={"stage": 2, "reduce_bucket_size": "x"}),
+            "zero_optimization.reduce_bucket_size",
+            '"x" is refused by DeepSpeed; it must be a valid integer',
+        ),
+        (
+            changed(zero_optimization={"stage": 2, "offload_param": {"devise": "cpu"}}),
+            "zero_optimization.offload_param.devise",
+            "did you mean device?",
+        ),
+        (changed() | {"fp16": {"enabled": True}, "bf16": {"enabled": True}}, "bf16.enabled", "fp16 is enabled, too"),
+        (changed(train_micro_batch_size_per_gpu=None), "train_micro_batch_size_per_gpu", "there is no batch size"),
+        (changed(train_micro_batch_size_per_gpu=0), "train_micro_batch_size_per_gpu", "0 is no whole number from 1"),
+        (changed(train_batch_size=12), "train_batch_size", "12 is no multiple of train_micro_batch_size_per_gpu = 8"),
+        (changed(gradient_clipping=float("nan")), "gradient_clipping", "NaN is no number from 0"),
+        (
+            scheduler("WarmupLR", warmup_step=5, warmup_max_lr=1.0),
+            "scheduler.params.warmup_step",
+            "did you mean warmup_num_steps?",
+        ),
+        (scheduler("WarmupDecayLR", warmup_max_lr=1.0), "scheduler.params.total_num_steps", "WarmupDecayLR needs it"),
+    ],
+)  # fmt: skip
+def test_what_deepspeed_does_not_know_or_refuses_is_named(config: dict[str, Any], where: str, what: str) -> None:
+    ((at, text, is_error),) = said(config)
+    assert (at, is_error) == (where, True)
+    assert re.search(what, text), text
+
+
+def test_several_mistakes_are_all_reported() -> None:
+    config = with_params(beta=0.9, d0=-1.0, betas="x") | {"zero_optimization": {"stage": 7, "overlap_com": 1}}
+    config = {**config, "fp16": {"los_scale": 1}, "gradient_cliping": 1.0}
+    places = [at for at, _, _ in said(config)]
+    wanted = ["zero_optimization.stage", "zero_optimization.overlap_com", "fp16.los_scale", "gradient_cliping"]
+    assert sorted(places) == sorted(["optimizer.params"] * 3 + wanted)
+
+
+def test_a_name_that_is_like_no_other_is_no_error_and_a_note_is_none() -> None:
+    assert said(changed() | {"_comment": "of mine", "": 1, "owner": "x"}) == [
+        (
+            '""',
+            "DeepSpeed does not know it, and passes over it; remove it, or let it begin with _ if it is a note",
+            False,
+        ),
+        (
+            "owner",
+            "DeepSpeed does not know it, and passes over it; remove it, or let it begin with _ if it is a note",
+            False,
+        ),
+    ]
+
+
+def test_without_deepspeed_a_note_says_what_was_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deepspeed_model, "_model", lambda: None)
+    (finding,) = deepspeed_config.check(changed() | {"gradient_cliping": 1.0})
+    assert finding.is_note
+    assert "not installed here" in str(finding)
+
+
+def test_a_config_without_an_optimizer_has_a_note() -> None:
+    (finding,) = deepspeed_config.check(changed(optimizer=None, scheduler=None))
+    assert str(finding).startswith("note: optimizer: there is no entry, so the script must give")
+    assert [*deepspeed_config.check(changed(optimizer=None, scheduler=None), alone=False)] == []
+
+
+# DeepSpeed 0.14.4 uses another pydantic, and knows fewer settings.
+OLDEST = """
+import json, sys
+from dadapt_dist.tools.doctor import deepspeed_config
+print(json.dumps([[f.where, str(f)] for f in deepspeed_config.check(json.loads(sys.argv[1]))]))
+"""
+
+
+def test_the_oldest_deepspeed_is_asked_in_the_same_way() -> None:
+    oldest = Path(sys.prefix) / "deepspeed-0.14.4"
+    if not oldest.is_dir():
+        pytest.skip("make setup adds it")
+    config = changed(zero_optimization={"stage": 2, "overlap_com": True, "offload_param": {"devise": "cpu"}})
+    config |= {"gradient_cliping": 1.0, "torch_autocast": {"enabled": True}}
+    env = environment(PYTHONPATH=f"{oldest}:{ROOT}")
+    line = [sys.executable, "-c", OLDEST, json.dumps(config)]
+    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=100, check=True)
+    found = dict(json.loads(done.stdout))
+    assert "did you mean overlap_comm?" in found["zero_optimization.overlap_com"]
+    assert "did you mean device?" in found["zero_optimization.offload_param.devise"]
+    assert found["gradient_cliping"].startswith("wrong: ")
+    assert found["torch_autocast"].startswith("better: ")
+
+
 # ---------------------------------------------------------------- every committed config
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.*")), ids=lambda path: path.name)
 def test_nothing_is_wrong_with_the_committed_configs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for _, _, findings in config_files.check(path):
-        assert findings == []
+    report = config_files.check_all([path])
+    assert report.checked
+    assert [(findings, report.unreadable) for _, _, findings in report.checked if findings or report.unreadable] == []
 
 
 # ---------------------------------------------------------------- the command
@@ -184,6 +306,7 @@ def test_a_wrong_file_is_exit_code_1_and_a_right_one_0(tmp_path: Path) -> None:
     done = doctor(good)
     assert done.exit_code == 0, done.output
     assert f"{good} (DeepSpeed): nothing wrong" in done.output
+    assert done.output.splitlines()[-1] == "verdict: nothing wrong"
     done = doctor(good, bad)
     assert done.exit_code == 1
     assert "wrong: optimizer.params.lr: the learning rate is 0.1, not 1.0: it multiplies" in done.output
@@ -236,12 +359,106 @@ def test_the_trainers_deepspeed_file_and_optimizer_are_looked_at_too(tmp_path: P
     assert doctor(path).exit_code == 0
 
 
+def accelerate(**settings: Any) -> str:
+    return yaml.safe_dump({"distributed_type": "DEEPSPEED", **settings})
+
+
+def test_a_named_file_is_looked_for_beside_the_one_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "ds.json").write_text(json.dumps(with_params(lr=0.1)))
+    path = tmp_path / "sub" / "a.yaml"
+    path.write_text(accelerate(deepspeed_config={"deepspeed_config_file": "ds.json"}))
+    done = doctor(path)
+    assert done.exit_code == 1
+    assert f"{tmp_path}/sub/ds.json (DeepSpeed)" in done.stdout
+    assert re.search(f"lies beside this file, .* start the job in {tmp_path}/sub, or write the whole path", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (
+            "nix.json",
+            r"a.yaml names a file that does not exist \(deepspeed_config.deepspeed_config_file: \"nix.json\",",
+        ),
+        (
+            "torn.json",
+            r"torn.json is not well formed: it ends at line 1 in the middle of a value \(\S*a.yaml names it\)",
+        ),
+        ([1], r"a.yaml: deepspeed_config.deepspeed_config_file is \[1\], no path of a file"),
+        ("a.yaml", r"a.yaml names itself, by \S*a.yaml"),
+    ],
+)
+def test_a_named_file_that_cannot_be_read_hides_nothing_and_is_traced_back(
+    tmp_path: Path, named: Any, said: str
+) -> None:
+    (tmp_path / "torn.json").write_text("{")
+    path = tmp_path / "a.yaml"
+    path.write_text(accelerate(mixed_precison="bf16", deepspeed_config={"deepspeed_config_file": named}))
+    done = doctor(path, tmp_path / "absent.json")
+    assert done.exit_code == 2
+    assert "wrong: mixed_precison: Accelerate refuses a file with" in done.stdout
+    assert "did you mean mixed_precision?" in done.stdout
+    assert done.stdout.splitlines()[-1] == "verdict: 1 wrong, 2 files could not be checked"
+    first, second = done.stderr.splitlines()
+    assert re.search(said, first), first
+    assert second == f"error: {tmp_path}/absent.json cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("distributed_type: FSPD", 'distributed_type: "FSPD" is none; did you mean FSDP?'),
+        ("distributed_type: no", "distributed_type: false is none; write 'NO', in quotation marks"),
+        ("distributed_type: FSDP\nmixed_precision: no", "mixed_precision: false is no precision; write 'no', in"),
+        (
+            "distributed_type: FSDP\nmixed_precision: bf17",
+            'mixed_precision: "bf17" is no precision; it is one of no, fp16',
+        ),
+        ("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 7}", "zero_stage: 7 is no stage of ZeRO"),
+        ("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stge: 2}", "zero_stge: .* did you mean zero_stage?"),
+        ("distributed_type: FSDP\nfsdp_config: {fsdp_versoin: 2}", "fsdp_versoin: .* did you mean fsdp_version?"),
+        ("distributed_type: FSDP\nnull: 2", "null: Accelerate refuses a file with a setting that it does not know"),
+    ],
+)
+def test_what_accelerate_does_not_know_or_refuses_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    done = doctor(tmp_path / "a.yaml")
+    assert done.exit_code == 1
+    assert re.search(said, done.stdout), done.stdout
+    assert done.stdout.splitlines()[-1] == "verdict: 1 wrong"
+
+
+def test_what_the_trainer_does_not_know_or_refuses_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "args.json"
+    path.write_text(
+        json.dumps({"output_dir": "x", "learning_rte": 1, "learning_rate": "x", "fp16": True, "bf16": True})
+    )
+    shown = doctor(path).stdout
+    assert (
+        "better: learning_rte: TrainingArguments has no such setting; remove it: learning_rate is there, too" in shown
+    )
+    assert 'wrong: learning_rate: "x" is no number; set it to 1.0' in shown
+    assert "wrong: bf16: fp16 is on, too" in shown
+
+
+def test_what_stands_twice_in_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("distributed_type: FSDP\nnum_processes: 1\nnum_processes: 2\n")
+    (tmp_path / "ds.json").write_text(json.dumps(GOOD)[:-1] + ', "gradient_clipping": 2.0}')
+    done = doctor(tmp_path / "a.yaml", tmp_path / "ds.json")
+    assert "better: num_processes: given twice; only the last one counts; leave one out" in done.stdout
+    assert "wrong: gradient_clipping: given twice; DeepSpeed refuses the file; leave one out" in done.stdout
+
+
 def test_comments_that_deepspeed_reads_are_read(tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
     path.write_text("# of mine\n" + json.dumps(with_params(lr=0.1))[:-1] + ",}")
     done = doctor(path)
     assert done.exit_code == 1
     assert "the learning rate is 0.1" in done.output
+    path.write_text("# of mine\n" + json.dumps(GOOD))
+    (tmp_path / "args.json").write_text(json.dumps({"output_dir": "x", "learning_rate": 1.0, "deepspeed": "ds.json"}))
+    assert "Accelerate and the Trainer refuse it; write plain JSON" in doctor(tmp_path / "args.json").stdout
 
 
 @pytest.mark.parametrize(
@@ -251,6 +468,15 @@ def test_comments_that_deepspeed_reads_are_read(tmp_path: Path) -> None:
         ("x.yaml", "a: [", "is not well formed"),
         ("x.json", "[1]", "holds a list, not settings by name"),
         ("x.json", '{"a": 1}', "is no config that is known"),
+        ("x.json", '{"train_batchsize": 1}', "Did 'train_batchsize' mean train_batch_size?"),
+        ("x.json", "null", "holds nothing, not settings by name"),
+        ("x.json", " ", "x.json is empty"),
+        ("x.yaml", "# a comment", "x.yaml holds no settings"),
+        ("x.json", '{"train_batch_size": 8,\n "a": "b', "line 2, column 7: the text that begins here does not end"),
+        ("x.json", '{"train_batch_size": 8,', "it ends at line 1 in the middle of a value"),
+        ("x.json", '# DeepSpeed takes this\n{"train_batch_size": 8, "a": }', "line 2, column 30: found a punctuator"),
+        ("x.yaml", "a:\n\t- b", "line 2, column 1: found character"),
+        ("x.yaml", "? [1]\n: b", "line 1, column 3: found unhashable key"),
     ],
 )
 def test_a_file_that_cannot_be_judged_is_one_line_and_exit_code_2(
@@ -258,8 +484,10 @@ def test_a_file_that_cannot_be_judged_is_one_line_and_exit_code_2(
 ) -> None:
     (tmp_path / name).write_text(text)
     done = doctor(tmp_path / name)
-    assert (done.exit_code, len(done.output.strip().splitlines())) == (2, 1)
-    assert said in done.output
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert done.stdout == "verdict: 1 file could not be checked\n"
     assert doctor(tmp_path / "absent.json").exit_code == 2
 
 

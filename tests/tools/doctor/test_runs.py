@@ -1,5 +1,6 @@
 """`dadapt-dist doctor --run` says what a log shows, and has the doctor's exit codes."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def test_a_run_in_which_d_never_grew(tmp_path: Path) -> None:
     assert wrong.endswith("See docs/troubleshooting.md#d-stays-at-d0")
     assert "line 301: b'torn' is no JSON object" in better
     assert verdict == "  verdict: 1 wrong, 1 could be better"
+
+
+def test_a_run_without_d_is_judged_by_the_rest(tmp_path: Path) -> None:
+    lost = {"d": math.nan, "adamw_lr": None, "effective_lr": 0.25}
+    done = doctor("--run", write(tmp_path / "metrics.jsonl", records(300, **lost)))
+    assert done.exit_code == 0, done.output
+    first, note, verdict = done.stdout.splitlines()
+    assert first.endswith("learning rate from 0.25 to 0.25")
+    assert note.startswith("  note: the method has no d: effective_lr is the learning rate")
+    assert verdict == "  verdict: nothing wrong"
 
 
 @pytest.mark.parametrize("lines", [[], [{"step": 1, "loss": 1.0}], None])

@@ -1,5 +1,6 @@
 """The report is one well-formed page that needs nothing else, whatever stands in the files."""
 
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -127,6 +128,15 @@ def test_a_log_with_nothing_finite_but_the_loss_has_a_page(tmp_path: Path) -> No
     assert "No log has a finite d." in page.text
     assert "The log does not count held steps." in page.text
     assert page.tags.count("svg") == 1
+
+
+def test_the_page_of_a_run_without_d_says_what_it_has_instead(tmp_path: Path) -> None:
+    lost = {"d": math.nan, "adamw_lr": None, "effective_lr": 0.25}
+    page, _ = made(tmp_path, write(tmp_path / "log.jsonl", records(60, **lost)))
+    assert "Verdict: nothing wrong." in page.text
+    assert "Of d nothing is said: the method has no d: effective_lr is the learning rate" in page.text
+    assert "largest learning rate 0.25" in page.text
+    assert "learning rate from 0.25 to 0.25" in page.text
 
 
 @pytest.mark.parametrize("lines", [[], [{"step": 1, "lr": 1.0}]])

@@ -1,6 +1,8 @@
 """The live view shows the present state of runs, in a terminal and in a pipe."""
 
 import io
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,7 @@ def test_a_pipe_is_told_once(tmp_path: Path) -> None:
 
 def test_several_runs_stand_side_by_side_with_what_seems_wrong(tmp_path: Path) -> None:
     write(tmp_path / "one" / "metrics.jsonl", records(300, d=None, **{"d/a": 1e-6, "d/b": 2e-6}))
-    write(tmp_path / "two" / "metrics.jsonl", records(9, d=None), after="torn{\n")
+    write(tmp_path / "two" / "metrics.jsonl", records(9, d=None, effective_lr=None), after="torn{\n")
     write(tmp_path / "none" / "metrics.jsonl", [])
     shown = watch(tmp_path / "one", tmp_path / "two", tmp_path / "none", "--once").stdout
     assert "1e-06 to 2e-06" in shown
@@ -69,6 +71,28 @@ def test_several_runs_stand_side_by_side_with_what_seems_wrong(tmp_path: Path) -
     assert "line 10: b'torn{' is no JSON object" in shown
     assert "two: the log has no d: log **dadapt_dist.monitor.record(optimizer)" in shown
     assert "none: no record with a step yet" in shown
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"d": math.nan}, "the method has no d: effective_lr is the learning rate"),
+        ({"d": None}, "the optimizer has no d, as AdamW has none: effective_lr is its learning rate"),
+    ],
+)
+def test_without_d_the_learning_rate_is_shown(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    log = write(tmp_path / "log.jsonl", records(100, adamw_lr=None, effective_lr=0.25, **changed))
+    shown = watch(log, "--once").stdout
+    assert re.search(r"^learning rate +0\.25$", shown, re.MULTILINE)
+    assert not re.search(r"^(d|d·lr|AdamW-equivalent lr) ", shown, re.MULTILINE)
+    assert shown.splitlines()[-1].startswith(said)
+    assert re.search(r"^rate .* 0\.25 to 0\.25$", shown, re.MULTILINE)
+
+
+def test_where_each_weight_has_a_rate_of_its_own_the_loss_is_to_be_watched(tmp_path: Path) -> None:
+    lost = {"d": math.nan, "effective_lr": math.nan, "adamw_lr": None}
+    shown = watch(write(tmp_path / "log.jsonl", records(100, **lost)), "--once").stdout
+    assert shown.splitlines()[-1].endswith("since each weight has its own: watch the loss")
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from dadapt_dist.monitor import diagnosis
+import dadapt_dist as dd
+from dadapt_dist.monitor import JsonlWriter, diagnosis, record
 from dadapt_dist.monitor.diagnosis import diagnose, summary, verdict
 from dadapt_dist.monitor.find_runs import open_run
+from dadapt_dist.monitor.without_d import instead_of_d
 from tests.helpers.logs import records, write
 
 ROOT = Path(__file__).parents[3]
@@ -64,11 +67,13 @@ def test_few_records_say_little(tmp_path: Path) -> None:
     ("lines", "said"),
     [
         ([], "no record with a step"),
-        ([{"step": 1, "loss": 1.0}], "no d that is finite, only loss: log"),
-        ([{"step": 1, "d": None}], "no d that"),
+        ([{"step": 1, "loss": 1.0}], "nothing of an optimizer, only loss: log"),
+        ([{"step": 1, "lr": 1.0}], "nothing of an optimizer, only lr: log"),
     ],
 )
-def test_a_log_without_d_is_refused_with_the_cure(tmp_path: Path, lines: list[dict[str, Any]], said: str) -> None:
+def test_a_log_without_an_optimizer_is_refused_with_the_cure(
+    tmp_path: Path, lines: list[dict[str, Any]], said: str
+) -> None:
     with pytest.raises(ValueError, match=said):
         diagnose(open_run(write(tmp_path / "metrics.jsonl", lines)))
 
@@ -85,3 +90,48 @@ def test_every_anchor_is_a_section_of_the_page() -> None:
 def test_a_verdict_counts_faulty_lines_too(tmp_path: Path) -> None:
     run = open_run(write(tmp_path / "metrics.jsonl", records(STEPS, d=1e-6), after="nonsense\n"))
     assert verdict(diagnose(run), run) == "verdict: 1 wrong, 1 could be better"
+
+
+def optimizer_of(name: str) -> Any:
+    p = torch.nn.Parameter(torch.ones(2))
+    made = torch.optim.AdamW([p]) if name == "AdamW" else getattr(dd, name)([p])
+    p.grad = torch.ones(2)
+    made.loss = 1.0
+    made.step()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("Prodigy", None),
+        ("MechanicSGD", None),
+        ("NGN", "the method has no d: effective_lr is"),
+        ("KT", "the method has no d: effective_lr is"),
+        ("ScheduleFreeSGD", "the method has no d: effective_lr is"),
+        ("COCOB", "no common learning rate, since each weight has its own: watch the loss"),
+        ("AdamW", "the optimizer has no d, as AdamW has none: effective_lr is"),
+    ],
+)
+def test_a_log_says_what_its_method_has_instead_of_d(tmp_path: Path, name: str, instead: str | None) -> None:
+    with JsonlWriter(tmp_path / "metrics.jsonl") as log:
+        for step in range(1, 40):
+            log.write(step, loss=1.0 / step, **record(optimizer_of(name)))
+    run = open_run(tmp_path)
+    said = instead_of_d(run.columns)
+    assert (said is None) if instead is None else (instead in str(said))
+    assert not [symptom for symptom in diagnose(run) if symptom.is_error]
+    assert ("d from" in summary(run)) == (instead is None)
+
+
+def stops_at_half(step: int) -> float:
+    return 1e-3 if step < STEPS // 2 else 0.0
+
+
+@pytest.mark.parametrize("changed", [{"d": math.nan}, {"d": None}, {"d": math.nan, "effective_lr": math.nan}])
+def test_without_d_the_loss_and_the_schedule_are_still_judged(tmp_path: Path, changed: dict[str, Any]) -> None:
+    lost = {"lr": stops_at_half, "effective_lr": stops_at_half, "loss": lambda step: 1 + 10 * (step / STEPS - 0.3) ** 2}
+    run = open_run(write(tmp_path / "metrics.jsonl", records(STEPS, adamw_lr=None, **{**lost, **changed})))
+    rose, stopped = sorted(diagnose(run), key=lambda symptom: symptom.problem, reverse=True)
+    assert (rose.problem[:17], rose.cure) == ("the loss has rise", "use a smaller lr, with a schedule that falls to 0")
+    assert stopped.problem.startswith("the learning rate is 0 since step 150")

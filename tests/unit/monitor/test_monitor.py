@@ -198,7 +198,7 @@ def test_runs_share_a_picture_with_labels_and_units(tmp_path: Path) -> None:
 @pytest.mark.parametrize("entry", [{"lr": 1.0}, {"loss": None, "d": None}])
 def test_a_log_without_loss_and_d_is_refused(tmp_path: Path, entry: dict[str, Any]) -> None:
     write_run(tmp_path / "log.jsonl", [{"step": 1, **entry}])
-    with pytest.raises(ValueError, match=r"log.jsonl has neither a loss nor a d that is finite \(it has .*\): log "):
+    with pytest.raises(ValueError, match=r"log.jsonl has neither a loss nor a d nor a learning rate that .*: log "):
         plot_run(tmp_path / "log.jsonl", tmp_path / "plot.png")
     assert os.listdir(tmp_path) == ["log.jsonl"]
 
