@@ -18,7 +18,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-matrix test-fast test-distributed test-deepspeed fuzz restarts sanitize lint format docs browser wheel clean
+.PHONY: help setup demo test test-matrix test-fast test-distributed test-deepspeed fuzz restarts sanitize lint format docs browser wheel release-check clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -109,6 +109,9 @@ browser: ## Install the browser that the site's tests need, where apt-get can; e
 
 wheel: $(STAMP) ## Build the source distribution and the wheel into dist/.
 	$(BIN)/python -m build --no-isolation --outdir dist .
+
+release-check: $(STAMP) ## Build a release and check what would be uploaded; between releases: make release-check ARGS=--development.
+	@$(BIN)/python .ci/release_check.py $(ARGS)
 
 clean: ## Remove the environment, builds and caches.
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

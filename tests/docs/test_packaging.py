@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import dadapt_dist
+from tests.helpers.release_check import release_check
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = {"cli", "demo", "suite", "accelerate", "deepspeed", "trainer", "lightning", "mpi", "test", "dev", "all"}
@@ -89,6 +90,13 @@ def test_the_source_distribution_holds_what_its_tests_need_and_no_caches(dist: P
     wanted = {"tests/helpers/pool.py", "tests/conftest.py", "Makefile", "constraints.txt", "LICENSE", "pyproject.toml"}
     assert names >= wanted | {"configs/deepspeed/zero3-bf16.json", "lrfree/__init__.py", "lrfree/optimizers.pyi"}
     assert not [name for name in names if "cache/" in name or "cache__" in name or name.startswith((".venv", "shared"))]
+
+
+def test_the_release_check_finds_nothing_wrong_with_what_was_built(dist: Path) -> None:
+    release = release_check.Release(ROOT, dist)
+    quick = {*release_check.CHECKS} - {"same wheel from both", "installs and answers", "source distribution"}
+    for name in quick - {*release_check.ONLY_A_RELEASE}:
+        assert [*release_check.CHECKS[name](release)] == [], name
 
 
 def test_the_version_is_written_in_one_place(metadata: Message) -> None:
