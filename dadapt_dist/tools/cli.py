@@ -11,9 +11,10 @@ except ImportError as error:
     raise ImportError("the command line needs typer and rich: pip install 'dadapt-dist[cli]'") from error
 
 from .. import __version__
+from . import choices
 from .bench import cli
+from .choices import listed, one_of, some_of
 from .doctor.cli import doctor
-from .method_names import method_flags
 from .terminal import HELP, Commands, console, errors
 from .terminal import or_2 as _or_2
 
@@ -27,16 +28,7 @@ app = typer.Typer(
 app.add_typer(cli.app, name="bench")
 app.command()(doctor)
 Hidden = typer.Option(hidden=True)
-SHARDINGS = ("none", "ddp", "fsdp1", "fsdp2", "hsdp", "tp", "fsdp2+tp", "zero1", "zero2", "zero3")
 LOGS = "Logs of runs: metrics.jsonl, TensorBoard's event files, or folders with either."
-
-
-def _methods(incomplete: str) -> list[str]:
-    return [name for name in (*method_flags(), "adamw") if name.startswith(incomplete)]
-
-
-def _shardings(incomplete: str) -> list[str]:
-    return [name for name in SHARDINGS if name.startswith(incomplete)]
 
 
 def _show_version(wanted: bool) -> None:
@@ -61,17 +53,24 @@ def main(
 def demo(
     method: Annotated[
         str | None,
-        typer.Option(help=f"{', '.join(method_flags())}, or adamw.", show_default="prodigy", autocompletion=_methods),
+        typer.Option(
+            help=f"{listed(choices.trained_methods())}.",
+            show_default="prodigy",
+            autocompletion=one_of(choices.trained_methods()),
+        ),
     ] = None,
     sharding: Annotated[
         str | None,
-        typer.Option(help=f"One of {', '.join(SHARDINGS)}.", show_default="fsdp2", autocompletion=_shardings),
+        typer.Option(
+            help=f"{listed(choices.SHARDINGS)}.", show_default="fsdp2", autocompletion=one_of(choices.SHARDINGS)
+        ),
     ] = None,
     compare: Annotated[
         str | None,
         typer.Option(
             help="Layouts, such as none,fsdp2,zero3,tp: run the same training under each, and compare d.",
             show_default="none: a single run",
+            autocompletion=some_of(choices.SHARDINGS),
         ),
     ] = None,
     nproc: Annotated[
@@ -98,7 +97,11 @@ def demo(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Of the model: tiny, small or medium.", show_default="small, and tiny with --compare"),
+        typer.Option(
+            help=f"Of the model: {listed(choices.SIZES)}.",
+            show_default="small, and tiny with --compare",
+            autocompletion=one_of(choices.SIZES),
+        ),
     ] = None,
     save_every: Annotated[int | None, Hidden] = None,
 ) -> None:
@@ -158,12 +161,18 @@ def suite(
         "suite-out"
     ),
     tasks: Annotated[
-        str, typer.Option(help="Names separated by commas, or all, deep, logistic, chosen, reported.")
+        str,
+        typer.Option(
+            help=f"Names separated by commas: {listed(choices.TASK_GROUPS)}, or of tasks, {listed(choices.TASKS)}.",
+            autocompletion=some_of((*choices.TASK_GROUPS, *choices.TASKS)),
+        ),
     ] = "all",
     variants: Annotated[
         str | None,
         typer.Option(
-            help="Names separated by commas, or all, or none: AdamW alone.", show_default="released-linear,recipe,auto"
+            help=f"Names separated by commas, or all, or none: AdamW alone. The names: {listed(choices.VARIANTS, 'and')}.",
+            show_default="released-linear,recipe,auto",
+            autocompletion=some_of(("all", "none", *choices.VARIANTS)),
         ),
     ] = None,
     optimizer: Annotated[
@@ -210,15 +219,28 @@ def suite(
 @app.command()
 def compare(
     task: Annotated[
-        str, typer.Argument(help="module:function that makes model, batches and loss, or a task of the suite.")
+        str,
+        typer.Argument(
+            help=f"module:function that makes model, batches and loss, or a task of the suite: {listed(choices.TASKS)}.",
+            autocompletion=one_of(choices.TASKS),
+        ),
     ],
     method: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[:option=value,...], untuned; may be given again.", show_default="prodigy:recipe=auto"),
+        typer.Option(
+            help="NAME[:option=value,...], untuned; may be given again. NAME is module:function, "
+            f"{listed(choices.optimizers())}.",
+            show_default="prodigy:recipe=auto",
+            autocompletion=one_of(choices.optimizers()),
+        ),
     ] = None,
     tuned: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[:option=value,...], at every rate, or none; may be given again.", show_default="adamw"),
+        typer.Option(
+            help="NAME[:option=value,...], at every rate, or none; may be given again. NAME as for --method.",
+            show_default="adamw",
+            autocompletion=one_of(("none", *choices.optimizers())),
+        ),
     ] = None,
     rates: Annotated[
         str | None, typer.Option(help="Learning rates: a list, or LOWEST..HIGHESTxCOUNT.", show_default="1e-4..1x9")
@@ -228,6 +250,7 @@ def compare(
         typer.Option(
             help="warmup (linear decay after 5 % of it), linear, cosine, constant, or a .json file.",
             show_default="warmup",
+            autocompletion=one_of(choices.SCHEDULES),
         ),
     ] = None,
     steps: Annotated[
@@ -309,7 +332,11 @@ def report(
 def refine_schedule(
     log: Annotated[Path, typer.Argument(help="The metrics.jsonl of a finished run, with grad_norm_l1 or grad_norm.")],
     norm: Annotated[
-        str, typer.Option(help="l1, for Adam, Prodigy and others like them; l2, for methods like SGD.")
+        str,
+        typer.Option(
+            help="l1, for Adam, Prodigy and others like them, or l2, for methods like SGD.",
+            autocompletion=one_of(choices.NORMS),
+        ),
     ] = "l1",
     steps: Annotated[
         int | None, typer.Option(help="Steps of the run to come, at least 1.", show_default="as many as in the log")

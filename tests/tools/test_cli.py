@@ -4,8 +4,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_args
 
+import click
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import dadapt_dist
@@ -104,7 +107,7 @@ def test_h_is_help_everywhere_and_every_option_shows_its_default(words: list[str
     options = re.split(r"\n│ (?=--)", short.output)[1:]
     if words:
         silent = [one.split()[0] for one in options if "<bool>" not in one and "[default: " not in one]
-        assert set(silent) <= {"--json", "--plot", "--threads", "--run"}, silent
+        assert silent == []
 
 
 @pytest.mark.parametrize(
@@ -160,10 +163,68 @@ def test_a_bug_is_no_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(dadapt_dist_app("plot", "x.jsonl", "--out", "x.png").exception, ZeroDivisionError)
 
 
-def test_methods_are_completed_without_torch() -> None:
-    env = '_DADAPT_DIST_COMPLETE="complete_bash", COMP_WORDS="dadapt-dist demo --method mech", COMP_CWORD="3"'
-    shown = child(f"import os\nos.environ.update({env})\n" + PROGRAM.format(arguments=[]))
-    assert shown.split() == ["mechanic-sgd", "mechanic-adam", "mechanic-lion"]
+def completed(words: str) -> list[str]:
+    """What the shell offers after these words, in a process without torch."""
+    place = len(words.split()) - 1 + words.endswith(" ")
+    env = f'_DADAPT_DIST_COMPLETE="complete_bash", COMP_WORDS="dadapt-dist {words}", COMP_CWORD="{place + 1}"'
+    return child(f"import os\nos.environ.update({env})\n" + PROGRAM.format(arguments=[])).split()
+
+
+def test_names_are_completed_without_torch() -> None:
+    assert completed("demo --method mech") == ["mechanic-sgd", "mechanic-adam", "mechanic-lion"]
+    assert completed("suite --variants none,auto-c") == ["none,auto-coef0.5"]
+
+
+# Every option and argument that takes one of some names.
+NAMED = {
+    "demo": {"method": "prodigy", "sharding": "fsdp2+tp", "compare": "none,zero3", "size": "tiny"},
+    "suite": {"tasks": "deep,iris", "variants": "all,auto"},
+    "compare": {"task": "transformer", "method": "dadapt-adam", "tuned": "none", "schedule": "cosine"},
+    "refine-schedule": {"norm": "l2"},
+    "step": {
+        "method": "dadapt_adam",
+        "shape": "flat",
+        "backend": "c,eager",
+        "dtype": "bfloat16",
+        "device": "cuda",
+        "peers": "fused",
+    },
+    "memory": {"device": "cuda"},
+}
+
+
+@pytest.mark.parametrize(("command", "name"), [(command, name) for command in NAMED for name in NAMED[command]])
+def test_every_option_that_takes_names_completes_and_lists_them(command: str, name: str) -> None:
+    of_bench = ["bench", command] if command in ("step", "memory") else [command]
+    group: Any = get_command(app)
+    for word in of_bench:
+        context = click.Context(group)
+        group = group.get_command(context, word)
+    (parameter,) = (one for one in group.params if one.name == name)
+    wanted = NAMED[command][name]
+    offered = [item.value for item in parameter.shell_complete(click.Context(group), wanted[:-1])]
+    assert wanted in offered
+    assert wanted.rpartition(",")[2] in " ".join(parameter.help.split()) or name == "tuned"
+
+
+def test_the_names_are_those_of_the_commands() -> None:
+    from dadapt_dist.kernels.dispatch import Backend
+    from dadapt_dist.monitor.refine import KEYS
+    from dadapt_dist.tools import choices
+    from dadapt_dist.tools.compare import contenders
+    from dadapt_dist.tools.demo import model, settings
+    from dadapt_dist.tools.suite import catalogue, variants
+
+    assert set(choices.SHARDINGS) == set(settings.SHARDINGS)
+    assert set(choices.SIZES) == set(model.SIZES)
+    assert tuple(catalogue.TASKS) == choices.TASKS
+    assert len(catalogue.select(",".join(choices.TASK_GROUPS))) == len(catalogue.TASKS)
+    assert tuple(variants.VARIANTS) == choices.VARIANTS
+    assert set(choices.SCHEDULES) == set(contenders.SCHEDULE_NAMES)
+    assert tuple(KEYS) == choices.NORMS
+    assert get_args(Backend) == choices.BACKENDS
+    known = {**contenders._of_torch(), **contenders._of_methods()}
+    assert {name.replace("-", "_") for name in choices.optimizers()} <= set(known)
 
 
 WITHOUT = """

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from .. import choices
+from ..choices import listed, one_of, some_of
 from ..method_names import method_names
 from .shapes import SHAPES
 
@@ -15,32 +17,57 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure steps, the reduce, memory and the host's work.", no_args_is_help=True)
 console = Console(soft_wrap=True, highlight=False)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
-Json = Annotated[Path | None, typer.Option("--json", help="Write the figures, with the machine's facts, to this file.")]
-Plot = Annotated[Path | None, typer.Option(help="Write a plot to this file (.png, .svg, .pdf).")]
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write the figures, with the machine's facts, to this file.", show_default="none"),
+]
+Plot = Annotated[Path | None, typer.Option(help="Write a plot to this file (.png, .svg, .pdf).", show_default="none")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the table as markdown.")]
 ALL = "all"
 PICTURES = (".png", ".svg", ".pdf")
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[str, typer.Option(help=f"{listed(choices.DEVICES)}.", autocompletion=one_of(choices.DEVICES))]
 
 
 @app.command()
 def step(
-    method: Annotated[str, typer.Option(help=f"{ALL}, or one of {', '.join(method_names())}.")] = "prodigy",
+    method: Annotated[
+        str,
+        typer.Option(
+            help=f"{listed(choices.timed_methods())}; - may stand for _.",
+            autocompletion=one_of(choices.timed_methods()),
+        ),
+    ] = "prodigy",
     shape: Annotated[
-        str, typer.Option(help=f"{', '.join(SHAPES)}, or a number of parameters in one tensor.")
+        str,
+        typer.Option(
+            help=f"{', '.join(SHAPES)}, or a number of parameters in one tensor.", autocompletion=one_of(SHAPES)
+        ),
     ] = "tensors",
-    backend: Annotated[str, typer.Option(help="Our backends, separated by commas: auto, c, triton, eager.")] = "auto",
+    backend: Annotated[
+        str,
+        typer.Option(
+            help=f"Our backends, separated by commas: {', '.join(choices.BACKENDS)}.",
+            autocompletion=some_of(choices.BACKENDS),
+        ),
+    ] = "auto",
     groups: Annotated[int, typer.Option(min=1, help="Parameter groups into which the tensors are dealt.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds in which every optimizer steps once.")] = 30,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch and of the compiled step.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of torch and of the compiled step.", show_default="torch's own number"),
+    ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Dtype of parameters and gradients: float32, bfloat16, float16.")
+        str,
+        typer.Option(
+            help=f"Dtype of parameters and gradients: {listed(choices.DTYPES)}.", autocompletion=one_of(choices.DTYPES)
+        ),
     ] = "float32",
     device: Device = "cpu",
     peers: Annotated[
         str,
         typer.Option(
-            help="installed, all (also those that take minutes to build), or fused: torch's fused AdamW alone."
+            help="installed, all (also those that take minutes to build), or fused: torch's fused AdamW alone.",
+            autocompletion=one_of(choices.PEERS),
         ),
     ] = "installed",
     json: Json = None,
@@ -61,8 +88,8 @@ def step(
     _require(method in (ALL, *method_names()), f"--method {method} is not one of {', '.join(method_names())}")
     right = shape in SHAPES or (shape.isdecimal() and int(shape) > 0)
     _require(right, f"--shape {shape} is neither a number of parameters nor one of {', '.join(SHAPES)}")
-    _require(dtype in ("float32", "bfloat16", "float16"), f"--dtype {dtype} is not one of float32, bfloat16, float16")
-    _require(peers in ("installed", "all", "fused"), f"--peers {peers} is not one of installed, all, fused")
+    _require(dtype in choices.DTYPES, f"--dtype {dtype} is not one of {', '.join(choices.DTYPES)}")
+    _require(peers in choices.PEERS, f"--peers {peers} is not one of {', '.join(choices.PEERS)}")
     _check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -168,7 +195,7 @@ def _check_files(json: Path | None, plot: Path | None) -> None:
 
 
 def _check_device(device: str) -> None:
-    _require(device in ("cpu", "cuda"), f"--device {device} is neither cpu nor cuda")
+    _require(device in choices.DEVICES, f"--device {device} is neither cpu nor cuda")
     import torch
 
     _require(device == "cpu" or torch.cuda.is_available(), "--device cuda: there is no CUDA device here")

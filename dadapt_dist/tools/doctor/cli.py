@@ -18,13 +18,18 @@ errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 def doctor(
     configs: Annotated[
-        list[Path] | None, typer.Argument(help="DeepSpeed, Accelerate or Trainer configs, as JSON or YAML.")
+        list[Path] | None,
+        typer.Argument(help="DeepSpeed, Accelerate or Trainer configs, as JSON or YAML.", show_default="none"),
     ] = None,
     reduce: Annotated[bool, typer.Option(help="Start torch.distributed and time the optimizer's reduce.")] = True,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the other ranks.")] = 60,
     runs: Annotated[
         list[Path] | None,
-        typer.Option("--run", help="The log of a run, or its folder: says what went wrong in it. May be given again."),
+        typer.Option(
+            "--run",
+            help="The log of a run, or its folder: says what went wrong in it. May be given again.",
+            show_default="none",
+        ),
     ] = None,
 ) -> None:
     """Show what a job would find here, and every setting that makes learning-rate-free training wrong, with its cure.
