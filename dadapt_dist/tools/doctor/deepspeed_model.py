@@ -18,7 +18,8 @@ from .findings import Config, Finding, Findings, key_name, meant, nearest, shown
 FAR, NEAR = 0.6, 0.8  # how like a known name an unknown one is to be named beside it, and to be a mistake for sure
 ELSEWHERE = {"sequence_parallel_size", "data_parallel_size", "elasticity"}  # asked for by more than the config
 VALID = {"train_batch_size": 1}  # the least that DeepSpeed accepts
-BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+# deepspeed_config.py judges these.
+SAID_ELSEWHERE = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "amp")
 UNKNOWN = ("extra_forbidden", "value_error.extra")  # what pydantic 2 and 1 call a name that a section does not have
 
 
@@ -60,7 +61,7 @@ def check_model(config: Config) -> Findings:
     known = {name for name in whole.names if isinstance(name, str)}
     others = ELSEWHERE | _constants()
     for name, value in config.items():
-        if name in BATCH or str(name).startswith("_"):
+        if name in SAID_ELSEWHERE or str(name).startswith("_"):
             continue
         if name in known:
             yield from _section(model, name, value)

