@@ -21,6 +21,8 @@ WORSE = 1.5  # times the least loss
 GROWN = 10.0  # times: a d that may have ruined the loss
 MANY_HELD = 30  # steps in a row
 IDLE = 20  # steps with a rate of 0
+RUINED = "no-message-but-training-is-not-what-it-should-be"
+SMALLER = "use recipe='auto', or d_coef=0.5 and safeguard_warmup=True, with a schedule that falls to 0"
 
 
 class Symptom(NamedTuple):
@@ -58,9 +60,14 @@ def diagnose(run: RunLog, *, is_over: bool = True) -> list[Symptom]:
         why = f" ({run.faults[0]})" if run.faults else ""
         raise ValueError(f"{run.path} holds no record with a step{why}: give the metrics.jsonl of a run")
     if not run.columns.parts(names.D) and not instead_of_d(run.columns):
-        found = ", ".join(list(run.columns.series)[:8]) or "nothing"
-        raise ValueError(f"{run.path} has nothing of an optimizer, only {found}: {CURE}")
-    found_all = [symptom for check in (CHECKS if is_over else CHECKS[:-2]) for symptom in check(run)]
+        found = ", ".join(list(run.columns.series)[:8])
+        raise ValueError(f"{run.path} has nothing of an optimizer{found and f', only {found}'}: {CURE}")
+    found_all = [symptom for check in CHECKS for symptom in check(run)]
+    is_ruined = any(symptom.is_error and symptom.anchor == RUINED for symptom in found_all)
+    if is_over and not is_ruined:  # a longer run, or a larger d0, would be no cure
+        found_all += _settling(run)
+    if is_over:
+        found_all += _short(run)
     return sorted(found_all, key=lambda symptom: not symptom.is_error)
 
 
@@ -82,14 +89,16 @@ def summary(run: RunLog) -> str:
         what, parts = rate_label(run.columns), run.columns.parts(names.EFFECTIVE_LR).values()
     first, last = (span([one.values[place] for one in parts]) for place in (0, -1))
     said = f"loss {finite[0]:.4g} to {finite[-1]:.4g}" if finite else "no loss"
-    return f"{run.columns.last_step:.0f} steps, {said}, " + (f"{what} from {first} to {last}" if parts else "no d")
+    return f"{_counted(run.columns.last_step, 'step')}, {said}, " + (
+        f"{what} from {first} to {last}" if parts else "no d"
+    )
 
 
 def _short(run: RunLog) -> Symptoms:
     records = max(len(one) for one in run.columns.series.values())
     if records < FEWEST:
         yield Symptom(
-            f"{records} records are too few to say much",
+            f"{_counted(records, 'record')} in the log: too few to say much",
             f"log at least {FEWEST} times in a run",
             "total_steps-is-too-short",
         )
@@ -170,13 +179,24 @@ def _diverged(run: RunLog) -> Symptoms:
         return
     grown = max((one.finite[-1] / max(one.at(step), 1e-300) for one in run.columns.parts(names.D).values()), default=1)
     because = f", while d grew {grown:.3g} times" if grown >= GROWN else ""
-    cure = "use recipe='auto', or d_coef=0.5 and safeguard_warmup=True, with a schedule that falls to 0"
     yield Symptom(
         f"the loss has risen from {least:.4g} near step {step:.0f} to {last:.4g} at the end{because}",
-        "use a smaller lr, with a schedule that falls to 0" if instead_of_d(run.columns) else cure,
-        "no-message-but-training-is-not-what-it-should-be",
+        "use a smaller lr, with a schedule that falls to 0" if instead_of_d(run.columns) else SMALLER,
+        RUINED,
         is_error=grown >= GROWN or last > smooth[0][1],
     )
+
+
+def _exploding(run: RunLog) -> Symptoms:
+    """A d that grows and grows; where the loss tells of it, `_diverged` does."""
+    if any(symptom.anchor == RUINED for symptom in _diverged(run)):
+        return
+    for part, one in run.columns.parts(names.D).items():
+        half, last = one.at(one.steps[0] + PARTS[0] * (one.steps[-1] - one.steps[0])), one.finite[-1]
+        if len(one) >= FEWEST and last > LARGE_D0 and 0 < half < last / GROWN:
+            yield Symptom(
+                f"d{_of(part)} explodes: {half:.3g} at half of the log, {last:.3g} at its end", SMALLER, RUINED, True
+            )
 
 
 def _held(run: RunLog) -> Symptoms:
@@ -228,12 +248,15 @@ CHECKS: tuple[Callable[[RunLog], Symptoms], ...] = (
     _large_d0,
     _stuck,
     _diverged,
+    _exploding,
     _held,
     _ended,
-    _settling,
-    _short,
 )
-"""The last two judge the whole of a run."""
+"""Those that can be said of a run that goes on."""
+
+
+def _counted(number: float, what: str) -> str:
+    return f"{number:.0f} {what}{'' if number == 1 else 's'}"
 
 
 def _of(part: str) -> str:

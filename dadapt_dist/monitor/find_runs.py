@@ -24,6 +24,8 @@ def find_log(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     if not path.exists():
+        if path.is_symlink():
+            raise FileNotFoundError(f"{path} is a link that leads to no file: name the log of a run, or its folder")
         raise FileNotFoundError(f"{path} does not exist: name the log of a run, or its folder")
     if not path.is_dir():
         return path

@@ -25,6 +25,7 @@ AXES: dict[tuple[str, ...], str] = {
     NORM_PANEL: "norm (loss per unit of the weights)",
 }
 STYLES = ("-", "--", ":", "-.")
+MOST_NAMED = 3  # faulty lines of a log
 MOST_POINTS = 2000  # of a line: more cannot be told apart
 logger = logging.getLogger(__name__)
 
@@ -71,8 +72,10 @@ def picture_beside(logs: Sequence[str | os.PathLike[str]]) -> Path:
 
 def readable(run: RunLog) -> RunLog:
     """A run with something to see; its faulty lines are logged. Raises ValueError for one with neither loss, d nor rate."""
-    for fault in run.faults:
+    for fault in run.faults[:MOST_NAMED]:
         logger.warning("%s", fault)
+    if len(run.faults) > MOST_NAMED:
+        logger.warning("%s has %d more such lines", run.path, len(run.faults) - MOST_NAMED)
     if not run.columns:
         why = f" ({run.faults[0]})" if run.faults else ""
         raise ValueError(

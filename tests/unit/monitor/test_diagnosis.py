@@ -92,6 +92,16 @@ def test_a_verdict_counts_faulty_lines_too(tmp_path: Path) -> None:
     assert verdict(diagnose(run), run) == "verdict: 1 wrong, 1 could be better"
 
 
+def test_a_d_that_explodes_is_no_reason_to_train_longer(tmp_path: Path) -> None:
+    ruined = [("no-message-but-training-is-not-what-it-should-be", True)]
+    explodes: dict[str, Any] = {"d": lambda step: 1e-6 * 1.1**step}
+    assert found(tmp_path, **explodes, loss=lambda step: 1 + step) == ruined
+    assert found(tmp_path, **explodes) == ruined  # the loss does not show it
+    assert found(tmp_path, **explodes, loss=None) == ruined
+    (symptom,) = diagnose(open_run(tmp_path), is_over=False)
+    assert symptom.problem == "d explodes: 1.62 at half of the log, 2.62e+06 at its end"
+
+
 def optimizer_of(name: str) -> Any:
     p = torch.nn.Parameter(torch.ones(2))
     made = torch.optim.AdamW([p]) if name == "AdamW" else getattr(dd, name)([p])

@@ -209,6 +209,13 @@ def test_a_faulty_line_is_named_and_the_rest_drawn(tmp_path: Path, library_log: 
     assert [line.split(":")[0][-7:] for line in library_log.messages] == ["line 10"]
 
 
+def test_of_many_faulty_lines_the_first_are_named(tmp_path: Path, library_log: pytest.LogCaptureFixture) -> None:
+    write_run(tmp_path / "log.jsonl", records(9), after="nonsense\n" * 50)
+    plot_run(tmp_path / "log.jsonl", tmp_path / "plot.svg")
+    assert len(library_log.messages) == 4
+    assert library_log.messages[-1] == f"{tmp_path}/log.jsonl has 47 more such lines"
+
+
 @pytest.mark.slow
 def test_reading_and_drawing_a_log_needs_no_torch(tmp_path: Path) -> None:
     script = (

@@ -107,6 +107,9 @@ def test_estimates_and_groups_are_parts_of_one_name(tmp_path: Path) -> None:
 def test_a_folder_means_its_log(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nix does not exist: name the log of a run"):
         find_log(tmp_path / "nix")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(FileNotFoundError, match="loop is a link that leads to no file"):
+        find_log(tmp_path / "loop")
     with pytest.raises(ValueError, match=r"holds no metrics.jsonl, no other .jsonl file and no event files"):
         find_log(tmp_path)
     write(tmp_path / "b.jsonl", [])
