@@ -38,7 +38,7 @@ def test_a_good_run_has_no_symptom(tmp_path: Path) -> None:
         ({"d": None, "d/a": 1e-6, "d/b": lambda step: 1e-6 * min(step, 30)}, "d-stays-at-d0", True),
         ({"lr": 1e-3}, "lr-is-not-10", True),
         ({"d": 2.0}, "d0-is-too-large", True),
-        ({"d": lambda step: 1e-6 * 1.05**step}, "total_steps-is-too-short", False),
+        ({"d": lambda step: 1e-6 * 1.04**step}, "total_steps-is-too-short", False),
         ({"d": lambda step: 1e-6 if step < 200 else 1e-3}, "total_steps-is-too-short", False),
         ({"loss": lambda step: math.nan if step > 250 else 1.0}, "every-step-is-held", True),
         ({"loss": lambda step: 1 / step if step < 150 else step / 100}, "no-message-but-training-is-not-what-it-should-be", True),
