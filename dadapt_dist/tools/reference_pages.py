@@ -18,16 +18,16 @@ _GENERATED = "<!-- Written by `make format` from the code. -->"
 _CLI = """\
 # Command line
 
-The commands of `dadapt-dist`, which come with `pip install dadapt-dist[cli]`. Each ends with exit status 0 where it did its work and
-with 2, after one line, where its input is wrong. `python -m dadapt_dist` is the same program.
+The commands of `dadapt-dist`, which come with `pip install dadapt-dist[cli]`. Each ends with exit status 0 where it
+did its work and with 2, after one line, where its input is wrong. `python -m dadapt_dist` is the same program.
 """
 _GROUPS = """\
 # Keys of a parameter group
 
-What you may give to a group, `{"params": [...], "lr": 0.5}`, and read in `optimizer.param_groups`. An option that a group leaves out is
-that of the constructor. Unknown options raise `TypeError`, values out of range `ValueError`, before anything moves.
-[State dict](state-dict.md) lists the scalars that stand beside them, and [methods](../methods.md#groups-and-estimates-of-their-own)
-explains groups with estimates of their own.
+What you may give to a group, `{"params": [...], "lr": 0.5}`, and read in `optimizer.param_groups`. An option that a
+group leaves out is that of the constructor. Unknown options raise `TypeError`, values out of range `ValueError`,
+before anything moves. [State dict](state-dict.md) lists the scalars that stand beside them, and
+[methods](../methods.md#groups-and-estimates-of-their-own) explains groups with estimates of their own.
 
 | key | value | classes | meaning |
 |---|---|---|---|
@@ -36,27 +36,29 @@ explains groups with estimates of their own.
 _STATE = """\
 # Keys of a state dict
 
-What `optimizer.state_dict()` holds: `param_groups`, a list of dicts, and `state`, a dict with the buffers of each parameter. The format is
-number 1. [State and checkpoints](../state.md) explains saving, loading and resharding.
+What `optimizer.state_dict()` holds: `param_groups`, a list of dicts, and `state`, a dict with the buffers of each
+parameter. The format is number 1. [State and checkpoints](../state.md) explains saving, loading and resharding.
 
 ## Scalars in `param_groups`
 
-Beside the [options](groups.md) each group has the scalars of its estimate, as Python numbers; those marked *vector* are tuples of numbers.
-With `estimates="per_tensor"` each is a list with one entry a tensor. Keys marked *while on* stand in a group only while their option is on.
+Beside the [options](groups.md) each group has the scalars of its estimate, as Python numbers; those marked *vector*
+are tuples of numbers. With `estimates="per_tensor"` each is a list with one entry a tensor. Keys marked *while on*
+stand in a group only while their option is on.
 
 """
 _BUFFERS = """\
 
 ## Buffers in `state`
 
-Each has the shape, the placement and the device of its parameter (a DTensor for a DTensor) and is of float32, or of the parameter's dtype
-where that is wider, or of `state_dtype`. With `statistics_dtype` the buffer `s` is of that dtype, and x0 or p0 of the parameter's.
-`freeze_after` drops those of the classes that the last column names. Parameters that do not train have none. Entries that wrappers of other packages add are kept.
+Each has the shape, the placement and the device of its parameter (a DTensor for a DTensor) and is of float32, or of
+the parameter's dtype where that is wider, or of `state_dtype`. With `statistics_dtype` the buffer `s` is of that
+dtype, and x0 or p0 of the parameter's. `freeze_after` drops those of the classes that the last column names.
+Parameters that do not train have none. Entries that wrappers of other packages add are kept.
 
 """
 _BASE = """
-Under `Mechanic` and `TRAC` the buffers of the base optimizer stand beside them as `direction.` and their own name, such as
-`direction.exp_avg`, in the shapes that the base gives them; its options are those of its groups.
+Under `Mechanic` and `TRAC` the buffers of the base optimizer stand beside them as `direction.` and their own name,
+such as `direction.exp_avg`, in the shapes that the base gives them; its options are those of its groups.
 """
 # Scalars that the caller of a method keeps, and entries that are no scalars: key, classes, meaning.
 _KEPT = (

@@ -62,7 +62,6 @@ def stepped(optimizer: Any, p: torch.nn.Parameter) -> tuple[Any, dict[str, Any]]
 def test_every_key_of_a_checkpoint_is_named_with_its_classes() -> None:
     scalars, buffers = (rows(part) for part in text("state-dict.md").split("## Buffers"))
     options = rows(text("groups.md"))
-    of_base = torch.optim.AdamW([torch.ones(1, requires_grad=True)]).defaults
     for name, optimizer, saved in trained():
         wrapper = name in ("Mechanic", "TRAC")
         for key, value in saved["param_groups"][0].items():

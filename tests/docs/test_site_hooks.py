@@ -47,5 +47,5 @@ def test_a_section_of_the_readme_has_its_links_as_seen_from_the_page(hooks: Modu
     assert "from dadapt_dist import Prodigy" in text
     assert "](../quality.md)" in text
     assert "## " not in text
-    with pytest.raises(ValueError, match="README.md has no heading 'Nothing'"):
+    with pytest.raises(ValueError, match=r"README\.md has no heading 'Nothing'"):
         hooks.rewritten("<!-- README: Nothing -->", "index.md")
