@@ -32,6 +32,7 @@ OPTIONAL = {
 FRONT_ENDS = (
     "dadapt_dist/tools/cli.py",
     "dadapt_dist/tools/terminal.py",
+    "dadapt_dist/tools/reference_pages.py",
     "dadapt_dist/tools/demo/",
     "dadapt_dist/tools/bench/",
     "dadapt_dist/tools/suite/",

@@ -18,7 +18,20 @@ import dadapt_dist
 from tests.helpers.release_check import release_check
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = {"cli", "demo", "suite", "accelerate", "deepspeed", "trainer", "lightning", "mpi", "test", "dev", "all"}
+EXTRAS = {
+    "cli",
+    "demo",
+    "suite",
+    "accelerate",
+    "deepspeed",
+    "trainer",
+    "lightning",
+    "mpi",
+    "docs",
+    "test",
+    "dev",
+    "all",
+}
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
