@@ -13,9 +13,10 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .findings import Config, Finding, Findings, key_name, meant, nearest, shown
+from .deepspeed_zero import deepspeed_version
+from .findings import Config, Finding, Findings, key_name, meant, shown
 
-FAR, NEAR = 0.6, 0.8  # how like a known name an unknown one is to be named beside it, and to be a mistake for sure
+FAR, NEAR = 0.7, 0.8  # how like a known name an unknown one is to be named beside it, and to be a mistake for sure
 ELSEWHERE = {"sequence_parallel_size", "data_parallel_size", "elasticity"}  # asked for by more than the config
 VALID = {"train_batch_size": 1}  # the least that DeepSpeed accepts
 # deepspeed_config.py judges these.
@@ -53,8 +54,10 @@ def check_model(config: Config) -> Findings:
     with _quiet():
         model = _model()
     if model is None:
-        cure = "install deepspeed to have them checked, too"
-        yield Finding("deepspeed", "not installed here, so other names and values were not checked", cure, is_note=True)
+        cure = "install it to have them checked, too"
+        yield Finding(
+            "deepspeed", "it cannot be imported here, so other names and values were not checked", cure, is_note=True
+        )
         return
     whole = Asked(VALID)
     _ask(model, whole)
@@ -139,11 +142,9 @@ def _section(model: Any, name: str, value: Any) -> Findings:
     elif isinstance(section, Asked):
         asked = {one for one in section.names if isinstance(one, str)}
         for key in value:
-            near = nearest(str(key), asked - {*map(str, value)}, NEAR)
-            if near and key not in asked:
-                yield Finding(
-                    f"{name}.{key}", "DeepSpeed does not know it, and passes over it", f"did you mean {near}?"
-                )
+            cure = None if key in asked else meant(key, asked, value, NEAR)
+            if cure:
+                yield Finding(f"{name}.{key_name(key)}", _passed_over(), cure)
 
 
 def _filled(value: Any) -> Any:
@@ -153,10 +154,16 @@ def _filled(value: Any) -> Any:
     return value
 
 
-def _unknown(name: Any, known: Iterable[str], config: Config) -> Finding:
-    cure = meant(name, known, config, FAR) or "remove it, or let it begin with _ if it is a note"
-    sure = nearest(str(name), known, NEAR) is not None
-    return Finding(key_name(name), "DeepSpeed does not know it, and passes over it", cure, is_error=sure)
+def _unknown(name: Any, known: set[str], config: Config) -> Finding:
+    near = meant(name, known, config, NEAR)
+    unsure = meant(name, known - config.keys(), (), FAR)
+    cure = near or unsure or "remove it, or let it begin with _ if it is a note"
+    return Finding(key_name(name), _passed_over(), cure, is_error=near is not None)
+
+
+def _passed_over() -> str:
+    release = ".".join(map(str, deepspeed_version() or ()))
+    return f"{'DeepSpeed ' + release if release else 'DeepSpeed'} does not know it, and passes over it"
 
 
 def _refused(name: str, value: Any, error: Exception) -> Findings:

@@ -190,7 +190,7 @@ def test_the_numbers_of_tensors_are_those_of_the_methods() -> None:
         (changed() | {"checkpoint": {"tag_validation": "x"}}, "checkpoint", "DeepSpeed refuses .*tag_validation"),
         (changed() | {"activation_checkpointing": []}, "activation_checkpointing", r"cannot read \[\]"),
         (changed() | {"fp16": 3}, "fp16", '3 is no section of settings; write {"enabled": true}'),
-        (changed(optimizer="Prodigy", scheduler=None), "optimizer", '"Prodigy" is no section of settings; write {"type": "Prodigy"'),
+        (changed(optimizer="Prodigy", scheduler=None), "optimizer", '"Prodigy" is no section of settings; write {"type":'),
         (changed(optimizer={"params": {"lr": 1.0}}), "optimizer.type", "there is none; It has .*Prodigy"),
         (changed(zero_optimization={"stage": 7}), "zero_optimization.stage", "7 is no stage .* set it to 0, 1, 2 or 3"),
         (changed(zero_optimization={"stage": "two"}), "zero_optimization.stage", '"two" is no stage'),
@@ -237,25 +237,19 @@ def test_several_mistakes_are_all_reported() -> None:
 
 
 def test_a_name_that_is_like_no_other_is_no_error_and_a_note_is_none() -> None:
-    assert said(changed() | {"_comment": "of mine", "": 1, "owner": "x"}) == [
-        (
-            '""',
-            "DeepSpeed does not know it, and passes over it; remove it, or let it begin with _ if it is a note",
-            False,
-        ),
-        (
-            "owner",
-            "DeepSpeed does not know it, and passes over it; remove it, or let it begin with _ if it is a note",
-            False,
-        ),
-    ]
+    found = said(changed() | {"_comment": "of mine", "": 1, "owner": "x"})
+    assert [(where, is_error) for where, _, is_error in found] == [('""', False), ("owner", False)]
+    for _, text, _ in found:
+        assert re.fullmatch(
+            r"DeepSpeed [\d.]+ does not know it, .* remove it, or let it begin with _ if it is a note", text
+        )
 
 
 def test_without_deepspeed_a_note_says_what_was_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deepspeed_model, "_model", lambda: None)
     (finding,) = deepspeed_config.check(changed() | {"gradient_cliping": 1.0})
     assert finding.is_note
-    assert "not installed here" in str(finding)
+    assert "cannot be imported here" in str(finding)
 
 
 def test_a_config_without_an_optimizer_has_a_note() -> None:
