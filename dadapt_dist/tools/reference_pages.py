@@ -20,6 +20,7 @@ _CLI = """\
 
 The commands of `dadapt-dist`, which come with `pip install dadapt-dist[cli]`. Each ends with exit status 0 where it
 did its work and with 2, after one line, where its input is wrong. `python -m dadapt_dist` is the same program.
+`dadapt-dist --install-completion` lets your shell complete commands, options and the names that options take.
 """
 _GROUPS = """\
 # Keys of a parameter group

@@ -63,7 +63,8 @@ def check(config: Config, *, alone: bool = True, lr: Any = None) -> Findings:
     yield from _schedule(config)
     yield from check_offload(config)
     yield from check_zero(config)
-    if is_on(section(config, "amp").get("enabled")):
+    amp = config.get("amp")
+    if is_on(amp.get("enabled") if isinstance(amp, Mapping) else amp):
         yield Finding("amp.enabled", f"{APEX_AMP.title} {APEX_AMP.problem}", APEX_AMP.cure)
     yield from _clipping(config)
     misshapen = {finding.where for finding in shapes}

@@ -89,6 +89,7 @@ def test_nothing_is_said_of_what_is_right() -> None:
             "d is in them",
         ),
         (changed(amp={"enabled": True}), "amp.enabled", "use bf16"),
+        (changed(amp=True), "amp.enabled", "use bf16"),
         (
             changed(zero_optimization={"stage": 3, "offload_optimizer": {"device": "cpu", "ratio": 0.5}}),
             "zero_optimization.offload_optimizer.ratio",
