@@ -59,7 +59,7 @@ def test_a_mistake_of_the_lr_is_named_alike_by_callbacks_and_by_the_doctor(
     said = [*mistakes(optimizer, schedule, clip=0.0, params=[])]
     schedule_file = {"type": "WarmupDecayLR", "params": {"total_num_steps": 9, "warmup_max_lr": 1.0}}
     file = {"optimizer": {"type": "Prodigy", "params": options}, "scheduler": schedule_file, "gradient_clipping": 0.0}
-    found = [*deepspeed_config.check(file)]
+    found = [*deepspeed_config.check({**file, "train_batch_size": 8})]
     end = row.problem.partition("}")[2].rpartition("}")[2]  # what follows the numbers
     assert len(end) > 20
     assert [end in text for text in said] == [True]

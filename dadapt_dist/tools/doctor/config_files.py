@@ -91,7 +91,7 @@ def _follow(path: Path, where: str, named: Any, named_by: tuple[Path, ...], repo
     if named is None or named == "":
         return
     if not isinstance(named, str) or "\0" in named:
-        report.unreadable.append(f"{path}: {where} is {shown(named)}, no path of a file")
+        report.unreadable.append(f"{path}: {where} is {shown(named)}, which cannot be the name of a file")
         return
     beside, here = path.parent / named, Path(named)
     if not os.path.lexists(beside) and not os.path.lexists(here):

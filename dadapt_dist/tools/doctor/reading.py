@@ -105,7 +105,7 @@ def _yaml(text: str, path: Path, twice: list[str]) -> Any:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ValueError(f"{where}{error.problem or error.context}") from error
     except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of a tag's wrong value
-        raise ValueError(str(error) or type(error).__name__) from error
+        raise ValueError(f"a value does not fit its tag: {error or type(error).__name__}") from error
 
 
 def _size(node: Any, known: dict[int, int], twice: list[str]) -> int:

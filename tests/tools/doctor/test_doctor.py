@@ -384,7 +384,7 @@ def test_a_named_file_is_looked_for_beside_the_one_that_names_it(tmp_path: Path)
             "torn.json",
             r"torn.json is not well formed: it ends at line 1 in the middle of a value \(\S*a.yaml names it\)",
         ),
-        ([1], r"a.yaml: deepspeed_config.deepspeed_config_file is \[1\], no path of a file"),
+        ([1], r"a.yaml: deepspeed_config.deepspeed_config_file is \[1\], which cannot be the name of a file"),
         ("a.yaml", r"a.yaml names itself, by \S*a.yaml"),
     ],
 )

@@ -166,9 +166,10 @@ def test_doctor_says_in_one_line_why_it_cannot_read_a_file(name: str, tmp_path: 
     file, make, said = ODD[name]
     make(tmp_path / file)
     done = doctor(tmp_path / file)
-    assert (done.exit_code, len(done.output.splitlines())) == (2, 1), done.output
-    assert said in done.output
-    assert "x." in done.output
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
+    assert said in done.stderr
+    assert "x." in done.stderr
+    assert done.stdout.splitlines()[-1].endswith("1 file could not be checked")
 
 
 def test_one_file_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
