@@ -328,7 +328,7 @@ def test_the_committed_table_names_what_it_was_measured_with() -> None:
         (["--sharding", "none", "--nproc", "2"], ("--nproc 2", "needs 1")),
         (["--sharding", "tp", "--nproc", "3"], ("--nproc 3", "1, 2 or 4")),
         (["--sharding", "fsdp2", "--nproc", "5"], ("--nproc 5", "divisor")),
-        (["--sharding", "ddp", "--nproc", "-1"], ("--nproc -1",)),
+        (["--sharding", "ddp", "--nproc", "-1"], ("'--nproc'",)),
         (["--sharding", "fsdp3"], ("fsdp3", "choose one of", "fsdp2+tp")),
         (["--method", "sgd"], ("sgd", "choose one of", "dadapt-sgd")),
         (["--steps", "0"], ("--steps 0", "at least 1")),
