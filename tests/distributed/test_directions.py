@@ -86,6 +86,7 @@ def train(layout: str, method: str, freeze_after: int | None) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("freeze_after", [None, 5])
 @pytest.mark.parametrize("method", TOYS)
 @pytest.mark.parametrize("layout", WAYS)

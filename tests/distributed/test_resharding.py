@@ -100,7 +100,7 @@ WAYS = [
 ]
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 @pytest.mark.in_one_go
 @pytest.mark.parametrize(("source", "target"), WAYS, ids=lambda layout: layout)
 def test_a_checkpoint_goes_on_under_another_layout_as_if_nothing_had_happened(

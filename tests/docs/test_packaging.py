@@ -3,6 +3,7 @@
 import email
 import os
 import re
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -18,16 +19,17 @@ import dadapt_dist
 from tests.helpers.release_check import release_check
 
 ROOT = Path(__file__).parents[2]
+ADDRESSES = {"DOCS_REPOSITORY": "https://code.example/dadapt-dist", "DOCS_URL": "https://docs.example/dadapt-dist/"}
 EXTRAS = {
     "cli",
     "demo",
+    "docs",
     "suite",
     "accelerate",
     "deepspeed",
     "trainer",
     "lightning",
     "mpi",
-    "docs",
     "test",
     "dev",
     "all",
@@ -48,7 +50,7 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> st
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source distribution and the wheel that was built from it, not from the working tree."""
     folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT, **ADDRESSES)
     return folder
 
 
@@ -107,8 +109,8 @@ def test_the_source_distribution_holds_what_its_tests_need_and_no_caches(dist: P
 
 def test_the_release_check_finds_nothing_wrong_with_what_was_built(dist: Path) -> None:
     release = release_check.Release(ROOT, dist)
-    quick = {*release_check.CHECKS} - {"same wheel from both", "installs and answers", "source distribution"}
-    for name in quick - {*release_check.ONLY_A_RELEASE}:
+    slow_or_later = {"same wheel from both", "installs and answers", "source distribution", "changelog"}
+    for name in {*release_check.CHECKS} - slow_or_later:
         assert [*release_check.CHECKS[name](release)] == [], name
 
 
@@ -125,6 +127,37 @@ def test_metadata_name_license_python_extras_and_only_torch_is_required(metadata
     assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert sorted(re.split(r"[><=]", line)[0] for line in required) == ["torch", "typing-extensions"]
+
+
+def test_a_release_has_project_urls_and_a_readme_whose_links_lead_somewhere(metadata: Message) -> None:
+    urls = dict(line.split(", ", 1) for line in metadata.get_all("Project-URL", []))
+    source, docs = (address.rstrip("/") for address in ADDRESSES.values())
+    assert urls["Source"] == source
+    assert urls["Homepage"] == urls["Documentation"] == docs
+    assert urls["Changelog"] == f"{source}/blob/main/CHANGELOG.md"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    text = re.sub(r"^```.*?^```$", "", str(metadata.get_payload()), flags=re.MULTILINE | re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+    assert f"{docs}/quality.html" in targets
+    assert f"{source}/tree/main/launch" in targets
+    for target in targets:  # each is a file here
+        path = target.partition("#")[0]
+        if path.startswith(docs):
+            page = "docs" + path.removeprefix(docs)
+            assert (ROOT / re.sub(r"\.html$", ".md", page)).is_file(), target
+        elif path.startswith(source):
+            assert (ROOT / path.removeprefix(source).split("/main/")[1]).exists(), target
+
+
+def test_without_addresses_the_readme_stays_and_wrong_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = runpy.run_path(str(ROOT / ".ci/addresses.py"))
+    readme = (ROOT / "README.md").read_text()
+    assert addresses["absolute"](readme, "", "") == readme
+    assert addresses["urls"]("", "") == {}
+    monkeypatch.setenv("DOCS_URL", "docs.example")
+    with pytest.raises(ValueError, match=r"DOCS_URL='docs.example' must begin with https://"):
+        addresses["address"]("DOCS_URL")
 
 
 def test_the_installed_wheel_imports_without_a_warning_and_without_optional_packages(installed: Path) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from typer.testing import CliRunner
@@ -14,6 +13,7 @@ from typer.testing import CliRunner
 from dadapt_dist.tools.cli import app
 from tests.helpers.browser import ROOT, WIDER, Browser, build_site, missing_browser, opened, served
 from tests.helpers.logs import records, write
+from tests.helpers.once import whole_once
 
 PAGES = sorted(p.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for p in (ROOT / "docs").rglob("*.md"))
 WIDTHS = {"telephone": 390, "desk": 1280}
@@ -24,13 +24,10 @@ NO_SEARCH = {"/search/search_index.json": b'{"config": {"lang": ["en"], "separat
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built once for all tests and processes."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if base.name.startswith("popen-") else base) / "site"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "whole").exists():
-            build_site(folder)
-            (folder / "whole").touch()
-    return folder
+    with whole_once(tmp_path_factory, "site") as (folder, is_new):
+        if is_new:
+            build_site(folder / "pages")
+    return folder / "pages"
 
 
 @pytest.fixture(scope="session")

@@ -61,9 +61,9 @@ VARIANTS = {
     variant.name: getattr(optimizers, variant.name) for method in METHODS.values() for variant in method.variants
 }
 COMPILED = [name for name, method in METHODS.items() if not method.runs_base]  # kernels are made of any method
-KINDS = ["dog", "cocob", "mechanic_adam"]
-# Where one test takes many methods in one go: one of each kind, or all of them under `make test-matrix`.
-IN_ONE_GO = [*ALL] if os.environ.get("TEST_EVERY_METHOD") else [*RELEASED, *KINDS]
+# Where one test takes many methods in one go: four that have little in common, or all of them under `make test-matrix`.
+EVERY = bool(os.environ.get("TEST_EVERY_METHOD"))
+IN_ONE_GO = [*ALL] if EVERY else ["prodigy", "dadapt_adan", "dog", "mechanic_adam"]
 WITH_D = [name for name, method in METHODS.items() if "d" in method().scalars(method.options.defaults())]
 WITH_RATE = [
     n for n, m in METHODS.items() if n in (*WITH_D, *WITH_LOSS, "kt") or m.chosen_lr

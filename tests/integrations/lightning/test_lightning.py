@@ -108,7 +108,14 @@ def test_a_run_resumed_in_one_process_is_the_uninterrupted_one_to_the_bit(alone:
     assert all(map(torch.equal, whole.weights, resumed.weights))
 
 
-@pytest.mark.parametrize("case", KINDS, ids=lambda case: f"{case.kind}-{case.optimizer}")
+OF_THE_MATRIX = {("fsdp1", "Prodigy"), ("fsdp2", "DAdaptSGD"), ("zero2", "Prodigy")}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[pytest.mark.matrix] * ((c.kind, c.optimizer) in OF_THE_MATRIX)) for c in KINDS],
+    ids=lambda case: f"{case.kind}-{case.optimizer}",
+)
 def test_two_processes_follow_one_and_resume_to_the_bit(
     case: Case, alone: Any, pool2: WorkerPool, tmp_path: Path
 ) -> None:
@@ -254,7 +261,11 @@ import dadapt_dist.integrations.lightning
 """
 
 
-@pytest.mark.parametrize("before", ["", ALONE], ids=["both names", "the older alone, imported after the callback"])
+@pytest.mark.parametrize(
+    "before",
+    [pytest.param("", marks=pytest.mark.matrix), ALONE],
+    ids=["both names", "the older alone, imported after the callback"],
+)
 def test_it_works_under_the_older_name(tmp_path: Path, before: str) -> None:
     pytest.importorskip("pytorch_lightning")
     given = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}

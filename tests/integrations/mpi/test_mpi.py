@@ -13,6 +13,7 @@ from tests.helpers.collectives import reduces_of
 from tests.helpers.launchers import EACH_MPI, MPIS, ROOT, run
 from tests.helpers.layout_runs import of_oracle
 from tests.helpers.mpi_runs import FIRST, STEPS, WAYS, gradients, starts
+from tests.helpers.once import whole_once
 from tests.helpers.oracles import ORACLES
 
 pytestmark = MPIS["mpich"].needed
@@ -24,12 +25,18 @@ def over_mpi(folder: Path, name: str, **env: str) -> list[dict[str, Any]]:
     line = [mpi.mpiexec, *mpi.options, "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", "tests.helpers.mpi_runs"]
     done = run(line, folder, **mpi.env, **env)
     assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(ranks)]
+    return found_in(folder, name)
+
+
+def found_in(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(RANKS[name])]
 
 
 @pytest.fixture(scope="module", params=EACH_MPI)
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return over_mpi(tmp_path_factory.mktemp("mpi"), request.param)
+    """What the ranks have found, in one run for all processes of pytest."""
+    with whole_once(tmp_path_factory, f"mpi-{request.param}") as (folder, is_new):
+        return over_mpi(folder, request.param) if is_new else found_in(folder, request.param)
 
 
 def expected(method: str, before: str) -> tuple[list[float], list[torch.Tensor]]:

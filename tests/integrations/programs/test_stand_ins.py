@@ -228,7 +228,13 @@ if __name__ == "__main__":
 OURS = str(BIN / "dadapt-dist")
 
 
-@pytest.mark.parametrize("way", ["torchrun --no-python dadapt-dist run", "dadapt-dist run -m torch.distributed.run"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "torchrun --no-python dadapt-dist run",
+        pytest.param("dadapt-dist run -m torch.distributed.run", marks=pytest.mark.matrix),
+    ],
+)
 def test_under_torchrun_two_ranks_and_a_process_of_theirs_have_our_class(tmp_path: Path, way: str) -> None:
     """Each rank's command is `dadapt-dist run`, or the launcher itself is run by it."""
     (tmp_path / "train.py").write_text(SCRIPT)

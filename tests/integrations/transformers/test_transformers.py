@@ -145,7 +145,14 @@ def test_a_run_resumed_in_one_process_is_the_uninterrupted_one_to_the_bit(alone:
 # ---------------------------------------------------------------- two processes
 
 
-@pytest.mark.parametrize("case", KINDS, ids=name_of)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(c, marks=[pytest.mark.matrix] if name_of(c) in ("ddp-Prodigy", "zero2-Prodigy") else [])
+        for c in KINDS
+    ],
+    ids=name_of,
+)
 def test_two_processes_follow_one_and_resume_to_the_bit(
     case: Case, alone: Any, pool2: WorkerPool, tmp_path: Path
 ) -> None:
