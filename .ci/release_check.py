@@ -87,7 +87,7 @@ def names_of(sdist: Path) -> list[str]:
 
 
 def metadata_is_valid(release: Release) -> Problems:
-    """The fields as the packaging standards want them, alike in both files."""
+    """The fields are as the packaging standards want them, and alike in both files."""
     from packaging.metadata import Metadata
 
     with tarfile.open(release.sdist) as archive:
@@ -106,7 +106,7 @@ def metadata_is_valid(release: Release) -> Problems:
 
 
 def classifiers_are_known(release: Release) -> Problems:
-    """The index refuses others; a licence stands in License-Expression alone."""
+    """An index knows each of them, and the licence stands in License-Expression alone."""
     from trove_classifiers import classifiers, deprecated_classifiers
 
     for given in release.metadata.get_all("Classifier", []):
@@ -119,7 +119,7 @@ def classifiers_are_known(release: Release) -> Problems:
 
 
 def readme_renders(release: Release) -> Problems:
-    """As markdown, without elements that an index strips, with every table a table."""
+    """Markdown with a title, tables that are tables, and no element that an index strips."""
     from markdown_it import MarkdownIt
 
     if release.metadata["Description-Content-Type"] != "text/markdown":
@@ -136,7 +136,7 @@ def readme_renders(release: Release) -> Problems:
 
 
 def links_are_absolute(release: Release) -> Problems:
-    """Relative links are dead on an index."""
+    """Every link of README.md leads out of the repository: relative ones are dead on an index."""
     text = re.sub(r"^```.*?^```$", "", str(release.metadata.get_payload()), flags=re.MULTILINE | re.DOTALL)
     left = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"\w+:|#", target)]
     if left:
@@ -144,7 +144,7 @@ def links_are_absolute(release: Release) -> Problems:
 
 
 def addresses_are_there(release: Release) -> Problems:
-    """Where the project lives: only its maintainers know."""
+    """All project URLs are there, with https://."""
     given = dict(one.split(", ", 1) for one in release.metadata.get_all("Project-URL", []))
     missing = [name for name in URLS if name not in given]
     if missing:
@@ -155,7 +155,7 @@ def addresses_are_there(release: Release) -> Problems:
 
 
 def version_is_that_of_the_changelog(release: Release) -> Problems:
-    """The newest version of CHANGELOG.md, the package's and that of the files."""
+    """CHANGELOG.md, CITATION.cff, the package and the wheel have one version."""
     text = (release.root / "CHANGELOG.md").read_text(encoding="utf-8")
     top = re.search(r"^## \[(\d[^\]]*)\] - (\S+)$", text, re.MULTILINE)
     if top is None:
@@ -170,7 +170,7 @@ def version_is_that_of_the_changelog(release: Release) -> Problems:
 
 
 def nothing_is_unreleased(release: Release) -> Problems:
-    """Entries belong to the version that is released."""
+    """No entry stands under Unreleased."""
     text = (release.root / "CHANGELOG.md").read_text(encoding="utf-8")
     section = re.search(r"^## \[Unreleased\]\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     entries = re.findall(r"^- ", section[1], re.MULTILINE) if section else []
@@ -179,7 +179,7 @@ def nothing_is_unreleased(release: Release) -> Problems:
 
 
 def wheel_is_whole(release: Release) -> Problems:
-    """Every module and the markers of types, no tests, no caches."""
+    """It has every module, LICENSE and the markers of types, no tests and no caches."""
     names = {name for name in contents(release.wheel) if ".dist-info/" not in name}
     info = {name.partition("/")[2] for name in contents(release.wheel)} - {""}
     yield from (f"{name} is missing" for name in TYPED if name not in names)
@@ -206,7 +206,7 @@ def sources_of(release: Release, top: str) -> Iterator[Path]:
 
 
 def sdist_is_whole(release: Release) -> Problems:
-    """What its tests need, and nothing that is not under version control."""
+    """It has what its tests need, and nothing that is not under version control."""
     names = names_of(release.sdist)
     wanted = {"tests/conftest.py", "tests/helpers/pool.py", "Makefile", "constraints.txt", "LICENSE", "pyproject.toml"}
     yield from (
@@ -223,7 +223,7 @@ def sdist_is_whole(release: Release) -> Problems:
 
 
 def sdist_makes_the_same_wheel(release: Release) -> Problems:
-    """The wheel that was built from it, and one from the tree."""
+    """The source distribution and the tree make the same wheel."""
     with tempfile.TemporaryDirectory() as folder:
         run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, release.root)
         (other,) = Path(folder).glob("*.whl")
