@@ -65,15 +65,16 @@ class Regression:
         return course
 
 
-def network_run(**options: Any) -> Course:
-    """A small network, whose step decays linearly to 0, with these options of Prodigy."""
-    torch.manual_seed(0)
+def network_run(size: int = 64, noise: float = 0.0, seed: int = 0, **options: Any) -> Course:
+    """A small network, whose step decays linearly to 0. size: of a batch. noise: of the targets. options: of Prodigy."""
+    torch.manual_seed(seed)
     inputs = torch.randn(512, 8)
     targets = torch.tanh(inputs @ torch.randn(8, 1))
+    targets = targets + noise * torch.randn(512, 1, generator=torch.Generator().manual_seed(seed))
     model = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Tanh(), torch.nn.Linear(64, 1))
     optimizer, course = dadapt_dist.Prodigy(model.parameters(), total_steps=STEPS, **options), Course()
     for step in range(STEPS):
-        batch = torch.randint(0, 512, (64,), generator=torch.Generator().manual_seed(step))
+        batch = torch.randint(0, 512, (size,), generator=torch.Generator().manual_seed(step))
         loss = torch.nn.functional.mse_loss(model(inputs[batch]), targets[batch])
         loss.backward()
         optimizer.step()
@@ -142,13 +143,21 @@ def draw_run(path: Path) -> None:
         )
 
 
+def print_noise() -> None:
+    """Print d at the end for batches of several sizes, the mean of three seeds."""
+    for size in (1, 16, 512):
+        runs = [network_run(size, noise=0.3, seed=seed, recipe="auto") for seed in range(3)]
+        sys.stdout.write(f"batches of {size}: d {sum(run.d[-1] for run in runs) / 3:.1e}\n")
+
+
 def main() -> None:
-    """Draw both."""
+    """Draw both, and print what noise does."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "explanation")
     out = parser.parse_args().out
     draw_bound(out / "d-bound.png")
     draw_run(out / "d-run.png")
+    print_noise()
 
 
 if __name__ == "__main__":
