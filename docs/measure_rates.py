@@ -2,9 +2,9 @@
 
     python -m docs.measure_rates [--tasks gru,cnn] [--seeds 2] [--bases suite-out]
 
-Prints the table of docs/troubleshooting.md: of `recipe="auto"`, untouched, d at the end and the largest AdamW-equivalent
-rate after the trials; of AdamW, with the same linear decay, the best of nine rates, and the span of rates whose loss is
-within 5 % of it.
+Prints the table of docs/troubleshooting.md: of `recipe="auto"`, untouched, d after the trials, d at the end and the largest
+AdamW-equivalent rate after the trials; of AdamW, with the same linear decay, the best of nine rates, and the span of rates
+whose loss is within 5 % of it.
 Needs the data of the suite: pip install 'dadapt-dist[suite]'.
 """
 
@@ -23,13 +23,13 @@ from dadapt_dist.tools.suite.variants import Variant
 
 TRIALS, NEAR = 8, 1.05
 AUTO = Variant("auto", "Prodigy", {"recipe": "auto"}, "own")
-seen: list[float] = []  # the AdamW-equivalent rate after each step of the run that is under way
+seen: list[tuple[float, float]] = []  # d and the AdamW-equivalent rate after each step of the run that is under way
 
 
 def watch(optimizer: Any, *_: Any) -> None:
-    """Write down the rate of an optimizer that has one."""
+    """Write down d and the rate of an optimizer that has them."""
     if isinstance(optimizer, dadapt_dist.Prodigy):
-        seen.append(optimizer.adamw_lr[0])
+        seen.append((optimizer.d, optimizer.adamw_lr[0]))
 
 
 def loss_of(task: Task, variant: Variant, seeds: int, bases: Path) -> float:
@@ -40,12 +40,13 @@ def loss_of(task: Task, variant: Variant, seeds: int, bases: Path) -> float:
 
 def row(task: Task, seeds: int, bases: Path) -> str:
     """The line of a task."""
-    ds, peaks, losses = [], [], []
+    firsts, ds, peaks, losses = [], [], [], []
     for seed in range(seeds):
         seen.clear()
         run = train(Run(task.name, AUTO, seed, task.steps), bases)
+        firsts.append(seen[TRIALS + 1][0])
         ds.append(run["d"])
-        peaks.append(max(seen[TRIALS:]))
+        peaks.append(max(rate for _, rate in seen[TRIALS:]))
         losses.append(run["loss"])
     mine = sum(losses) / seeds
     rates = [task.rates_from * 2**i for i in range(POINTS)]
@@ -53,7 +54,7 @@ def row(task: Task, seeds: int, bases: Path) -> str:
     best = min(theirs, key=lambda lr: theirs[lr])
     near = [lr for lr, loss in theirs.items() if loss <= NEAR * theirs[best]]
     return (
-        f"| {task.name} | {task.about} | {_span(ds)} | {_span(peaks)} | {best:.1e} | {_span(near)} "
+        f"| {task.name} | {task.about} | {_span(firsts)} | {_span(ds)} | {_span(peaks)} | {best:.1e} | {_span(near)} "
         f"| {100 * (mine / theirs[best] - 1):+.1f} % |\n"
     )
 
