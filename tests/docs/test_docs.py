@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -95,6 +96,19 @@ def test_the_code_of_a_page_runs(
                 execute(block, namespace)
     warned = [record for record in library_log.records if record.name == ADVICE and record.levelno >= logging.WARNING]
     assert [record.getMessage() for record in warned] == []
+
+
+def test_the_script_for_a_cluster_goes_on_from_its_checkpoint(pools: Any, tmp_path: Path) -> None:
+    """It ends with the loss of a run that was left alone, and its log has each step once."""
+    (block,) = blocks("docs/tutorials/cluster.md")
+    pools(2).run(execute_on_a_rank, block, str(tmp_path))
+    log, newest = tmp_path / "run" / "metrics.jsonl", tmp_path / "run" / "step-00000080"
+    alone = monitor.read_jsonl(log)
+    shutil.rmtree(newest)
+    pools(2).run(execute_on_a_rank, block, str(tmp_path))
+    assert newest.is_dir()
+    assert monitor.read_jsonl(log) == alone
+    assert [record["step"] for record in alone] == list(range(80))
 
 
 def test_the_quick_start_learns_and_shows_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
