@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ ADVICE = "dadapt_dist.engine.diagnostics.advice"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
 FENCE = re.compile(r"^(?P<indent> *)```python(?P<info>[^\n]*)\n(?P<code>.*?)^ *```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r'^```json title="(?P<name>[\w.-]+)"\n(?P<text>.*?)^```$', re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 
 
@@ -50,6 +52,14 @@ def blocks(page: str) -> Iterator[Block]:
         yield Block(page, line, found["info"].strip(), textwrap.dedent(found["code"]))
 
 
+def write_files(page: str, folder: Path) -> list[Path]:
+    """Write the files that a page shows with their names, ```json title="ds.json", where its code looks for them."""
+    found = [(folder / file["name"], file["text"]) for file in FILE.finditer(TEXTS[page])]
+    for path, text in found:
+        path.write_text(text, encoding="utf-8")
+    return [path for path, _ in found]
+
+
 def execute(block: Block, namespace: dict[str, Any]) -> None:
     """Run a block so that a traceback names its page and line."""
     exec(compile("\n" * block.line + block.code, block.page, "exec"), namespace)
@@ -66,12 +76,15 @@ def execute_on_a_rank(block: Block, folder: str) -> bool:
     return True
 
 
+# PEFT asks transformers for something by its older name.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.parametrize("page", TEXTS)
 def test_the_code_of_a_page_runs(
     page: str, pools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library_log: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     library_log.set_level(logging.DEBUG, logger=ADVICE)  # a page turns it off; the fixture restores it
+    write_files(page, tmp_path)
     namespace: dict[str, Any] = {"__name__": "page"}
     with registrations_undone():
         for block in blocks(page):
@@ -83,6 +96,19 @@ def test_the_code_of_a_page_runs(
                 execute(block, namespace)
     warned = [record for record in library_log.records if record.name == ADVICE and record.levelno >= logging.WARNING]
     assert [record.getMessage() for record in warned] == []
+
+
+def test_the_script_for_a_cluster_goes_on_from_its_checkpoint(pools: Any, tmp_path: Path) -> None:
+    """It ends with the loss of a run that was left alone, and its log has each step once."""
+    (block,) = blocks("docs/tutorials/cluster.md")
+    pools(2).run(execute_on_a_rank, block, str(tmp_path))
+    log, newest = tmp_path / "run" / "metrics.jsonl", tmp_path / "run" / "step-00000080"
+    alone = monitor.read_jsonl(log)
+    shutil.rmtree(newest)
+    pools(2).run(execute_on_a_rank, block, str(tmp_path))
+    assert newest.is_dir()
+    assert monitor.read_jsonl(log) == alone
+    assert [record["step"] for record in alone] == list(range(80))
 
 
 def test_the_quick_start_learns_and_shows_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:

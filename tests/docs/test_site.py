@@ -18,7 +18,9 @@ from tests.helpers.once import whole_once
 PAGES = sorted(p.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for p in (ROOT / "docs").rglob("*.md"))
 WIDTHS = {"telephone": 390, "desk": 1280}
 # Every page reads the index of the search as it loads, which takes longer than all else: where nothing is searched, an empty one.
-NO_SEARCH = {"/search/search_index.json": b'{"config": {"lang": ["en"], "separator": " ", "pipeline": []}, "docs": []}'}
+_FIELDS = '{"title": {"boost": 1}, "text": {"boost": 1}, "tags": {"boost": 1}}'
+_INDEX = f'{{"config": {{"lang": ["en"], "separator": " ", "pipeline": [], "fields": {_FIELDS}}}, "docs": []}}'
+NO_SEARCH = {"/search/search_index.json": _INDEX.encode()}
 
 
 @pytest.fixture(scope="session")
