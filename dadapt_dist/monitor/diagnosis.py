@@ -21,7 +21,7 @@ WORSE = 1.5  # times the least loss
 GROWN = 10.0  # times: a d that may have ruined the loss
 MANY_HELD = 30  # steps in a row
 IDLE = 20  # steps with a rate of 0
-RUINED = "no-message-but-training-is-not-what-it-should-be"
+RUINED = "d-explodes-or-the-loss-diverges"
 SMALLER = "use recipe='auto', or d_coef=0.5 and safeguard_warmup=True, with a schedule that falls to 0"
 
 
@@ -150,13 +150,13 @@ def _settling(run: RunLog) -> Symptoms:
             yield Symptom(
                 f"d{_of(part)} still grows at the end: {last / late:.3g} times in the last fifth of the log",
                 "train longer, or start nearer to it with a larger d0",
-                "total_steps-is-too-short",
+                "d-grows-late",
             )
         elif half > 0 and last > NEAR * half:
             yield Symptom(
                 f"d{_of(part)} settled late: at half of the run it was {half:.3g}, and {last:.3g} at the end",
                 "train longer, or start nearer to it with a larger d0",
-                "total_steps-is-too-short",
+                "d-grows-late",
             )
 
 
@@ -206,7 +206,7 @@ def _held(run: RunLog) -> Symptoms:
         yield Symptom(
             f"{_were(max(apart.finite))} held because {names.HELD_BECAUSE[names.HELD_APART]}",
             "start again from the last checkpoint on all ranks",
-            "errors-and-other-log-messages",
+            "ranks-differ",
             is_error=True,
         )
     elif count and _held_to_the_end(held):

@@ -94,7 +94,7 @@ def test_the_page_of_a_run_stands_alone(tmp_path: Path) -> None:
         assert said in re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text)), said
     assert "7 8 1 a gradient, or the loss, was not finite" in re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text))
     assert "20 21 1 the ranks were in different steps" in re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text))
-    assert "docs/troubleshooting.md#errors-and-other-log-messages" in page.text
+    assert "docs/troubleshooting.md#ranks-differ" in page.text
 
 
 def test_runs_are_compared_and_torn_lines_named(tmp_path: Path) -> None:
