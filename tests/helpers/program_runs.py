@@ -1,6 +1,7 @@
-"""A small training for programs that people train in, the d that a plain loop gives for it, and whether a program is installed."""
+"""A small training for programs that people train in, d of a plain loop over it, and whether a program is installed."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -15,6 +16,7 @@ import dadapt_dist as dd
 
 from .models import Tiny, batch, loss_of
 
+ROOT = Path(__file__).parents[2]
 STEPS = 8
 OPTIONS: dict[str, Any] = {"d0": 1e-4, "d_coef": 1.5, "betas": (0.9, 0.995)}
 # Programs sum in another order, or print d with fewer digits; the same order gives the same bits.
@@ -57,6 +59,14 @@ def plain(steps: int = STEPS) -> float:
     train(model, optimizer, range(steps))
     assert optimizer.d > 10 * OPTIONS["d0"]
     return float(optimizer.d)
+
+
+def page_code(page: str, word: str, **names: Any) -> dict[str, Any]:
+    """What the python block of a page that has a word defines; `names` are there before it runs."""
+    text = (ROOT / "docs" / page).read_text()
+    (code,) = (block for block in re.findall(r"^```python[^\n]*\n(.*?)^```$", text, re.M | re.S) if word in block)
+    exec(compile(code, page, "exec"), names)
+    return names
 
 
 def apart_folder() -> Path | None:

@@ -82,7 +82,12 @@ def found(made: Any) -> dict[str, Any]:
     optimizer = dadapt_dist.base_optimizer(made.optimizer)
     log = [entry for entry in made.state.log_history if "loss" in entry]
     logged = [entry.get("d") for entry in log]
-    return {"class": type(optimizer).__name__, "d": float(optimizer.d), "logged": logged, "losses": [e["loss"] for e in log]}
+    return {
+        "class": type(optimizer).__name__,
+        "d": float(optimizer.d),
+        "logged": logged,
+        "losses": [e["loss"] for e in log],
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Programs that hold optimizers in containers of their own: torchtitan's, under FSDP2 as well, and torchft's wrapper."""
 
 import copy
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -10,32 +9,23 @@ import torch
 from torch import nn
 
 import dadapt_dist as dd
-import lrfree
 from tests.helpers.models import loss_of, part
 from tests.helpers.pool import WorkerPool
-from tests.helpers.program_runs import NEARLY, OPTIONS, STEPS, data, needs, plain, small, train
+from tests.helpers.program_runs import NEARLY, OPTIONS, STEPS, data, needs, page_code, plain, small, train
 
 # ---------------------------------------------------------------- torchtitan
 
 
 def titan(model_parts: list[nn.Module], factory_options: dict[str, Any]) -> Any:
-    """Its container by way of its config, as docs/programs.md has it."""
-    from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
+    """The container of docs/programs.md by way of its config, with two groups."""
+    from torchtitan.components.optimizer import ParamGroupConfig
 
-    class Container(OptimizersContainer):
-        @dataclass(kw_only=True, slots=True)
-        class Config(OptimizersContainer.Config):
-            pass
-
-        @staticmethod
-        def _resolve_optimizer_factory(name: str) -> Any:
-            return getattr(lrfree, name, None) or OptimizersContainer._resolve_optimizer_factory(name)
-
+    optimizers = page_code("programs.md", "class Optimizers")["Optimizers"]
     groups = [
-        ParamGroupConfig(pattern="bias$", optimizer_name="Prodigy", optimizer_kwargs={"lr": 1.0, **OPTIONS}),
-        ParamGroupConfig(pattern=".*", optimizer_name="Prodigy", optimizer_kwargs={"lr": 1.0, **OPTIONS}),
+        ParamGroupConfig(pattern=pattern, optimizer_name="Prodigy", optimizer_kwargs={"lr": 1.0, **OPTIONS})
+        for pattern in ("bias$", ".*")
     ]
-    config = Container.Config(param_groups=groups, optimizer_factory_kwargs_by_name={"Prodigy": factory_options})
+    config = optimizers.Config(param_groups=groups, optimizer_factory_kwargs_by_name={"Prodigy": factory_options})
     return config.build(model_parts=model_parts)
 
 
@@ -73,6 +63,30 @@ def test_torchtitans_container_finds_one_d_for_all_model_parts(apart: Any, parts
     assert len(each) == parts
     assert {*each, logged} == {each[0]}
     assert logged == pytest.approx(plain(), **NEARLY)
+
+
+def titan_of_the_page() -> tuple[list[float], list[str]]:
+    """d with the config of docs/programs.md, and the schedule at its default; and names of classes that torchtitan knows."""
+    from torchtitan.components.optimizer import LRSchedulersContainer, default_adamw
+
+    classes = page_code("programs.md", "class Optimizers")
+    config = page_code("programs.md", "optimizer = Optimizers.Config", **classes)["optimizer"]
+    model = small()
+    optimizers = config.build(model_parts=stages(model))
+    schedule = LRSchedulersContainer.Config().build(optimizers=optimizers, training_steps=400)
+    for step in range(150):
+        train(model, optimizers, [step])
+        schedule.step()
+    adamw = classes["Optimizers"].Config(param_groups=default_adamw().param_groups, implementation="for-loop")
+    own = adamw.build(model_parts=[small()])
+    return [optimizer.d for optimizer in optimizers], [type(optimizer).__name__ for optimizer in own]
+
+
+@needs("torchtitan", "spmd_types", "torch_checkpointing")
+def test_the_config_of_the_page_trains_and_still_knows_torchtitans_own_optimizers(apart: Any) -> None:
+    (first, second), own = apart(titan_of_the_page)
+    assert first == second > 1e-4
+    assert own == ["AdamW"]
 
 
 def titan_without_a_name() -> list[float]:

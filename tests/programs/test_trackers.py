@@ -1,9 +1,10 @@
-"""d reaches TensorBoard, W&B, MLflow and Comet from the programs that log to them, and is in the files that these write offline."""
+"""d reaches TensorBoard, W&B, MLflow and Comet from the programs that log to them, and is in the files that these write."""
 
 import csv
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import dadapt_dist as dd
 from dadapt_dist import monitor
 from tests.helpers import trainer_runs
 from tests.helpers.models import loss_of
-from tests.helpers.program_runs import NEARLY, OPTIONS, STEPS, data, needs, plain, rows, small
+from tests.helpers.program_runs import NEARLY, OPTIONS, STEPS, data, needs, page_code, plain, rows, small
 from tests.helpers.tracker_files import READERS
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "comet": "comet_ml"}
@@ -27,6 +28,14 @@ def offline() -> None:
         COMET_API_KEY="none", MLFLOW_ALLOW_FILE_STORE="true", MLFLOW_TRACKING_URI=f"file:{Path.cwd() / 'mlruns'}",
         TENSORBOARD_LOGGING_DIR=".",
     )  # fmt: skip
+
+
+def end_wandb() -> None:
+    """Write all to its file, and let the next run choose its folder anew."""
+    import wandb
+
+    wandb.finish()
+    wandb.teardown()
 
 
 def as_written(name: str, d: list[float]) -> Any:
@@ -55,6 +64,8 @@ def accelerate(name: str) -> list[float]:
         accelerator.log(monitor.record(optimizer), step=step)
         seen.append(dd.log_values(optimizer)["d"])
     accelerator.end_training()
+    if name == "wandb":
+        end_wandb()
     return seen
 
 
@@ -93,9 +104,7 @@ def trainer(name: str) -> list[float]:
 
         comet_ml.get_running_experiment().end()
     if name == "wandb":
-        import wandb
-
-        wandb.finish()
+        end_wandb()
     return [entry["d"] for entry in made.state.log_history if "loss" in entry]
 
 
@@ -120,7 +129,7 @@ def lightning_logger(name: str) -> Any:
         return loggers.WandbLogger(offline=True, save_dir=".")
     if name == "mlflow":
         return loggers.MLFlowLogger(tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
-    return loggers.CometLogger(online=False, offline_directory="comet")
+    return loggers.CometLogger(offline_directory="comet")  # its online=False turns logging off altogether
 
 
 def lightning(name: str) -> list[float]:
@@ -152,10 +161,10 @@ def lightning(name: str) -> list[float]:
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     made.fit(Module(), DataLoader(rows(), batch_size=8))  # type: ignore[arg-type]
-    if name == "wandb":
-        logger.experiment.finish()
     if name == "comet":
         logger.experiment.end()
+    if name == "wandb":
+        end_wandb()
     return seen
 
 
@@ -183,6 +192,7 @@ def deepspeed(folder: str) -> list[float]:
         "train_batch_size": 8,
         "optimizer": {"type": "Prodigy", "params": OPTIONS},
         "zero_optimization": {"stage": 2},
+        "gradient_clipping": 0.0,
         "tensorboard": place,
         "csv_monitor": place,
         "wandb": {"enabled": True, "project": "project"},
@@ -195,13 +205,12 @@ def deepspeed(folder: str) -> list[float]:
         engine.backward(loss_of(engine, *data(step)))
         engine.step()
         values = monitor.record(engine)
-        engine.monitor.write_events([(f"train/{name}", value, engine.global_steps) for name, value in values.items()])
+        engine.monitor.write_events([(f"train/{name}", value, engine.global_samples) for name, value in values.items()])
         seen.append(values["d"])
     import comet_ml
-    import wandb
 
-    wandb.finish()
     comet_ml.get_running_experiment().end()
+    end_wandb()
     engine.destroy()
     return seen
 
@@ -212,37 +221,36 @@ def test_deepspeeds_monitors_have_d(pools: Any, tmp_path: Path) -> None:
     assert seen[-1] == pytest.approx(plain(), **NEARLY)
     for name, written in {"tensorboard": "d", "wandb": "train/d", "comet": "train/d"}.items():
         found = READERS[name](tmp_path, written)
-        assert [found[step] for step in range(1, STEPS + 1)] == as_written(name, seen)
+        assert [found[8 * step] for step in range(1, STEPS + 1)] == as_written(name, seen)
     (path,) = tmp_path.rglob("train_d.csv")
-    _, *lines = csv.reader(path.open())
-    assert {int(step): float(value) for step, value in lines} == dict(enumerate(seen, 1))
+    _, *lines = csv.reader(path.read_text().splitlines())
+    assert {int(step): float(value) for step, value in lines} == {8 * step: d for step, d in enumerate(seen, 1)}
 
 
 # ---------------------------------------------------------------- torchtitan
+
+
+STATS = ("max_active_gib", "max_active_pct", "max_reserved_gib", "max_reserved_pct", "num_alloc_retries", "num_ooms")
 
 
 def torchtitan(folder: str) -> list[float]:
     """d after each step, by way of its metrics processor, as docs/programs.md has it."""
     os.chdir(folder)
     offline()
-    from dataclasses import dataclass
-
-    from torchtitan.components.metrics import MetricsProcessor
+    from torchtitan.components import metrics as titan
     from torchtitan.distributed import ParallelDims
 
-    class Metrics(MetricsProcessor):
-        @dataclass(kw_only=True, slots=True)
-        class Config(MetricsProcessor.Config):
-            pass
-
-        def log(self, *given: Any, extra_metrics: dict[str, Any] | None = None, **named: Any) -> None:
-            own = dd.log_values(self.optimizers)
-            super().log(*given, extra_metrics={**(extra_metrics or {}), **own}, **named)
-
+    classes = page_code("programs.md", "class Optimizers")
+    memory = dict.fromkeys(STATS, 0)  # it reads the memory of a GPU
+    titan.build_device_memory_monitor = lambda: MagicMock(
+        device_name="CPU", **{"get_peak_stats.return_value": titan.DeviceMemStats(**memory)}
+    )
     names = ("dp_replicate", "dp_shard", "cp", "tp", "pp", "ep")
     dims = ParallelDims(**dict.fromkeys(names, 1), world_size=1)
-    metrics = Metrics.Config(enable_tensorboard=True, enable_wandb=True, log_freq=1).build(
-        parallel_dims=dims, dump_folder="out"
+    metrics = (
+        classes["Metrics"]
+        .Config(enable_tensorboard=True, enable_wandb=True, log_freq=1)
+        .build(parallel_dims=dims, dump_folder="out")
     )
     model, seen = small(), []
     optimizer = dd.Prodigy(model.parameters(), **OPTIONS)
@@ -256,6 +264,7 @@ def torchtitan(folder: str) -> list[float]:
         metrics.log(step, 0.0, 0.0, 0.0, extra_metrics={"n_tokens_seen": step})
         seen.append(optimizer.d)
     metrics.close()
+    end_wandb()
     return seen
 
 

@@ -7,7 +7,17 @@ import pytest
 import torch
 
 import dadapt_dist as dd
-from tests.helpers.program_runs import OPTIONS, STEPS, apart_folder, import_torchvision, needs, plain, rows, small, train
+from tests.helpers.program_runs import (
+    OPTIONS,
+    STEPS,
+    apart_folder,
+    import_torchvision,
+    needs,
+    plain,
+    rows,
+    small,
+    train,
+)
 
 pytestmark = pytest.mark.skipif(apart_folder() is None, reason="torchvision: not installed (make test-programs)")
 
