@@ -1,6 +1,7 @@
 """d reaches TensorBoard, W&B, MLflow and Comet from the programs that log to them, and is in the files that these write."""
 
 import csv
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import dadapt_dist as dd
 from dadapt_dist import monitor
 from tests.helpers import trainer_runs
 from tests.helpers.models import loss_of
-from tests.helpers.program_runs import NEARLY, OPTIONS, STEPS, data, needs, page_code, plain, rows, small
+from tests.helpers.program_runs import NEARLY, OPTIONS, STEPS, data, needs, page_code, plain, rows, small, train
 from tests.helpers.tracker_files import READERS
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "comet": "comet_ml"}
@@ -41,6 +42,52 @@ def end_wandb() -> None:
 def as_written(name: str, d: list[float]) -> Any:
     """TensorBoard's files hold float32."""
     return pytest.approx(d, **NEARLY) if name == "tensorboard" else d
+
+
+# ---------------------------------------------------------------- a loop
+
+
+def tracker(name: str) -> dict[str, Any]:
+    """What the lines of docs/watching.md call each tracker; the others swallow what they are given."""
+    names = {key: MagicMock() for key in ("wandb", "mlflow", "experiment", "writer")}
+    if name == "tensorboard":
+        from torch.utils.tensorboard import SummaryWriter
+
+        return names | {"writer": SummaryWriter(".")}
+    if name == "comet":
+        import comet_ml
+
+        return names | {"experiment": comet_ml.start()}
+    module = importlib.import_module(name)
+    if name == "wandb":
+        module.init()
+    return names | {name: module}
+
+
+def loop(name: str) -> list[float]:
+    """d after each step."""
+    offline()
+    model, seen = small(), []
+    optimizer = dd.Prodigy(model.parameters(), **OPTIONS)
+    names = tracker(name)
+    for step in range(STEPS):
+        train(model, optimizer, [step])
+        page_code("watching.md", "add_scalar", **names, monitor=monitor, optimizer=optimizer, step=step)
+        seen.append(optimizer.d)
+    names["writer"].close()
+    names["experiment"].end()
+    names["mlflow"].end_run()
+    if name == "wandb":
+        end_wandb()
+    return seen
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_the_lines_of_the_page_give_each_tracker_d(apart: Any, tmp_path: Path, name: str) -> None:
+    seen = apart(loop, name)
+    assert seen[-1] == plain()
+    found = READERS[name](tmp_path, "d")
+    assert [found[step] for step in range(STEPS)] == as_written(name, seen)
 
 
 # ---------------------------------------------------------------- Accelerate
@@ -204,9 +251,8 @@ def deepspeed(folder: str) -> list[float]:
     for step in range(STEPS):
         engine.backward(loss_of(engine, *data(step)))
         engine.step()
-        values = monitor.record(engine)
-        engine.monitor.write_events([(f"train/{name}", value, engine.global_samples) for name, value in values.items()])
-        seen.append(values["d"])
+        page_code("watching.md", "write_events", monitor=monitor, engine=engine)
+        seen.append(dd.log_values(engine)["d"])
     import comet_ml
 
     comet_ml.get_running_experiment().end()

@@ -29,7 +29,7 @@ def test_the_diffusion_example_learns_with_a_d_for_the_text_encoder_and_one_for_
 NUMBER = re.compile(r"\d+\.\d+(?:e[-+]\d+)?")
 
 
-def test_the_notebook_learns_and_shows_what_it_has_saved(
+def test_the_notebook_learns_and_shows_the_lines_that_it_has_saved(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MPLBACKEND", "agg")

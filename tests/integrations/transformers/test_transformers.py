@@ -207,6 +207,8 @@ def test_the_lora_example_trains_from_b_equal_to_0_on_a_base_in_bfloat16(tmp_pat
     assert history[-1]["loss"] < history[0]["loss"] / 2
     weights = load_file(tmp_path / "lora-out" / "adapter_model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}
-    assert {value.dtype for value in load_file(tmp_path / "lora-base" / "model.safetensors").values()} == {torch.bfloat16}
+    assert {value.dtype for value in load_file(tmp_path / "lora-base" / "model.safetensors").values()} == {
+        torch.bfloat16
+    }
     moved = [name for name, value in weights.items() if "lora_B" in name and value.abs().max() > 0]
     assert len(moved) == 14
