@@ -14,6 +14,8 @@ from ..sharding import fsdp1
 
 __all__ = ["mistakes"]
 
+SHORT, NEAR = 200, 1e-4  # in so many steps a d that climbs from less than this may not arrive
+
 
 def mistakes(
     optimizer: LearningRateFree,
@@ -60,8 +62,13 @@ def _unguarded_warmup(optimizer: LearningRateFree, peaks: list[float]) -> Iterat
 
 def _other_length(optimizer: LearningRateFree, steps: float) -> Iterator[str]:
     told = next((group["total_steps"] for group in optimizer._all_groups if group.get("total_steps")), None)
-    if told is not None and math.isfinite(steps) and told != steps:
+    if not math.isfinite(steps):
+        return
+    if told is not None and told != steps:
         yield advice_texts.other_length(told, int(steps))
+    climbs = any(group.get("recipe") and group["d0"] < NEAR for group in optimizer._all_groups)
+    if told is None and climbs and steps < SHORT:
+        yield advice_texts.no_trials(int(steps))
 
 
 def _small_clip(optimizer: LearningRateFree, clip: float, params: Iterable[Tensor]) -> Iterator[str]:

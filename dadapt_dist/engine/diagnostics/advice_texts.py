@@ -143,6 +143,15 @@ def other_length(told: int, steps: int) -> str:
     )
 
 
+def no_trials(steps: int) -> str:
+    """A short run of the recipe that was not told its length."""
+    return (
+        f"recipe='auto' without total_steps takes no trial steps: d climbs from d0, and a run of {steps} steps may end before it "
+        f"is found. Pass total_steps={steps} and a constant schedule (Trainer: lr_scheduler_type='constant', no warm-up). "
+        f"{see('d-grows-late')}"
+    )
+
+
 def little_data(epochs: float) -> str:
     """A run that sees each example very often."""
     return (

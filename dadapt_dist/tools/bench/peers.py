@@ -54,10 +54,21 @@ PRODIGY = [
 ]
 
 
+def _schedule_free(params: Any) -> Any:
+    optimizer = importlib.import_module("schedulefree").AdamWScheduleFree(params)
+    optimizer.train()  # else it refuses to step
+    return optimizer
+
+
+SCHEDULE_FREE = [Peer("schedulefree AdamW", "schedulefree", _schedule_free)]
+
+
 def peers_of(method: str) -> list[Peer]:
     """What one of our methods is measured against."""
     if method == "prodigy":
         return [*ADAMW, *PRODIGY]
+    if method == "schedule_free_adamw":
+        return [*ADAMW, *SCHEDULE_FREE]
     if method not in RELEASED:
         return ADAMW
     package, name = RELEASED[method].title.split(".")

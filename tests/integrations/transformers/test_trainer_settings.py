@@ -13,7 +13,7 @@ from dadapt_dist.checkpoint.from_released import RELEASED
 from tests.helpers.classes import ALL
 from tests.helpers.pool import WorkerPool
 from tests.helpers.said import said_while
-from tests.helpers.trainer_runs import OPTIONS, Case, llama, run, run_and_resume, trainer, world
+from tests.helpers.trainer_runs import OPTIONS, STEPS, Case, llama, run, run_and_resume, trainer, world
 
 pytest.importorskip("transformers")
 
@@ -33,8 +33,13 @@ def warned(log: pytest.LogCaptureFixture, folder: Path, case: Case) -> list[str]
     [
         ({"lr": 5e-5}, {}, ["lr is 5e-05, not 1.0", "learning_rate=1.0"]),
         ({"safeguard_warmup": False}, {}, ["lr starts at 0 of 1", "Give Prodigy recipe='auto'"]),
+        (
+            {"recipe": "auto", "d0": 1e-6, "safeguard_warmup": False},
+            {},
+            ["recipe='auto' without total_steps takes no trial steps", f"Pass total_steps={STEPS} and a constant"],
+        ),
     ],
-    ids=["lr", "warm-up"],
+    ids=["lr", "warm-up", "no trials"],
 )
 def test_a_mistaken_setting_is_named_once_with_its_cure(
     options: dict[str, Any], arguments: dict[str, Any], words: list[str], library_log: Any, tmp_path: Path
@@ -52,6 +57,7 @@ def test_a_mistaken_setting_is_named_once_with_its_cure(
         ({"safeguard_warmup": False}, {"warmup_steps": 0}),
         ({"safeguard_warmup": False}, {"lr_scheduler_type": "constant"}),  # takes no warm-up
         ({}, {"max_grad_norm": 0.0}),
+        pytest.param({"recipe": "auto", "safeguard_warmup": False}, {}, marks=pytest.mark.matrix),  # d0 is 1e-3
     ],
 )
 def test_right_settings_are_silent(
