@@ -13,7 +13,7 @@ from dadapt_dist.checkpoint.from_released import RELEASED
 from tests.helpers.classes import ALL
 from tests.helpers.pool import WorkerPool
 from tests.helpers.said import said_while
-from tests.helpers.trainer_runs import OPTIONS, STEPS, Case, llama, run, run_and_resume, trainer, world
+from tests.helpers.trainer_runs import OPTIONS, Case, llama, run, run_and_resume, trainer, world
 
 pytest.importorskip("transformers")
 
@@ -36,7 +36,7 @@ def warned(log: pytest.LogCaptureFixture, folder: Path, case: Case) -> list[str]
         (
             {"recipe": "auto", "d0": 1e-6, "safeguard_warmup": False},
             {},
-            ["recipe='auto' without total_steps takes no trial steps", f"Pass total_steps={STEPS} and a constant"],
+            ["recipe='auto' without total_steps takes no trial steps", "Pass total_steps=2 and a constant"],
         ),
     ],
     ids=["lr", "warm-up", "no trials"],
