@@ -43,15 +43,16 @@ def plot_runs(logs: Sequence[str | os.PathLike[str]], picture: str | os.PathLike
 
     Args:
         logs: Files written by `JsonlWriter`, TensorBoard's event files, or folders with either.
-        picture: Where to write; the suffix chooses the format (.png, .pdf, .svg).
+        picture: Where to write; the suffix chooses the format (.png, .pdf, .svg), and .png is added to a name without one.
         title: Title above the loss.
 
     Raises:
         ImportError: matplotlib is not installed, or tensorboard to read its files.
         OSError: A log cannot be read.
-        ValueError: A log has no record with a step, or none with a loss or d.
+        ValueError: A log has no record with a step, or none with a loss or d, or `picture` is a folder.
     """
     make = figure_class()
+    picture = _with_ending(picture)
     runs = [readable(log) for log in open_runs(logs)]
     panels = [panel for panel in PANELS if any(run.columns.parts(name) for run in runs for name in _keys(run, panel))]
     figure = make(figsize=(8, 1 + 2.6 * len(panels)), layout="constrained")
@@ -61,7 +62,15 @@ def plot_runs(logs: Sequence[str | os.PathLike[str]], picture: str | os.PathLike
     axes[0].set_title(plain(title))
     axes[-1].set_xlabel(STEP_AXIS)
     save(figure, picture)
-    return Path(picture)
+    return picture
+
+
+def _with_ending(picture: str | os.PathLike[str]) -> Path:
+    """The name that matplotlib writes to: it adds an ending where there is none."""
+    path = Path(picture)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file, such as {path / 'runs.png'}")
+    return path if path.suffix else path.with_name(f"{path.name}.png")
 
 
 def picture_beside(logs: Sequence[str | os.PathLike[str]]) -> Path:
@@ -108,7 +117,7 @@ def draw(axis: Any, runs: Sequence[RunLog], panel: Sequence[str]) -> None:
             labels.append(label)
     quantity = names.QUANTITIES[panel[0]]
     axis.set_ylabel(AXES.get(tuple(panel), quantity.axis))
-    if quantity.is_logarithmic:
+    if quantity.is_logarithmic and any(value > 0 for line in axis.lines for value in line.get_ydata()):
         axis.set_yscale("log")
     if len(labels) > 1 or any(labels):
         axis.legend(fontsize="small")

@@ -19,7 +19,8 @@ _CLI = """\
 # Command line
 
 The commands of `dadapt-dist`, which come with `pip install dadapt-dist[cli]`. Each ends with exit status 0 where it
-did its work and with 2, after one line, where its input is wrong. `python -m dadapt_dist` is the same program.
+did its work, with 2, after one line, where its input is wrong, and with 130 after Ctrl-C; `doctor` ends with 1 where it
+finds something wrong. `python -m dadapt_dist` is the same program.
 `dadapt-dist --install-completion` lets your shell complete commands, options and the names that options take.
 """
 _GROUPS = """\

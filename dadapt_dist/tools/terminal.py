@@ -29,12 +29,14 @@ class Commands(TyperGroup):
         start = functools.partial(super().main, args, *rest, **extra)
         if not standalone_mode or words[:1] == ["run"]:
             return start(standalone_mode=standalone_mode)
+        _bear_any_letter(sys.stdout)
         sys.exit(self._code(start))
 
     def _code(self, start: Callable[..., Any]) -> int:
         try:
             code = start(standalone_mode=False)
-            sys.stdout.flush()
+            if stdout := getattr(sys, "stdout", None):  # None where it was closed: dadapt-dist --help >&-
+                stdout.flush()
         except USER_ERRORS as error:  # of an option, or a full disk
             return _refuse(reason(error))
         except Exception as error:
@@ -58,6 +60,13 @@ class Commands(TyperGroup):
             if ctx.invoked_subcommand == "run":
                 raise
             raise typer.Exit(_refuse(reason(error))) from error
+
+
+def _bear_any_letter(stream: Any) -> None:
+    """Write ? for letters that a terminal's encoding lacks, as of d·lr in ASCII, or of names of files that are no text."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")
 
 
 def or_2(work: Callable[[], int]) -> int:

@@ -123,6 +123,8 @@ def test_h_is_help_everywhere_and_every_option_shows_its_default(words: list[str
         (["bench", "step", "--device", "tpu"], "--device tpu"),
         (["bench", "memory", "--params", "1"], "'--params'"),
         (["suite", "--jobs", "0"], "--jobs 0 must be at least 1"),
+        (["demo", "--out", "/proc/none"], "/proc/none: No such file or directory"),
+        (["demo-grid", "--out", "nowhere/a.json"], "--out nowhere/a.json: its folder is not there"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(
@@ -156,6 +158,18 @@ def test_what_goes_wrong_in_a_command_is_one_line(
     monkeypatch.setattr(plot, "plot_runs", fails)
     done = dadapt_dist_app("plot", "x.jsonl", "--out", "x.png")
     assert (done.exit_code, done.stdout, done.stderr) == (code, "", said)
+
+
+@pytest.mark.parametrize(
+    "closed", ["import sys; sys.stdout = None", "import sys; sys.stdout.reconfigure(encoding='ascii')"]
+)
+def test_a_closed_output_and_one_without_the_letters_are_borne(closed: str, tmp_path: Path) -> None:
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 1, "loss": 3.0, "d": 1e-6}\n')
+    child(
+        f"{closed}\nfrom dadapt_dist.tools.cli import app\n"
+        f"try:\n    app(['watch', '--once', {str(log)!r}])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+    )
 
 
 def test_a_bug_is_no_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Run `dadapt-dist demo`: check the settings, launch the training script, show the result beside AdamW's."""
 
 import math
+import os
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +19,9 @@ def run_demo(given: dict[str, Any], console: Console) -> int:
     """Run the demo with the options given, and return its exit code. Raises ValueError for options that cannot work."""
     settings = Settings.of(given)
     text = _check_text(settings)
+    settings.folder.mkdir(parents=True, exist_ok=True)  # here, where an error is one line
+    if not os.access(settings.folder, os.W_OK):
+        raise ValueError(f"--out {settings.out} may not be written: name another folder")
     from .elastic import launch
 
     console.print(

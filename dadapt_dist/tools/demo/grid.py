@@ -29,6 +29,8 @@ def measure_grid(lrs: list[float], seeds: list[int], table: Path, options: dict[
 
     lrs: positive learning rates. options: steps and size as for the demo. Raises ValueError for what cannot work.
     """
+    if not os.access(table.absolute().parent, os.W_OK):
+        raise ValueError(f"--out {table}: its folder is not there, or may not be written: name another file")
     with tempfile.TemporaryDirectory() as folder:
         methods: list[dict[str, Any]] = [*({"method": "adamw", "lr": lr} for lr in lrs), {"method": "prodigy"}]
         given = [{**options, **method, "seed": seed, "sharding": "none"} for seed in seeds for method in methods]

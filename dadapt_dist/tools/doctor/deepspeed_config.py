@@ -187,16 +187,22 @@ def _scheduler_keywords(name: str, params: Config) -> Findings:
         yield Finding(f"scheduler.params.{key}", f"{name} needs it, and it is not there", "set it")
 
 
+def _is_of_torch(name: str) -> bool:
+    made = getattr(torch.optim.lr_scheduler, name, None)
+    return isinstance(made, type) and issubclass(made, torch.optim.lr_scheduler.LRScheduler)
+
+
 def _schedule(config: Config) -> Findings:
     entry = section(config, "scheduler")
     if not entry:
         return
     name, params = str(entry.get("type")), section(entry, "params")
-    if name not in SCHEDULES and not hasattr(torch.optim.lr_scheduler, name):
+    if name not in SCHEDULES and not _is_of_torch(name):
         cure = f"{suggested(name, SCHEDULES)}It has {', '.join(SCHEDULES)}, and those of torch"
         problem = "there is none" if "type" not in entry else f"{name[:MOST_SHOWN]!r} is no scheduler of DeepSpeed"
         yield Finding("scheduler.type", problem, cure)
-    yield from _scheduler_keywords(name, params)
+    else:
+        yield from _scheduler_keywords(name, params)
     key = SCHEDULES.get(name)
     if name == "WarmupLR" and key not in params:
         said = "not set; the default is the optimizer's lr in newer releases of DeepSpeed and 0.001 in older ones"

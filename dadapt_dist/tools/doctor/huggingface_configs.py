@@ -102,7 +102,7 @@ def _keys(config: Config) -> Findings:
     known = {one.name for made in (ClusterConfig, SageMakerConfig) for one in fields(made)} | OLDER_KEYS
     for name in config:
         if name not in known:
-            cure = meant(name, known, config) or "remove it"
+            cure = meant(name, known, config, cutoff=0.8) or "remove it"
             yield Finding(key_name(name), "Accelerate refuses a file with a setting that it does not know", cure)
     options = {action.dest for action in launch_command_parser()._actions}
     for name in ("deepspeed_config", "fsdp_config"):

@@ -31,7 +31,8 @@ def write_report(run: Path, others: Sequence[Path], out: Path) -> Path:
     logs = [readable(log) for log in open_runs([run, *others])]
     settings = [settings_of(log.path if log.path.is_dir() else log.path.parent) for log in logs]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, page(logs, settings, pictures(logs)))
+    text = page(logs, settings, pictures(logs))
+    write_whole(out, text.encode("utf-8", "replace").decode())  # names of files, and escapes in JSON, may be no text
     return out
 
 

@@ -28,7 +28,8 @@ def sparkline(values: Sequence[float], width: int, *, logarithmic: bool = False,
 def _mark(value: float, low: float, high: float, blocks: str) -> str:
     if not math.isfinite(value):
         return " "
-    part = (value - low) / (high - low) if high > low else 0.0
+    scale = 0.5 if math.isinf(high - low) else 1.0
+    part = (value * scale - low * scale) / (high * scale - low * scale) if high > low else 0.0
     return blocks[min(int(part * len(blocks)), len(blocks) - 1)]
 
 

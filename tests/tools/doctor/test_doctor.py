@@ -80,6 +80,8 @@ def test_nothing_is_said_of_what_is_right() -> None:
         (with_params(process_group="x"), "optimizer.params", "process_group='x' must be a process group"),
         (scheduler("OneCycle", cycle_min_lr=0.0, cycle_max_lr=0.1), "scheduler.params.cycle_max_lr", "set it to 1.0"),
         (scheduler("LRRangeTest"), "scheduler.type", "remove the scheduler"),
+        (scheduler("Optimizer"), "scheduler.type", "'Optimizer' is no scheduler of DeepSpeed"),
+        (scheduler("__class__", a=1), "scheduler.type", "'__class__' is no scheduler of DeepSpeed"),
         ({**changed(optimizer=None, scheduler=None), **OFFLOAD}, "zero_force_ds_cpu_optimizer", "set it to false"),
         ({**GOOD, **NVME}, "zero_optimization.offload_optimizer.buffer_count", "5 is fewer than the 6 .* set it to 6"),
         (changed(zero_optimization={"stage": 2, "zenflow": {"topk_ratio": 0.1}}), "zero_optimization.zenflow", "remove"),
@@ -418,6 +420,7 @@ def test_a_named_file_that_cannot_be_read_hides_nothing_and_is_traced_back(
         ("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 7}", "zero_stage: 7 is no stage of ZeRO"),
         ("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stge: 2}", "zero_stge: .* did you mean zero_stage?"),
         ("distributed_type: FSDP\nfsdp_config: {fsdp_versoin: 2}", "fsdp_versoin: .* did you mean fsdp_version?"),
+        ("distributed_type: FSDP\nfp8_config: {}\nipex_config: {}", "ipex_config: .* know; remove it\n"),
         ("distributed_type: FSDP\nnull: 2", "null: Accelerate refuses a file with a setting that it does not know"),
     ],
 )

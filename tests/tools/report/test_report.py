@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from dadapt_dist.tools.cli import app
+from dadapt_dist.tools.report.command import write_report
 from tests.helpers.logs import records, write
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -157,3 +158,10 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path: Path) -> None:
     assert report(log, "--out", tmp_path).exit_code == 2
     for _ in range(2):
         made(tmp_path, log)
+
+
+def test_letters_that_no_file_can_hold_are_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.jsonl", records(9))
+    (tmp_path / "config.json").write_text('{"prompt": "\\ud83d"}')
+    page = write_report(tmp_path, [], tmp_path / "report.html")
+    assert "<td>?</td>" in page.read_text(encoding="utf-8")

@@ -142,6 +142,7 @@ def test_sparklines() -> None:
     assert sparkline([1e-6, 1e-5, 1e-4, 0.0], 9, logarithmic=True) == "▁▄█ "
     assert sparkline(range(100), 4, blocks=ASCII) == "_-*@"
     assert len(sparkline([1e308] * 1000, 30)) == 30
+    assert sparkline([-1e308, 0.0, 1e308], 3) == "▁▅█"
 
 
 def test_the_speed_of_a_run_is_seen_from_outside() -> None:

@@ -232,6 +232,19 @@ def test_an_empty_log_cannot_be_drawn(tmp_path: Path) -> None:
         plot_run(tmp_path / "log.jsonl", tmp_path / "plot.png")
 
 
+def test_the_plot_of_a_first_record_under_warm_up_warns_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 3.0, "d": 1e-6, "effective_lr": 0.0}\n')
+    assert plot_run(tmp_path / "log.jsonl", tmp_path / "plot.svg").stat().st_size > 0
+
+
+def test_a_picture_without_an_ending_is_named_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 3.0, "d": 1e-6}\n')
+    assert plot_run(tmp_path / "log.jsonl", tmp_path / "plot") == tmp_path / "plot.png"
+    assert (tmp_path / "plot.png").stat().st_size > 0
+    with pytest.raises(ValueError, match="is a folder: name a file, such as"):
+        plot_run(tmp_path / "log.jsonl", tmp_path)
+
+
 def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
