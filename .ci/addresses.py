@@ -35,8 +35,8 @@ def address(name: str) -> str:
         ValueError: It is not an address of a page.
     """
     given = os.environ.get(name, "").rstrip("/")
-    if given and not re.fullmatch(r"https://[^\s/]+(/\S*)?", given):
-        raise ValueError(f"{name}={given!r} must begin with https:// and name a host; unset it to build without")
+    if given and not re.fullmatch(r"https://[\w.:-]+(/[\w.~%+/-]*)?", given):
+        raise ValueError(f"{name}={given!r} must be https://, a host and a path alone; unset it to build without")
     return given
 
 

@@ -60,6 +60,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--folder", type=Path, default=Path("fsdp2-out"))
     options = parser.parse_args()
+    if not options.text.is_file() or options.text.stat().st_size < LENGTH + 2:
+        parser.error(f"--text {options.text} must be a file of at least {LENGTH + 2} bytes")
     launch.init()
     options.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)

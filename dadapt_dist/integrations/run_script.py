@@ -112,6 +112,8 @@ def _switches(line: list[str]) -> Switches:
 def _run_script(script: str, arguments: list[str], switches: Switches) -> None:
     if not os.path.exists(script):
         _stop(f"{script} does not exist in {os.getcwd()}: name the script first, its arguments after it")
+    if os.path.isdir(script) and not os.path.exists(os.path.join(script, "__main__.py")):
+        _stop(f"{script} is a folder without a __main__.py: name the script in it")
     sys.argv = [script, *arguments]
     path = os.path.abspath(script)  # __file__ is absolute, as with python
     holds_main = os.path.isdir(path) or not _is_text(path)  # a folder or an archive with a __main__.py

@@ -155,9 +155,10 @@ def test_without_addresses_the_readme_stays_and_wrong_ones_are_refused(monkeypat
     readme = (ROOT / "README.md").read_text()
     assert addresses["absolute"](readme, "", "") == readme
     assert addresses["urls"]("", "") == {}
-    monkeypatch.setenv("DOCS_URL", "docs.example")
-    with pytest.raises(ValueError, match=r"DOCS_URL='docs.example' must begin with https://"):
-        addresses["address"]("DOCS_URL")
+    for wrong in ("docs.example", "https://docs.example/a?b=1#c", 'https://docs.example/a"b>', "https:///a"):
+        monkeypatch.setenv("DOCS_URL", wrong)
+        with pytest.raises(ValueError, match=re.escape(f"DOCS_URL={wrong!r} must be https://, a host and a path")):
+            addresses["address"]("DOCS_URL")
 
 
 def test_the_installed_wheel_imports_without_a_warning_and_without_optional_packages(installed: Path) -> None:

@@ -113,4 +113,6 @@ def check_warm_up(where: str, steps: Any, safeguarded: bool | None) -> Findings:
     if number(steps) and WARM_UP.is_made(0.0, 1.0, safeguarded):
         hint = "" if safeguarded is False else "if the optimizer is Prodigy, "
         problem = WARM_UP.problem.format(how=f"{where.rpartition('.')[2]} {steps}")
+        if safeguarded is None:
+            problem = problem.replace("safeguard_warmup is False", "safeguard_warmup may be False")
         yield Finding(where, problem, hint + WARM_UP.cure, is_error=False)

@@ -104,6 +104,7 @@ def test_a_folder_with_a_main_runs(folder: Path) -> None:
     ("arguments", "said"),
     [
         (["missing.py"], "missing.py does not exist in "),
+        (["."], ". is a folder without a __main__.py: name the script in it"),
         (["-m", "missing"], "there is no module missing on sys.path"),
         (["-m", "below.missing"], "there is no module below.missing on sys.path"),
         (["-m", "missing.below"], "there is no module missing.below on sys.path"),
