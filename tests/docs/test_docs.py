@@ -111,6 +111,11 @@ def test_the_script_for_a_cluster_goes_on_from_its_checkpoint(pools: Any, tmp_pa
     assert [record["step"] for record in alone] == list(range(80))
 
 
+def test_the_slurm_script_of_the_page_is_the_file_of_the_repository() -> None:
+    (shown,) = re.findall(r"^```bash\n(.*?)^```$", TEXTS["docs/tutorials/cluster.md"], re.MULTILINE | re.DOTALL)
+    assert shown == (ROOT / "launch/slurm-torchrun.sbatch").read_text()
+
+
 def test_the_quick_start_learns_and_shows_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
     """The first thing that anybody runs: its loss falls by a factor above a hundred, and d grows from d0, with lr 1.0."""
     block = next(iter(blocks("README.md")))
@@ -166,7 +171,8 @@ def test_tests_and_files_that_a_page_names_exist(page: str) -> None:
     for name in set(re.findall(r"\b(?:tests|docs|dadapt_dist)/[\w/.-]+\w", TEXTS[page])):
         assert (ROOT / name).exists(), name
     for name in set(re.findall(r"python -m ([\w.]+)", TEXTS[page])) - {"mpi4py"}:
-        assert (ROOT / name.replace(".", "/")).with_suffix(".py").exists(), name
+        path = ROOT / name.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), name
 
 
 @pytest.mark.parametrize("module", [dd, schedules, monitor], ids=lambda module: module.__name__)
