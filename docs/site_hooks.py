@@ -1,8 +1,8 @@
 """Turn the pages of docs/, written to be read on a code host too, into what the site generator understands: mkdocs runs this.
 
 Four things differ. Links that leave docs/ lead to the repository, or become text where none is given. A link that is named by
-its file, [kernels.md](kernels.md), is named by the heading that it leads to. Marks of code blocks that speak to the tests (`ranks=2`,
-`no-run ...`) go. A line `<!-- README: Use -->` gives that section of README.md.
+its file, [kernels.md](kernels.md), is named by the heading that it leads to. Marks of code blocks that speak to the tests
+(`ranks=2`, `no-run ...`) go. A line `<!-- README: Use -->` gives that section of README.md.
 """
 
 import os
@@ -20,9 +20,14 @@ _SECTION = re.compile(r"^<!-- README: (?P<title>.+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
-    """Rewrite a page's source; mkdocs calls it. A page that is alone in its part of the site needs no list of pages beside it."""
+    """Rewrite a page's source; mkdocs calls it. A page that is alone in its part of the site needs no list of pages beside it.
+
+    The search shows sections of the troubleshooting page before others.
+    """
     if page.parent is None:
         page.meta.setdefault("hide", ["navigation"])
+    if page.file.src_uri == "troubleshooting.md":
+        page.meta.setdefault("search", {"boost": 2})
     return rewritten(markdown, page.file.src_uri, str(config.repo_url or ""))
 
 
