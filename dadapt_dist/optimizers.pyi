@@ -2244,11 +2244,10 @@ class Prodigy(LearningRateFree):
             most 2**53; default 1.
         layer_scale: step of a group relative to the others. A number >= 0; default 1.0.
         maximize: ascend instead of descend. True or False; default False.
-        recipe: 'auto' is the setting to train with untouched: exact_bias_correction, same_weights,
-            rms_cap, betas of (0.8, 0.999), and with total_steps length_scaling and probe_d0, the last
-            unless d0 or slice_p is given. What you give beside it holds. In a JSON file say
-            'automatic': Accelerate and the Trainer fill in what is 'auto'. None or 'auto' or
-            'automatic'; default None.
+        recipe: 'auto' is the recommended setting: exact_bias_correction, same_weights, rms_cap, betas
+            of (0.8, 0.999), and with total_steps length_scaling and probe_d0, the last unless d0 or
+            slice_p is given. What you give beside it holds. In a JSON file say 'automatic': Accelerate
+            and the Trainer fill in what is 'auto'. None or 'auto' or 'automatic'; default None.
         total_steps: length of the run: the step decays linearly to 0 over it, without a scheduler.
             None: lr and a scheduler alone say. None or an integer >= 1; default None.
         length_scaling: multiply the step by √(500/total_steps) where that is below 1, and the estimate

@@ -18,7 +18,8 @@ import dadapt_dist
 
 F64, D0 = torch.float64, 1e-6
 CONVEX_STEPS, STEPS, TRIALS = 80, 300, 8
-SHOWN = (35, 36, 80)  # steps whose d is drawn as a square
+SHOWN = (35, 80)  # steps whose d is drawn as a square
+WIDTH = 5.2  # inches: panels stand one above another, so that a phone shows their words in a size to read
 
 
 @dataclass
@@ -92,31 +93,31 @@ def draw_bound(path: Path) -> None:
 
     task = Regression()
     course, far = task.run(), float(task.best.abs().max())
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    plane, curve = figure.subplots(1, 2)
+    figure = Figure(figsize=(WIDTH, 8), layout="constrained")
+    plane, curve = figure.subplots(2, 1, height_ratios=(5, 3))
     across, up = torch.linspace(-3.4, 4.6, 90, dtype=F64), torch.linspace(-3.4, 3.8, 90, dtype=F64)
     grid = torch.stack(torch.meshgrid(across, up, indexing="xy"), dim=-1)
-    plane.contour(across, up, task.loss(grid), levels=14, colors="0.8", linewidths=0.7)
-    for step, shade in zip(SHOWN, (0.4, 0.7, 1.0), strict=True):
+    plane.contour(across, up, task.loss(grid), levels=11, colors="0.8", linewidths=0.7)
+    for step, shade in zip(SHOWN, (0.6, 1.0), strict=True):
         d = course.d[step - 1]
         plane.add_patch(Rectangle((-d, -d), 2 * d, 2 * d, fill=False, edgecolor="C0", alpha=shade, linewidth=1.5))
-        plane.text(0.05 - d, d - 0.03, f"step {step}", color="C0", alpha=shade, ha="left", va="top", fontsize=7)
+        plane.text(-d, -d - 0.05, f"step {step}", color="C0", ha="left", va="top")
     plane.add_patch(Rectangle((-far, -far), 2 * far, 2 * far, fill=False, linestyle="--"))
     plane.text(-far, far, " D", ha="left", va="top")
     plane.plot(
         *torch.stack(course.points).T.tolist(), color="C1", marker=".", markersize=4, linewidth=1, label="weights"
     )
     plane.plot(0, 0, "ko", markersize=5)
-    plane.annotate("start", (0, 0), (0, -12), textcoords="offset points", ha="center")
+    plane.annotate("start", (0, 0), (0, -14), textcoords="offset points", ha="center")
     plane.plot(*task.best.tolist(), "k*", markersize=11)
-    plane.annotate("minimum", task.best.tolist(), (0, -24), textcoords="offset points", ha="center")
+    plane.annotate("minimum", task.best.tolist(), (0, -30), textcoords="offset points", ha="center")
     plane.set(aspect="equal", xlabel="first weight", ylabel="second weight", xlim=(-3.4, 4.6), ylim=(-3.4, 3.8))
     curve.plot(range(1, CONVEX_STEPS + 1), course.d, color="C0", label="d")
     curve.axhline(far, color="black", linestyle="--", linewidth=1)
     curve.text(CONVEX_STEPS, far * 1.15, f"D = {far:.2f}", ha="right", va="bottom")
     curve.set(yscale="log", xlabel="step", ylabel="d", ylim=(D0 / 2, far * 6))
     curve.grid(alpha=0.3)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=92)
     sys.stdout.write(f"two weights: D {far:.3f}, d {course.d[-1]:.3f}, {course.d[-1] / far:.0%} of it\n")
 
 
@@ -125,15 +126,16 @@ def draw_run(path: Path) -> None:
     from matplotlib.figure import Figure
 
     runs = {'recipe="auto"': network_run(recipe="auto"), "without a recipe": network_run()}
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 8), layout="constrained")
     titles = {"loss": "loss", "d": "d", "rate": "AdamW-equivalent rate"}
-    for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+    for axes, (name, title) in zip(figure.subplots(3, 1, sharex=True), titles.items(), strict=True):
         for label, course in runs.items():
             axes.plot([value or None for value in getattr(course, name)], label=label, linewidth=1.2)
         axes.axvspan(0, TRIALS, color="0.9", zorder=0)
-        axes.set(title=title, xlabel="step", yscale="log")
+        axes.set(title=title, yscale="log")
         axes.grid(alpha=0.3)
     figure.axes[1].legend(loc="lower right")
+    figure.axes[-1].set(xlabel="step")
     figure.savefig(path, dpi=100)
     for label, course in runs.items():
         half = next(step for step, d in enumerate(course.d, 1) if d >= course.d[-1] / 2)

@@ -1,8 +1,8 @@
 """Turn the pages of docs/, written to be read on a code host too, into what the site generator understands: mkdocs runs this.
 
 Four things differ. Links that leave docs/ lead to the repository, or become text where none is given. A link that is named by
-its file, [kernels.md](kernels.md), is named by the page's heading. Marks of code blocks that speak to the tests (`ranks=2`,
-`no-run ...`) go. A line `<!-- README: Use -->` gives that section of README.md.
+its file, [kernels.md](kernels.md), is named by the heading that it leads to. Marks of code blocks that speak to the tests
+(`ranks=2`, `no-run ...`) go. A line `<!-- README: Use -->` gives that section of README.md.
 """
 
 import os
@@ -20,9 +20,14 @@ _SECTION = re.compile(r"^<!-- README: (?P<title>.+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
-    """Rewrite a page's source; mkdocs calls it. A page that is alone in its part of the site needs no list of pages beside it."""
+    """Rewrite a page's source; mkdocs calls it. A page that is alone in its part of the site needs no list of pages beside it.
+
+    The search shows sections of the troubleshooting page before others.
+    """
     if page.parent is None:
         page.meta.setdefault("hide", ["navigation"])
+    if page.file.src_uri == "troubleshooting.md":
+        page.meta.setdefault("search", {"boost": 2})
     return rewritten(markdown, page.file.src_uri, str(config.repo_url or ""))
 
 
@@ -60,9 +65,17 @@ def section(title: str) -> str:
     return found[1].strip()
 
 
-def _heading(path: str) -> str:
-    found = re.search(r"^# (.+)$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
-    return found[1] if found else path
+def _heading(path: str, anchor: str) -> str:
+    """The heading of a page's section; of the page, without an anchor and where it is that of no heading; or the path."""
+    text = _FENCE.sub("", (ROOT / path).read_text(encoding="utf-8"))
+    headings: list[str] = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    named = [heading for heading in headings if slug(heading) == anchor]
+    return next(iter([*named, *headings]), path)
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def _outside_code(text: str, change: Any) -> str:
@@ -83,7 +96,7 @@ def _links(text: str, written_in: str, shown_in: str, repository: str) -> str:
             return found[0]
         target = normpath(os.path.join(written_in, path))
         if target.startswith("docs/") and (ROOT / target).is_file() and not target.endswith(".py"):
-            shown = _heading(target) if _FILE.fullmatch(found["text"]) and not anchor else found["text"]
+            shown = _heading(target, anchor) if _FILE.fullmatch(found["text"]) else found["text"]
             return f"{found['image']}[{shown}]({relpath(target, shown_in)}{hash_mark}{anchor})"
         if not repository:
             return found["text"]

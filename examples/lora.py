@@ -67,8 +67,7 @@ def main() -> None:
         output_dir="lora-out",
         bf16=True,
         learning_rate=1.0,
-        lr_scheduler_type="linear",
-        warmup_steps=2,
+        lr_scheduler_type="constant",  # total_steps below brings a linear decay to 0
         max_steps=STEPS,
         per_device_train_batch_size=8,
         logging_steps=10,
@@ -85,7 +84,7 @@ def main() -> None:
         train_dataset=Walks(512, pace=3),  # the base has learned another pace
         data_collator=collate,
         callbacks=[DAdaptCallback()],
-        optimizer_cls_and_kwargs=(dadapt_dist.Prodigy, {"recipe": "auto"}),
+        optimizer_cls_and_kwargs=(dadapt_dist.Prodigy, {"recipe": "auto", "total_steps": STEPS}),
     )
     trainer.train()
     trainer.save_model()

@@ -86,7 +86,7 @@ class ProdigyOptions(MethodOptions):
     recipe: str | None = choice(
         None,
         {"auto": "auto", "automatic": "auto"},
-        "'auto' is the setting to train with untouched: exact_bias_correction, same_weights, rms_cap, betas of (0.8, 0.999), "
+        "'auto' is the recommended setting: exact_bias_correction, same_weights, rms_cap, betas of (0.8, 0.999), "
         "and with total_steps length_scaling and probe_d0, the last unless d0 or slice_p is given. What you give beside it "
         "holds. In a JSON file say 'automatic': Accelerate and the Trainer fill in what is 'auto'",
         later=True,

@@ -89,9 +89,7 @@ def summary(run: RunLog) -> str:
         what, parts = rate_label(run.columns), run.columns.parts(names.EFFECTIVE_LR).values()
     first, last = (span([one.values[place] for one in parts]) for place in (0, -1))
     said = f"loss {finite[0]:.4g} to {finite[-1]:.4g}" if finite else "no loss"
-    return f"{_counted(run.columns.last_step, 'step')}, {said}, " + (
-        f"{what} from {first} to {last}" if parts else "no d"
-    )
+    return f"up to step {run.columns.last_step:.0f}, {said}, " + (f"{what} from {first} to {last}" if parts else "no d")
 
 
 def _short(run: RunLog) -> Symptoms:

@@ -170,7 +170,8 @@ def suite(
     variants: Annotated[
         str | None,
         typer.Option(
-            help=f"Names separated by commas, or all, or none: AdamW alone. The names: {listed(choices.VARIANTS, 'and')}.",
+            help="Names separated by commas, such as released,recipe,auto,dadapt-adam; all; or none: AdamW alone. "
+            "A name that is not known lists those that are.",
             show_default="released-linear,recipe,auto",
             autocompletion=some_of(("all", "none", *choices.VARIANTS)),
         ),

@@ -14,6 +14,8 @@ from ..methods import METHODS, Buffer, Method
 from ..methods.registry import class_name
 from .cli import app
 
+# Options whose value is a path; that of others is called by the option's own name.
+_PATHS = ("json", "out", "plot", "runs", "text")
 _GENERATED = "<!-- Written by `make format` from the code. -->"
 _CLI = """\
 # Command line
@@ -175,7 +177,7 @@ def cli() -> str:
         parts += [f"## {name}", textwrap.dedent(command.help or "").strip(), f"```text\n{usage}\n```"]
         if shown:
             rows = [f"| {_flags(p)} | {_default(p)} | {_cell(p.help or '')} |" for p in shown]
-            parts.append("\n".join(["| argument or option | unless given | meaning |", "|---|---|---|", *rows]))
+            parts.append("\n".join(["| argument or option | default | meaning |", "|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -197,12 +199,15 @@ def _argument(param: Any) -> str:
 def _flags(param: Any) -> str:
     if param.param_type_name == "argument":
         return f"`{param.name.upper()}`"
-    return ", ".join(f"`{flag}`" for flag in (*param.opts, *param.secondary_opts))
+    value = "" if param.is_flag else " PATH" if param.name in _PATHS else f" {param.name.upper()}"
+    return ", ".join(f"`{flag}{value}`" for flag in (*param.opts, *param.secondary_opts))
 
 
 def _default(param: Any) -> str:
     if param.required:
         return "must be given"
+    if isinstance(param.show_default, str):
+        return "" if param.show_default == "none" else _cell(param.show_default)
     value = param.opts[0] if param.default is True else param.default
     return "" if value in (None, False) or callable(value) else f"`{value}`"
 

@@ -111,6 +111,11 @@ def test_the_script_for_a_cluster_goes_on_from_its_checkpoint(pools: Any, tmp_pa
     assert [record["step"] for record in alone] == list(range(80))
 
 
+def test_the_slurm_script_of_the_page_is_the_file_of_the_repository() -> None:
+    (shown,) = re.findall(r"^```bash\n(.*?)^```$", TEXTS["docs/tutorials/cluster.md"], re.MULTILINE | re.DOTALL)
+    assert shown == (ROOT / "launch/slurm-torchrun.sbatch").read_text()
+
+
 def test_the_quick_start_learns_and_shows_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
     """The first thing that anybody runs: its loss falls by a factor above a hundred, and d grows from d0, with lr 1.0."""
     block = next(iter(blocks("README.md")))

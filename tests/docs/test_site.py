@@ -4,8 +4,10 @@ import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from typer.testing import CliRunner
@@ -115,16 +117,23 @@ def test_tables_and_code_are_shown(browser: Browser, address: str) -> None:
     assert count("article table td") > 50
 
 
-def test_the_search_finds_prodigy(browser: Browser, address: str) -> None:
+@pytest.mark.parametrize(
+    ("typed", "page"), [("Prodigy", "prodigy"), ("d stays", "troubleshooting"), ("1e-6", "troubleshooting")]
+)
+def test_the_search_finds_what_is_looked_for(browser: Browser, address: str, typed: str, page: str) -> None:
     browser.resize(1280)
     browser.troubles(address)
     browser.driver.get(f"{address}/index.html")
     field = browser.driver.find_element(By.CSS_SELECTOR, "input.md-search__input")
     field.click()
-    field.send_keys("Prodigy")
-    results = lambda driver: driver.find_elements(By.CSS_SELECTOR, ".md-search-result__item a")  # noqa: E731
-    WebDriverWait(browser.driver, 20).until(results)
-    assert any("prodigy" in link.get_attribute("href").lower() for link in results(browser.driver))
+    field.send_keys(typed)
+
+    def found(driver: Any) -> bool:
+        """Whether it is the first that the search shows; it shows others while one types."""
+        links = driver.find_elements(By.CSS_SELECTOR, ".md-search-result__item a")
+        return bool(links) and page in links[0].get_attribute("href").lower()
+
+    WebDriverWait(browser.driver, 20, ignored_exceptions=[StaleElementReferenceException]).until(found)
     assert browser.troubles(address) == []
 
 

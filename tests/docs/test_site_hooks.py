@@ -24,6 +24,12 @@ def hooks() -> ModuleType:
     [
         ("state.md", "[a](methods.md#memory)", "[a](methods.md#memory)"),
         ("state.md", "[kernels.md](kernels.md)", "[How a step runs](kernels.md)"),
+        ("state.md", "[methods.md](methods.md#memory)", "[Memory](methods.md#memory)"),
+        (
+            "state.md",
+            "[x.md](reference/prodigy.md#dadapt_dist.Prodigy)",
+            "[Prodigy](reference/prodigy.md#dadapt_dist.Prodigy)",
+        ),
         ("tutorials/fsdp2.md", "[docs/layouts.md](../layouts.md)", "[Layouts](../layouts.md)"),
         ("state.md", "[x](../Makefile)", "[x](https://code.example/blob/main/Makefile)"),
         ("tutorials/fsdp2.md", "[`x`](../../launch)", "[`x`](https://code.example/tree/main/launch)"),

@@ -66,17 +66,18 @@ def test_torchtitans_container_finds_one_d_for_all_model_parts(apart: Any, parts
 
 
 def titan_of_the_page() -> tuple[list[float], list[str]]:
-    """d with the config of docs/programs.md, and the schedule at its default; and names of classes that torchtitan knows."""
-    from torchtitan.components.optimizer import LRSchedulersContainer, default_adamw
+    """d with the config of docs/programs.md, and its schedule; and names of classes that torchtitan knows."""
+    from torchtitan.components.optimizer import default_adamw
 
     classes = page_code("programs.md", "class Optimizers")
-    config = page_code("programs.md", "optimizer = Optimizers.Config", **classes)["optimizer"]
-    model = small()
-    optimizers = config.build(model_parts=stages(model))
-    schedule = LRSchedulersContainer.Config().build(optimizers=optimizers, training_steps=400)
+    config = page_code("programs.md", "def with_prodigy", **classes)["with_prodigy"]()
+    model, steps = small(), config.training.steps
+    optimizers = config.optimizer.build(model_parts=stages(model))
+    schedule = config.lr_scheduler.build(optimizers=optimizers, training_steps=steps)
     for step in range(150):
         train(model, optimizers, [step])
         schedule.step()
+        assert {group["lr"] for optimizer in optimizers for group in optimizer.param_groups} == {1.0}
     adamw = classes["Optimizers"].Config(param_groups=default_adamw().param_groups, implementation="for-loop")
     own = adamw.build(model_parts=[small()])
     return [optimizer.d for optimizer in optimizers], [type(optimizer).__name__ for optimizer in own]

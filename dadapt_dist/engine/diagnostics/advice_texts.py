@@ -157,7 +157,7 @@ def little_data(epochs: float) -> str:
     return (
         f"each example will be seen {epochs:.3g} times: with so little data the step that trains best overfits, "
         "and a smaller learning rate than the one that is found would generalise better. Stop early, decay the weights "
-        f"(weight_decay=0.1), or give d_coef=0.5 or less. {see('much-fewer-data-than-steps')}"
+        f"(weight_decay=0.1), or give d_coef=0.5 or less. {see('little-data-many-steps')}"
     )
 
 

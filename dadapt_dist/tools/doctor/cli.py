@@ -34,7 +34,7 @@ def doctor(
 ) -> None:
     """Show what a job would find here, and every setting that makes learning-rate-free training wrong, with its cure.
 
-    Start it as you start your training: torchrun --nproc-per-node 2 -m dadapt_dist doctor ds.json
+    Start it as you start your training: `torchrun --nproc-per-node 2 -m dadapt_dist doctor ds.json`
 
     With --run and without configs it only reads the logs of runs.
     """

@@ -165,8 +165,8 @@ def test_the_script_of_the_page_runs_under_each_kind_of_file_as_it_stands(pool2:
     """In bf16; two micro-steps are one step under all, as the script says."""
     (d, steps, dtype), other = pool2.run(script_run, Case(config=name, launch=()))
     assert other == (d, steps, dtype)
-    assert (steps, dtype) == (20, torch.bfloat16 if name.startswith("zero") else torch.float32)
-    assert d > 1e-6
+    assert (steps, dtype) == (60, torch.bfloat16 if name.startswith("zero") else torch.float32)
+    assert d > 1e-3
 
 
 def test_the_script_of_the_page_runs_under_the_launcher(tmp_path: Path) -> None:
@@ -182,4 +182,4 @@ def test_the_script_of_the_page_runs_under_the_launcher(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     ds = [float(d) for d in re.findall(r"^d (\S+)$", done.stdout, re.MULTILINE)]
     assert len(ds) == 2
-    assert ds[0] == ds[1] > 1e-6
+    assert ds[0] == ds[1] > 1e-3

@@ -210,8 +210,8 @@ def test_the_lora_example_trains_from_b_equal_to_0_on_a_base_in_bfloat16(tmp_pat
     assert "dadapt_dist" not in said  # no warning
     states = sorted((tmp_path / "lora-out").glob("checkpoint-*/trainer_state.json"))
     history = [entry for entry in json.loads(states[-1].read_text())["log_history"] if "loss" in entry]
-    assert history[-1]["d"] > 100 * 1e-6
-    assert history[-1]["loss"] < history[0]["loss"] / 2
+    assert history[-1]["d"] > 1e-3
+    assert history[-1]["loss"] < history[0]["loss"] / 1.8
     weights = load_file(tmp_path / "lora-out" / "adapter_model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}
     assert {value.dtype for value in load_file(tmp_path / "lora-base" / "model.safetensors").values()} == {

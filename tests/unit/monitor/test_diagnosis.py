@@ -28,7 +28,7 @@ def test_a_good_run_has_no_symptom(tmp_path: Path) -> None:
     assert found(tmp_path) == []
     run = open_run(tmp_path)
     assert verdict([], run) == "verdict: nothing wrong"
-    assert summary(run) == "300 steps, loss 3.103 to 0.4727, d from 1.259e-06 to 0.001"
+    assert summary(run) == "up to step 300, loss 3.103 to 0.4727, d from 1.259e-06 to 0.001"
 
 
 @pytest.mark.parametrize(
