@@ -91,6 +91,9 @@ class Browser:
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
+        driver.get("about:blank")  # leaves the browser's own first page, whose requests do not count
+        for log in ("browser", "performance"):
+            driver.get_log(log)
         self.command("Network.enable")
 
     def command(self, name: str, **values: Any) -> Any:
@@ -124,7 +127,7 @@ class Browser:
 
 def _trouble(event: str, said: Any, address: str) -> list[str]:
     if event == "Network.requestWillBeSent" and not said["request"]["url"].startswith(
-        (address, "data:", "blob:", "about:")
+        (address, "data:", "blob:", "about:", "chrome:")
     ):
         return [f"asked another host: {said['request']['url']}"]
     if event == "Network.responseReceived" and said["response"]["status"] >= 400:
