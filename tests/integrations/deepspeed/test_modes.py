@@ -9,7 +9,18 @@ from torch import Tensor
 
 from dadapt_dist import LearningRateFree
 from dadapt_dist.integrations.known_issues import DEFECTS
-from tests.helpers.deepspeed_runs import DECAYS, STEPS, SUB_GROUP, Case, Odd, Trainer, batch, indices, loss_of
+from tests.helpers.deepspeed_runs import (
+    DECAYS,
+    STEPS,
+    SUB_GROUP,
+    Case,
+    Odd,
+    Trainer,
+    batch,
+    indices,
+    loss_of,
+    same_bits,
+)
 from tests.helpers.oracles import ORACLES
 from tests.helpers.oracles.dog import DoGOracle
 from tests.helpers.pool import WorkerPool
@@ -107,6 +118,7 @@ AVERAGES = [
     Case(stage=2, method="dog", options=AVERAGED, precision="fp16", offload="optimizer"),
     Case(stage=3, method="dog", options=AVERAGED, sub_group=SUB_GROUP),
     Case(stage=3, method="dog", options=AVERAGED, precision="bf16", offload="parameters"),
+    Case(stage=3, method="dog", options=AVERAGED, nan_padding=True),
 ]
 
 
@@ -121,7 +133,7 @@ def average(case: Case) -> dict[str, Any]:
             trainer.base.eval()
             seen = trainer.weights()
             trainer.base.train()
-            same.append(all(map(torch.equal, before, (*tensors, *trainer.weights()))))
+            same.append(all(map(same_bits, before, (*tensors, *trainer.weights()))))
         return {"same": same, "weights": trainer.weights(), "evaluated": seen}
 
 
