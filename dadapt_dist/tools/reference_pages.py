@@ -83,6 +83,7 @@ _KEPT = (
     ("params", "all", "numbers of the group's parameters, the keys of `state`"),
     ("param_names", "all, given named parameters", "their names, kept by torch"),
 )
+_ELSE = "see the equations in [methods](../methods.md)"  # so that a new method touches no other file
 _SCALARS = {
     "averaged": "steps that the average has seen (while on)",
     "bets": "amounts that the tuners bet (vector)",
@@ -244,19 +245,19 @@ def _classes(names: Iterable[str]) -> str:
 
 
 def state_dict() -> str:
-    """The keys of a state dict.
-
-    Raises:
-        KeyError: A method keeps a scalar or a buffer of which this file does not say what it is.
-    """
+    """The keys of a state dict. Of those of which this file does not say what they are, a method's equations do."""
     scalars, buffers, statistics = _kept_by_methods()
     rows = [f"| `{key}` | {classes} | {meaning} |" for key, classes, meaning in _KEPT]
     kept = {key for key, _, _ in _KEPT}
-    rows += [f"| `{key}` | {_classes(scalars[key])} | {_SCALARS[key]} |" for key in sorted(scalars) if key not in kept]
+    rows += [
+        f"| `{key}` | {_classes(scalars[key])} | {_SCALARS.get(key, _ELSE)} |"
+        for key in sorted(scalars)
+        if key not in kept
+    ]
     text = _STATE + "\n".join(["| key | classes | meaning |", "|---|---|---|", *rows]) + "\n" + _BUFFERS
     rows = [
-        f"| `{key}` | {_classes(buffers[key])} | {_OF_BUFFERS[key]} | {_dropped(buffers[key], statistics.get(key, []))} |"
-        for key in sorted(buffers)
+        f"| `{key}` | {_classes(classes)} | {_OF_BUFFERS.get(key, _ELSE)} | {_dropped(classes, statistics.get(key, []))} |"
+        for key, classes in sorted(buffers.items())
     ]
     head = ["| key | classes | meaning | dropped by `freeze_after` |", "|---|---|---|---|"]
     return text + "\n".join([*head, *rows]) + f"\n{_BASE}\n{_GENERATED}\n"

@@ -113,3 +113,12 @@ def test_every_command_and_option_is_on_its_page() -> None:
     for option in ("--resume", "--no-reduce", "--as prodigyopt,dadaptation", "--only-report"):
         assert option in page
     assert "--save-every" not in page, "hidden options stay hidden"
+
+
+def test_a_method_with_new_scalars_and_buffers_touches_no_other_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(reference_pages._SCALARS, "wealth")
+    monkeypatch.delitem(reference_pages._OF_BUFFERS, "coins")
+    rows = reference_pages.state_dict().splitlines()
+    for key in ("`wealth`", "`coins`"):
+        (row,) = [row for row in rows if row.startswith(f"| {key} |") and "see the equations in" in row]
+        assert "KT" in row or "COCOB" in row

@@ -82,12 +82,17 @@ def loop(name: str) -> list[float]:
     return seen
 
 
+def assert_read_back(name: str, folder: Path, seen: list[float]) -> None:
+    """The tracker's files have the d of every step, and the last is that of a plain loop."""
+    assert seen[-1] == plain()
+    found = READERS[name](folder, "d")
+    assert [found[step] for step in range(STEPS)] == as_written(name, seen)
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_the_lines_of_the_page_give_each_tracker_d(apart: Any, tmp_path: Path, name: str) -> None:
     seen = apart(loop, name)
-    assert seen[-1] == plain()
-    found = READERS[name](tmp_path, "d")
-    assert [found[step] for step in range(STEPS)] == as_written(name, seen)
+    assert_read_back(name, tmp_path, seen)
 
 
 # ---------------------------------------------------------------- Accelerate
@@ -119,9 +124,7 @@ def accelerate(name: str) -> list[float]:
 @pytest.mark.parametrize("name", EACH)
 def test_accelerates_trackers_have_d(apart: Any, tmp_path: Path, name: str) -> None:
     seen = apart(accelerate, name)
-    assert seen[-1] == plain()
-    found = READERS[name](tmp_path, "d")
-    assert [found[step] for step in range(STEPS)] == as_written(name, seen)
+    assert_read_back(name, tmp_path, seen)
 
 
 # ---------------------------------------------------------------- the Trainer
@@ -317,7 +320,5 @@ def torchtitan(folder: str) -> list[float]:
 @needs("torchtitan", "spmd_types", "torch_checkpointing", "tensorboard", "wandb")
 def test_torchtitans_metrics_have_d(pools: Any, tmp_path: Path) -> None:
     (seen,) = pools(1).run(torchtitan, str(tmp_path), timeout=200)
-    assert seen[-1] == plain()
     for name in ("tensorboard", "wandb"):
-        found = READERS[name](tmp_path, "d")
-        assert [found[step] for step in range(STEPS)] == as_written(name, seen)
+        assert_read_back(name, tmp_path, seen)
